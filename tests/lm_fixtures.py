@@ -1,0 +1,224 @@
+"""Small random Hugging Face and GGUF checkpoints, complete with a tokenizer, and torch's answers."""
+
+import functools
+import json
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import gguf
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+VOCAB = 384
+BOS = "<|endoftext|>"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+"""Scaling under which the pairs of a head of 16 are kept, blended, and slowed."""
+
+
+@functools.cache
+def trained_bpe(add_bos: bool = False) -> str:
+    """A byte-level BPE tokenizer of VOCAB tokens, as the text of a tokenizer.json."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=[BOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((topics[name] for name in sorted(topics)[:20]), trainer)
+    if add_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+        )
+    return tokenizer.to_str()
+
+
+def write_tokenizer(directory: Path, add_bos: bool = False) -> None:
+    """tokenizer.json and tokenizer_config.json."""
+    (directory / "tokenizer.json").write_text(trained_bpe(add_bos))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": BOS}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def gpt2_config(**overrides) -> transformers.GPT2Config:
+    base = dict(vocab_size=VOCAB, n_positions=64, n_embd=32, n_layer=3, n_head=4)  # noqa: C408
+    return transformers.GPT2Config(bos_token_id=0, eos_token_id=0, **{**base, **overrides})
+
+
+def llama_config(**overrides) -> transformers.LlamaConfig:
+    base = dict(  # noqa: C408
+        vocab_size=VOCAB,
+        max_position_embeddings=64,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    return transformers.LlamaConfig(bos_token_id=0, eos_token_id=0, **{**base, **overrides})
+
+
+def random_model(config: transformers.PreTrainedConfig, seed: int = 0):
+    """A float32 torch model whose every parameter, norms and biases too, is random."""
+    generator = torch.Generator().manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 2:
+                parameter.copy_(noise * 1.5 / parameter.shape[1] ** 0.5)
+            elif name.endswith("weight"):
+                parameter.copy_(1 + 0.2 * noise)
+            else:
+                parameter.copy_(0.2 * noise)
+    return model.eval()
+
+
+def save_model(model, directory: Path, shard_size: str = "5GB", add_bos: bool = False) -> Path:
+    """Write a complete Hugging Face directory."""
+    model.save_pretrained(directory, max_shard_size=shard_size)
+    write_tokenizer(directory, add_bos)
+    return directory
+
+
+def torch_residuals(model, tokens: np.ndarray) -> np.ndarray:
+    """Every block's output float32 [layers, S, T, d], the last one too, caught by hooks."""
+    base = model.base_model
+    kept: list[np.ndarray] = []
+
+    def keep(module, inputs, output):
+        kept.append((output[0] if isinstance(output, tuple) else output).float().numpy())
+
+    blocks = base.h if hasattr(base, "h") else base.layers
+    handles = [block.register_forward_hook(keep) for block in blocks]
+    with torch.no_grad():
+        base(torch.from_numpy(np.asarray(tokens, np.int64)), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return np.stack(kept)
+
+
+def torch_logits(model, tokens: np.ndarray) -> np.ndarray:
+    """Logits float32 [S, T, V]."""
+    with torch.no_grad():
+        return model(torch.from_numpy(np.asarray(tokens, np.int64)), use_cache=False).logits.numpy()
+
+
+def random_tokens(shape: tuple[int, int], vocab: int = VOCAB, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, vocab, shape, dtype=np.int32)
+
+
+def write_gguf(model, path: Path, pre: str = "gpt-2", quantised: bool = False) -> Path:
+    """The model as llama.cpp's converter lays it out (F32, or matrices in Q8_0)."""
+    config = model.config
+    architecture = config.model_type
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_attention_heads)
+    if architecture == "llama":
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(config.head_dim)
+        writer.add_rope_dimension_count(config.head_dim)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    _write_gguf_tokenizer(writer, pre)
+    for name, tensor in _gguf_tensors(model).items():
+        if quantised and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_gguf_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
+    description = json.loads(trained_bpe())["model"]
+    strings = sorted(description["vocab"], key=description["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(strings)
+    writer.add_token_types([3 if string == BOS else 1 for string in strings])
+    writer.add_token_merges([" ".join(merge) for merge in description["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+
+
+_GGUF_NAMES = {
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def _gguf_tensors(model) -> dict[str, np.ndarray]:
+    config = model.config
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        module, _, kind = name.rpartition(".")
+        array = parameter.detach().numpy()
+        parts = module.split(".")
+        if len(parts) > 2 and parts[2].isdigit():
+            module, block = ".".join(parts[3:]), f"blk.{parts[2]}."
+        else:
+            block = ""
+        if config.model_type == "gpt2" and ".c_" in f".{module}" and array.ndim == 2:
+            array = array.T
+        if module.endswith(("q_proj", "k_proj")):
+            heads = config.num_attention_heads
+            array = _interleave(array, heads if "q_" in module else config.num_key_value_heads)
+        tensors[f"{block}{_GGUF_NAMES[module]}.{kind}"] = np.ascontiguousarray(array)
+    return tensors
+
+
+def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Pair (i, i + D/2) of each head becomes rows (2i, 2i + 1), as llama.cpp wants it."""
+    half = rows.shape[0] // heads // 2
+    order = [
+        head * 2 * half + part * half + i
+        for head in range(heads)
+        for i in range(half)
+        for part in range(2)
+    ]
+    return rows[order]

@@ -1,0 +1,155 @@
+"""Residual streams and logits equal torch's: relative error <= 1e-4 at every layer, float32."""
+
+import json
+
+import lm_fixtures as fx
+import numpy as np
+import pytest
+import transformers
+
+from vasae_jax.lm import load_lm
+
+TOLERANCE = 1e-4
+
+MISTRAL = transformers.MistralConfig(
+    vocab_size=fx.VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, sliding_window=48,
+)  # fmt: skip
+QWEN2 = transformers.Qwen2Config(
+    vocab_size=fx.VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+)  # fmt: skip
+
+CONFIGS = {
+    "gpt2": fx.gpt2_config(),
+    "gpt2-inner-untied-relu": fx.gpt2_config(
+        n_inner=40, tie_word_embeddings=False, activation_function="relu"
+    ),
+    "llama-untied": fx.llama_config(),
+    "llama-tied-derived-head": fx.llama_config(
+        tie_word_embeddings=True, head_dim=None, num_key_value_heads=6
+    ),
+    "llama-biases": fx.llama_config(attention_bias=True, mlp_bias=True),
+    "llama-llama3": fx.llama_config(rope_parameters=fx.LLAMA3),
+    "llama-linear": fx.llama_config(
+        rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    ),
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+}
+
+
+def relative(found, expected):
+    """Norm of the difference over the norm, per layer."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    axes = tuple(range(1, expected.ndim))
+    return np.sqrt(((found - expected) ** 2).sum(axes) / (expected**2).sum(axes))
+
+
+def assert_equal_to_torch(lm, model, tokens):
+    expected = fx.torch_residuals(model, tokens)
+    found = lm.residuals(tokens, range(lm.spec.n_layers))
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    errors = relative(found, expected)
+    assert errors.max() <= TOLERANCE, errors
+    expected_logits = fx.torch_logits(model, tokens)
+    assert relative(lm.logits(tokens)[None], expected_logits[None]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_directory_equals_torch(tmp_path, name):
+    model = fx.random_model(CONFIGS[name])
+    lm = load_lm(fx.save_model(model, tmp_path))
+    assert_equal_to_torch(lm, model, fx.random_tokens((2, 48)))
+
+
+def test_sharded_directory_equals_torch(tmp_path):
+    model = fx.random_model(CONFIGS["llama-untied"])
+    fx.save_model(model, tmp_path, shard_size="60KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((2, 16)))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-untied"])
+def test_names_without_the_prefix_are_found(tmp_path, name):
+    from safetensors.numpy import load_file, save_file
+
+    model = fx.random_model(CONFIGS[name])
+    fx.save_model(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    plain = {key.removeprefix("transformer.").removeprefix("model."): tensors[key] for key in tensors}
+    assert plain.keys() != tensors.keys()
+    save_file(plain, tmp_path / "model.safetensors")
+    assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 16)))
+
+
+def test_transformers_4_spelling_of_rotary_settings(tmp_path):
+    model = fx.random_model(CONFIGS["llama-llama3"])
+    fx.save_model(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    scaling = config.pop("rope_parameters")
+    config["rope_theta"] = scaling.pop("rope_theta")
+    config["rope_scaling"] = {"type": scaling.pop("rope_type"), **scaling}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 48)))
+
+
+def test_bfloat16_checkpoint_is_read_exactly(tmp_path):
+    model = fx.random_model(CONFIGS["llama-untied"]).bfloat16()
+    fx.save_model(model, tmp_path)
+    assert_equal_to_torch(load_lm(tmp_path), model.float(), fx.random_tokens((1, 16)))
+
+
+def test_long_windows_attend_in_blocks(tmp_path):
+    """More queries than one block holds, and not a multiple of it."""
+    model = fx.random_model(fx.llama_config(max_position_embeddings=700, num_hidden_layers=1))
+    lm = load_lm(fx.save_model(model, tmp_path))
+    assert_equal_to_torch(lm, model, fx.random_tokens((1, 650)))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-inner-untied-relu", "llama-untied"])
+def test_gguf_equals_torch(tmp_path, name):
+    config = CONFIGS[name]
+    if name == "gpt2-inner-untied-relu":
+        config = fx.gpt2_config(n_inner=40, tie_word_embeddings=False)
+    model = fx.random_model(config)
+    lm = load_lm(fx.write_gguf(model, tmp_path / "small.gguf"))
+    assert lm.spec.tied == config.tie_word_embeddings
+    assert_equal_to_torch(lm, model, fx.random_tokens((2, 48)))
+
+
+def test_quantised_gguf_is_near_the_original(tmp_path):
+    """Q8_0 keeps about 8 bits of each matrix: 2 percent after three blocks."""
+    model = fx.random_model(fx.llama_config(hidden_size=64, intermediate_size=96))
+    lm = load_lm(fx.write_gguf(model, tmp_path / "small.gguf", quantised=True))
+    tokens = fx.random_tokens((1, 16))
+    errors = relative(lm.residuals(tokens, range(3)), fx.torch_residuals(model, tokens))
+    assert 1e-4 < errors.max() < 0.05
+
+
+def test_gguf_rope_freqs_is_llama3_scaling(tmp_path):
+    """llama.cpp writes the scaling as one divisor a pair; half of them 8 slows those eightfold."""
+    import gguf
+
+    model = fx.random_model(fx.llama_config())
+    real, extra = gguf.GGUFWriter.write_header_to_file, np.float32([1, 1, 1, 1, 8, 8, 8, 8])
+    with pytest.MonkeyPatch.context() as patch:
+
+        def with_freqs(writer):
+            writer.add_tensor("rope_freqs.weight", extra)
+            real(writer)
+
+        patch.setattr(gguf.GGUFWriter, "write_header_to_file", with_freqs)
+        lm = load_lm(fx.write_gguf(model, tmp_path / "small.gguf"))
+    plain = 10000.0 ** -(np.arange(8) / 8)
+    np.testing.assert_allclose(lm.spec.inverse_frequencies, plain / extra, rtol=1e-6)
+
+
+def test_bfloat16_is_near_float32(tmp_path):
+    directory = fx.save_model(fx.random_model(CONFIGS["llama-untied"]), tmp_path)
+    tokens = fx.random_tokens((2, 32))
+    exact = load_lm(directory).residuals(tokens, (2,))
+    rounded = load_lm(directory, "bfloat16").residuals(tokens, (2,))
+    assert rounded.dtype == np.float32
+    assert 1e-4 < relative(rounded, exact)[0] < 0.03

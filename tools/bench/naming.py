@@ -1,0 +1,112 @@
+"""Times the naming search against the plain matrix product, in one run.
+
+    python tools/bench/naming.py            # 50257 x 50257 x 768, about 4 minutes on 2 cores
+    python tools/bench/naming.py --quick    # 8192 x 8192 x 768, seconds
+
+The peak is the best rate of plain float32 products of the same d, measured between the
+searches so that both see the same machine. ``--json`` prints one object instead of a table:
+
+    features, vocab, d, m   the shape
+    seconds                 median seconds of one search
+    rounds                  how many searches the median is over
+    gflops, peak_gflops     2 * features * vocab * d over the time; the best plain product's
+    peak_share              gflops / peak_gflops
+    extra_mib               memory beyond the inputs, as the compiled program states it (MiB)
+    device                  what it ran on
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.naming import search_program
+
+PEAK_SHAPES = ((1024, 4096), (4096, 4096), (8192, 8192))
+
+
+def main() -> None:
+    """Measure one shape and print it."""
+    args = parse()
+    rows, tokens = inputs(args.features, args.vocab, args.d)
+    search = search_program(rows, tokens, args.m)
+    products = {shape: product(shape, args.d) for shape in PEAK_SHAPES}
+    jax.block_until_ready(search(rows, tokens))
+    searches, rates = [], {shape: [] for shape in PEAK_SHAPES}
+    for _ in range(args.rounds):
+        searches.append(timed(lambda: search(rows, tokens)))
+        for shape, run in products.items():
+            rates[shape] += [2e-9 * shape[0] * shape[1] * args.d / timed(run) for _ in range(3)]
+    show(args, statistics.median(searches), rates, search)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", type=int, default=50257, help="decoder rows")
+    parser.add_argument("--vocab", type=int, default=50257, help="tokens")
+    parser.add_argument("--d", type=int, default=768, help="width of a row")
+    parser.add_argument("--m", type=int, default=5, help="names per feature")
+    parser.add_argument("--rounds", type=int, default=5, help="searches to take the median of")
+    parser.add_argument("--quick", action="store_true", help="8192 x 8192 instead")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    if args.quick:
+        args.features = args.vocab = 8192
+    return args
+
+
+def inputs(features: int, vocab: int, d: int) -> tuple[jax.Array, jax.Array]:
+    """Random decoder rows and anchors with a common direction, as real embeddings have."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    common = jax.random.normal(keys[2], (1, d), jnp.float32)
+    return (
+        jax.random.normal(keys[0], (features, d), jnp.float32),
+        jax.random.normal(keys[1], (vocab, d), jnp.float32) + common,
+    )
+
+
+def product(shape: tuple[int, int], d: int) -> Callable[[], jax.Array]:
+    """A compiled plain product of two float32 matrices, [rows, d] with [columns, d]."""
+    a, b = inputs(*shape, d)
+    multiply = jax.jit(lambda x, y: jnp.matmul(x, y.T, precision="highest"))
+    jax.block_until_ready(multiply(a, b))
+    return lambda: multiply(a, b)
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds until the results of ``run`` are there."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def show(args: argparse.Namespace, seconds: float, rates: dict, search) -> None:
+    """Print the table, or the object."""
+    peak = max(statistics.median(values) for values in rates.values())
+    gflops = 2e-9 * args.features * args.vocab * args.d / seconds
+    memory = search.memory_analysis()
+    record = {
+        **{key: getattr(args, key) for key in ("features", "vocab", "d", "m", "rounds")},
+        "seconds": round(seconds, 4),
+        "gflops": round(gflops, 1),
+        "peak_gflops": round(peak, 1),
+        "peak_share": round(gflops / peak, 3),
+        "extra_mib": (memory.temp_size_in_bytes + memory.output_size_in_bytes) // 2**20,
+        "device": jax.devices()[0].device_kind,
+    }
+    if args.json:
+        print(json.dumps(record))
+        return
+    for key, value in record.items():
+        print(f"{key:12} {value}")
+    for shape, values in rates.items():
+        print(f"plain product {shape[0]} x {shape[1]}: {statistics.median(values):.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The activation cache: rows of a model's residual stream on disk or in a bucket.
+
+docs/cache.md describes the format.
+"""
+
+from vasae_jax.cache.info import info
+from vasae_jax.cache.manifest import CachePlan, Manifest, ModelInfo, SplitInfo, TextInfo
+from vasae_jax.cache.reader import Cache, RowArray
+from vasae_jax.cache.verify import verify
+from vasae_jax.cache.writer import CacheWriter
+
+__all__ = [
+    "Cache",
+    "CachePlan",
+    "CacheWriter",
+    "Manifest",
+    "ModelInfo",
+    "RowArray",
+    "SplitInfo",
+    "TextInfo",
+    "info",
+    "verify",
+]

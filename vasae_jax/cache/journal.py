@@ -1,0 +1,101 @@
+"""The journal of an unfinished cache: what is durable, and whose it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vasae_jax.cache.manifest import (
+    FORMAT,
+    JOURNAL,
+    MANIFEST,
+    SPLITS,
+    VERSION,
+    CachePlan,
+    ShardInfo,
+    check_version,
+    decode,
+    encode,
+    shards_from_json,
+)
+from vasae_jax.cache.store import Store
+from vasae_jax.errors import UserError
+
+Shards = dict[str, tuple[ShardInfo, ...]]
+
+
+def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: bool) -> Shards:
+    """Claim a place for a cache and say what is durable there already.
+
+    Returns:
+        The durable shards by array: empty for a new cache, at least the vocabulary's for
+        an unfinished one.
+
+    Raises:
+        UserError: the place holds something else, a complete cache, or an unfinished one of
+            another plan or vocabulary (the last two unless ``overwrite``).
+    """
+    manifest, journal = _found(store)
+    if manifest is not None and not overwrite:
+        raise UserError(
+            f"{store.url} is a complete cache; expected a new place, or --overwrite to replace it"
+        )
+    if journal is not None and manifest is None and not overwrite:
+        return _resume(store, journal, plan, digests)
+    # From here on the place is an unfinished cache, whatever happens next.
+    store.write(JOURNAL, journal_bytes(plan, digests, {}))
+    if manifest is not None:
+        store.delete(MANIFEST)
+    return {}
+
+
+def journal_bytes(
+    plan: CachePlan, digests: Mapping[str, str], shards: Mapping[str, tuple[ShardInfo, ...]]
+) -> bytes:
+    """The content of ``journal.json``."""
+    listed = {key: [vars(shard) for shard in found] for key, found in shards.items()}
+    value = {"format": FORMAT, "version": VERSION, "complete": False, "plan": plan.to_json()}
+    return encode(value | {"digests": dict(digests), "shards": listed}, indent=None)
+
+
+def _found(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The manifest and the journal that lie there; UserError if something else does."""
+    if store.empty():
+        return None, None
+    data = {name: store.read(name) for name in (MANIFEST, JOURNAL)}
+    values = {k: None if v is None else decode(v, store.name(k)) for k, v in data.items()}
+    for name, value in values.items():
+        if value is not None and value.get("format") != FORMAT:
+            raise UserError(f"{store.name(name)} is not of a cache; expected a new or empty place")
+    if not any(values.values()):
+        raise UserError(
+            f"{store.url} holds files that are not a cache; expected a new or empty place"
+        )
+    return values[MANIFEST], values[JOURNAL]
+
+
+def _resume(
+    store: Store, journal: dict[str, Any], plan: CachePlan, digests: Mapping[str, str]
+) -> Shards:
+    check_version(journal, store.url)
+    wanted = {**plan.to_json(), **digests}
+    try:
+        stored = {**journal["plan"], **journal["digests"]}
+        shards = shards_from_json(journal["shards"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{store.name(JOURNAL)} cannot be understood ({error}); expected what an "
+            "interrupted extraction left, or --overwrite to start again"
+        ) from error
+    for key in [*wanted, *stored]:
+        if stored.get(key) != wanted.get(key):
+            raise UserError(
+                f"{store.url} is an unfinished cache with {key} {stored.get(key)}; expected "
+                f"{wanted.get(key)} to resume it, or --overwrite to start again"
+            )
+    return {key: _whole(key, found, plan) for key, found in shards.items()}
+
+
+def _whole(key: str, shards: tuple[ShardInfo, ...], plan: CachePlan) -> tuple[ShardInfo, ...]:
+    # A split's last, partial shard is written again, so that every write begins at a shard.
+    if key.partition("/")[0] not in SPLITS:
+        return shards
+    return tuple(shard for shard in shards if shard.rows == plan.shard_rows)

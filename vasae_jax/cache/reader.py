@@ -1,0 +1,192 @@
+"""Reading a finished cache."""
+
+from typing import Any, Self
+
+import numpy as np
+import tensorstore as ts
+
+from vasae_jax.cache.buffers import np_dtype
+from vasae_jax.cache.manifest import (
+    COLUMNS,
+    EMBEDDING,
+    FINAL_NORM,
+    JOURNAL,
+    MANIFEST,
+    TOKENS,
+    UNEMBEDDING,
+    Manifest,
+    acts_key,
+    column_key,
+    decode,
+    norms_key,
+)
+from vasae_jax.cache.store import Store, array_metadata
+from vasae_jax.cache.vocabulary import check_final_norm, vocab_metadata
+from vasae_jax.errors import UserError
+from vasae_jax.files import sha256_bytes
+from vasae_jax.vocab import Vocab
+
+
+class PendingRows:
+    """Rows that are being read into ``out``."""
+
+    def __init__(self, array: "RowArray", start: int, stop: int, out: np.ndarray) -> None:
+        self._array, self._range, self._out = array, (start, stop), out
+        self._future = ts.array(out).write(array.tensorstore[start:stop])
+
+    def result(self) -> np.ndarray:
+        """The rows, once they are there.
+
+        Raises:
+            UserError: a chunk is missing or damaged.
+        """
+        start, stop = self._range
+        what = f"cannot read rows {start} to {stop} of {self._array.name}"
+        with self._array.store.errors(what, "the bytes that were written (see vasae cache verify)"):
+            self._future.result()
+        return self._out
+
+
+class RowArray:
+    """One array of a split: [rows, d_model] or [rows].
+
+    Attributes:
+        shape, dtype: as NumPy's (``ml_dtypes.bfloat16`` where rows are stored so).
+        chunk_rows: rows that are read and checked as one.
+        name: full name, for messages.
+    """
+
+    def __init__(self, store: Store, key: str, metadata: dict[str, Any], chunk_rows: int) -> None:
+        self.store = store
+        self.name = store.name(key)
+        self.tensorstore: ts.TensorStore = store.open_array(key, metadata)
+        self.shape: tuple[int, ...] = tuple(self.tensorstore.shape)
+        self.dtype: np.dtype = np_dtype(metadata["data_type"])
+        self.chunk_rows = chunk_rows
+
+    def read_async(self, start: int, stop: int) -> PendingRows:
+        """Begin to read rows ``start`` to ``stop`` (exclusive); ``.result()`` waits for them."""
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        return PendingRows(self, start, stop, out)
+
+    def read_into(self, start: int, stop: int, out: np.ndarray) -> PendingRows:
+        """Like :meth:`read_async`, into memory of the right shape and type."""
+        return PendingRows(self, start, stop, out)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop`` (exclusive); raises UserError if they are damaged."""
+        return self.read_async(start, stop).result()
+
+
+class Cache:
+    """A finished cache; see :meth:`open`.
+
+    Attributes:
+        url: where it lies.
+        manifest: what it holds.
+        digest: SHA-256 of the manifest's bytes, hexadecimal: the identity of the cache.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, digest: str) -> None:
+        self._store = store
+        self.url = store.url
+        self.manifest = manifest
+        self.digest = digest
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Open the cache at a local directory, a gs:// or s3:// URL.
+
+        Raises:
+            UserError: there is none, it is unfinished, of a newer version, or something else.
+        """
+        store = Store(url)
+        data = store.read(MANIFEST)
+        if data is None:
+            raise UserError(_why_no_manifest(store))
+        manifest = Manifest.from_json(decode(data, store.name(MANIFEST)), store.url)
+        return cls(store, manifest, sha256_bytes(data))
+
+    def acts(self, layer: int, split: str) -> RowArray:
+        """The rows of a layer, [rows, d_model]; UserError if the cache lacks them."""
+        self._check_layer(layer)
+        return self._rows(acts_key(split, layer), split)
+
+    def norms(self, layer: int, split: str) -> RowArray:
+        """The L2 norms of a layer's stored rows, float32 [rows]."""
+        self._check_layer(layer)
+        return self._rows(norms_key(split, layer), split)
+
+    def column(self, name: str, split: str) -> RowArray:
+        """``tokens``, ``positions`` or ``docs``, int32 [rows]."""
+        if name not in COLUMNS:
+            raise UserError(f"a cache has no column {name!r}; expected {', '.join(COLUMNS)}")
+        return self._rows(column_key(split, name), split)
+
+    def rows(self, split: str) -> int:
+        """How many rows a split has; UserError if there is none of that name."""
+        if split not in self.manifest.splits:
+            names = ", ".join(self.manifest.splits)
+            raise UserError(f"{self.url} has no split {split!r}; expected one of {names}")
+        return self.manifest.splits[split].rows
+
+    def embedding(self) -> np.ndarray:
+        """The model's input embeddings, float32 [vocab_size, d_model]."""
+        return self._vocab_array(EMBEDDING)
+
+    def unembedding(self) -> np.ndarray:
+        """The model's unembedding, float32 [vocab_size, d_model] (the embedding if tied)."""
+        return self._vocab_array(EMBEDDING if self.manifest.tied else UNEMBEDDING)
+
+    def final_norm(self) -> dict[str, Any]:
+        """The norm before the unembedding: ``{"kind", "eps", "weight", "bias"}``."""
+        norm = self._json(FINAL_NORM)
+        check_final_norm(norm, self.manifest.d_model)
+        return norm
+
+    def vocab(self) -> Vocab:
+        """The token strings; UserError unless there is one for each embedding row."""
+        vocab = Vocab.from_json(self._json(TOKENS))
+        if len(vocab.raw) != self.manifest.vocab_size:
+            raise UserError(
+                f"{self._store.name(TOKENS)} has {len(vocab.raw)} token strings; expected "
+                f"{self.manifest.vocab_size}, one for each embedding row"
+            )
+        return vocab
+
+    def _check_layer(self, layer: int) -> None:
+        if layer not in self.manifest.layers:
+            there = ", ".join(map(str, self.manifest.layers))
+            raise UserError(f"{self.url} has no layer {layer}; expected one of {there}")
+
+    def _rows(self, key: str, split: str) -> RowArray:
+        plan, rows = self.manifest, self.rows(split)
+        if rows == 0:
+            raise UserError(
+                f"{self.url} has no rows in its split {split!r}; expected some (extract from "
+                "more documents, or hold out a larger share of them)"
+            )
+        dtype, width = plan.split_arrays(split)[key]
+        metadata = array_metadata(dtype, rows, width, plan.chunk_rows, plan.shard_rows)
+        return RowArray(self._store, key, metadata, plan.chunk_rows)
+
+    def _vocab_array(self, key: str) -> np.ndarray:
+        metadata = vocab_metadata(self.manifest)
+        array = RowArray(self._store, key, metadata, self.manifest.chunk_rows)
+        return array.read(0, self.manifest.vocab_size)
+
+    def _json(self, key: str) -> dict[str, Any]:
+        data = self._store.read(key)
+        if data is None:
+            raise UserError(f"{self._store.name(key)} is missing; expected it in a cache")
+        return decode(data, self._store.name(key))
+
+
+def _why_no_manifest(store: Store) -> str:
+    if store.read(JOURNAL) is not None:
+        return (
+            f"{store.url} is an unfinished cache; expected a complete one (run its extraction "
+            "again, it goes on where it stopped)"
+        )
+    found = "nothing" if store.empty() else f"no {MANIFEST}"
+    return f"{store.url} is no activation cache: found {found}; expected a {MANIFEST}"

@@ -1,0 +1,205 @@
+"""Files and arrays under one URL: a local directory, a gs:// or an s3:// prefix.
+
+Arrays go through TensorStore everywhere. Other files go through TensorStore's key-value
+interface on buckets, where a put is atomic, and through :mod:`vasae_jax.files` locally.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from vasae_jax.errors import UserError
+from vasae_jax.files import sha256_bytes, sha256_file, write_bytes
+
+BUCKETS = {"gs": "gcs", "s3": "s3"}
+UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
+_OS_ERRORS = {
+    "27": "a file grew too large",
+    "28": "the disk is full",
+    "122": "the disk quota is used up",
+}
+
+
+class Store:
+    """The files under ``url``; keys are slash-separated relative names.
+
+    Raises:
+        UserError: the URL has another scheme, or names no bucket.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = os.fspath(url).rstrip("/") or "/"
+        self.local, self._base = _base_spec(self.url)
+        self._kv: ts.KvStore | None = None
+
+    def spec(self, key: str) -> dict[str, Any]:
+        """TensorStore's key-value spec of ``key``."""
+        return self._base | {"path": self._base["path"] + key}
+
+    def name(self, key: str) -> str:
+        """The full name of ``key``, for messages."""
+        return f"{self.url}/{key}"
+
+    def read(self, key: str) -> bytes | None:
+        """The content of a file, or None where there is none; raises UserError."""
+        with self.errors(f"cannot read {self.name(key)}", "a readable cache"):
+            result = self._open().read(key).result()
+        return result.value if result.state == "value" else None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store a file atomically and durably; raises UserError where that is impossible."""
+        if self.local:
+            write_bytes(self._path(key), data)
+            return
+        with self.errors(f"cannot write {self.name(key)}", "a writable place with free space"):
+            self._open().write(key, data).result()
+
+    def delete(self, key: str) -> None:
+        """Remove a file, if there is one."""
+        with self.errors(f"cannot delete {self.name(key)}", "a writable place"):
+            if self.local:
+                self._path(key).unlink(missing_ok=True)
+            else:
+                self._open().write(key, None).result()
+
+    def keys(self, folder: str) -> list[str]:
+        """All files below ``folder``, lock files that a killed writer left included."""
+        if self.local:
+            root = Path(self.url)
+            files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
+            return [path.relative_to(root).as_posix() for path in files]
+        with self.errors(f"cannot list {self.name(folder)}", "a readable bucket"):
+            found = self._open().list(_prefix(folder)).result()
+        return sorted(key.decode() for key in found)
+
+    def empty(self) -> bool:
+        """Whether nothing at all lies under the URL; raises UserError for a local file."""
+        if not self.local:
+            with self.errors(f"cannot list {self.url}", "a readable bucket"):
+                return not self._open().list().result()
+        root = Path(self.url)
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{self.url} is a file; expected a directory for a cache")
+        return not root.exists() or not any(root.iterdir())
+
+    def sha256(self, key: str) -> str | None:
+        """SHA-256 of a file's bytes, or None where there is none."""
+        if not self.local:
+            data = self.read(key)
+            return None if data is None else sha256_bytes(data)
+        if not self._path(key).is_file():
+            return None
+        with self.errors(f"cannot read {self.name(key)}", "a readable file"):
+            return sha256_file(self._path(key))
+
+    def create_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
+        """An array with exactly this zarr3 metadata; shards that lie there stay."""
+        self.delete(f"{key}/zarr.json")
+        with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
+            return ts.open(self._array(key, metadata), create=True).result()
+
+    def open_array(self, key: str, metadata: dict[str, Any] | None = None) -> ts.TensorStore:
+        """A stored array, which must agree with ``metadata``; raises UserError."""
+        with self.errors(f"cannot open {self.name(key)}", "a zarr3 array"):
+            return ts.open(self._array(key, metadata), open=True).result()
+
+    @contextlib.contextmanager
+    def errors(self, what: str, expected: str) -> Iterator[None]:
+        """Turn a storage error into the sentence ``what: why; expected ...``."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError, PermissionError) as error:
+            raise UserError(f"{what}: {reason(error)}; expected {expected}") from error
+
+    def _array(self, key: str, metadata: dict[str, Any] | None) -> dict[str, Any]:
+        spec: dict[str, Any] = {
+            "driver": "zarr3",
+            "kvstore": self.spec(key + "/"),
+            # Otherwise a lost chunk reads as zeros, and a chunk of zeros is not stored.
+            "fill_missing_data_reads": False,
+            "store_data_equal_to_fill_value": True,
+        }
+        return spec if metadata is None else spec | {"metadata": metadata}
+
+    def _path(self, key: str) -> Path:
+        return Path(self.url) / key
+
+    def _open(self) -> ts.KvStore:
+        if self._kv is None:
+            with self.errors(f"cannot open {self.url}", "a directory or a bucket"):
+                self._kv = ts.KvStore.open(self.spec("")).result()
+        return self._kv
+
+
+def array_metadata(dtype: str, rows: int, width: int, chunk: int, shard: int) -> dict[str, Any]:
+    """zarr3 metadata: shards of ``shard`` rows, of chunks of ``chunk`` rows, each with crc32c.
+
+    ``width`` 0 makes an array of one number a row.
+    """
+    tail = [width] if width else []
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    codecs = [little, {"name": "crc32c"}]
+    sharding = {
+        "chunk_shape": [chunk, *tail],
+        "codecs": codecs,
+        "index_codecs": codecs,
+        "index_location": "end",
+    }
+    grid = {"name": "regular", "configuration": {"chunk_shape": [shard, *tail]}}
+    return {
+        "shape": [rows, *tail],
+        "data_type": dtype,
+        "fill_value": 0 if dtype == "int32" else 0.0,
+        "chunk_grid": grid,
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+    }
+
+
+def resize(array: ts.TensorStore, rows: int) -> ts.TensorStore:
+    """The array with its stored number of rows changed; no shard is touched."""
+    if array.shape[0] == rows:
+        return array
+    tail = [None] * (array.ndim - 1)
+    return array.resize(exclusive_max=[rows, *tail], resize_metadata_only=True).result()
+
+
+def write_all(writes: Iterable[tuple[ts.TensorStore, int, np.ndarray]]) -> None:
+    """Write rows from the given row on into each array, all at once, and wait for all.
+
+    The arrays given must not change until this returns.
+    """
+    started = [
+        array[start : start + len(rows)].write(rows, can_reference_source_data_indefinitely=True)
+        for array, start, rows in writes
+    ]
+    for future in started:
+        future.result()
+
+
+def reason(error: Exception) -> str:
+    """What a storage error says, without TensorStore's dump of the whole spec."""
+    text = str(error).split(" [")[0].split("\n")[0]
+    code = str(error).rpartition("os_error_code='")[2].split("'")[0]
+    return _OS_ERRORS.get(code, text)
+
+
+def _prefix(key: str) -> ts.KvStore.KeyRange:
+    return ts.KvStore.KeyRange(key + "/", key + "0")  # "0" follows "/" in ASCII
+
+
+def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        path = os.path.join(os.path.abspath(url), "")
+        return True, {"driver": "file", "path": path}
+    bucket, _, prefix = rest.partition("/")
+    if scheme not in BUCKETS or not bucket:
+        raise UserError(f"{url} is no place for a cache; expected a directory, gs:// or s3:// URL")
+    path = prefix.rstrip("/") + "/" if prefix else ""
+    return False, {"driver": BUCKETS[scheme], "bucket": bucket, "path": path}

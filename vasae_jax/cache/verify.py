@@ -1,0 +1,171 @@
+"""Checking every byte of a cache, and describing one."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vasae_jax.cache.buffers import row_norms
+from vasae_jax.cache.manifest import (
+    EMBEDDING,
+    FINAL_NORM,
+    MANIFEST,
+    TOKENS,
+    UNEMBEDDING,
+    Manifest,
+    acts_key,
+    checksum,
+    column_key,
+    decode,
+    norms_key,
+    shard_key,
+)
+from vasae_jax.cache.reader import Cache, RowArray
+from vasae_jax.cache.store import Store
+from vasae_jax.cache.vocabulary import digest_name
+from vasae_jax.errors import UserError
+from vasae_jax.files import sha256_array
+
+
+def verify(url: str) -> list[str]:
+    """Read a whole cache and list what is wrong with it.
+
+    Checked: the manifest's checksum; the SHA-256 of every shard file; each chunk's crc32c;
+    the number of rows, documents and shards; that rows are finite and have the norms
+    stored; that tokens lie in the vocabulary; the digests of the vocabulary; that no
+    document lies in two splits.
+
+    Returns:
+        One sentence for each problem, with the file's name; empty for a sound cache.
+
+    Raises:
+        UserError: there is no complete cache at all.
+    """
+    cache = Cache.open(url)
+    return list(_problems(cache))
+
+
+def _problems(cache: Cache) -> Iterator[str]:
+    store, manifest = Store(cache.url), cache.manifest
+    yield from _manifest_problems(store)
+    damaged = False
+    for problem in _file_problems(store, manifest):
+        damaged = True
+        yield problem
+    yield from _vocabulary_problems(cache)
+    # What a damaged file holds says nothing more, and the same fault is not told twice.
+    if not damaged:
+        yield from _content_problems(cache)
+
+
+def _manifest_problems(store: Store) -> Iterator[str]:
+    value = decode(store.read(MANIFEST) or b"", store.name(MANIFEST))
+    if value.get("checksum") != checksum(value):
+        yield f"{store.name(MANIFEST)} does not have the checksum it states"
+
+
+def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
+    for key, rows in _expected_rows(manifest).items():
+        shards = manifest.shards.get(key, ())
+        listed = sum(shard.rows for shard in shards)
+        if listed != rows:
+            yield f"{store.name(key)} is listed with {listed} rows in its shards; expected {rows}"
+        for index, shard in enumerate(shards):
+            name = shard_key(key, index)
+            digest = store.sha256(name)
+            if digest is None:
+                yield f"{store.name(name)} is missing"
+            elif digest != shard.sha256:
+                yield f"{store.name(name)} has SHA-256 {digest}; expected {shard.sha256}"
+
+
+def _expected_rows(manifest: Manifest) -> dict[str, int]:
+    found = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
+    for split, info in manifest.splits.items():
+        found |= dict.fromkeys(manifest.split_arrays(split), info.rows)
+    return found
+
+
+def _vocabulary_problems(cache: Cache) -> Iterator[str]:
+    try:
+        digests = {EMBEDDING: sha256_array(cache.embedding())}
+        if not cache.manifest.tied:
+            digests[UNEMBEDDING] = sha256_array(cache.unembedding())
+        cache.final_norm()
+        cache.vocab()
+    except UserError as error:
+        yield str(error)
+        return
+    store = Store(cache.url)
+    digests |= {key: store.sha256(key) or "" for key in (FINAL_NORM, TOKENS)}
+    for key, digest in digests.items():
+        expected = cache.manifest.digests.get(digest_name(key))
+        if digest != expected:
+            yield f"{store.name(key)} has content of SHA-256 {digest}; expected {expected}"
+
+
+def _content_problems(cache: Cache) -> Iterator[str]:
+    documents: dict[str, np.ndarray] = {}
+    for split, info in cache.manifest.splits.items():
+        if info.rows == 0:
+            continue
+        try:
+            yield from _token_problems(cache, split)
+            documents[split] = _distinct(cache.column("docs", split))
+            cache.column("positions", split).read(0, info.rows)
+            for layer in cache.manifest.layers:
+                yield from _row_problems(cache, split, layer)
+        except UserError as error:
+            yield str(error)
+            continue
+        if len(documents[split]) != info.documents:
+            name = f"{cache.url}/{column_key(split, 'docs')}"
+            yield f"{name} has {len(documents[split])} documents; expected {info.documents}"
+    none = np.empty(0, np.int32)
+    both = np.intersect1d(documents.get("train", none), documents.get("heldout", none))
+    if len(both):
+        yield f"{cache.url} has document {both[0]} in both splits; expected it in one"
+
+
+def _token_problems(cache: Cache, split: str) -> Iterator[str]:
+    for start, tokens in _pieces(cache.column("tokens", split), cache):
+        wrong = np.flatnonzero((tokens < 0) | (tokens >= cache.manifest.vocab_size))
+        if len(wrong):
+            name = f"{cache.url}/{column_key(split, 'tokens')}"
+            row, token = start + int(wrong[0]), tokens[wrong[0]]
+            yield f"{name} has token {token} in row {row}; expected one of the vocabulary"
+            return
+
+
+def _row_problems(cache: Cache, split: str, layer: int) -> Iterator[str]:
+    stored = cache.norms(layer, split)
+    for start, rows in _pieces(cache.acts(layer, split), cache):
+        norms = row_norms(rows)
+        if not np.isfinite(norms).all():
+            row = start + int(np.flatnonzero(~np.isfinite(norms))[0])
+            yield f"{cache.url}/{acts_key(split, layer)} is not finite in row {row}"
+            return
+        kept = stored.read(start, start + len(rows))
+        wrong = np.flatnonzero(~np.isclose(norms, kept, rtol=1e-4, atol=0.0))
+        if len(wrong):
+            name = f"{cache.url}/{norms_key(split, layer)}"
+            row, norm = start + int(wrong[0]), norms[wrong[0]]
+            yield f"{name} has {kept[wrong[0]]} in row {row}; expected {norm}"
+            return
+
+
+def _distinct(array: RowArray) -> np.ndarray:
+    found = np.empty(0, np.int32)
+    for start in range(0, array.shape[0], array.chunk_rows):
+        found = np.union1d(found, array.read(start, min(start + array.chunk_rows, array.shape[0])))
+    return found
+
+
+def _pieces(array: RowArray, cache: Cache) -> Iterator[tuple[int, np.ndarray]]:
+    """Chunk by chunk, the next one being read while one is looked at."""
+    rows, step = array.shape[0], cache.manifest.chunk_rows
+    starts = range(0, rows, step)
+    pending = [array.read_async(0, min(step, rows))]
+    for start in starts:
+        if start + step < rows:
+            pending.append(array.read_async(start + step, min(start + 2 * step, rows)))
+        yield start, pending.pop(0).result()

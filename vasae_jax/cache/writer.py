@@ -1,0 +1,268 @@
+"""Writing a cache: whole shards only, journalled, so that a killed extraction goes on."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import tensorstore as ts
+
+import vasae_jax
+from vasae_jax.cache import vocabulary as vocabulary_files
+from vasae_jax.cache.buffers import SplitBuffer
+from vasae_jax.cache.journal import begin, journal_bytes
+from vasae_jax.cache.manifest import (
+    FINAL_NORM,
+    JOURNAL,
+    MANIFEST,
+    SPLITS,
+    TOKENS,
+    CachePlan,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    column_key,
+    shard_key,
+)
+from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, write_all
+from vasae_jax.cache.vocabulary import Vocabulary
+from vasae_jax.errors import UserError
+from vasae_jax.vocab import Vocab
+
+DIGEST_THREADS = 2
+
+
+class CacheWriter:
+    """Appends rows to a new or unfinished cache.
+
+    Rows are held in memory until a shard is full (``plan.shard_rows`` rows of every layer
+    of one split: two such shards are in memory while one is being written). All arrays of
+    a shard are then written at once on a thread, read back for their digests, and entered
+    in ``journal.json``: from there on they are durable. A writer opened again with an equal
+    plan goes on after the durable rows, see :meth:`rows_done`; the finished cache has the
+    same bytes as one that was never interrupted.
+
+    Args:
+        url: a local directory, a gs:// or s3:// URL: new, empty, or an unfinished cache.
+        plan: what the cache will be.
+        embedding: [vocab_size, d_model], the model's input embeddings.
+        unembedding: [vocab_size, d_model], or None for a tied model.
+        final_norm: ``{"kind": "rmsnorm"|"layernorm", "eps": float, "weight": [d_model],
+            "bias": [d_model] or None}``.
+        vocab: the token strings.
+        overwrite: replace a cache that lies there. Only ever a cache: a directory with
+            anything else in it is refused.
+
+    Raises:
+        UserError: the place is not writable, holds something else, a complete cache
+            (unless ``overwrite``), or an unfinished one with another plan; or the
+            vocabulary does not fit the plan.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        plan: CachePlan,
+        *,
+        embedding: np.ndarray,
+        unembedding: np.ndarray | None,
+        final_norm: Mapping[str, Any],
+        vocab: Vocab,
+        overwrite: bool = False,
+    ) -> None:
+        self.plan = plan
+        self._store = Store(url)
+        parts = Vocabulary(embedding, unembedding, final_norm, vocab)
+        vocabulary_files.check(parts, plan)
+        self._digests = parts.digests()
+        self._shards = begin(self._store, plan, self._digests, overwrite)
+        self._clear_undurable()
+        if not self._shards:
+            self._shards = self._write_vocabulary(parts)
+            self._write_journal()
+        self._arrays = self._create_arrays()
+        self._buffers = {split: SplitBuffer(split, plan, self.rows_done(split)) for split in SPLITS}
+        self._thread = ThreadPoolExecutor(1, "cache-writer")
+        self._pending: Future[None] | None = None
+
+    def rows_done(self, split: str) -> int:
+        """Rows of a split that are durable: an extraction goes on with the row after them."""
+        return sum(shard.rows for shard in self._shards.get(column_key(split, "tokens"), ()))
+
+    def append(
+        self,
+        split: str,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        docs: np.ndarray,
+        acts: Mapping[int, np.ndarray],
+        start: int | None = None,
+    ) -> None:
+        """Add n rows at the end of a split.
+
+        Args:
+            split: ``train`` or ``heldout``.
+            tokens: int [n], the token at each row.
+            positions: int [n], its position in its window (0 is the first).
+            docs: int [n], the number of its document.
+            acts: for each layer of the plan, float [n, d_model].
+            start: row of the split that the first of these is; rows that the split has
+                already are skipped, so that a batch can be replayed after a restart.
+                Without it they follow the last row.
+
+        Raises:
+            UserError: a value is not finite, or an earlier shard could not be written.
+            ValueError: shapes, layers or ``start`` do not fit.
+        """
+        given = {"tokens": tokens, "positions": positions, "docs": docs}
+        columns = {name: np.asarray(column) for name, column in given.items()}
+        rows = {layer: np.asarray(values) for layer, values in acts.items()}
+        self._check_shapes(columns, rows)
+        buffer = self._buffers[split]
+        at = 0 if start is None else buffer.position - start
+        if at < 0:
+            raise ValueError(f"rows of {split} begin at {start}; expected {buffer.position}")
+        while at < len(columns["tokens"]):
+            piece = slice(at, at + buffer.room)
+            buffer.add(
+                {name: column[piece] for name, column in columns.items()},
+                {layer: values[piece] for layer, values in rows.items()},
+            )
+            at = piece.stop
+            if buffer.room == 0:
+                self._submit(buffer)
+
+    def finish(self) -> Manifest:
+        """Write what is held, then the manifest; the cache is complete on return.
+
+        Raises:
+            UserError: nothing was appended to ``train``, a document lies in both splits,
+                or something could not be written.
+        """
+        if self._buffers["train"].position == 0:
+            raise UserError(f"{self._store.url} would have no training rows; expected some text")
+        self._wait()
+        rows = {split: buffer.position for split, buffer in self._buffers.items()}
+        with self._store.errors(f"cannot write {self._store.url}", "a writable place"):
+            for split in SPLITS:
+                for key in self.plan.split_arrays(split):
+                    # First, so that the last shard is written whole and nothing is read back.
+                    self._arrays[key] = resize(self._arrays[key], rows[split])
+        for buffer in self._buffers.values():
+            if buffer.held:
+                self._submit(buffer)
+        self._wait()
+        manifest = self._manifest(rows)
+        self._store.write(MANIFEST, manifest.to_bytes())
+        self._store.delete(JOURNAL)
+        self.close()
+        return manifest
+
+    def close(self) -> None:
+        """Wait for the shard being written; rows still held are given up."""
+        self._thread.shutdown(wait=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_shapes(self, columns: dict[str, np.ndarray], rows: dict[int, np.ndarray]) -> None:
+        count = len(columns["tokens"])
+        if sorted(rows) != list(self.plan.layers):
+            raise ValueError(f"rows are of layers {sorted(rows)}; expected {self.plan.layers}")
+        arrays = {**columns, **{f"layer {layer}": values for layer, values in rows.items()}}
+        for name, array in arrays.items():
+            expected = (count,) if name in columns else (count, self.plan.d_model)
+            if array.shape != expected:
+                raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
+
+    def _submit(self, buffer: SplitBuffer) -> None:
+        self._wait()
+        start = buffer.start
+        self._pending = self._thread.submit(self._commit, start, buffer.take())
+
+    def _wait(self) -> None:
+        # The future stays after an error, so that no later shard is written past a gap.
+        if self._pending is not None:
+            self._pending.result()
+
+    def _commit(self, start: int, rows: dict[str, np.ndarray]) -> None:
+        what = f"cannot write rows from {start} on to {self._store.url}"
+        with self._store.errors(what, "a writable place with free space"):
+            write_all((self._arrays[key], start, array) for key, array in rows.items())
+        index = start // self.plan.shard_rows
+        digests = self._digest_files([shard_key(key, index) for key in rows])
+        for (key, array), digest in zip(rows.items(), digests, strict=True):
+            self._shards[key] = (*self._shards.get(key, ()), ShardInfo(len(array), digest))
+        self._write_journal()
+
+    def _digest_files(self, names: list[str]) -> list[str]:
+        with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+            digests = list(pool.map(self._store.sha256, names))
+        for name, digest in zip(names, digests, strict=True):
+            if digest is None:
+                raise UserError(f"{self._store.name(name)} vanished; expected what was written")
+        return [digest for digest in digests if digest is not None]
+
+    def _write_vocabulary(self, parts: Vocabulary) -> dict[str, tuple[ShardInfo, ...]]:
+        vocabulary_files.write(self._store, parts, self.plan)
+        step, total = self.plan.shard_rows, self.plan.vocab_size
+        counts = [min(step, total - start) for start in range(0, total, step)]
+        found = {}
+        for key in self.plan.vocab_arrays():
+            digests = self._digest_files([shard_key(key, i) for i in range(len(counts))])
+            found[key] = tuple(map(ShardInfo, counts, digests))
+        return found
+
+    def _write_journal(self) -> None:
+        self._store.write(JOURNAL, journal_bytes(self.plan, self._digests, self._shards))
+
+    def _clear_undurable(self) -> None:
+        """Remove what an interrupted writer left beyond its journal, lock files included."""
+        kept = {FINAL_NORM, TOKENS} if self._shards else set()
+        for key, shards in self._shards.items():
+            kept |= {f"{key}/zarr.json", *(shard_key(key, i) for i in range(len(shards)))}
+        for folder in ("vocab", *SPLITS):
+            for key in self._store.keys(folder):
+                if key not in kept:
+                    self._store.delete(key)
+
+    def _create_arrays(self) -> dict[str, ts.TensorStore]:
+        chunk, shard = self.plan.chunk_rows, self.plan.shard_rows
+        return {
+            key: self._store.create_array(
+                key, array_metadata(dtype, UNBOUNDED, width, chunk, shard)
+            )
+            for split in SPLITS
+            for key, (dtype, width) in self.plan.split_arrays(split).items()
+        }
+
+    def _manifest(self, rows: dict[str, int]) -> Manifest:
+        documents = {split: self._documents(split, count) for split, count in rows.items()}
+        both = np.intersect1d(documents["train"], documents["heldout"])
+        if len(both):
+            raise UserError(f"document {both[0]} lies in both splits; expected it in one")
+        return Manifest(
+            **{name: getattr(self.plan, name) for name in self.plan.__dataclass_fields__},
+            splits={split: SplitInfo(rows[split], len(documents[split])) for split in SPLITS},
+            digests=self._digests,
+            shards=self._shards,
+            created_by=f"vasae_jax {vasae_jax.__version__}",
+        )
+
+    def _documents(self, split: str, rows: int) -> np.ndarray:
+        array = self._arrays[column_key(split, "docs")]
+        found = np.empty(0, np.int32)
+        with self._store.errors(f"cannot read {self._store.url}", "the rows just written"):
+            for start in range(0, rows, self.plan.shard_rows):
+                piece = array[start : min(start + self.plan.shard_rows, rows)].read().result()
+                found = np.union1d(found, piece)
+        return found

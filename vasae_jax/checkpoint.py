@@ -1,0 +1,124 @@
+"""Checkpoints of a run: the only file that knows Orbax.
+
+A checkpoint is one step of ``RUN/checkpoints`` with two items, ``params`` and ``rest`` (all
+else of the train state), so that a reader of the dictionary needs no optimiser. Orbax
+writes to a temporary directory and renames it, so a killed save leaves the one before it.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from vasae_jax.errors import UserError
+from vasae_jax.files import unwritable
+from vasae_jax.sae import Params
+
+KEPT = 2
+"""Checkpoints kept, so that one is whole whatever happens to the other."""
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; use as a context manager."""
+
+    def __init__(self, run: str | os.PathLike[str]) -> None:
+        """Open ``run``/checkpoints, creating it.
+
+        Raises:
+            UserError: it cannot be created.
+        """
+        directory = Path(run).absolute() / "checkpoints"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    def __enter__(self) -> Self:
+        """The open checkpoints."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for a save under way and close."""
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The last step saved whole, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Save ``state`` (a NamedTuple with ``params``) as ``step``.
+
+        On accelerators the write goes on in the background after the arrays have left the
+        device. On CPU it is awaited: there the arrays on the host are the ones that the
+        next step overwrites.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        if self.latest() == step:
+            return
+        rest = state._asdict()
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
+        )
+        try:
+            self._manager.save(step, args=items, force=True)
+            if jax.default_backend() == "cpu":
+                self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise UserError(f"checkpoint of step {step} could not be written: {error}") from error
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state saved as ``step``, laid out and sharded as ``like``.
+
+        Raises:
+            UserError: the checkpoint cannot be read or has other shapes.
+        """
+        rest = jax.tree.map(_abstract, like)._asdict()
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(rest.pop("params")),
+            rest=ocp.args.StandardRestore(rest),
+        )
+        try:
+            found = self._manager.restore(step, args=items)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"checkpoint of step {step} cannot be restored: {error}") from error
+        return type(like)(params=found["params"], **found["rest"])
+
+
+def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
+    """The last step of a run and its parameters on one device, whatever mesh trained it.
+
+    Raises:
+        UserError: ``run`` has no checkpoint.
+    """
+    if not (Path(run) / "checkpoints").is_dir():
+        raise UserError(f"{run} has no checkpoints; expected the directory of a run of vasae train")
+    with Checkpoints(run) as checkpoints:
+        step = checkpoints.latest()
+        if step is None:
+            raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
+        manager = checkpoints._manager
+        shapes = manager.item_metadata(step)["params"]
+        device = SingleDeviceSharding(jax.devices()[0])
+        like = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            for name, leaf in shapes.items()
+        }
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(like))
+        return step, Params(**manager.restore(step, args=items)["params"])
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,9 @@
+"""The one exception that reaches a user as a sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used.
+
+    The message is one sentence that names the thing, what was found and what was
+    expected. The command line prints it after ``vasae:`` and exits with code 2.
+    """

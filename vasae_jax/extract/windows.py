@@ -1,0 +1,189 @@
+"""Token windows: every document tokenised, cut to the context length, and given its split.
+
+All of it happens before the model's weights are read, so that counts are exact, an empty
+text is found early, and the same text always gives the same windows in the same order.
+The tokens take 4 bytes a row in memory, against 2 * d_model * layers on disk.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vasae_jax.errors import UserError
+
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one forward pass: ``tokens`` int32 [S, T] right-padded with 0, and its rows.
+
+    ``rows[split]`` holds int64 flat indices into [S * T] of the rows of that split, in order.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    docs: np.ndarray
+    rows: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All windows of a text, one after another.
+
+    Attributes:
+        tokens: int32 [N], the windows' tokens joined, BOS included where there is one.
+        starts: int64 [W + 1], where each window begins in ``tokens``.
+        docs: int32 [W], index of each window's document in source order.
+        heldout: bool [W], whether that document is held out.
+        context_length: T, the longest window (tokens).
+        bos: whether each window begins with a BOS token.
+        digest: SHA-256 over the documents read, in order.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    docs: np.ndarray
+    heldout: np.ndarray
+    context_length: int
+    bos: bool
+    digest: str
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [W]: tokens in each window, at least 2 and at most the context length."""
+        return np.diff(self.starts)
+
+    def count(self, split: str) -> tuple[int, int]:
+        """Rows and documents of one split."""
+        mine = self.heldout == (split == "heldout")
+        return int(self.lengths[mine].sum()), len(np.unique(self.docs[mine]))
+
+    def batches(self, windows: int) -> int:
+        """How many batches of ``windows`` windows there are (the last may be part empty)."""
+        return -(-len(self.docs) // windows)
+
+    def batch(self, index: int, windows: int) -> Batch:
+        """Batch ``index`` of fixed shape [windows, context_length]; a pure function of both."""
+        first, last = index * windows, min((index + 1) * windows, len(self.docs))
+        shape = (windows, self.context_length)
+        lengths = np.zeros(windows, np.int64)
+        lengths[: last - first] = self.lengths[first:last]
+        positions = np.broadcast_to(np.arange(self.context_length, dtype=np.int32), shape)
+        real = positions < lengths[:, None]
+        tokens, docs = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        tokens[real] = self.tokens[self.starts[first] : self.starts[last]]
+        docs[: last - first] = self.docs[first:last, None]
+        held = np.zeros((windows, 1), bool)
+        held[: last - first, 0] = self.heldout[first:last]
+        masks = {"train": real & ~held, "heldout": real & held}
+        return Batch(tokens, positions, docs, {s: np.flatnonzero(masks[s]) for s in SPLITS})
+
+    def rows_before(self, split: str, windows: int) -> np.ndarray:
+        """int64 [batches + 1]: rows of ``split`` in all batches before each one."""
+        mine = np.where(self.heldout == (split == "heldout"), self.lengths, 0)
+        total = np.concatenate([[0], np.cumsum(mine)])
+        ends = np.arange(self.batches(windows) + 1) * windows
+        return total[np.minimum(ends, len(mine))]
+
+
+def make_windows(
+    documents: Iterable[str],
+    encode: Callable[[str], list[int]],
+    context_length: int,
+    bos_id: int | None = None,
+    heldout_share: float = 0.1,
+    max_rows: int | None = None,
+    report: Callable[[int, int], None] = lambda documents, rows: None,
+) -> Windows:
+    """Tokenise ``documents`` and cut each into windows of at most ``context_length`` tokens.
+
+    A window holds tokens of one document only; where ``bos_id`` is given it is every
+    window's first token. Windows of fewer than 2 tokens are dropped. With ``max_rows``
+    reading stops before the first window that would exceed it.
+
+    Args:
+        documents: texts in source order; a document's index is its place among these.
+        encode: text to token ids, without special tokens.
+        context_length: tokens in the longest window, BOS included; at least 2.
+        bos_id: token put before each window, or None.
+        heldout_share: share of documents to hold out, over 0 and below 1.
+        max_rows: the most rows (tokens) to keep, or None for all.
+        report: called with (documents, rows) after each document.
+
+    Raises:
+        UserError: no document has 2 tokens, or only one split would have documents.
+    """
+    tokens, lengths, docs = array("i"), array("q"), array("i")
+    kept: list[float] = []
+    sha, head = hashlib.sha256(), [] if bos_id is None else [bos_id]
+    for index, text in enumerate(documents):
+        data = text.encode("utf-8", "surrogatepass")
+        cut, full = _cut(encode(text), head, context_length, max_rows, len(tokens))
+        sha.update(len(data).to_bytes(8, "little") + data)
+        fraction = document_fraction(data)
+        for window in cut:
+            tokens.extend(window)
+            lengths.append(len(window))
+            docs.append(index)
+            kept.append(fraction)
+        report(index + 1, len(tokens))
+        if full:
+            break
+    if not docs:
+        raise UserError("the text is empty: no document has 2 tokens; expected some text")
+    heldout = _heldout(np.array(kept), heldout_share)
+    starts = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
+    return Windows(
+        np.array(tokens, np.int32),
+        starts,
+        np.array(docs, np.int32),
+        heldout,
+        context_length,
+        bos_id is not None,
+        sha.hexdigest(),
+    )
+
+
+def document_fraction(data: bytes) -> float:
+    """A document's place in [0, 1]: the first 8 bytes of its text's SHA-256 as a fraction.
+
+    It depends on the text alone, so equal documents share a split and order is immaterial.
+    """
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2.0**64
+
+
+def _cut(
+    ids: list[int], head: list[int], context_length: int, max_rows: int | None, used: int
+) -> tuple[list[list[int]], bool]:
+    """One document's windows, and whether ``max_rows`` leaves no room for more."""
+    step = context_length - len(head)
+    cut: list[list[int]] = []
+    for first in range(0, len(ids), step):
+        window = head + ids[first : first + step]
+        if len(window) < 2:
+            continue
+        if max_rows is not None and used + len(window) > max_rows:
+            return cut, True
+        used += len(window)
+        cut.append(window)
+    return cut, False
+
+
+def _heldout(fractions: np.ndarray, share: float) -> np.ndarray:
+    """Which windows are held out: documents below ``share``, moved just enough that both exist."""
+    lowest, highest = fractions.min(), fractions.max()
+    if lowest == highest:
+        raise UserError(
+            "the text has one distinct document with 2 tokens or more; expected at least two, "
+            "so that one can be held out (a .txt file given alone is cut at blank lines "
+            "into documents of about 2000 characters)"
+        )
+    heldout = fractions < share
+    if not heldout.any():
+        heldout = fractions == lowest
+    return np.asarray(heldout if not heldout.all() else fractions != highest)

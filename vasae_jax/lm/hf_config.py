@@ -1,0 +1,159 @@
+"""Reading a Hugging Face ``config.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vasae_jax.errors import UserError
+from vasae_jax.lm.architectures import family_of
+from vasae_jax.lm.layers import ACTIVATIONS
+from vasae_jax.lm.rope import inverse_frequencies
+from vasae_jax.lm.spec import Spec
+
+_MODEL_TYPES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
+
+
+def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
+    """The model that ``config`` describes.
+
+    Args:
+        config: content of ``config.json``.
+        where: that file, named in errors.
+
+    Raises:
+        UserError: an architecture or setting that is not supported, or a missing or
+            unusable value; before any weight is read.
+    """
+    names = config.get("architectures") or [_MODEL_TYPES.get(str(config.get("model_type")))]
+    architecture = str(names[0] or config.get("model_type"))
+    family = family_of(architecture, where)
+    if config.get("quantization_config"):
+        raise UserError(f"{where} describes a quantised checkpoint; expected plain weights or GGUF")
+    reader = _Reader(config, where)
+    spec = _gpt2(reader, architecture) if family == "gpt2" else _llama(reader, architecture)
+    check_heads(spec, where)
+    return spec
+
+
+def check_heads(spec: Spec, where: str) -> None:
+    """Raise UserError if the head counts cannot be, or the nonlinearity is unknown."""
+    if spec.n_heads % spec.n_kv_heads:
+        raise UserError(
+            f"{where} has {spec.n_heads} query heads and {spec.n_kv_heads} key heads; "
+            "expected the second to divide the first"
+        )
+    if spec.family == "gpt2" and spec.n_heads * spec.head_dim != spec.d_model:
+        raise UserError(
+            f"{where} has width {spec.d_model} and {spec.n_heads} heads; "
+            "expected the second to divide the first"
+        )
+    if spec.activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"{where} has activation {spec.activation!r}; expected one of {known}")
+
+
+def _gpt2(reader: "_Reader", architecture: str) -> Spec:
+    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
+        reader.refuse(key, False)
+    reader.refuse("scale_attn_weights", True)
+    d_model, heads = reader.count("n_embd"), reader.count("n_head")
+    return Spec(
+        family="gpt2",
+        architecture=architecture,
+        n_layers=reader.count("n_layer"),
+        d_model=d_model,
+        n_heads=heads,
+        n_kv_heads=heads,
+        head_dim=max(d_model // heads, 1),
+        d_ff=reader.count("n_inner", 4 * d_model),
+        vocab_size=reader.count("vocab_size"),
+        context_length=reader.count("n_positions"),
+        tied=reader.flag("tie_word_embeddings", True),
+        norm_eps=reader.number("layer_norm_epsilon", 1e-5),
+        activation=str(reader.config.get("activation_function", "gelu_new")),
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+    )
+
+
+def _llama(reader: "_Reader", architecture: str) -> Spec:
+    qwen2 = architecture == "Qwen2ForCausalLM"
+    d_model, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
+    head_dim = reader.count("head_dim", max(d_model // heads, 1))
+    biased = reader.flag("attention_bias", False)
+    return Spec(
+        family="llama",
+        architecture=architecture,
+        n_layers=reader.count("num_hidden_layers"),
+        d_model=d_model,
+        n_heads=heads,
+        n_kv_heads=reader.count("num_key_value_heads", heads),
+        head_dim=head_dim,
+        d_ff=reader.count("intermediate_size"),
+        vocab_size=reader.count("vocab_size"),
+        context_length=reader.count("max_position_embeddings"),
+        tied=reader.flag("tie_word_embeddings", False),
+        norm_eps=reader.number("rms_norm_eps", 1e-6),
+        activation=str(reader.config.get("hidden_act", "silu")),
+        qkv_bias=biased or qwen2,
+        out_bias=biased and not qwen2,
+        mlp_bias=reader.flag("mlp_bias", False),
+        inverse_frequencies=_rotary(reader, head_dim),
+        window=_window(reader, qwen2),
+    )
+
+
+def _rotary(reader: "_Reader", head_dim: int) -> tuple[float, ...]:
+    """transformers 5 keeps everything in ``rope_parameters``, 4 the base outside of it."""
+    scaling = reader.config.get("rope_parameters") or reader.config.get("rope_scaling") or {}
+    theta = scaling.get("rope_theta", reader.config.get("rope_theta", 10000.0))
+    if scaling.get("partial_rotary_factor", reader.config.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise UserError(f"{reader.where} rotates a part of each head; expected the whole")
+    if head_dim % 2:
+        raise UserError(f"{reader.where} has heads of size {head_dim}; expected an even number")
+    return inverse_frequencies(head_dim, float(theta), scaling, reader.where)
+
+
+def _window(reader: "_Reader", qwen2: bool) -> int | None:
+    used = reader.flag("use_sliding_window", False) if qwen2 else True
+    if not used or reader.config.get("sliding_window") is None:
+        return None
+    return reader.count("sliding_window")
+
+
+class _Reader:
+    """Typed look-ups that name the file and the key when a value cannot be used."""
+
+    def __init__(self, config: Mapping[str, Any], where: str):
+        self.config = config
+        self.where = where
+
+    def count(self, key: str, default: int | None = None) -> int:
+        value = self.config.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{self.where} has {key} {value!r}; expected a whole number above 0")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{self.where} has {key} {value!r}; expected a number")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.config.get(key, default)
+        if not isinstance(value, bool):
+            raise UserError(f"{self.where} has {key} {value!r}; expected true or false")
+        return value
+
+    def refuse(self, key: str, needed: bool) -> None:
+        if self.flag(key, needed) != needed:
+            raise UserError(
+                f"{self.where} has {key} {not needed}, which is not supported; expected {needed}"
+            )

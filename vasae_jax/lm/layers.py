@@ -1,0 +1,167 @@
+"""The layers of both families as NNX modules over ready-made arrays.
+
+Activations are float32 throughout; a matrix product takes its inputs in the dtype of the
+weights and accumulates in float32. With float32 weights products are exact float32 on
+every platform (no TF32, no bfloat16 passes).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vasae_jax.lm.rope import rotate, rotations
+from vasae_jax.lm.spec import Spec
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+"""Nonlinearities by Hugging Face's names."""
+
+QUERY_BLOCK = 512
+"""Queries that meet all keys at once; more would make the score array large (positions)."""
+
+Arrays = Mapping[str, Any]
+"""Parameters by the names of :mod:`vasae_jax.lm.spec`: arrays, or their shapes and dtypes."""
+
+
+def product(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+    """``jnp.einsum`` of two operands taken as ``dtype``, accumulated and returned in float32."""
+    return jnp.einsum(
+        equation,
+        x.astype(dtype),
+        y.astype(dtype),
+        precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
+class Norm(nnx.Module):
+    """LayerNorm or RMSNorm over the last axis."""
+
+    def __init__(self, arrays: Arrays, name: str, spec: Spec):
+        self.kind = spec.norm_kind
+        self.eps = spec.norm_eps
+        self.weight = nnx.Param(arrays[f"{name}.weight"])
+        self.bias = nnx.Param(arrays[f"{name}.bias"]) if self.kind == "layernorm" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise ``x`` [S, T, d], float32."""
+        if self.kind == "layernorm":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
+        x = x * self.weight[...][None, None, :]
+        return x if self.bias is None else x + self.bias[...][None, None, :]
+
+
+class Linear(nnx.Module):
+    """An affine map whose weight is [*out, *in]."""
+
+    def __init__(self, arrays: Arrays, name: str, equation: str):
+        self.equation = equation
+        self.weight = nnx.Param(arrays[f"{name}.weight"])
+        bias = arrays.get(f"{name}.bias")
+        self.bias = None if bias is None else nnx.Param(bias)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map ``x`` [S, T, *in] to float32 [S, T, *out]."""
+        weight = self.weight[...]
+        y = product(self.equation, x, weight, weight.dtype)
+        return y if self.bias is None else y + self.bias[...][None, None]
+
+
+class Attention(nnx.Module):
+    """Causal softmax attention with grouped key and value heads."""
+
+    def __init__(self, arrays: Arrays, spec: Spec):
+        self.frequencies = spec.inverse_frequencies
+        self.query = Linear(arrays, "query", "std,hkd->sthk")
+        self.key = Linear(arrays, "key", "std,hkd->sthk")
+        self.value = Linear(arrays, "value", "std,hkd->sthk")
+        self.out = Linear(arrays, "out", "sthk,dhk->std")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What attention adds to the residual stream: [S, T, d] to float32 [S, T, d]."""
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.frequencies:
+            cosine, sine = rotations(self.frequencies, x.shape[1])
+            query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        return self.out(causal_attention(query, key, value, self.query.weight.dtype))
+
+
+class MLP(nnx.Module):
+    """Two-layer perceptron, with a gate in the llama family."""
+
+    def __init__(self, arrays: Arrays, spec: Spec):
+        self.activation = spec.activation
+        gated = spec.family == "llama"
+        self.gate = Linear(arrays, "gate", "std,fd->stf") if gated else None
+        self.up = Linear(arrays, "up", "std,fd->stf")
+        self.down = Linear(arrays, "down", "stf,df->std")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What the MLP adds to the residual stream: [S, T, d] to float32 [S, T, d]."""
+        activate = ACTIVATIONS[self.activation]
+        hidden = activate(self.up(x)) if self.gate is None else activate(self.gate(x)) * self.up(x)
+        return self.down(hidden)
+
+
+class Block(nnx.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, arrays: Arrays, spec: Spec):
+        self.attention_norm = Norm(arrays, "attention_norm", spec)
+        self.attention = Attention(arrays, spec)
+        self.mlp_norm = Norm(arrays, "mlp_norm", spec)
+        self.mlp = MLP(arrays, spec)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The residual stream after the block, float32 [S, T, d]."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, dtype: Any) -> jax.Array:
+    """softmax(q k^T / sqrt(head_dim)) v over positions up to the query's own.
+
+    Args:
+        query: float32 [S, T, heads, head_dim].
+        key: float32 [S, T, kv_heads, head_dim], as is ``value``; head h reads group
+            h // (heads / kv_heads).
+        value: see ``key``.
+        dtype: of the products' inputs; the softmax is float32.
+
+    Returns:
+        float32 [S, T, heads, head_dim].
+    """
+    s, t, heads, head_dim = query.shape
+    grouped = query.reshape(s, t, key.shape[2], heads // key.shape[2], head_dim)
+    if t <= QUERY_BLOCK:
+        mixed = _attend(grouped, jnp.arange(t), key, value, dtype)
+        return mixed.reshape(query.shape)
+    blocks = -(-t // QUERY_BLOCK)
+    padded = jnp.pad(grouped, ((0, 0), (0, blocks * QUERY_BLOCK - t), (0, 0), (0, 0), (0, 0)))
+    split = padded.reshape(s, blocks, QUERY_BLOCK, *grouped.shape[2:])
+    places = jnp.arange(blocks * QUERY_BLOCK).reshape(blocks, QUERY_BLOCK)
+    mixed = jax.lax.map(
+        lambda part: _attend(part[0], part[1], key, value, dtype),
+        (jnp.moveaxis(split, 1, 0), places),
+    )
+    return jnp.moveaxis(mixed, 0, 1).reshape(padded.shape)[:, :t].reshape(query.shape)
+
+
+def _attend(
+    query: jax.Array, places: jax.Array, key: jax.Array, value: jax.Array, dtype: Any
+) -> jax.Array:
+    """Queries [S, t, kv_heads, group, head_dim] at positions ``places`` [t] read all keys."""
+    scores = product("stkgd,sukd->skgtu", query, key, dtype) * query.shape[-1] ** -0.5
+    seen = places[:, None] >= jnp.arange(key.shape[1])[None, :]
+    scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
+    return product("skgtu,sukd->stkgd", jax.nn.softmax(scores, axis=-1), value, dtype)

@@ -1,0 +1,119 @@
+"""Finding a model's files, refusing what is not supported, and loading the rest."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from vasae_jax.errors import UserError
+from vasae_jax.lm.gguf_config import spec_from_gguf
+from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
+from vasae_jax.lm.hf_config import spec_from_config
+from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
+from vasae_jax.lm.lm import LM
+from vasae_jax.lm.model import Decoder
+from vasae_jax.lm.pieces import gguf_pieces, huggingface_pieces
+from vasae_jax.lm.rules import Placement
+from vasae_jax.lm.safetensors_files import SafetensorsFiles
+from vasae_jax.lm.tokenizer import Tokenizer
+from vasae_jax.lm.weights import DTYPES, Checkpoint, load_blocks, load_model
+
+_HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    id: str
+    revision: str | None
+
+
+def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> LM:
+    """Load a GPT-2 or Llama-family model.
+
+    Args:
+        source: a directory with ``config.json`` and safetensors, a ``.gguf`` file, or the
+            name of a repository on the Hugging Face hub.
+        dtype: of the matrices, "float32" or "bfloat16"; also of the products' inputs.
+            Norms, biases, the residual stream and the results are float32 always.
+        mesh: weights are laid out on it by :class:`vasae_jax.lm.rules.Rules`; None takes
+            the default device.
+
+    Raises:
+        UserError: no such source, an unsupported architecture or setting, a missing,
+            corrupt or misshapen file or tensor, an unusable tokenizer. The weights are
+            read last.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    found = _locate(str(source))
+    checkpoint, tokenizer = _open(found.path)
+    checkpoint.check()
+    placement = Placement(mesh)
+    decoder = Decoder(
+        checkpoint.spec,
+        load_model(checkpoint, dtype, placement),
+        load_blocks(checkpoint, dtype, placement),
+        placement,
+    )
+    return LM(decoder, checkpoint, tokenizer, found.id, found.revision)
+
+
+def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
+    """Read everything but the weights."""
+    if path.is_dir():
+        config = _read_config(path / "config.json")
+        spec = spec_from_config(config, str(path / "config.json"))
+        tensors = SafetensorsFiles(path)
+        tokenizer = tokenizer_from_directory(path, config, spec.vocab_size)
+        return Checkpoint(spec, tensors, huggingface_pieces(spec)), tokenizer
+    file = GgufFile(path)
+    spec = spec_from_gguf(file)
+    tokenizer = tokenizer_from_gguf(file, spec.vocab_size)
+    return Checkpoint(spec, file, gguf_pieces(spec)), tokenizer
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path.parent} holds no config.json; expected a Hugging Face directory")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); expected a model's settings") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds a {type(config).__name__}; expected a model's settings")
+    return config
+
+
+def _locate(source: str) -> _Source:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _Source(path, path.resolve().name, None)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UserError(f"{source} is a file; expected a directory, or a file ending in .gguf")
+        return _Source(path, path.stem, None)
+    local = source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix == ".gguf"
+    if local or not source:
+        raise UserError(
+            f"{source or 'the model'} does not exist; expected a directory with config.json, "
+            "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
+        )
+    return _download(source)
+
+
+def _download(name: str) -> _Source:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS))
+    except Exception as error:  # network, name, permission and disk errors share no base
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UserError(
+            f"{name} is neither a local path nor to be had from the Hugging Face hub "
+            f"({type(error).__name__}: {reason}); expected one of the two"
+        ) from error
+    return _Source(path, name, path.name)

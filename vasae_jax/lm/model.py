@@ -1,0 +1,113 @@
+"""The decoder as an NNX module, and its jitted forwards.
+
+The weights of all blocks are stacked on a leading layer axis, and one compiled block runs
+in a loop whose bounds are data: the program compiles as fast for 80 layers as for one, is
+shared by all sets of layers of equal size, and does no work past the deepest one.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vasae_jax.lm.layers import Block, Norm, product
+from vasae_jax.lm.rules import Placement
+from vasae_jax.lm.spec import Spec
+
+STREAM = ("batch", "position", "embed")
+"""Logical axes of the residual stream."""
+
+
+class Decoder(nnx.Module):
+    """A GPT-2 or Llama-family language model.
+
+    Attributes:
+        blocks: one :class:`Block` whose arrays have a leading axis of n_layers.
+        head: unembedding [V, d], or None where it is the embedding.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        arrays: Mapping[str, Any],
+        block_arrays: Mapping[str, Any],
+        placement: Placement,
+    ):
+        self.n_layers = spec.n_layers
+        self.placement = placement
+        self.embed = nnx.Param(arrays["embed.weight"])
+        gpt2 = spec.family == "gpt2"
+        self.positions = nnx.Param(arrays["positions.weight"]) if gpt2 else None
+        self.blocks = Block(block_arrays, spec)
+        self.final_norm = Norm(arrays, "final_norm", spec)
+        self.head = None if spec.tied else nnx.Param(arrays["head.weight"])
+
+    def embedded(self, tokens: jax.Array) -> jax.Array:
+        """The residual stream before the first block: int32 [S, T] to float32 [S, T, d]."""
+        x = self.embed[...][tokens].astype(jnp.float32)
+        if self.positions is not None:
+            x = x + self.positions[...][: tokens.shape[1]].astype(jnp.float32)[None]
+        return self.placement.constrain(x, STREAM)
+
+    def run_blocks(
+        self, x: jax.Array, start: jax.Array, layers: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Run blocks ``start`` to ``layers[-1]``.
+
+        Args:
+            x: residual stream before block ``start`` [S, T, d].
+            start: int32 scalar.
+            layers: int32 [n], increasing, from ``start`` on.
+
+        Returns:
+            The residual stream after the last block, and after each of ``layers``
+            [n, S, T, d].
+        """
+        graph, weights = nnx.split(self.blocks)
+
+        def body(layer: jax.Array, carry: tuple[jax.Array, jax.Array]) -> Any:
+            x, kept = carry
+            one = jax.tree.map(
+                lambda stack: jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False), weights
+            )
+            x = self.placement.constrain(nnx.merge(graph, one)(x), STREAM)
+            # Layers up to the next wanted one share its slot, so the wanted one writes last.
+            slot = jnp.sum(layers < layer, dtype=jnp.int32)
+            return x, jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)
+
+        kept = jnp.zeros((layers.shape[0], *x.shape), x.dtype)
+        kept = self.placement.constrain(kept, ("layers", *STREAM))
+        return jax.lax.fori_loop(start, layers[-1] + 1, body, (x, kept))
+
+    def unembedded(self, x: jax.Array) -> jax.Array:
+        """Final norm and head: the last residual stream [S, T, d] to logits [S, T, V]."""
+        head = self.embed[...] if self.head is None else self.head[...]
+        return product("std,vd->stv", self.final_norm(x), head, head.dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def residuals(graph: Any, weights: Any, tokens: jax.Array, layers: jax.Array) -> jax.Array:
+    """Post-block residual streams, float32 [len(layers), S, T, d]; ``layers`` increase."""
+    decoder = nnx.merge(graph, weights)
+    return decoder.run_blocks(decoder.embedded(tokens), jnp.int32(0), layers)[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def logits(graph: Any, weights: Any, tokens: jax.Array) -> jax.Array:
+    """Next-token logits, float32 [S, T, V]."""
+    decoder = nnx.merge(graph, weights)
+    return _finish(decoder, decoder.embedded(tokens), jnp.int32(0))
+
+
+@partial(jax.jit, static_argnums=0)
+def continue_from(graph: Any, weights: Any, x: jax.Array, layer: jax.Array) -> jax.Array:
+    """Logits [S, T, V] of the model whose residual stream after ``layer`` is ``x`` [S, T, d]."""
+    return _finish(nnx.merge(graph, weights), x.astype(jnp.float32), layer + 1)
+
+
+def _finish(decoder: Decoder, x: jax.Array, start: jax.Array) -> jax.Array:
+    last = jnp.full((1,), decoder.n_layers - 1, jnp.int32)
+    return decoder.unembedded(decoder.run_blocks(x, start, last)[0])

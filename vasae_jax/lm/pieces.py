@@ -1,0 +1,119 @@
+"""How each parameter is spelled and laid out in a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vasae_jax.lm.spec import Spec
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a parameter lies: the name of a tensor, and how its layout differs from ours."""
+
+    name: str
+    """Tensor name; ``{layer}`` stands for the block's number."""
+    transposed: bool = False
+    """A matrix is stored [in, out] (GPT-2's Conv1D)."""
+    third: int | None = None
+    """The parameter is this third (0, 1, 2) of a fused query-key-value tensor."""
+    interleaved: bool = False
+    """Rotary pairs are neighbouring rows (llama.cpp), not half a head apart."""
+
+    def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the tensor that holds a parameter of stored shape ``shape``."""
+        if self.third is not None:
+            shape = (3 * shape[0], *shape[1:])
+        return shape[::-1] if self.transposed else shape
+
+    def extract(self, tensor: np.ndarray, heads: int) -> np.ndarray:
+        """The parameter, [out, in] or a vector, out of the file's ``tensor``.
+
+        Args:
+            tensor: shape as :meth:`file_shape` says.
+            heads: heads among the rows, used where pairs are interleaved.
+        """
+        if self.transposed:
+            tensor = tensor.T
+        if self.third is not None:
+            tensor = np.split(tensor, 3, axis=0)[self.third]
+        if self.interleaved:
+            pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
+            tensor = pairs.swapaxes(1, 2).reshape(tensor.shape)
+        return tensor
+
+
+def huggingface_pieces(spec: Spec) -> Mapping[str, Piece]:
+    """Pieces of a Hugging Face checkpoint; names are without the base model's prefix."""
+    return _affine(_HF_GPT2 if spec.family == "gpt2" else _HF_LLAMA)
+
+
+def gguf_pieces(spec: Spec) -> Mapping[str, Piece]:
+    """Pieces of a GGUF file as llama.cpp's converter writes them."""
+    return _affine(_GGUF_GPT2 if spec.family == "gpt2" else _GGUF_LLAMA)
+
+
+def _affine(table: Mapping[str, Piece]) -> dict[str, Piece]:
+    """Each entry as a weight and as a bias (a bias has no [in] axis to transpose)."""
+    pieces = {}
+    for key, piece in table.items():
+        pieces[f"{key}.weight"] = Piece(
+            f"{piece.name}.weight", piece.transposed, piece.third, piece.interleaved
+        )
+        pieces[f"{key}.bias"] = Piece(f"{piece.name}.bias", False, piece.third, piece.interleaved)
+    return pieces
+
+
+_HF_GPT2 = {
+    "embed": Piece("wte"),
+    "positions": Piece("wpe"),
+    "final_norm": Piece("ln_f"),
+    "head": Piece("lm_head"),
+    "attention_norm": Piece("h.{layer}.ln_1"),
+    "query": Piece("h.{layer}.attn.c_attn", transposed=True, third=0),
+    "key": Piece("h.{layer}.attn.c_attn", transposed=True, third=1),
+    "value": Piece("h.{layer}.attn.c_attn", transposed=True, third=2),
+    "out": Piece("h.{layer}.attn.c_proj", transposed=True),
+    "mlp_norm": Piece("h.{layer}.ln_2"),
+    "up": Piece("h.{layer}.mlp.c_fc", transposed=True),
+    "down": Piece("h.{layer}.mlp.c_proj", transposed=True),
+}
+_HF_LLAMA = {
+    "embed": Piece("embed_tokens"),
+    "final_norm": Piece("norm"),
+    "head": Piece("lm_head"),
+    "attention_norm": Piece("layers.{layer}.input_layernorm"),
+    "query": Piece("layers.{layer}.self_attn.q_proj"),
+    "key": Piece("layers.{layer}.self_attn.k_proj"),
+    "value": Piece("layers.{layer}.self_attn.v_proj"),
+    "out": Piece("layers.{layer}.self_attn.o_proj"),
+    "mlp_norm": Piece("layers.{layer}.post_attention_layernorm"),
+    "gate": Piece("layers.{layer}.mlp.gate_proj"),
+    "up": Piece("layers.{layer}.mlp.up_proj"),
+    "down": Piece("layers.{layer}.mlp.down_proj"),
+}
+_GGUF_COMMON = {
+    "embed": Piece("token_embd"),
+    "final_norm": Piece("output_norm"),
+    "head": Piece("output"),
+    "attention_norm": Piece("blk.{layer}.attn_norm"),
+    "out": Piece("blk.{layer}.attn_output"),
+    "mlp_norm": Piece("blk.{layer}.ffn_norm"),
+    "up": Piece("blk.{layer}.ffn_up"),
+    "down": Piece("blk.{layer}.ffn_down"),
+}
+_GGUF_GPT2 = {
+    **_GGUF_COMMON,
+    "positions": Piece("position_embd"),
+    "query": Piece("blk.{layer}.attn_qkv", third=0),
+    "key": Piece("blk.{layer}.attn_qkv", third=1),
+    "value": Piece("blk.{layer}.attn_qkv", third=2),
+}
+_GGUF_LLAMA = {
+    **_GGUF_COMMON,
+    "query": Piece("blk.{layer}.attn_q", interleaved=True),
+    "key": Piece("blk.{layer}.attn_k", interleaved=True),
+    "value": Piece("blk.{layer}.attn_v"),
+    "gate": Piece("blk.{layer}.ffn_gate"),
+}

@@ -1,0 +1,102 @@
+"""Names: the tokens whose anchors are nearest to a feature's decoder row, by cosine.
+
+A name is a geometric label. It does not explain a feature and claims nothing about causes.
+"""
+
+from functools import partial
+
+import jax
+import numpy as np
+
+from vasae_jax.errors import UserError
+from vasae_jax.topm import ANCHOR_BLOCK, cosine_topm, unit_rows
+
+CLAIM = (
+    "A name is the token whose embedding is nearest to a learned direction by cosine: "
+    "not a full explanation of the feature, not evidence that the feature causes the token, "
+    "not a promise about every context, and not one-to-one."
+)
+"""The claim boundary, kept wherever names are shown."""
+
+BUCKETS = (("strong", 0.8), ("medium", 0.5), ("weak", 0.3))
+"""Alignment buckets: name and the least cosine in it, best first. Below all of them: none."""
+
+
+def nearest_tokens(
+    w_dec: np.ndarray | jax.Array,
+    anchors: np.ndarray | jax.Array,
+    m: int,
+    block: int = ANCHOR_BLOCK,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``m`` anchors with the largest cosine to each decoder row, over the whole vocabulary.
+
+    Exact up to float32 rounding of the cosines; equal cosines go to the lower id. Rows of norm
+    0, on either side, have cosine 0 to everything. Needs memory for normalised copies of both
+    inputs and one block of products, never for F x V.
+
+    Args:
+        w_dec: [F, d] decoder rows.
+        anchors: [V, d] token anchors, one row per token id.
+        m: tokens per feature, 1 <= m <= V.
+        block: anchors multiplied at once.
+
+    Returns:
+        ids int32 [F, m] and cosines float32 [F, m], best first.
+
+    Raises:
+        UserError: the shapes do not fit, ``m`` is out of range, or a value is not finite.
+    """
+    _check(w_dec, anchors, m)
+    if w_dec.shape[0] == 0:
+        return np.zeros((0, m), np.int32), np.zeros((0, m), np.float32)
+    cosines, ids = _nearest(w_dec, anchors, m=m, block=block)
+    return np.asarray(ids), np.asarray(cosines)
+
+
+def nearest(
+    w_dec: np.ndarray | jax.Array, anchors: np.ndarray | jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """The one nearest anchor of each row: ids int32 [F], cosines float32 [F]."""
+    ids, cosines = nearest_tokens(w_dec, anchors, 1)
+    return ids[:, 0], cosines[:, 0]
+
+
+def bucket_of(cosines: np.ndarray) -> np.ndarray:
+    """The bucket of each cosine as its index in BUCKETS; ``len(BUCKETS)`` is none. int [F]."""
+    borders = np.array([least for _, least in BUCKETS])
+    return np.sum(np.asarray(cosines)[:, None] < borders[None, :], axis=1)
+
+
+def bucket_names() -> tuple[str, ...]:
+    """Names of the buckets, by index: strong, medium, weak, none."""
+    return (*(name for name, _ in BUCKETS), "none")
+
+
+def search_program(
+    w_dec: jax.Array, anchors: jax.Array, m: int, block: int = ANCHOR_BLOCK
+) -> jax.stages.Compiled:
+    """The compiled search of :func:`nearest_tokens` for inputs of these shapes (to time it)."""
+    return _nearest.lower(w_dec, anchors, m=m, block=block).compile()
+
+
+@partial(jax.jit, static_argnames=("m", "block"))
+def _nearest(w_dec, anchors, m: int, block: int):
+    rows, tokens = (unit_rows(x.astype(np.float32)) for x in (w_dec, anchors))
+    return cosine_topm(rows, tokens, m, block)
+
+
+def _check(w_dec, anchors, m: int) -> None:
+    if w_dec.ndim != 2 or anchors.ndim != 2 or w_dec.shape[1] != anchors.shape[1]:
+        raise UserError(
+            f"decoder rows have shape {tuple(w_dec.shape)} and anchors {tuple(anchors.shape)}; "
+            "expected [features, d] and [tokens, d] of equal d"
+        )
+    if not 1 <= m <= anchors.shape[0]:
+        raise UserError(
+            f"{m} names per feature were asked for; expected 1 to {anchors.shape[0]}, "
+            "the size of the vocabulary"
+        )
+    for name, array in (("decoder row", w_dec), ("anchor", anchors)):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(array)).all(axis=1))
+        if bad.size:
+            raise UserError(f"{name} {bad[0]} is not finite; expected finite numbers")

@@ -1,0 +1,15 @@
+"""The sparse autoencoder: parameters, forward pass, sparse and dense execution, module."""
+
+from vasae_jax.sae.forward import Forward, choose_execution, decode, encode, forward
+from vasae_jax.sae.params import Params, init_params, unit_rows
+
+__all__ = [
+    "Forward",
+    "Params",
+    "choose_execution",
+    "decode",
+    "encode",
+    "forward",
+    "init_params",
+    "unit_rows",
+]

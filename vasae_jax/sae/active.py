@@ -1,0 +1,63 @@
+"""Which features fire: the encoder product and its exact top-k, whole or sharded."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.sae.topk import top_k
+
+
+class Active(NamedTuple):
+    """The features that fire on each row, as this device's part of the features sees them."""
+
+    values: jax.Array
+    """[B, k] float32, the activations, 0 where the feature lost or is another device's."""
+    ids: jax.Array
+    """[B, k] int32, indices into this device's part of the features."""
+    cut: jax.Array
+    """[B] float32, the smallest activation among the row's k winners."""
+    last: jax.Array
+    """[B] int32, the largest (global) id among the winners whose activation equals cut."""
+
+
+def preactivations(
+    x: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: jnp.dtype
+) -> jax.Array:
+    """relu(x W_enc^T + b_enc), [B, F] float32.
+
+    The product takes its inputs as ``compute`` and accumulates in float32.
+    """
+    product = jax.lax.dot_general(
+        x.astype(compute),
+        W_enc.astype(compute),
+        (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    return jax.nn.relu(product + b_enc[None, :])
+
+
+def select(pre: jax.Array, k: int, axis: str | None) -> Active:
+    """The k largest of each row of ``pre [B, F]`` over all devices on ``axis``.
+
+    Each device offers its own k; the winners are the k largest of all offers. Equal values
+    go to the lowest global id, as on one device: offers lie in order of device, and within
+    a device in order of id.
+    """
+    values, ids = top_k(pre, min(k, pre.shape[1]))
+    if axis is None:
+        return Active(values, ids, *_cut(values, ids))
+    offers = jax.lax.all_gather(values, axis, axis=1, tiled=True)
+    offset = jax.lax.axis_index(axis) * pre.shape[1]
+    offer_ids = jax.lax.all_gather(ids + offset, axis, axis=1, tiled=True)
+    best, at = jax.lax.top_k(offers, k)
+    cut, last = _cut(best, jnp.take_along_axis(offer_ids, at, axis=1))
+    won = (values > cut[:, None]) | ((values == cut[:, None]) & (ids + offset <= last[:, None]))
+    return Active(jnp.where(won, values, jnp.zeros_like(values)), ids, cut, last)
+
+
+def _cut(values: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The smallest winning value of each row and the largest id that has it."""
+    cut = values[:, -1]
+    tied = jnp.where(values == cut[:, None], ids, jnp.full_like(ids, -1))
+    return cut, tied.max(axis=1)

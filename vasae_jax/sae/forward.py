@@ -1,0 +1,77 @@
+"""x -> x_hat, by either execution, on one device or on this device's part of the features."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.sae import dense, sparse
+from vasae_jax.sae.active import Active, preactivations, select
+from vasae_jax.sae.collective import share, sum_parts
+from vasae_jax.sae.params import Params
+
+Execution = Literal["dense", "sparse"]
+
+
+class Forward(NamedTuple):
+    """What a forward pass gives."""
+
+    x_hat: jax.Array
+    """[B, d] float32 reconstruction, whole on every device."""
+    active: Active
+    """The features that fire (this device's part)."""
+
+
+def forward(
+    params: Params,
+    x: jax.Array,
+    k: int,
+    pre_bias: float = 0.0,
+    execution: Execution = "sparse",
+    compute: str = "float32",
+    axis: str | None = None,
+) -> Forward:
+    """Reconstruct ``x [B, d]`` float32: z = top-k of relu((x - p*b_dec) W_enc^T + b_enc),
+    x_hat = z W_dec + b_dec, with p = ``pre_bias``.
+
+    Differentiable in ``params``. ``axis`` names the mesh axis that splits the features.
+    """  # noqa: D205
+    centred = x - pre_bias * share(params["b_dec"], axis)[None, :] if pre_bias else x
+    dtype = jnp.dtype(compute)
+    if execution == "dense":
+        part, active = dense.reconstruct(
+            centred, params["W_enc"], params["b_enc"], params["W_dec"], k, dtype, axis
+        )
+    else:
+        active = sparse.encode(centred, params["W_enc"], params["b_enc"], k, dtype, axis)
+        part = sparse.decode(active.values, active.ids, params["W_dec"])
+    return Forward(sum_parts(part, axis) + params["b_dec"][None, :], active)
+
+
+def encode(
+    params: Params, x: jax.Array, k: int, pre_bias: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """Active features of rows ``x [B, d]``: values [B, k] float32 >= 0, ids [B, k] int32.
+
+    Largest first, ties by lowest id; a value of 0 means that fewer than k features fire.
+    """
+    centred = x - pre_bias * params["b_dec"][None, :]
+    pre = preactivations(centred, params["W_enc"], params["b_enc"], jnp.dtype(jnp.float32))
+    active = select(pre, k, None)
+    return active.values, active.ids
+
+
+def decode(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
+    """x_hat [B, d] float32 from active ``values`` and ``ids`` [B, k]."""
+    return sparse.weighted_rows(values, ids, params["W_dec"]) + params["b_dec"][None, :]
+
+
+def choose_execution(asked: str, platform: str) -> Execution:
+    """The execution to use: ``asked``, or by platform where that is ``auto``.
+
+    A TPU's matrix unit finishes all F products before its gathers finish k; elsewhere the
+    sparse form does a small part of the work.
+    """
+    if asked == "auto":
+        return "dense" if platform == "tpu" else "sparse"
+    return "dense" if asked == "dense" else "sparse"

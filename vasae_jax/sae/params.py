@@ -1,0 +1,88 @@
+"""The parameters of an SAE and how they start.
+
+Inside the trainer both matrices are feature-major, one row a feature: every operation on
+a feature (gather, scatter, anchor, shard) is then an operation on a contiguous row. The
+module and the exported dictionary show the field's usual ``W_enc [d_in, d_sae]``.
+"""
+
+from typing import TypedDict
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.config import SAEConfig
+
+
+class Params(TypedDict):
+    """Parameters of one SAE, all float32."""
+
+    W_enc: jax.Array
+    """[d_sae, d_in], the encoder, one row a feature."""
+    b_enc: jax.Array
+    """[d_sae]"""
+    W_dec: jax.Array
+    """[d_sae, d_in], the decoder directions."""
+    b_dec: jax.Array
+    """[d_in]"""
+
+
+def init_params(
+    key: jax.Array, config: SAEConfig, d_sae: int, mean: jax.Array, anchors: jax.Array
+) -> Params:
+    """Parameters at step 0 by the three ``*_init`` settings of ``config``.
+
+    ``uniform`` is torch.nn.Linear's default: U(-1/sqrt(n), 1/sqrt(n)) with n the inputs of
+    the layer, so d_in for the encoder and d_sae for the decoder, biases alike.
+
+    Args:
+        key: a JAX random key.
+        config: the SAE settings; method ``tied`` takes ``anchors`` as its decoder and has
+            a zero b_dec.
+        d_sae: number of features.
+        mean: [d_in] mean of the training rows.
+        anchors: [V, d_in] embeddings (for ``tied`` raw, otherwise what anchors the run).
+    """
+    d_in = mean.shape[0]
+    enc_key, dec_key, bias_key, dec_bias_key = jax.random.split(key, 4)
+    W_dec = _decoder_rows(dec_key, config, d_sae, anchors)
+    uniform = config.encoder_init == "uniform"
+    b_enc = _linear(bias_key, (d_sae,), d_in) if uniform else jnp.zeros((d_sae,), jnp.float32)
+    W_enc = _linear(enc_key, (d_sae, d_in), d_in) if uniform else W_dec
+    if config.method == "tied":
+        b_dec = jnp.zeros((d_in,), jnp.float32)
+    elif config.bias_init == "mean":
+        b_dec = mean.astype(jnp.float32)
+    else:
+        b_dec = _linear(dec_bias_key, (d_in,), d_sae)
+    return Params(W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec)
+
+
+def unit_rows(W: jax.Array) -> jax.Array:
+    """Rows of ``W [n, d]`` scaled to norm 1; zero rows stay zero."""
+    norm = jnp.linalg.norm(W, axis=1, keepdims=True)
+    return W / jnp.where(norm == 0, jnp.ones_like(norm), norm)
+
+
+def _decoder_rows(key: jax.Array, config: SAEConfig, d_sae: int, anchors: jax.Array) -> jax.Array:
+    """W_dec [d_sae, d_in] at step 0."""
+    if config.method == "tied":
+        return anchors
+    shape = (d_sae, anchors.shape[1])
+    if config.decoder_init == "tokens":
+        return unit_rows(anchors[_spread_tokens(key, d_sae, anchors.shape[0])])
+    if config.decoder_init == "random":
+        return unit_rows(jax.random.normal(key, shape, jnp.float32))
+    rows = _linear(key, shape, d_sae)
+    return unit_rows(rows) if config.unit_norm else rows
+
+
+def _spread_tokens(key: jax.Array, d_sae: int, vocab: int) -> jax.Array:
+    """d_sae token ids, each used floor or ceil of d_sae / V times, in random order."""
+    order = jax.random.permutation(key, vocab)
+    return order[jnp.arange(d_sae) % vocab]
+
+
+def _linear(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) in float32."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -1,0 +1,84 @@
+"""Sparse execution: only the encoder product touches every feature.
+
+Of F features k fire on a row, so decoding, its gradient and the encoder's weight gradient
+need k rows each of W: gathers and scatters, k*B*d products instead of F*B*d. The loops
+run over the k active slots, so no [B, k, d] array is ever held.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.sae.active import Active, preactivations, select
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def encode(
+    x: jax.Array, W_enc: jax.Array, b_enc: jax.Array, k: int, compute: Any, axis: str | None
+) -> Active:
+    """The active features of rows ``x [B, d]``; gradients flow through the winners only."""
+    return select(preactivations(x, W_enc, b_enc, compute), k, axis)
+
+
+def _encode_fwd(
+    x: jax.Array, W_enc: jax.Array, b_enc: jax.Array, k: int, compute: Any, axis: str | None
+) -> tuple[Active, Any]:
+    active = encode(x, W_enc, b_enc, k, compute, axis)
+    return active, (x, W_enc, active.values, active.ids)
+
+
+def _encode_bwd(k: int, compute: Any, axis: str | None, saved: Any, g: Active) -> tuple[Any, ...]:
+    x, W_enc, values, ids = saved
+    d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
+    d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
+    return weighted_rows(d_pre, ids, W_enc), scatter_rows(d_pre, ids, x, W_enc.shape[0]), d_b
+
+
+encode.defvjp(_encode_fwd, _encode_bwd)
+
+
+@jax.custom_vjp
+def decode(values: jax.Array, ids: jax.Array, W_dec: jax.Array) -> jax.Array:
+    """sum_j values[b, j] * W_dec[ids[b, j]], [B, d]: this device's part of x_hat."""
+    return weighted_rows(values, ids, W_dec)
+
+
+def _decode_fwd(values: jax.Array, ids: jax.Array, W_dec: jax.Array) -> tuple[jax.Array, Any]:
+    return decode(values, ids, W_dec), (values, ids, W_dec)
+
+
+def _decode_bwd(saved: Any, g: jax.Array) -> tuple[Any, ...]:
+    values, ids, W_dec = saved
+    return row_products(g, ids, W_dec), None, scatter_rows(values, ids, g, W_dec.shape[0])
+
+
+decode.defvjp(_decode_fwd, _decode_bwd)
+
+
+def weighted_rows(values: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
+    """sum_j values[b, j] * W[ids[b, j]]: [B, d] from values, ids [B, k] and W [F, d]."""
+
+    def add(total: jax.Array, slot: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        value, row = slot
+        return total + value[:, None] * W[row], None
+
+    start = jnp.zeros((values.shape[0], W.shape[1]), W.dtype)
+    return jax.lax.scan(add, start, (values.T, ids.T))[0]
+
+
+def row_products(g: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
+    """<g[b], W[ids[b, j]]>: [B, k] from g [B, d], ids [B, k] and W [F, d]."""
+    return jax.lax.map(lambda row: jnp.sum(g * W[row], axis=1), ids.T).T
+
+
+def scatter_rows(values: jax.Array, ids: jax.Array, x: jax.Array, d_sae: int) -> jax.Array:
+    """sum over b, j of values[b, j] * x[b] into row ids[b, j]: [d_sae, d]."""
+
+    def add(total: jax.Array, slot: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        value, row = slot
+        return total.at[row].add(value[:, None] * x), None
+
+    start = jnp.zeros((d_sae, x.shape[1]), x.dtype)
+    return jax.lax.scan(add, start, (values.T, ids.T))[0]

@@ -1,0 +1,18 @@
+"""Batches out of a cache: shuffled for training, in order for evaluation."""
+
+from vasae_jax.stream.inorder import rows_in_order
+from vasae_jax.stream.prefetch import Prefetch
+from vasae_jax.stream.source import Batch, median_norm
+from vasae_jax.stream.statistics import Stats, statistics
+from vasae_jax.stream.stream import ReadStats, Stream
+
+__all__ = [
+    "Batch",
+    "Prefetch",
+    "ReadStats",
+    "Stats",
+    "Stream",
+    "median_norm",
+    "rows_in_order",
+    "statistics",
+]

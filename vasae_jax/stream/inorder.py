@@ -1,0 +1,61 @@
+"""Rows in the order in which they are stored, for evaluation."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vasae_jax.cache import Cache
+from vasae_jax.errors import UserError
+from vasae_jax.stream.source import Batch, Source
+
+
+def rows_in_order(
+    cache: Cache, layer: int, split: str, batch: int, skip_positions: int, max_norm: float
+) -> Iterator[Batch]:
+    """Each row of a split once, in batches of ``batch`` rows.
+
+    The last batch is filled up with rows of zeros that have ``keep`` False and ``docs`` -1.
+    The mask policy is that of :class:`vasae_jax.stream.Stream`. The next rows are read
+    while the consumer works.
+
+    Raises:
+        UserError: at once if the cache lacks the layer or split or a number does not fit;
+            on the way if a chunk is missing or damaged.
+    """
+    if batch < 1:
+        raise UserError(f"batch is {batch}; expected at least 1")
+    return _batches(Source(cache, layer, split, skip_positions, max_norm), batch)
+
+
+def _batches(source: Source, size: int) -> Iterator[Batch]:
+    out, filled = _blank(source, size), 0
+    for block in _blocks(source, size):
+        at = 0
+        while at < len(block.keep):
+            count = min(size - filled, len(block.keep) - at)
+            for name in ("x", "keep", "docs"):
+                getattr(out, name)[filled : filled + count] = getattr(block, name)[at : at + count]
+            at, filled = at + count, filled + count
+            if filled == size:
+                yield out
+                out, filled = _blank(source, size), 0
+    if filled:
+        yield out
+
+
+def _blocks(source: Source, size: int) -> Iterator[Batch]:
+    """Runs of whole chunks of about a batch, so that no chunk is read twice."""
+    chunk = source.acts.chunk_rows
+    step = chunk * max(1, size // chunk)
+    ranges = [(start, min(start + step, source.rows)) for start in range(0, source.rows, step)]
+    pending = source.read_async(ranges[:1])
+    for following in ranges[1:]:
+        ahead = source.read_async([following])
+        yield pending.result()
+        pending = ahead
+    yield pending.result()
+
+
+def _blank(source: Source, size: int) -> Batch:
+    x = np.zeros((size, source.acts.shape[1]), source.acts.dtype)
+    return Batch(x, np.zeros(size, np.bool_), np.full(size, -1, np.int32))

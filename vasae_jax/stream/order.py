@@ -1,0 +1,148 @@
+"""The order of the rows: pure functions of (seed, lane, epoch, window).
+
+The chunks of a split are dealt to lanes like cards: lane l owns the chunks c with
+c % lanes == l. In each of its epochs a lane permutes its chunks, takes them in windows of
+``window`` chunks, and shuffles the rows within a window. The lane's epochs follow each
+other without a gap, so a lane is one endless sequence of rows.
+
+Every shuffle sorts raw draws of a Philox generator whose key is (seed, lane) and whose
+counter holds (epoch, window): no state, no generator shared between places, and nothing
+that a NumPy release may change.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from vasae_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows ``start`` to ``stop`` of a shuffled window of a lane."""
+
+    epoch: int
+    window: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order in which the rows of a split are visited.
+
+    Attributes:
+        rows: rows of the split.
+        chunk_rows: rows in a chunk (the last one may be shorter).
+        lanes: number of lanes; at most as many as there are chunks.
+        window: chunks that are shuffled together.
+        seed: from 0 to 2**64 - 1.
+    """
+
+    rows: int
+    chunk_rows: int
+    lanes: int
+    window: int
+    seed: int
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks in the split."""
+        return -(-self.rows // self.chunk_rows)
+
+    def chunk_range(self, chunk: int) -> tuple[int, int]:
+        """First row of a chunk, and the row after its last."""
+        start = chunk * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.rows)
+
+    def lane_rows(self, lane: int) -> int:
+        """Rows that a lane owns: the length of its epoch."""
+        own = len(range(lane, self.chunks, self.lanes)) * self.chunk_rows
+        short = self.chunks * self.chunk_rows - self.rows
+        return own - short if (self.chunks - 1) % self.lanes == lane else own
+
+    def windows(self, lane: int) -> int:
+        """Windows in an epoch of a lane."""
+        return -(-len(range(lane, self.chunks, self.lanes)) // self.window)
+
+    def window_chunks(self, lane: int, epoch: int, window: int) -> np.ndarray:
+        """The chunks of a window, in the order in which they are laid side by side."""
+        permuted, _ = _epoch(self, lane, epoch)
+        return permuted[window * self.window : (window + 1) * self.window]
+
+    def shuffle(self, lane: int, epoch: int, window: int) -> np.ndarray:
+        """Where each row of the shuffled window lies among its chunks laid side by side."""
+        _, bounds = _epoch(self, lane, epoch)
+        return permutation(self.seed, lane, epoch, window + 1, int(np.diff(bounds)[window]))
+
+    def segments(self, lane: int, start: int, stop: int) -> list[Segment]:
+        """Where rows ``start`` to ``stop`` of a lane's endless sequence are found."""
+        found = []
+        while start < stop:
+            epoch, inside = divmod(start, self.lane_rows(lane))
+            _, bounds = _epoch(self, lane, epoch)
+            window = int(np.searchsorted(bounds, inside, side="right")) - 1
+            first, last = int(bounds[window]), int(bounds[window + 1])
+            taken = min(stop - start, last - inside)
+            found.append(Segment(epoch, window, inside - first, inside - first + taken))
+            start += taken
+        return found
+
+
+def permutation(seed: int, lane: int, epoch: int, part: int, count: int) -> np.ndarray:
+    """The permutation of ``range(count)`` that belongs to these four numbers.
+
+    Part 0 of an epoch orders its chunks, part w + 1 the rows of its window w.
+    """
+    # Draws count up in the counter's first word, so no two streams ever meet.
+    generator = np.random.Philox(key=[seed, lane], counter=[0, 0, part, epoch])
+    return np.argsort(generator.random_raw(count), kind="stable")
+
+
+def check(order: Order, batch: int, processes: int) -> None:
+    """Refuse numbers that do not fit each other.
+
+    Raises:
+        UserError: lanes do not divide the batch, processes do not divide the lanes, there
+            are more lanes than chunks, or a number is out of its range.
+    """
+    for name, value in (("batch", batch), ("lanes", order.lanes), ("window", order.window)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; expected at least 1")
+    if not 0 <= order.seed < 2**64:
+        raise UserError(f"seed is {order.seed}; expected from 0 to 2**64 - 1")
+    if batch % order.lanes:
+        raise UserError(f"batch is {batch}; expected a multiple of lanes ({order.lanes})")
+    if order.lanes % processes:
+        raise UserError(
+            f"lanes are {order.lanes}; expected a multiple of the number of processes ({processes})"
+        )
+    if order.lanes > order.chunks:
+        raise UserError(_too_many_lanes(order, batch, processes))
+
+
+def _too_many_lanes(order: Order, batch: int, processes: int) -> str:
+    usable = [
+        lanes
+        for lanes in range(1, order.chunks + 1)
+        if batch % lanes == 0 and lanes % processes == 0
+    ]
+    expected = f"lanes={usable[-1]}" if usable else f"at least {processes} chunks of rows"
+    return (
+        f"lanes are {order.lanes}, but {order.rows} rows are only {order.chunks} chunks of "
+        f"{order.chunk_rows}; expected {expected}"
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _epoch(order: Order, lane: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """A lane's chunks as this epoch permutes them, and the first row of each window.
+
+    The second array ends with the epoch's length.
+    """
+    own = np.arange(lane, order.chunks, order.lanes)
+    permuted = own[permutation(order.seed, lane, epoch, 0, len(own))]
+    sizes = np.minimum(order.chunk_rows, order.rows - permuted * order.chunk_rows)
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    return permuted, np.append(ends[: -1 : order.window], ends[-1])

@@ -1,0 +1,74 @@
+"""Running an iterator ahead of its consumer on a thread."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+_POLL = 0.1  # seconds after which a full queue is looked at again for a request to stop
+
+
+class Prefetch(Generic[T], Iterator[T]):
+    """The items of ``source``, at most ``depth`` of them made ahead.
+
+    An error in ``source`` is raised from ``next`` after the items before it. ``close`` (or
+    leaving a ``with`` block) stops the thread and waits for it; it may be called twice.
+    """
+
+    def __init__(self, source: Iterator[T], depth: int) -> None:
+        self._items: queue.Queue[tuple[T] | BaseException] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._ended: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(source,), daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Items that are ready."""
+        return self._items.qsize()
+
+    def __next__(self) -> T:
+        if self._ended is None and not self._stop.is_set():
+            item = self._items.get()
+            if isinstance(item, tuple):
+                return item[0]
+            self._ended = item
+            self.close()
+        raise self._ended or StopIteration
+
+    def close(self) -> None:
+        """Stop reading ahead; nothing more is yielded."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, source: Iterator[T]) -> None:
+        try:
+            for item in source:
+                if not self._put((item,)):
+                    return
+            self._put(StopIteration())
+        except BaseException as error:  # whatever it is, it is the consumer's to see
+            self._put(error)
+
+    def _put(self, item: tuple[T] | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._items.put(item, timeout=_POLL)
+                return True
+            except queue.Full:
+                continue
+        return False

@@ -1,0 +1,145 @@
+"""Rows with what the trainer needs beside them: whether a row counts, and its document."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vasae_jax.cache import Cache, RowArray
+from vasae_jax.cache.reader import PendingRows
+from vasae_jax.errors import UserError
+
+NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a layer.
+
+    Attributes:
+        x: [n, d_model] in the cache's type (float32, or ``ml_dtypes.bfloat16``).
+        keep: bool [n], False for rows that are masked.
+        docs: int32 [n], the number of the document that each row comes from.
+    """
+
+    x: np.ndarray
+    keep: np.ndarray
+    docs: np.ndarray
+
+
+class Source:
+    """The rows of one layer and split, with the mask policy applied.
+
+    A row is masked if its position is below ``skip_positions``, or if its norm exceeds
+    ``max_norm`` times the split's median norm (``max_norm`` 0: no row is too long). See
+    :func:`median_norm` for the median.
+
+    Raises:
+        UserError: the cache lacks the layer or split, or a number is negative.
+    """
+
+    def __init__(
+        self, cache: Cache, layer: int, split: str, skip_positions: int, max_norm: float
+    ) -> None:
+        if skip_positions < 0 or not max_norm >= 0:
+            raise UserError(
+                f"skip_positions is {skip_positions} and max_norm is {max_norm}; expected "
+                "numbers that are not negative"
+            )
+        self.rows = cache.rows(split)
+        self.acts = cache.acts(layer, split)
+        self._docs = cache.column("docs", split)
+        self._positions = cache.column("positions", split) if skip_positions else None
+        self._norms = cache.norms(layer, split) if max_norm else None
+        self._skip = skip_positions
+        self._limit = np.inf
+        if max_norm:
+            self._limit = max_norm * median_norm(cache, layer, split, skip_positions)
+
+    def read_async(self, ranges: Sequence[tuple[int, int]]) -> "PendingBatch":
+        """Begin to read ranges of rows, to be laid side by side."""
+        return PendingBatch(self, ranges)
+
+    def read(self, start: int, stop: int) -> Batch:
+        """Rows ``start`` to ``stop`` in storage order."""
+        return self.read_async([(start, stop)]).result()
+
+    def columns(self) -> dict[str, RowArray]:
+        """The arrays that are read for each row, by name."""
+        found = {"acts": self.acts, "docs": self._docs}
+        if self._positions is not None:
+            found["positions"] = self._positions
+        if self._norms is not None:
+            found["norms"] = self._norms
+        return found
+
+    def batch(self, columns: dict[str, np.ndarray]) -> Batch:
+        """The batch that these columns make."""
+        keep = np.ones(len(columns["docs"]), np.bool_)
+        if "positions" in columns:
+            keep &= columns["positions"] >= self._skip
+        if "norms" in columns:
+            keep &= columns["norms"] <= self._limit
+        return Batch(columns["acts"], keep, columns["docs"])
+
+
+class PendingBatch:
+    """Rows that are being read into one block of memory."""
+
+    def __init__(self, source: Source, ranges: Sequence[tuple[int, int]]) -> None:
+        self._source = source
+        self._batch: Batch | None = None
+        count = sum(stop - start for start, stop in ranges)
+        self._columns = {
+            name: np.empty((count, *array.shape[1:]), array.dtype)
+            for name, array in source.columns().items()
+        }
+        self._reads: list[PendingRows] = []
+        for name, array in source.columns().items():
+            place = 0
+            for start, stop in ranges:
+                into = self._columns[name][place : place + stop - start]
+                self._reads.append(array.read_into(start, stop, into))
+                place += stop - start
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read."""
+        return sum(column.nbytes for column in self._columns.values())
+
+    def result(self) -> Batch:
+        """The rows, once they are all there; UserError if a chunk is missing or damaged."""
+        if self._batch is None:
+            for read in self._reads:
+                read.result()
+            self._batch = self._source.batch(self._columns)
+        return self._batch
+
+
+def spread_chunks(rows: int, chunk_rows: int, most: int) -> list[tuple[int, int]]:
+    """Evenly spaced whole chunks that hold about ``most`` rows (at least one chunk)."""
+    chunks = -(-rows // chunk_rows)
+    count = min(chunks, max(1, most // chunk_rows))
+    starts = [index * chunks // count * chunk_rows for index in range(count)]
+    return [(start, min(start + chunk_rows, rows)) for start in starts]
+
+
+def median_norm(cache: Cache, layer: int, split: str, skip_positions: int) -> float:
+    """Median L2 norm of a split's rows at positions of at least ``skip_positions``.
+
+    Exact up to 2**20 rows; above, over evenly spaced whole chunks of that many rows.
+
+    Raises:
+        UserError: no row has such a position.
+    """
+    norms, positions = cache.norms(layer, split), cache.column("positions", split)
+    ranges = spread_chunks(cache.rows(split), norms.chunk_rows, NORM_SAMPLE)
+    reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
+    kept = [norm.result()[place.result() >= skip_positions] for norm, place in reads]
+    found = np.concatenate(kept)
+    if not len(found):
+        raise UserError(
+            f"{cache.url} has no row at position {skip_positions} or later in its split "
+            f"{split!r}; expected a smaller skip_positions than its longest context"
+        )
+    return float(np.median(found))

@@ -1,0 +1,69 @@
+"""Mean and variance of a layer's rows, for the unit of the loss and the first bias."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vasae_jax.cache import Cache
+from vasae_jax.errors import UserError
+from vasae_jax.stream.source import Source, median_norm, spread_chunks
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Moments of the rows that count.
+
+    Attributes:
+        mean: float64 [d_model].
+        variance: mean over rows of |x - mean|^2 (summed over d_model, not averaged).
+        median_norm: median L2 norm of the rows at unskipped positions.
+        rows: rows that were kept and counted.
+    """
+
+    mean: np.ndarray
+    variance: float
+    median_norm: float
+    rows: int
+
+
+def statistics(
+    cache: Cache,
+    layer: int,
+    split: str,
+    skip_positions: int,
+    max_norm: float,
+    max_rows: int = 65536,
+) -> Stats:
+    """Moments over evenly spaced whole chunks of about ``max_rows`` rows, in float64.
+
+    Masked rows do not count; the policy is that of :class:`vasae_jax.stream.Stream`.
+
+    Raises:
+        UserError: the cache lacks the layer or split, or no row is kept.
+    """
+    source = Source(cache, layer, split, skip_positions, max_norm)
+    mean, squares, rows = np.zeros(cache.manifest.d_model), 0.0, 0
+    for part in spread_chunks(source.rows, source.acts.chunk_rows, max_rows):
+        block = source.read(*part)
+        x = block.x[block.keep].astype(np.float64)
+        if len(x):
+            mean, squares, rows = _merge(mean, squares, rows, x)
+    if rows == 0:
+        raise UserError(
+            f"{cache.url} has no unmasked row in its split {split!r}; expected some (lower "
+            "skip_positions or raise max_norm)"
+        )
+    median = median_norm(cache, layer, split, skip_positions)
+    return Stats(mean=mean, variance=squares / rows, median_norm=median, rows=rows)
+
+
+def _merge(
+    mean: np.ndarray, squares: float, rows: int, x: np.ndarray
+) -> tuple[np.ndarray, float, int]:
+    """Chan, Golub and LeVeque's update: squares are about the mean, so nothing cancels."""
+    own = x.mean(axis=0)
+    total = rows + len(x)
+    apart = own - mean
+    squares += float(np.square(x - own[None, :]).sum())
+    squares += float(np.square(apart).sum()) * rows * len(x) / total
+    return mean + apart * (len(x) / total), squares, total

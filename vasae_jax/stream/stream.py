@@ -1,0 +1,150 @@
+"""Shuffled batches for training: batch t is a pure function of (seed, t)."""
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vasae_jax.cache import Cache
+from vasae_jax.errors import UserError
+from vasae_jax.stream.lane import Lane
+from vasae_jax.stream.order import Order, check
+from vasae_jax.stream.prefetch import Prefetch
+from vasae_jax.stream.source import Batch, Source
+
+QUEUE = 3  # batches that are made ahead
+RECENT = 8  # batches that the entropy is averaged over
+
+
+@dataclass(frozen=True)
+class ReadStats:
+    """How reading goes, for a log line.
+
+    Attributes:
+        rows: rows handed out so far by this process.
+        bytes: bytes asked from the cache so far by this process.
+        bytes_per_second: the same, over the time since the last report.
+        queued: batches that are ready ahead of the consumer.
+        document_bits: entropy of a batch over documents in bits, mean of recent batches.
+    """
+
+    rows: int
+    bytes: int
+    bytes_per_second: float
+    queued: int
+    document_bits: float
+
+
+class Stream:
+    """Batches of a layer's rows, see :mod:`vasae_jax.stream.order` for their order.
+
+    Each lane gives ``batch / lanes`` rows to a batch, and a batch is the lanes in order.
+    Process p of P owns lanes p L/P to (p+1) L/P: its batches are its part of the global
+    ones, which are the same for every P. A lane with fewer chunks than another comes to
+    its next epoch sooner; with n chunks a lane the rates differ by at most 1 in n.
+
+    Memory: at most two windows a lane, ``2 * window * chunk_rows`` rows.
+
+    Args:
+        cache: where rows are read.
+        layer: whose rows.
+        split: ``train`` or ``heldout``.
+        batch: rows in a global batch.
+        seed: of the order.
+        lanes: divides ``batch``; at most the split's number of chunks.
+        window: chunks that a lane shuffles together.
+        skip_positions: rows at positions below are masked.
+        max_norm: rows longer than this many median norms are masked; 0 masks none.
+        process_index: number of this process.
+        process_count: number of processes; divides ``lanes``.
+
+    Raises:
+        UserError: the cache lacks the layer or split, or the numbers do not fit.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        layer: int,
+        split: str,
+        batch: int,
+        seed: int,
+        lanes: int,
+        window: int,
+        skip_positions: int,
+        max_norm: float,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        self.order = Order(cache.rows(split), cache.manifest.chunk_rows, lanes, window, seed)
+        check(self.order, batch, process_count)
+        source = Source(cache, layer, split, skip_positions, max_norm)
+        own = lanes // process_count
+        first = process_index * own
+        self._lanes = [
+            Lane(self.order, lane, source, self._count) for lane in range(first, first + own)
+        ]
+        self._per_lane = batch // lanes
+        self._width, self._dtype = cache.manifest.d_model, source.acts.dtype
+        self._lock = threading.Lock()
+        self._rows = self._bytes = 0
+        self._reported = (time.monotonic(), 0)
+        self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
+        self._ahead: Prefetch[tuple[int, Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """This process's part of batch ``step``, as new arrays.
+
+        Raises:
+            UserError: a chunk is missing or damaged.
+        """
+        if step < 0:
+            raise UserError(f"batch {step} was asked for; expected a number from 0")
+        start, each = step * self._per_lane, self._per_lane
+        count = each * len(self._lanes)
+        x = np.empty((count, self._width), self._dtype)
+        out = Batch(x, np.empty(count, np.bool_), np.empty(count, np.int32))
+        with self._lock:
+            for lane in self._lanes:
+                lane.request(start)
+            for index, lane in enumerate(self._lanes):
+                part = slice(index * each, (index + 1) * each)
+                lane.fill(start, Batch(out.x[part], out.keep[part], out.docs[part]))
+            self._rows += count
+            self._recent.append(out.docs)
+        return out
+
+    def prefetch(self, start: int) -> Prefetch[tuple[int, Batch]]:
+        """Yield (t, batch t) from ``start`` on, made ahead on a thread; close it when done."""
+        self._ahead = Prefetch(self._from(start), QUEUE)
+        return self._ahead
+
+    def stats(self) -> ReadStats:
+        """How reading goes; the rate is over the time since the last call."""
+        with self._lock:
+            now, recent = time.monotonic(), list(self._recent)
+            (since, before), self._reported = self._reported, (now, self._bytes)
+            rows, total = self._rows, self._bytes
+        return ReadStats(
+            rows=rows,
+            bytes=total,
+            bytes_per_second=(total - before) / max(now - since, 1e-9),
+            queued=0 if self._ahead is None else self._ahead.depth,
+            document_bits=float(np.mean([entropy_bits(docs) for docs in recent] or [0.0])),
+        )
+
+    def _from(self, start: int) -> Iterator[tuple[int, Batch]]:
+        return ((step, self.batch(step)) for step in itertools.count(start))
+
+    def _count(self, nbytes: int) -> None:
+        self._bytes += nbytes
+
+
+def entropy_bits(docs: np.ndarray) -> float:
+    """Entropy in bits of the share of rows that each document has: sum of -p log2 p."""
+    shares = np.unique(docs, return_counts=True)[1] / len(docs)
+    return float(-(shares * np.log2(shares)).sum())

@@ -1,0 +1,80 @@
+"""Everything a step changes, born sharded."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vasae_jax.anchor import AnchorState, search
+from vasae_jax.config import Config
+from vasae_jax.mesh import MODEL, Rules, shardings
+from vasae_jax.sae import Params, init_params
+
+
+class Counters(NamedTuple):
+    """What is remembered about each feature's firing, split by feature."""
+
+    idle: jax.Array
+    """[F] int32, steps since the feature last fired."""
+    rate: jax.Array
+    """[F] float32, moving average of the share of rows on which it fires."""
+
+
+class TrainState(NamedTuple):
+    """The whole state of training; the stream needs only ``step``."""
+
+    step: jax.Array
+    """[] int32, steps taken."""
+    params: Params
+    moments: Any
+    """Adam's state."""
+    anchor: AnchorState | None
+    """Nearest-anchor state; None where the loss has no cached anchor."""
+    counters: Counters
+
+
+adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+def uses_certificate(config: Config) -> bool:
+    """Whether the run keeps cached nearest anchors (method soft, mode nearest)."""
+    return config.sae.method == "soft" and config.anchor.mode == "nearest"
+
+
+def state_init(
+    config: Config, d_sae: int
+) -> Callable[[jax.Array, jax.Array, jax.Array], TrainState]:
+    """A function (key, mean [d_in], anchors [V, d_in]) -> state at step 0, one device."""
+
+    def init(key: jax.Array, mean: jax.Array, anchors: jax.Array) -> TrainState:
+        params = init_params(key, config.sae, d_sae, mean, anchors)
+        counters = Counters(
+            idle=jnp.zeros((d_sae,), jnp.int32),
+            rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
+        )
+        anchor = search(params["W_dec"], anchors) if uses_certificate(config) else None
+        return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
+
+    return init
+
+
+def state_shardings(init: Callable[..., TrainState], mesh: Mesh, *shapes: Any) -> TrainState:
+    """The sharding of every array of the state, by :class:`vasae_jax.mesh.Rules`."""
+    return shardings(mesh, Rules().state(jax.eval_shape(init, *shapes)))
+
+
+def make_state(
+    config: Config, d_sae: int, mesh: Mesh, key: jax.Array, mean: jax.Array, anchors: jax.Array
+) -> TrainState:
+    """State at step 0, each device computing only its part."""
+    init = state_init(config, d_sae)
+    out = state_shardings(init, mesh, key, mean, anchors)
+    return jax.jit(init, out_shardings=out)(key, mean, anchors)
+
+
+def parts(mesh: Mesh) -> int:
+    """Into how many parts the features are split."""
+    return mesh.shape[MODEL]

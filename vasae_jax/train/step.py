@@ -1,0 +1,148 @@
+"""One training step over a mesh: loss, gradients, Adam, anchor upkeep, counters.
+
+The whole step runs inside one shard_map, so what crosses devices is written where it
+happens: the offers of top-k and the sum of x_hat over ``model``, the gradients over
+``data``. On one device every collective is the identity and the program is the plain one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vasae_jax.anchor import Budget, update
+from vasae_jax.config import Config, OptimConfig
+from vasae_jax.mesh import DATA, MODEL, Rules
+from vasae_jax.sae import Params, unit_rows
+from vasae_jax.sae.forward import Execution
+from vasae_jax.train.loss import Batch, Context, Measures, batch_loss, context_specs
+from vasae_jax.train.state import Counters, TrainState, adam
+
+DEAD_STEPS = 200
+"""A feature that has not fired for this many steps counts as dead in the progress line."""
+RATE_DECAY = 0.99
+"""Per-step decay of the moving average of firing rates."""
+
+
+class Metrics(NamedTuple):
+    """Scalars of one step, equal on every device."""
+
+    loss: jax.Array
+    """the training loss"""
+    fvu: jax.Array
+    """sum |x - x_hat|^2 / sum |x - mean|^2 over the batch's kept rows"""
+    l0: jax.Array
+    """features that fire on a kept row, mean"""
+    mean_cosine: jax.Array
+    """weighted mean of the nearest cosine, as in the loss"""
+    dead_share: jax.Array
+    """share of features that have not fired for DEAD_STEPS steps"""
+    uncertified: jax.Array
+    """share of features whose cached nearest anchor is not certified"""
+
+
+Step = Callable[[TrainState, Batch, Context], tuple[TrainState, Metrics]]
+
+
+def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Execution) -> Step:
+    """The jitted step; the state passed in is donated.
+
+    ``state`` gives the structure and shapes only.
+    """
+    rules = Rules()
+    specs = rules.state(state)
+    batch_specs = Batch(rules.batch(), rules.batch())
+    local = jax.shard_map(
+        lambda state, batch, context: _step(state, batch, context, config, execution),
+        mesh=mesh,
+        in_specs=(specs, batch_specs, context_specs()),
+        out_specs=(specs, Metrics(*[jax.sharding.PartitionSpec()] * len(Metrics._fields))),
+        check_vma=False,
+    )
+    return jax.jit(local, donate_argnums=0)
+
+
+def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
+    """Linear warm-up, constant, linear fall to 0 at the last step; [] float32.
+
+    ``warmup`` and ``decay`` are shares of ``steps``; with both 0 the rate is constant.
+    """
+    at = step.astype(jnp.float32)
+    rise = (at + 1.0) / max(1.0, optim.warmup * steps)
+    fall = (steps - at) / max(1.0, optim.decay * steps) if optim.decay else jnp.float32(1.0)
+    return jnp.float32(optim.lr) * jnp.minimum(1.0, jnp.minimum(rise, fall))
+
+
+def _step(
+    state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
+) -> tuple[TrainState, Metrics]:
+    near = None if state.anchor is None else state.anchor.anchor_near
+    grad = jax.value_and_grad(batch_loss, has_aux=True)
+    (loss, measures), grads = grad(
+        state.params, batch, context, near, state.counters.rate, config, execution
+    )
+    grads = jax.lax.psum(grads, DATA)
+    rows = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
+    rate = learning_rate(state.step, config.optim, config.run.steps)
+    params, moments = _adam(state, grads, rate, config)
+    anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
+    if anchor is not None:
+        anchor, uncertified = update(
+            params["W_dec"], context.anchors, anchor, budget(config, params["W_dec"].shape[0])
+        )
+    fired = jax.lax.psum(measures.fired, DATA)
+    counters = _count(state.counters, fired, rows)
+    metrics = _metrics(loss, measures, fired, rows, counters, uncertified)
+    return TrainState(state.step + 1, params, moments, anchor, counters), metrics
+
+
+def budget(config: Config, features: int) -> Budget:
+    """Features looked at again each step, of ``features`` on this device."""
+    share = config.anchor.search_share
+    search = features if share >= 1 else max(1, round(share * features))
+    return Budget(search, min(features, 4 * search))
+
+
+def _adam(
+    state: TrainState, grads: Params, rate: jax.Array, config: Config
+) -> tuple[Params, Any]:
+    """Adam on every parameter that learns; unit decoder rows where they are asked for."""
+    old = state.params
+    W_dec, grad = old["W_dec"], grads["W_dec"]
+    unit = config.sae.unit_norm and config.sae.method != "tied"
+    if unit:  # only the part of the gradient that turns a row
+        grad = grad - jnp.sum(grad * W_dec, axis=1, keepdims=True) * W_dec
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
+        updates, moments = adam.update(Params(**{**grads, "W_dec": grad}), state.moments)
+    new = jax.tree.map(lambda p, u: p - rate * u, old, updates)
+    if config.sae.method == "tied":
+        return Params(**{**new, "W_dec": W_dec, "b_dec": old["b_dec"]}), moments
+    return Params(**{**new, "W_dec": unit_rows(new["W_dec"])}) if unit else new, moments
+
+
+def _count(counters: Counters, fired: jax.Array, rows: jax.Array) -> Counters:
+    """Counters after a step in which feature i fired on ``fired[i]`` of ``rows`` rows."""
+    idle = jnp.where(fired > 0, jnp.zeros_like(counters.idle), counters.idle + 1)
+    return Counters(idle, RATE_DECAY * counters.rate + (1 - RATE_DECAY) * fired / rows)
+
+
+def _metrics(
+    loss: jax.Array,
+    measures: Measures,
+    fired: jax.Array,
+    rows: jax.Array,
+    counters: Counters,
+    uncertified: jax.Array,
+) -> Metrics:
+    error, spread = jax.lax.psum((measures.squared_error, measures.squared_spread), DATA)
+    dead = (counters.idle >= DEAD_STEPS).astype(jnp.float32)
+    return Metrics(
+        loss=jax.lax.psum(loss, DATA),
+        fvu=error / jnp.maximum(spread, 1e-30),
+        l0=jax.lax.psum(fired.sum(), MODEL) / rows,
+        mean_cosine=measures.alignment,
+        dead_share=jax.lax.pmean(dead.mean(), MODEL),
+        uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
+    )
