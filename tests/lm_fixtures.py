@@ -1,5 +1,6 @@
-"""Small random Hugging Face and GGUF checkpoints, complete with a tokenizer, and torch's answers."""
+"""Small random Hugging Face and GGUF checkpoints with a tokenizer, and torch's answers."""
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -74,6 +75,8 @@ def llama_config(**overrides) -> transformers.LlamaConfig:
 def random_model(config: transformers.PreTrainedConfig, seed: int = 0):
     """A float32 torch model whose every parameter, norms and biases too, is random."""
     generator = torch.Generator().manual_seed(seed)
+    # Saving and casting write into the configuration, so each model gets its own.
+    config = copy.deepcopy(config)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for name, parameter in model.named_parameters():

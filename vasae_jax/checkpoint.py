@@ -96,6 +96,12 @@ class Checkpoints:
             raise UserError(f"checkpoint of step {step} cannot be restored: {error}") from error
         return type(like)(params=found["params"], **found["rest"])
 
+    def raw(self, step: int) -> dict[str, Any]:
+        """Everything but the parameters that was saved as ``step``, laid out as it was."""
+        return self._manager.restore(
+            step, args=ocp.args.Composite(rest=ocp.args.StandardRestore())
+        )["rest"]
+
 
 def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     """The last step of a run and its parameters on one device, whatever mesh trained it.
@@ -107,17 +113,20 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
         raise UserError(f"{run} has no checkpoints; expected the directory of a run of vasae train")
     with Checkpoints(run) as checkpoints:
         step = checkpoints.latest()
-        if step is None:
-            raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
-        manager = checkpoints._manager
-        shapes = manager.item_metadata(step)["params"]
-        device = SingleDeviceSharding(jax.devices()[0])
-        like = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-            for name, leaf in shapes.items()
-        }
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(like))
-        return step, Params(**manager.restore(step, args=items)["params"])
+    if step is None:
+        raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
+    item = Path(run).absolute() / "checkpoints" / str(step) / "params"
+    device = SingleDeviceSharding(jax.devices()[0])
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            shapes = reader.metadata(item).item_metadata.tree
+            like = {
+                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+                for name, leaf in shapes.items()
+            }
+            return step, Params(**reader.restore(item, like))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {item} cannot be read: {error}") from error
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -60,19 +60,13 @@ def angle(cosine: jax.Array) -> jax.Array:
 
 def search(W_dec: jax.Array, anchors: jax.Array) -> AnchorState:
     """State from a full search for rows ``W_dec [n, d]`` among unit ``anchors [V, d]``."""
-    ref = unit_rows(W_dec).astype(jnp.bfloat16)
+    unit = unit_rows(W_dec)
     count = min(CANDIDATES + 1, anchors.shape[0])
-    cosines, ids = cosine_topm(unit_rows(ref.astype(jnp.float32)), anchors, count)
+    cosines, ids = cosine_topm(unit, anchors, count)
     angles = angle(cosines)
-    whole = count <= CANDIDATES
-    outside = jnp.full_like(angles[:, 0], jnp.inf) if whole else angles[:, -1]
-    return AnchorState(
-        anchor_near=ids[:, 0],
-        anchor_list=ids[:, : min(CANDIDATES, count)],
-        anchor_ref=ref,
-        anchor_runner=angles[:, min(1, count - 1)],
-        anchor_outside=outside,
-    )
+    all_listed = count <= CANDIDATES
+    outside = jnp.full_like(angles[:, 0], jnp.inf) if all_listed else angles[:, -1]
+    return _state(unit, ids[:, :CANDIDATES], angles[:, min(1, count - 1)], outside)
 
 
 def gaps(
@@ -105,38 +99,42 @@ def update(
     state = _put(state, worst, search(W_dec[worst], anchors))
     gap = gap.at[worst].set(-jnp.inf)
     _, loose = jax.lax.top_k(gap, budget.refresh)
-    fresh = _refresh(W_dec[loose], anchors, _take(state, loose), turned[loose])
+    old = _take(state, loose)
+    fresh, fresh_gap = _refresh(W_dec[loose], anchors, old, turned[loose])
     # A feature that is certified as it is gains nothing and would lose part of its bound.
     needs = gap[loose] > 0
-    old = _take(state, loose)
     state = _put(state, loose, jax.tree.map(lambda new, was: _choose(needs, new, was), fresh, old))
-    gap = gap.at[loose].min(jnp.where(needs, _refreshed_gap(W_dec[loose], anchors, fresh), gap[loose]))
+    gap = gap.at[loose].set(jnp.where(needs, fresh_gap, gap[loose]))
     return state, gap > 0
 
 
 def _refresh(
     rows: jax.Array, anchors: jax.Array, state: AnchorState, turned: jax.Array
-) -> AnchorState:
+) -> tuple[AnchorState, jax.Array]:
     """State of ``rows [n, d]`` after measuring their candidates anew from where they point.
 
     The candidates' angles become exact; the others' bound shrinks by the angle turned.
+    Also the gap [n] of each row's nearest candidate against the anchors outside the list.
     """
-    ref = unit_rows(rows).astype(jnp.bfloat16)
-    unit = unit_rows(ref.astype(jnp.float32))
+    unit = unit_rows(rows)
     cosines = jnp.einsum("nd,ncd->nc", unit, anchors[state.anchor_list])
     # Lowest id among equals, as a search would have it.
     order = jnp.lexsort((state.anchor_list, -cosines), axis=1)
     ids = jnp.take_along_axis(state.anchor_list, order, axis=1)
     angles = angle(jnp.take_along_axis(cosines, order, axis=1))
-    # turned is to the exact row; the stored direction is that row rounded to bfloat16.
-    rounding = angle(jnp.sum(unit * unit_rows(rows), axis=1)) + SLACK
-    outside = state.anchor_outside - turned - rounding
+    outside = state.anchor_outside - turned
     runner = jnp.minimum(outside, angles[:, 1]) if angles.shape[1] > 1 else outside
-    return AnchorState(ids[:, 0], ids, ref, runner, outside)
+    return _state(unit, ids, runner, outside), angles[:, 0] - outside
 
 
-def _refreshed_gap(rows: jax.Array, anchors: jax.Array, state: AnchorState) -> jax.Array:
-    return gaps(rows, anchors, state)[0]
+def _state(unit: jax.Array, ids: jax.Array, runner: jax.Array, outside: jax.Array) -> AnchorState:
+    """State of ``unit [n, d]`` rows from their sorted candidates and bounds on angles to them.
+
+    The stored direction is rounded to bfloat16, so the bounds give up the angle that costs.
+    """
+    ref = unit.astype(jnp.bfloat16)
+    rounding = angle(jnp.sum(unit * unit_rows(ref.astype(jnp.float32)), axis=1)) + SLACK
+    return AnchorState(ids[:, 0], ids, ref, runner - rounding, outside - rounding)
 
 
 def _take(state: AnchorState, ids: jax.Array) -> AnchorState:

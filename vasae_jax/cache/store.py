@@ -7,6 +7,7 @@ interface on buckets, where a put is atomic, and through :mod:`vasae_jax.files` 
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vasae_jax.errors import UserError
 from vasae_jax.files import sha256_bytes, sha256_file, write_bytes
 
 BUCKETS = {"gs": "gcs", "s3": "s3"}
+DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
 _OS_ERRORS = {
     "27": "a file grew too large",
@@ -33,8 +35,8 @@ class Store:
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.local, self._base = _base_spec(os.fspath(url))
         self.url = os.fspath(url).rstrip("/") or "/"
-        self.local, self._base = _base_spec(self.url)
         self._kv: ts.KvStore | None = None
 
     def spec(self, key: str) -> dict[str, Any]:
@@ -60,12 +62,15 @@ class Store:
             self._open().write(key, data).result()
 
     def delete(self, key: str) -> None:
-        """Remove a file, if there is one."""
+        """Remove a file, if there is one, and the folders that it leaves empty."""
         with self.errors(f"cannot delete {self.name(key)}", "a writable place"):
-            if self.local:
-                self._path(key).unlink(missing_ok=True)
-            else:
+            if not self.local:
                 self._open().write(key, None).result()
+                return
+            self._path(key).unlink(missing_ok=True)
+            for folder in self._path(key).parents[: key.count("/")]:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def keys(self, folder: str) -> list[str]:
         """All files below ``folder``, lock files that a killed writer left included."""
@@ -96,6 +101,11 @@ class Store:
             return None
         with self.errors(f"cannot read {self.name(key)}", "a readable file"):
             return sha256_file(self._path(key))
+
+    def digests(self, keys: Iterable[str]) -> Iterator[str | None]:
+        """:meth:`sha256` of each file, several at once."""
+        with ThreadPoolExecutor(DIGEST_THREADS) as pool:
+            yield from pool.map(self.sha256, keys)
 
     def create_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
         """An array with exactly this zarr3 metadata; shards that lie there stay."""

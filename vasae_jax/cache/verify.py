@@ -69,9 +69,8 @@ def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
         listed = sum(shard.rows for shard in shards)
         if listed != rows:
             yield f"{store.name(key)} is listed with {listed} rows in its shards; expected {rows}"
-        for index, shard in enumerate(shards):
-            name = shard_key(key, index)
-            digest = store.sha256(name)
+        names = [shard_key(key, index) for index in range(len(shards))]
+        for name, shard, digest in zip(names, shards, store.digests(names), strict=True):
             if digest is None:
                 yield f"{store.name(name)} is missing"
             elif digest != shard.sha256:

@@ -30,8 +30,6 @@ from vasae_jax.cache.vocabulary import Vocabulary
 from vasae_jax.errors import UserError
 from vasae_jax.vocab import Vocab
 
-DIGEST_THREADS = 2
-
 
 class CacheWriter:
     """Appends rows to a new or unfinished cache.
@@ -205,8 +203,7 @@ class CacheWriter:
         self._write_journal()
 
     def _digest_files(self, names: list[str]) -> list[str]:
-        with ThreadPoolExecutor(DIGEST_THREADS) as pool:
-            digests = list(pool.map(self._store.sha256, names))
+        digests = list(self._store.digests(names))
         for name, digest in zip(names, digests, strict=True):
             if digest is None:
                 raise UserError(f"{self._store.name(name)} vanished; expected what was written")

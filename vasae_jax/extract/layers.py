@@ -10,7 +10,9 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     try:
         layers = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
-        raise UserError(f"layers {text!r} is no list; expected numbers as in 3,9, or all") from error
+        raise UserError(
+            f"layers {text!r} is no list; expected numbers as in 3,9, or all"
+        ) from error
     if layers[0] < 0:
         raise UserError(f"layer {layers[0]} is negative; expected numbers from 0 (the first block)")
     return tuple(layers)

@@ -7,53 +7,72 @@ from typing import TextIO
 
 
 class Progress:
-    """Rows done of a total, rows/s and time left, on stderr.
+    """Done of a total, rate and time left, on stderr.
 
     On a terminal the line is rewritten in place; elsewhere one is printed every few seconds.
+
+    Args:
+        total: how much there is to do, or None where that is unknown.
+        done: how much was done before the clock starts.
+        unit: what is counted.
+        stream: where to write, stderr by default.
+        clock: seconds.
     """
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         done: int = 0,
         unit: str = "rows",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         self.total, self.unit = total, unit
-        self.stream = sys.stderr if stream is None else stream
-        self.clock = clock
-        self.tty = self.stream.isatty()
-        self.first_rows = done
-        self.first_time = self.shown = clock()
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._tty = self._stream.isatty()
+        self._first, self._began = done, clock()
+        self._shown = self._began
+        self._open = False
 
     def update(self, done: int) -> None:
         """Show ``done`` if the last line is old enough."""
-        now = self.clock()
-        if now - self.shown >= (0.2 if self.tty else 5.0):
-            self.shown = now
-            self._show(self.line(done, now), end="" if self.tty else "\n")
+        now = self._clock()
+        if now - self._shown >= (0.2 if self._tty else 5.0):
+            self._shown = now
+            self._open = self._tty
+            self._show(self.line(done, now), end="" if self._tty else "\n")
 
     def finish(self, done: int) -> None:
         """Show the last line, whatever the time, and end it."""
-        self._show(self.line(done, self.clock()), end="\n")
+        self._open = False
+        self._show(self.line(done, self._clock()), end="\n")
+
+    def end(self) -> None:
+        """End a line that is being rewritten, so that other text can follow."""
+        if self._open:
+            print(file=self._stream, flush=True)
+        self._open = False
 
     def line(self, done: int, now: float) -> str:
-        """The text of a progress line."""
-        seconds = max(now - self.first_time, 1e-9)
-        rate = (done - self.first_rows) / seconds
-        share = f" ({100 * done / self.total:.0f} %)" if self.total else ""
-        left = f", {clock_text((self.total - done) / rate)} left" if rate and done < self.total else ""
-        taken = f", {clock_text(seconds)} taken" if done >= self.total else ""
-        return f"{done:,} / {self.total:,} {self.unit}{share}, {rate:,.0f} {self.unit}/s{left}{taken}"
+        """The text of a progress line at time ``now``."""
+        seconds = max(now - self._began, 1e-9)
+        rate = (done - self._first) / seconds
+        if self.total is None:
+            return f"{done:,} {self.unit} in {duration(seconds)}"
+        head = f"{done:,} / {self.total:,} {self.unit} ({100 * done / max(self.total, 1):.0f} %)"
+        if done >= self.total:
+            return f"{head}, {rate:,.0f} {self.unit}/s, {duration(seconds)} taken"
+        left = f", {duration((self.total - done) / rate)} left" if rate else ""
+        return f"{head}, {rate:,.0f} {self.unit}/s{left}"
 
     def _show(self, line: str, end: str) -> None:
-        clear = "\r\x1b[K" if self.tty else ""
-        print(f"{clear}{line}", end=end, file=self.stream, flush=True)
+        clear = "\r\x1b[K" if self._tty else ""
+        print(f"{clear}{line}", end=end, file=self._stream, flush=True)
 
 
-def clock_text(seconds: float) -> str:
-    """Seconds as 12 s, 3 min 05 s or 2 h 07 min."""
+def duration(seconds: float) -> str:
+    """Seconds as ``12 s``, ``3 min 05 s`` or ``2 h 07 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -51,7 +51,7 @@ def read_documents(source: str, field: str = "text", split: str = "train") -> It
 
 
 def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
-    """Cut ``text`` at blank lines into pieces of at least ``least`` characters (the last may be less)."""
+    """Cut ``text`` at blank lines into pieces of at least ``least`` characters (save the last)."""
     start = 0
     for blank in re.finditer(r"\n[ \t]*\n\s*", text):
         if blank.start() - start >= least:

@@ -98,7 +98,7 @@ def make_windows(
     bos_id: int | None = None,
     heldout_share: float = 0.1,
     max_rows: int | None = None,
-    report: Callable[[int, int], None] = lambda documents, rows: None,
+    report: Callable[[int], None] = lambda rows: None,
 ) -> Windows:
     """Tokenise ``documents`` and cut each into windows of at most ``context_length`` tokens.
 
@@ -113,7 +113,7 @@ def make_windows(
         bos_id: token put before each window, or None.
         heldout_share: share of documents to hold out, over 0 and below 1.
         max_rows: the most rows (tokens) to keep, or None for all.
-        report: called with (documents, rows) after each document.
+        report: called with the rows so far after each document.
 
     Raises:
         UserError: no document has 2 tokens, or only one split would have documents.
@@ -131,7 +131,7 @@ def make_windows(
             lengths.append(len(window))
             docs.append(index)
             kept.append(fraction)
-        report(index + 1, len(tokens))
+        report(len(tokens))
         if full:
             break
     if not docs:

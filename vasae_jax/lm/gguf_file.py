@@ -61,6 +61,13 @@ class GgufFile:
         return one.tensor_type == two.tensor_type and np.array_equal(one.data, two.data)
 
     def get(self, key: str) -> Any:
-        """Metadata value ``key`` (number, string or list), None if absent."""
+        """Metadata value ``key`` (number, string or list), None if absent.
+
+        Raises:
+            UserError: the value is corrupt.
+        """
         found = self._reader.get_field(key)
-        return None if found is None else found.contents()
+        try:
+            return None if found is None else found.contents()
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{self.path} has corrupt metadata {key} ({error})") from error

@@ -39,8 +39,13 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
     if not tokens or merges is None:
         raise UserError(f"{file.path} has a tokenizer without tokens and merges; expected both")
     bos = file.get("tokenizer.ggml.bos_token_id")
+    types = file.get("tokenizer.ggml.token_type") or []
+    try:
+        backend = _backend(tokens, merges, types, _PRE[pre])
+    except Exception as error:  # the library raises Exception itself
+        raise UserError(f"{file.path} has tokens and merges that disagree ({error})") from error
     return make_tokenizer(
-        _backend(tokens, merges, file.get("tokenizer.ggml.token_type") or [], _PRE[pre]),
+        backend,
         vocab_size,
         bos,
         file.get("tokenizer.ggml.eos_token_id"),

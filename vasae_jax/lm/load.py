@@ -89,6 +89,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _locate(source: str) -> _Source:
+    if not source:
+        raise UserError("the model's name is empty; expected a path or a Hugging Face name")
     path = Path(source).expanduser()
     if path.is_dir():
         return _Source(path, path.resolve().name, None)
@@ -97,9 +99,9 @@ def _locate(source: str) -> _Source:
             raise UserError(f"{source} is a file; expected a directory, or a file ending in .gguf")
         return _Source(path, path.stem, None)
     local = source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix == ".gguf"
-    if local or not source:
+    if local:
         raise UserError(
-            f"{source or 'the model'} does not exist; expected a directory with config.json, "
+            f"{source} does not exist; expected a directory with config.json, "
             "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
         )
     return _download(source)

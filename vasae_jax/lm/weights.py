@@ -70,10 +70,12 @@ class Checkpoint:
 
 def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> dict[str, jax.Array]:
     """The parameters outside the blocks, on the devices."""
-    return {
-        key: placement.put(_cast(checkpoint.read(key), slot, dtype).reshape(slot.shape), slot.axes)
-        for key, slot in model_slots(checkpoint.spec).items()
-    }
+    arrays = {}
+    for key, slot in model_slots(checkpoint.spec).items():
+        # A copy: the device may share host memory, which must not be a mapped file.
+        host = np.array(checkpoint.read(key), dtype=_dtype(slot, dtype), order="C")
+        arrays[key] = placement.put(host.reshape(slot.shape), slot.axes)
+    return arrays
 
 
 def load_blocks(checkpoint: Checkpoint, dtype: str, placement: Placement) -> dict[str, jax.Array]:
@@ -86,7 +88,7 @@ def load_blocks(checkpoint: Checkpoint, dtype: str, placement: Placement) -> dic
         n_layers = checkpoint.spec.n_layers
         stack = np.empty((n_layers, *slot.shape), _dtype(slot, dtype))
         for layer in range(n_layers):
-            stack[layer] = _cast(checkpoint.read(key, layer), slot, dtype).reshape(slot.shape)
+            stack[layer] = checkpoint.read(key, layer).reshape(slot.shape)
         arrays[key] = placement.put(stack, ("layers", *slot.axes))
     return arrays
 
@@ -94,7 +96,3 @@ def load_blocks(checkpoint: Checkpoint, dtype: str, placement: Placement) -> dic
 def _dtype(slot: Slot, dtype: str) -> np.dtype:
     """Vectors (norms, biases) are few and stay float32."""
     return DTYPES[dtype if slot.inputs else "float32"]
-
-
-def _cast(array: np.ndarray, slot: Slot, dtype: str) -> np.ndarray:
-    return np.ascontiguousarray(array, dtype=_dtype(slot, dtype))

@@ -135,7 +135,7 @@ def _too_many_lanes(order: Order, batch: int, processes: int) -> str:
     )
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def _epoch(order: Order, lane: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """A lane's chunks as this epoch permutes them, and the first row of each window.
 

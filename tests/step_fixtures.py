@@ -1,0 +1,61 @@
+"""Running the real step on small made-up rows."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
+from vasae_jax.mesh import make_mesh
+from vasae_jax.train.loss import Batch, Context
+from vasae_jax.train.state import make_state
+from vasae_jax.train.step import make_step
+
+V, D, F, ROWS, K = 70, 16, 64, 48, 5
+STEPS = 12
+
+
+def make_rows(steps=STEPS, seed=0):
+    """x [steps, ROWS, D] float32, keep [steps, ROWS] bool, unit anchors [V, D]."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(steps, ROWS, D)).astype(np.float32)
+    keep = rng.random((steps, ROWS)) > 0.1
+    anchors = rng.normal(size=(V, D))
+    anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
+    return x, keep, anchors.astype(np.float32)
+
+
+def make_config(mesh=MeshConfig(1, 1), loss="variance", search_share=1.0, **sae):
+    mode = sae.pop("mode", "nearest")
+    per_feature = sae.pop("per_feature", "uniform")
+    settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}
+    return Config(
+        sae=replace(SAEConfig(), **settings),
+        anchor=AnchorConfig(
+            weight=0.4, mode=mode, search_share=search_share, per_feature=per_feature
+        ),
+        optim=OptimConfig(lr=3e-3, warmup=0.0, decay=0.0, loss=loss),
+        mesh=mesh,
+        run=RunConfig(steps=STEPS),
+    )
+
+
+def start(config, anchors, variance=float(D)):
+    mesh = make_mesh(config.mesh)
+    mean = jnp.full((D,), 0.1, jnp.float32)
+    rows = jnp.asarray(anchors)
+    state = make_state(config, config.sae.d_sae, mesh, jax.random.key(0), mean, rows)
+    return mesh, state, Context(rows, mean, jnp.float32(variance))
+
+
+def run_steps(config, execution="sparse", steps=STEPS):
+    """Final state and metrics [steps, ...] as host arrays."""
+    x, keep, anchors = make_rows()
+    mesh, state, context = start(config, anchors)
+    step = make_step(config, mesh, state, execution)
+    seen = []
+    for t in range(steps):
+        state, metrics = step(state, Batch(jnp.asarray(x[t]), jnp.asarray(keep[t])), context)
+        seen.append([float(value) for value in metrics])
+    return jax.device_get(state), np.array(seen)

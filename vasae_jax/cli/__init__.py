@@ -1,0 +1,1 @@
+"""The command line, ``vasae VERB``: thin, every verb calls one function of a room."""

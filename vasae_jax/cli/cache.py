@@ -1,0 +1,30 @@
+"""``vasae cache info`` and ``vasae cache verify``."""
+
+import argparse
+from collections.abc import Sequence
+
+from vasae_jax.errors import UserError
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print what a cache holds, or check every byte of it."""
+    parser = argparse.ArgumentParser(
+        prog="vasae cache", description="Look into an activation cache, or verify it."
+    )
+    parser.add_argument(
+        "action", choices=("info", "verify"), help="info: what it holds; verify: read all, check all"
+    )
+    parser.add_argument("url", help="the cache: a directory or a gs:// or s3:// URL")
+    given = parser.parse_args(arguments)
+
+    from vasae_jax import cache
+
+    if given.action == "info":
+        print(cache.info(given.url))
+        return
+    problems = cache.verify(given.url)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise UserError(f"{given.url} has {len(problems)} problem(s); expected none")
+    print(f"{given.url}: every array, count and digest is as written")

@@ -1,0 +1,87 @@
+"""``vasae VERB``: finds the verb, runs it, and turns errors into one sentence and a code."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from vasae_jax.errors import UserError
+
+VERBS = {
+    "quickstart": "from a real model to a named dictionary in one command",
+    "train": "train an SAE from a config and an activation cache, or resume it",
+    "eval": "measure a run on held-out documents",
+    "name": "print and write the names of a run's features",
+    "export": "write a run's named dictionary for NumPy and other libraries",
+    "cache": "look into an activation cache, or verify it",
+}
+
+USAGE = """usage: vasae VERB [ARGUMENTS]
+
+Train sparse autoencoders whose features are named by the nearest token embedding.
+
+{verbs}
+
+vasae VERB --help explains a verb. Activation caches are made by tools/extract_flax.py and
+tools/extract_torch.py; vasae quickstart makes its own.
+A name is a geometric label: the token whose embedding is nearest to a feature's direction.
+It is not an explanation of the feature and not a causal claim.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code.
+
+    0: done. 2: something given cannot be used (one sentence on stderr). 130 and 143:
+    stopped by SIGINT and SIGTERM, progress kept.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    verb = arguments[0]
+    if verb == "--version":
+        from vasae_jax import __version__
+
+        print(f"vasae-jax {__version__}")
+        return 0
+    if verb not in VERBS:
+        return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
+    # Orbax tells its own bookkeeping at warning level.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return guarded(lambda: importlib.import_module(f"vasae_jax.cli.{verb}").run(arguments[1:]))
+
+
+def guarded(run: Callable[[], None]) -> int:
+    """Run a command; what a user can mend becomes one sentence and its exit code."""
+    from vasae_jax.signals import Stopped
+
+    try:
+        run()
+    except UserError as error:
+        return _fail(str(error))
+    except Stopped as stopped:
+        print(f"vasae: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("vasae: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, such as head, has enough
+        return 0
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    return USAGE.format(verbs=verbs)
+
+
+def _fail(sentence: str) -> int:
+    print(f"vasae: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""The named dictionary: an SAE, a name for each feature, and where both come from.
+
+Three files in one directory, described in docs/dictionary.md: the ``.npz`` that was asked
+for, ``names.jsonl`` and ``meta.json``. The last holds the digests of the other two.
+"""
+
+import contextlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vasae_jax import __version__
+from vasae_jax.cache import Cache
+from vasae_jax.errors import UserError
+from vasae_jax.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
+from vasae_jax.naming import CLAIM, bucket_names, bucket_of, nearest_tokens
+from vasae_jax.vocab import Vocab
+
+FORMAT, VERSION = "vasae-dictionary", 1
+NAMES, META = "names.jsonl", "meta.json"
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """An SAE with named features; arrays are as in the ``.npz`` file.
+
+    x_hat = z W_dec + b_dec with z the k largest of relu((x - pre_bias * b_dec) W_enc + b_enc).
+    """
+
+    W_enc: np.ndarray
+    """float32 [d_in, d_sae]"""
+    b_enc: np.ndarray
+    """float32 [d_sae]"""
+    W_dec: np.ndarray
+    """float32 [d_sae, d_in]"""
+    b_dec: np.ndarray
+    """float32 [d_in]"""
+    k: int
+    """Features that may fire on one row."""
+    pre_bias: float
+    """Share of b_dec taken from the input before encoding."""
+    token_ids: np.ndarray
+    """int32 [d_sae, m], tokens nearest to W_dec[i] among the stated anchors, best first."""
+    cosines: np.ndarray
+    """float32 [d_sae, m]"""
+    raw_token_ids: np.ndarray
+    """int32 [d_sae, m], tokens nearest among the raw input embeddings."""
+    raw_cosines: np.ndarray
+    """float32 [d_sae, m]"""
+    fire_rate: np.ndarray
+    """float32 [d_sae], share of rows on which the feature fires."""
+    tokens: Mapping[int, tuple[str, str]]
+    """Raw and display string of every token id in token_ids."""
+    meta: Mapping[str, Any]
+    """The content of meta.json."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of a row."""
+        return self.W_dec.shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.W_dec.shape[0]
+
+
+ARRAYS: dict[str, tuple[str, str]] = {
+    "W_enc": ("float32", "is"),
+    "b_enc": ("float32", "s"),
+    "W_dec": ("float32", "si"),
+    "b_dec": ("float32", "i"),
+    "k": ("int32", ""),
+    "pre_bias": ("float32", ""),
+    "token_ids": ("int32", "sm"),
+    "cosines": ("float32", "sm"),
+    "raw_token_ids": ("int32", "sm"),
+    "raw_cosines": ("float32", "sm"),
+    "fire_rate": ("float32", "s"),
+}
+"""Arrays of the ``.npz``: dtype, and axes by letter (i: d_in, s: d_sae, m: names a feature)."""
+
+
+def make_dictionary(
+    params: Mapping[str, np.ndarray | jax.Array],
+    *,
+    k: int,
+    pre_bias: float,
+    anchors: np.ndarray,
+    embedding: np.ndarray,
+    vocab: Vocab,
+    names: int,
+    fire_rate: np.ndarray,
+    meta: Mapping[str, Any],
+) -> Dictionary:
+    """Name every feature of an SAE and put all of it together.
+
+    Args:
+        params: W_enc [d_sae, d_in] (feature-major, as in the trainer), b_enc, W_dec, b_dec.
+        k: features that may fire on one row.
+        pre_bias: share of b_dec taken from the input before encoding.
+        anchors: [V, d_in], what the names refer to.
+        embedding: [V, d_in], the raw input embeddings.
+        vocab: the V token strings.
+        names: names per feature (m).
+        fire_rate: [d_sae], share of rows on which each feature fires.
+        meta: see :func:`make_meta`.
+
+    Raises:
+        UserError: shapes do not fit, or a number is not finite.
+    """
+    if len(vocab) != len(anchors):
+        raise UserError(
+            f"the vocabulary has {len(vocab)} strings and there are {len(anchors)} anchors; "
+            "expected one string per anchor"
+        )
+    arrays = {name: np.asarray(value, np.float32) for name, value in params.items()}
+    token_ids, cosines = nearest_tokens(arrays["W_dec"], anchors, names)
+    raw_token_ids, raw_cosines = nearest_tokens(arrays["W_dec"], embedding, names)
+    used = np.unique(token_ids).tolist()
+    return Dictionary(
+        W_enc=np.ascontiguousarray(arrays["W_enc"].T),
+        b_enc=arrays["b_enc"],
+        W_dec=arrays["W_dec"],
+        b_dec=arrays["b_dec"],
+        k=k,
+        pre_bias=pre_bias,
+        token_ids=token_ids,
+        cosines=cosines,
+        raw_token_ids=raw_token_ids,
+        raw_cosines=raw_cosines,
+        fire_rate=np.asarray(fire_rate, np.float32),
+        tokens={token: (vocab.raw[token], vocab.display(token)) for token in used},
+        meta=meta,
+    )
+
+
+def make_meta(
+    *,
+    anchor: str,
+    fire_rate_over: str,
+    provenance: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of meta.json, but for the digests.
+
+    Args:
+        anchor: what the names refer to, in words (such as "input embeddings").
+        fire_rate_over: which rows the fire rates are over, in words.
+        provenance: see :func:`provenance`.
+        config: the run's settings.
+        metrics: an evaluation as JSON, or None if there was none.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created_by": f"vasae_jax {__version__}",
+        "claim": CLAIM,
+        "anchor": anchor,
+        "fire_rate_over": fire_rate_over,
+        "provenance": dict(provenance),
+        "config": dict(config),
+        "metrics": None if metrics is None else dict(metrics),
+    }
+
+
+def provenance(cache: Cache, layer: int) -> dict[str, Any]:
+    """Where a dictionary's rows come from: model, site, layer, text and the cache's digest."""
+    manifest = cache.manifest
+    return {
+        "model": dict(vars(manifest.model)),
+        "site": manifest.site,
+        "layer": layer,
+        "bos": manifest.bos,
+        "context_length": manifest.context_length,
+        "text": dict(vars(manifest.text)),
+        "cache_digest": cache.digest,
+    }
+
+
+def write_dictionary(
+    out_npz: str | os.PathLike[str], dictionary: Dictionary, overwrite: bool = False
+) -> tuple[Path, Path, Path]:
+    """Write the three files; none is visible before all of them are whole.
+
+    Returns:
+        The paths of the ``.npz``, ``names.jsonl`` and ``meta.json``.
+
+    Raises:
+        UserError: the name does not end in .npz, one of the files exists (and ``overwrite``
+            was not asked for), the place cannot be written, or the arrays do not fit.
+    """
+    npz = Path(out_npz)
+    paths = (npz, npz.parent / NAMES, npz.parent / META)
+    if npz.suffix != ".npz":
+        raise UserError(f"{npz} is not an .npz name; expected something like dictionary.npz")
+    for path in paths:
+        refuse_existing(path, overwrite)
+    arrays = _arrays(dictionary)
+    _check_arrays(arrays, str(npz))
+    names = _names_text(dictionary).encode("utf-8", "backslashreplace")
+    with contextlib.ExitStack() as stack:
+        # Files appear in reverse order: meta.json, which vouches for the others, last.
+        meta_file, names_file, npz_file = (
+            stack.enter_context(atomic_file(path)) for path in reversed(paths)
+        )
+        np.savez(npz_file, allow_pickle=False, **arrays)
+        npz_file.flush()
+        names_file.write(names)
+        digests = {"npz": sha256_file(npz_file.name), "names": sha256_bytes(names)}
+        meta = {**dictionary.meta, "sha256": digests}
+        meta_file.write((json.dumps(meta, indent=2, ensure_ascii=False) + "\n").encode())
+        for file in (meta_file, names_file):
+            file.flush()
+    return paths
+
+
+def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
+    """Read a dictionary from its ``.npz`` and the two files beside it.
+
+    Raises:
+        UserError: a file is missing, foreign, of a newer version, damaged, or not the one
+            that was written with the others.
+    """
+    path = Path(npz)
+    names, meta_path = path.parent / NAMES, path.parent / META
+    for file in (path, names, meta_path):
+        if not file.is_file():
+            raise UserError(
+                f"{file} is not there; expected a dictionary's .npz with {NAMES} and {META} beside it"
+            )
+    meta = _read_meta(meta_path)
+    for name, file in (("npz", path), ("names", names)):
+        if meta["sha256"].get(name) != sha256_file(file):
+            raise UserError(
+                f"{file} is not the file that {meta_path} was written with; "
+                "expected the three files of one export"
+            )
+    arrays: dict[str, Any] = _load(path)
+    scalars = {"k": int(arrays.pop("k")), "pre_bias": float(arrays.pop("pre_bias"))}
+    return Dictionary(**arrays, **scalars, tokens=_tokens(names), meta=meta)
+
+
+def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(getattr(dictionary, name), dtype) for name, (dtype, _) in ARRAYS.items()
+    }
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    sizes: dict[str, int] = {}
+    for name, (dtype, axes) in ARRAYS.items():
+        array = arrays[name]
+        shape = array.shape
+        fits = array.dtype == dtype and len(shape) == len(axes)
+        fits = fits and all(
+            sizes.setdefault(axis, n) == n for axis, n in zip(axes, shape, strict=True)
+        )
+        if not fits:
+            raise UserError(
+                f"array {name} of {where} is {array.dtype} {shape}; expected {dtype} with axes "
+                f"({', '.join(axes)}) of a dictionary with sizes {sizes}"
+            )
+        if not np.isfinite(array).all():
+            raise UserError(f"array {name} of {where} is not finite; expected finite numbers")
+
+
+def _names_text(dictionary: Dictionary) -> str:
+    buckets = [bucket_names()[index] for index in bucket_of(dictionary.cosines[:, 0])]
+    lines = []
+    columns = (dictionary.token_ids, dictionary.cosines, dictionary.fire_rate)
+    for feature, (ids, cosines, rate) in enumerate(
+        zip(*(c.tolist() for c in columns), strict=True)
+    ):
+        names = []
+        for token, cosine in zip(ids, cosines, strict=True):
+            raw, display = dictionary.tokens[token]
+            name = {"token_id": token, "raw": raw, "display": display, "cosine": round(cosine, 6)}
+            names.append(name)
+        record = {"feature": feature, "names": names, "bucket": buckets[feature]}
+        record["fire_rate"] = float(f"{rate:.6g}")
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _tokens(names: Path) -> dict[int, tuple[str, str]]:
+    with open(names, encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    return {
+        name["token_id"]: (name["raw"], name["display"])
+        for record in records
+        for name in record["names"]
+    }
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON; expected the meta.json of a dictionary") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
+    if meta.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {meta.get('version')}; expected {VERSION}, "
+            f"which vasae_jax {__version__} reads"
+        )
+    if not isinstance(meta.get("sha256"), dict):
+        raise UserError(f"{path} has no digests; expected the meta.json of a dictionary")
+    return meta
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
+    _check_arrays(arrays, str(path))
+    return arrays

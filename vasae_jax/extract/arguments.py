@@ -1,0 +1,112 @@
+"""The command line that both extraction tools share."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from vasae_jax.errors import UserError
+from vasae_jax.extract.layers import parse_layers
+from vasae_jax.extract.pipeline import Model, Settings, extract
+from vasae_jax.extract.signals import Stopped
+from vasae_jax.extract.text import read_documents
+
+BOS = {"auto": None, "yes": True, "no": False}
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with every argument that does not depend on the backend."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = made.add_argument
+    add("--model", required=True, help="directory, .gguf file or Hugging Face name")
+    add(
+        "--text",
+        required=True,
+        help=".txt, .jsonl or .parquet file, a directory of these, pydoc-topics "
+        "(CPython's own help texts), or hf:NAME, hf:USER/NAME, hf:USER/NAME/CONFIG",
+    )
+    add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
+    add("--layers", required=True, help="0-based layers such as 3,9, or all")
+    add("--context-length", type=int, default=128, help="tokens in a window, BOS included")
+    add("--batch-windows", type=int, default=32, help="windows in one forward pass")
+    add("--max-rows", type=int, help="stop before more rows (tokens) than this (default: all)")
+    add("--heldout-share", type=float, default=0.1, help="share of documents held out")
+    types = ("bfloat16", "float32")
+    add("--dtype", choices=types, default="bfloat16", help="type of the stored rows")
+    add("--compute-dtype", choices=types, default="float32", help="type of weights and products")
+    add(
+        "--bos",
+        choices=tuple(BOS),
+        default="auto",
+        help="put a BOS token before every window; auto: where the model's tokenizer does",
+    )
+    add("--text-field", default="text", help="field or column that holds the text")
+    add("--text-split", default="train", help="split of a hf: dataset")
+    add("--chunk-rows", type=int, default=2048, help="rows read and checked as one")
+    add("--shard-rows", type=int, help="rows in one file (default: 512 MB of all layers)")
+    add("--overwrite", action="store_true", help="replace a cache that lies at --out")
+    return made
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that the arguments spell; raises UserError."""
+    return Settings(
+        layers=parse_layers(arguments.layers),
+        context_length=arguments.context_length,
+        batch_windows=arguments.batch_windows,
+        bos=BOS[arguments.bos],
+        heldout_share=arguments.heldout_share,
+        max_rows=arguments.max_rows,
+        dtype=arguments.dtype,
+        chunk_rows=arguments.chunk_rows,
+        shard_rows=arguments.shard_rows,
+    )
+
+
+def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> int:
+    """Build the model, extract, and say what came of it.
+
+    Returns:
+        The exit code: 0, 2 after a user's mistake, or 128 plus a signal's number.
+    """
+    try:
+        settings = settings_of(arguments)
+        documents = read_documents(arguments.text, arguments.text_field, arguments.text_split)
+        manifest = extract(
+            build(arguments),
+            documents,
+            arguments.out,
+            settings,
+            source=arguments.text,
+            overwrite=arguments.overwrite,
+        )
+    except UserError as error:
+        return _say(f"extract: {error}", 2)
+    except Stopped as stopped:
+        return _say(f"extract: {stopped}", 128 + stopped.signum)
+    except KeyboardInterrupt:
+        return _say("extract: stopped before the first row; nothing was extracted", 130)
+    counts = ", ".join(
+        f"{split} {info.rows:,} rows of {info.documents:,} documents"
+        for split, info in manifest.splits.items()
+    )
+    print(f"{arguments.out}: layers {', '.join(map(str, manifest.layers))}; {counts}")
+    return 0
+
+
+def main(
+    description: str,
+    options: Callable[[argparse.ArgumentParser], None],
+    build: Callable[[argparse.Namespace], Model],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse ``argv`` with the shared and the backend's own options, and run."""
+    made = parser(description)
+    options(made)
+    return run(made.parse_args(argv), build)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code

@@ -1,0 +1,299 @@
+"""From a model and documents to a finished activation cache, in one pass for all layers."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from vasae_jax.cache import Cache, CachePlan, CacheWriter, Manifest, ModelInfo, TextInfo
+from vasae_jax.errors import UserError
+from vasae_jax.extract.layers import check_layers
+from vasae_jax.extract.progress import Progress
+from vasae_jax.extract.signals import Stopped, StopRequest
+from vasae_jax.extract.windows import SPLITS, Batch, Windows, make_windows
+
+SHARD_BYTES = 512 * 2**20
+SHARD_ROWS = 32768
+Fetch = Callable[[], np.ndarray]
+
+
+class Model(Protocol):
+    """What extraction asks of a model; :class:`vasae_jax.lm.LM` is one.
+
+    ``residuals(tokens, layers)`` gives a jax.Array [len(layers), S, T, d_model]. A model
+    that is not run by JAX has ``rows(tokens, layers, dtype)`` as well, which returns a
+    function that waits for the same in NumPy.
+    """
+
+    spec: Any
+    tokenizer: Any
+    id: str
+    revision: str | None
+
+    @property
+    def source_digest(self) -> str: ...  # noqa: D102
+    def residuals(self, tokens: Any, layers: Sequence[int]) -> Any: ...  # noqa: D102
+    def embedding(self) -> np.ndarray: ...  # noqa: D102
+    def unembedding(self) -> np.ndarray: ...  # noqa: D102
+    def final_norm(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How text becomes rows.
+
+    Attributes:
+        layers: 0-based, or None for all of them.
+        context_length: tokens in the longest window, the BOS included.
+        batch_windows: windows in one forward pass.
+        bos: put a BOS before every window; None does what the model's tokenizer does.
+        heldout_share: share of documents held out, over 0 and below 1.
+        max_rows: the most rows (tokens) to extract over both splits, or None for all.
+        dtype: how rows are stored, ``bfloat16`` or ``float32``.
+        chunk_rows: rows of one chunk of the cache.
+        shard_rows: rows of one file, or None for what holds about 512 MB of all layers.
+    """
+
+    layers: tuple[int, ...] | None = None
+    context_length: int = 128
+    batch_windows: int = 32
+    bos: bool | None = None
+    heldout_share: float = 0.1
+    max_rows: int | None = None
+    dtype: str = "bfloat16"
+    chunk_rows: int = 2048
+    shard_rows: int | None = None
+
+
+def extract(
+    model: Model,
+    documents: Iterable[str],
+    url: str,
+    settings: Settings,
+    *,
+    source: str,
+    overwrite: bool = False,
+) -> Manifest:
+    """Write the cache ``url`` of the model's residual streams over ``documents``.
+
+    Run again after an interruption with the same arguments it goes on after the last
+    durable shard, and the finished cache is equal to an uninterrupted one: the windows and
+    the batches they are run in depend on the text and the settings alone.
+
+    Args:
+        model: a language model; its weights may be loaded on first use.
+        documents: texts; see :func:`vasae_jax.extract.read_documents`.
+        url: new or unfinished cache: a directory or a gs:// or s3:// URL.
+        settings: how text becomes rows.
+        source: what the manifest says of the text's origin.
+        overwrite: replace the cache that is there.
+
+    Returns:
+        The manifest of the finished cache.
+
+    Raises:
+        UserError: an unusable setting, text, output or row. Settings, place and text are
+            checked before the model's weights are used, and all before anything compiles.
+        Stopped: SIGINT or SIGTERM came; what is durable stays.
+    """
+    layers = check_layers(settings.layers, model.spec.n_layers, model.id)
+    bos_id = _bos_id(model, settings.bos)
+    _check_settings(settings, model)
+    _check_place(url, overwrite)
+    windows = _read(documents, model, settings, bos_id)
+    embedding = model.embedding()  # loads weights that were not loaded before
+    tied = model.spec.tied
+    plan = _plan(model, settings, layers, windows, source)
+    with CacheWriter(
+        url,
+        plan,
+        embedding=embedding,
+        unembedding=None if tied else model.unembedding(),
+        final_norm=model.final_norm(),
+        vocab=model.tokenizer.vocab(),
+        overwrite=overwrite,
+    ) as writer:
+        _run(model, windows, layers, settings, writer)
+        return writer.finish()
+
+
+def start_rows(model: Any, tokens: np.ndarray, layers: tuple[int, ...], dtype: str) -> Fetch:
+    """Start a forward pass on the device; the function returned waits for its rows.
+
+    Rows are cast to ``dtype`` before they leave the device: [len(layers), S, T, d_model].
+    """
+    if hasattr(model, "rows"):
+        return model.rows(tokens, layers, dtype)
+    rows = _cast(model.residuals(tokens, layers), dtype)
+    rows.copy_to_host_async()
+    return lambda: np.asarray(rows)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _cast(rows: jax.Array, dtype: str) -> jax.Array:
+    return rows.astype(dtype)
+
+
+def _run(
+    model: Model,
+    windows: Windows,
+    layers: tuple[int, ...],
+    settings: Settings,
+    writer: CacheWriter,
+) -> None:
+    """Append every row that is not durable yet; batch n + 1 computes while n is stored."""
+    size = settings.batch_windows
+    before = {split: windows.rows_before(split, size) for split in SPLITS}
+    first = _first_batch(before, {split: writer.rows_done(split) for split in SPLITS})
+    rows_before = np.sum([before[split] for split in SPLITS], axis=0)
+    total = int(rows_before[-1])
+    progress = Progress(total, int(rows_before[first]))
+    pending: tuple[int, Batch, Fetch] | None = None
+    with StopRequest() as stop:
+        for index in range(first, windows.batches(size)):
+            batch = windows.batch(index, size)
+            fetch = start_rows(model, batch.tokens, layers, settings.dtype)
+            if pending is not None:
+                _store(writer, before, layers, *pending)
+                progress.update(int(rows_before[index]))
+            pending = index, batch, fetch
+            if stop.requested:
+                progress.end()
+                writer.close()
+                raise Stopped(sum(map(writer.rows_done, SPLITS)), stop.requested)
+        if pending is not None:
+            _store(writer, before, layers, *pending)
+    progress.finish(total)
+
+
+def _store(
+    writer: CacheWriter,
+    before: dict[str, np.ndarray],
+    layers: tuple[int, ...],
+    index: int,
+    batch: Batch,
+    fetch: Fetch,
+) -> None:
+    """Hand each row to its split; the writer skips those it has already."""
+    found = fetch()
+    flat = found.reshape(len(layers), -1, found.shape[-1])
+    for split in SPLITS:
+        rows = batch.rows[split]
+        writer.append(
+            split,
+            batch.tokens.reshape(-1)[rows],
+            batch.positions.reshape(-1)[rows],
+            batch.docs.reshape(-1)[rows],
+            {layer: flat[i, rows] for i, layer in enumerate(layers)},
+            start=int(before[split][index]),
+        )
+
+
+def _first_batch(before: dict[str, np.ndarray], done: dict[str, int]) -> int:
+    """The first batch with a row that is not durable in its split."""
+    firsts = [
+        int(np.searchsorted(totals, done[split], side="right")) - 1
+        for split, totals in before.items()
+        if done[split] < totals[-1]
+    ]
+    return min(firsts, default=len(before[SPLITS[0]]) - 1)
+
+
+def _read(
+    documents: Iterable[str], model: Model, settings: Settings, bos_id: int | None
+) -> Windows:
+    progress = Progress(None, unit="tokens of text read")
+    windows = make_windows(
+        documents,
+        model.tokenizer.encode,
+        settings.context_length,
+        bos_id,
+        settings.heldout_share,
+        settings.max_rows,
+        progress.update,
+    )
+    progress.finish(len(windows.tokens))
+    return windows
+
+
+def _plan(
+    model: Model,
+    settings: Settings,
+    layers: tuple[int, ...],
+    windows: Windows,
+    source: str,
+) -> CachePlan:
+    spec = model.spec
+    return CachePlan(
+        model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
+        layers=layers,
+        d_model=spec.d_model,
+        vocab_size=spec.vocab_size,
+        tied=spec.tied,
+        dtype=settings.dtype,
+        context_length=settings.context_length,
+        bos=windows.bos,
+        text=TextInfo(source, windows.digest),
+        heldout_share=settings.heldout_share,
+        chunk_rows=settings.chunk_rows,
+        shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(layers)),
+    )
+
+
+def shard_rows(settings: Settings, width: int) -> int:
+    """Rows in one shard: about SHARD_BYTES of ``width`` numbers a row, in whole chunks."""
+    row_bytes = width * (2 if settings.dtype == "bfloat16" else 4)
+    rows = min(SHARD_ROWS, SHARD_BYTES // row_bytes)
+    return max(rows // settings.chunk_rows, 1) * settings.chunk_rows
+
+
+def _bos_id(model: Model, wanted: bool | None) -> int | None:
+    tokenizer = model.tokenizer
+    if not (tokenizer.add_bos if wanted is None else wanted):
+        return None
+    if tokenizer.bos_id is None:
+        raise UserError(f"{model.id} has no BOS token; expected --bos no for it")
+    return int(tokenizer.bos_id)
+
+
+def _check_settings(settings: Settings, model: Model) -> None:
+    limits = [model.spec.context_length, getattr(model.spec, "window", None)]
+    longest = min((limit for limit in limits if limit), default=None)
+    if settings.context_length < 2 or (longest and settings.context_length > longest):
+        raise UserError(
+            f"context length is {settings.context_length}; expected 2 to "
+            f"{longest or 'any number of'} tokens for {model.id}"
+        )
+    if not 0 < settings.heldout_share < 1:
+        raise UserError(
+            f"held-out share is {settings.heldout_share}; expected a number over 0 and below 1"
+        )
+    for name in ("batch_windows", "max_rows", "chunk_rows", "shard_rows"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name.replace('_', ' ')} is {value}; expected at least 1")
+
+
+def _check_place(url: str, overwrite: bool) -> None:
+    """Refuse early what the writer would refuse after the text is read and the model loaded."""
+    try:
+        Cache.open(url)
+    except UserError:  # not there, unfinished or foreign: the writer tells these apart
+        complete = False
+    else:
+        complete = True
+    if complete and not overwrite:
+        raise UserError(
+            f"{url} is a complete cache; expected a new place, or --overwrite to replace it"
+        )
+    if "://" in url:
+        return
+    path = Path(url).absolute()
+    parent = next(place for place in (path, *path.parents) if place.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {url}: {parent} is not a directory that can be written to")

@@ -1,0 +1,85 @@
+"""What a run says while it goes: a line for people, a record for machines, TensorBoard."""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vasae_jax.clock import clock_text
+from vasae_jax.config import RunConfig
+from vasae_jax.errors import UserError
+from vasae_jax.stream import ReadStats
+from vasae_jax.train.rundir import RunDir
+from vasae_jax.train.step import Metrics
+
+
+class Log:
+    """Writes metrics of single steps; the rate is over the steps since the last line."""
+
+    def __init__(self, run: RunDir, config: RunConfig, batch: int, start: int) -> None:
+        self._run, self._steps, self._batch = run, config.steps, batch
+        self._at, self._since = start, time.monotonic()
+        self._board = _tensorboard(run.path / "tensorboard") if config.tensorboard else None
+
+    def write(self, step: int, metrics: Metrics, reading: ReadStats) -> None:
+        """Report ``metrics`` of step number ``step`` (counted from 1).
+
+        Raises:
+            UserError: the loss is not finite, so the run has diverged.
+        """
+        values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}; expected a finite number "
+                "(a lower --optim.lr or a longer --optim.warmup may help)"
+            )
+        now = time.monotonic()
+        rate = (step - self._at) * self._batch / max(now - self._since, 1e-9)
+        self._at, self._since = step, now
+        record = {
+            "step": step,
+            "rows": step * self._batch,
+            **values,
+            "rows_per_s": rate,
+            "read_bytes_per_s": reading.bytes_per_second,
+            "queued_batches": reading.queued,
+            "document_bits": reading.document_bits,
+        }
+        self._run.log(record)
+        self._show(record)
+        if self._board is not None:
+            for name, value in record.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush what is pending."""
+        if self._board is not None:
+            self._board.close()
+
+    def _show(self, record: dict[str, Any]) -> None:
+        left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
+        say(
+            f"step {record['step']}/{self._steps}  fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
+            f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
+            f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
+            f"{clock_text(left)} left"
+        )
+
+
+def say(line: str) -> None:
+    """One line for the person who watches, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _tensorboard(directory: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--run.tensorboard needs tensorboardX, which is not installed; "
+            "expected pip install 'vasae-jax[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(directory))

@@ -1,0 +1,157 @@
+"""The training loop: from a config and a cache to checkpoints, from top to bottom."""
+
+import contextlib
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from vasae_jax.anchor import anchor_matrix
+from vasae_jax.cache import Cache
+from vasae_jax.checkpoint import Checkpoints
+from vasae_jax.config import Config
+from vasae_jax.mesh import DATA, MODEL, Rules, make_mesh, shardings
+from vasae_jax.sae import choose_execution
+from vasae_jax.signals import Stopped, StopRequest
+from vasae_jax.stream import Batch as HostBatch
+from vasae_jax.stream import Stats, Stream, statistics
+from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
+from vasae_jax.train.log import Log, say
+from vasae_jax.train.loss import Batch, Context, context_specs
+from vasae_jax.train.rundir import open_run
+from vasae_jax.train.state import TrainState, make_state
+from vasae_jax.train.step import Metrics, make_step
+
+
+def train(config: Config) -> Path:
+    """Train, or resume, the run that ``config`` describes; returns its directory.
+
+    Raises:
+        UserError: the settings, the cache or the output cannot be used (before anything
+            compiles or is written), or the run diverged.
+        Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
+    """
+    check_settings(config)
+    cache = Cache.open(config.data.cache)
+    check_cache(config, cache)
+    d_sae = features(config, cache.manifest.vocab_size)
+    mesh = make_mesh(config.mesh)
+    check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
+    stream = make_stream(config, cache)
+    run = open_run(config, cache.digest)
+
+    with StopRequest() as stop, Checkpoints(run.path) as checkpoints:
+        done = checkpoints.latest() or 0
+        if done >= config.run.steps:
+            say(f"{run.path} is complete: {done} steps")
+            return run.path
+        execution = choose_execution(config.sae.execution, jax.default_backend())
+        _announce(config, cache, mesh, d_sae, execution)
+        context, state = _begin(config, cache, mesh, d_sae)
+        if done:
+            say(f"resuming {run.path} after step {done}")
+            state = checkpoints.restore(done, state)
+        run.cut_metrics(done)
+        step = make_step(config, mesh, state, execution)
+        with (
+            stream.prefetch(done) as host_batches,
+            contextlib.closing(Log(run, config.run, config.data.batch, done)) as log,
+        ):
+            # Metrics are read one step late: by then the device has the next step to do.
+            late: tuple[int, Metrics] | None = None
+            for number, batch in _on_device(host_batches, mesh, done, config.run.steps):
+                state, metrics = step(state, batch, context)
+                if late:
+                    log.write(*late, stream.stats())
+                    late = None
+                if _due(number, config.run.log_every, config.run.steps):
+                    late = (number, metrics)
+                if stop.signal or _due(number, config.run.checkpoint_every, config.run.steps):
+                    if late:
+                        log.write(*late, stream.stats())
+                        late = None
+                    checkpoints.save(number, state)
+                if stop.signal:
+                    raise Stopped(stop.signal, _stop_message(stop.signal, number, run.path))
+    return run.path
+
+
+def make_stream(config: Config, cache: Cache) -> Stream:
+    """The shuffled training rows of ``config``, this process's part."""
+    data = config.data
+    return Stream(
+        cache,
+        data.layer,
+        "train",
+        data.batch,
+        config.run.seed,
+        data.lanes,
+        data.window,
+        data.skip_positions,
+        data.max_norm,
+        jax.process_index(),
+        jax.process_count(),
+    )
+
+
+def run_statistics(config: Config, cache: Cache) -> Stats:
+    """Mean and variance of the training rows under the config's mask."""
+    data = config.data
+    return statistics(cache, data.layer, "train", data.skip_positions, data.max_norm)
+
+
+def _begin(
+    config: Config, cache: Cache, mesh: Mesh, d_sae: int
+) -> tuple[Context, TrainState]:
+    """What the steps read, and the state at step 0, both on the mesh."""
+    stats = run_statistics(config, cache)
+    embedding = cache.embedding()
+    tied = config.sae.method == "tied"
+    rows = embedding if tied else anchor_matrix(embedding, config.anchor.center)
+    anchors, mean = jnp.asarray(rows), jnp.asarray(stats.mean, jnp.float32)
+    state = make_state(config, d_sae, mesh, jax.random.key(config.run.seed), mean, anchors)
+    if config.sae.method != "soft":
+        anchors = jnp.zeros((1, rows.shape[1]), jnp.float32)
+    context = Context(anchors, mean, jnp.float32(stats.variance))
+    return jax.device_put(context, shardings(mesh, context_specs())), state
+
+
+def _on_device(
+    batches: Iterable[tuple[int, HostBatch]], mesh: Mesh, done: int, steps: int
+) -> Iterator[tuple[int, Batch]]:
+    """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
+    layout = NamedSharding(mesh, Rules().batch())
+
+    def send(host: HostBatch) -> Batch:
+        arrays = (host.x, np.asarray(host.keep))
+        return Batch(*(jax.make_array_from_process_local_data(layout, a) for a in arrays))
+
+    source = iter(batches)
+    ahead = send(next(source)[1])
+    for number in range(done + 1, steps + 1):
+        batch = ahead
+        if number < steps:
+            ahead = send(next(source)[1])
+        yield number, batch
+
+
+def _due(number: int, every: int, last: int) -> bool:
+    return number % every == 0 or number == last
+
+
+def _announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
+    say(
+        f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
+        f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} rows, "
+        f"{execution} execution in {config.sae.compute}, "
+        f"mesh data={mesh.shape[DATA]} model={mesh.shape[MODEL]} on {jax.default_backend()}"
+    )
+
+
+def _stop_message(number: int, step: int, path: Path) -> str:
+    name = signal.Signals(number).name
+    return f"stopped by {name} after step {step}, kept in {path}; run the same command to continue"

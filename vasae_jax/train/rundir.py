@@ -1,0 +1,119 @@
+"""A run's directory: its settings, its metrics, and whether it may be resumed."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vasae_jax import __version__
+from vasae_jax.config import Config
+from vasae_jax.configfile import difference, from_dict, to_dict
+from vasae_jax.errors import UserError
+from vasae_jax.files import unwritable, write_bytes, write_json
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """An open run directory."""
+
+    path: Path
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop lines after ``step`` and a half-written last line, before resuming there."""
+        file = self.path / METRICS
+        if file.exists():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            write_bytes(file, "".join(line + "\n" for line in kept).encode())
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        try:
+            with open(self.path / METRICS, "a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise unwritable(self.path / METRICS, error) from error
+
+
+def open_run(config: Config, cache_digest: str) -> RunDir:
+    """The run directory of ``config``: a new one, or the same run's to resume.
+
+    Raises:
+        UserError: it is another run's (the first setting that differs is named), was trained
+            on another cache, is no run directory, or cannot be written.
+    """
+    path = Path(config.run.out)
+    if config.run.overwrite:
+        _delete(path)
+    if (path / CONFIG).exists():
+        found, digest = read_run(path)
+        changed = difference(_lasting(found), _lasting(config))
+        if digest != cache_digest:
+            changed = f"the cache {config.data.cache} has changed"
+        if changed:
+            raise UserError(
+                f"{path} holds another run: {changed}; expected the same settings to resume it, "
+                "another --run.out, or --run.overwrite"
+            )
+        return RunDir(path)
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+        raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
+    record = {
+        "created_by": f"vasae_jax {__version__}",
+        "cache_digest": cache_digest,
+        "config": to_dict(replace(config, run=replace(config.run, overwrite=False))),
+    }
+    write_json(path / CONFIG, record)
+    return RunDir(path)
+
+
+def read_run(path: Path) -> tuple[Config, str]:
+    """The settings of a run and the digest of the cache that it was trained on.
+
+    Raises:
+        UserError: ``path`` is not the directory of a run.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
+    try:
+        record = json.loads(file.read_text())
+        return from_dict(record["config"], str(file)), record["cache_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
+
+
+def _lasting(config: Config) -> Config:
+    """The settings that shape the result; the others may change when a run is resumed."""
+    blank = Config()
+    run = replace(
+        config.run,
+        out="",
+        overwrite=False,
+        tensorboard=False,
+        log_every=blank.run.log_every,
+        checkpoint_every=blank.run.checkpoint_every,
+    )
+    return replace(config, run=run, mesh=blank.mesh, data=replace(config.data, cache=""))
+
+
+def _delete(path: Path) -> None:
+    if not path.exists():
+        return
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} holds no run; --run.overwrite deletes only the directory of a run")
+    shutil.rmtree(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
