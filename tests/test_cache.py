@@ -3,7 +3,9 @@
 import contextlib
 import json
 import resource
+import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -308,3 +310,12 @@ def test_info_tells_what_matters(tmp_path):
     text = info(make_cache(tmp_path, rows=1234).url)
     for part in ("tiny", "gpt2", "1, 3", "1,234 rows", "bfloat16", "20 tokens", "made up"):
         assert part in text
+
+
+def test_the_example_in_the_docs_reads_a_cache(tmp_path):
+    cache = make_cache(tmp_path, rows=1100)
+    text = (Path(__file__).parent.parent / "docs/cache.md").read_text()
+    program = text.split("```python\n")[1].split("```")[0]
+    command = [sys.executable, "-c", program, cache.url]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "(1000, 16) rows of layer 1 of tiny" in shown

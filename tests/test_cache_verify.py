@@ -120,7 +120,11 @@ def accept(folder):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("train/acts", np.full(16, np.nan, ml_dtypes.bfloat16), "train/acts/layer_01 is not finite"),
+        (
+            "train/acts",
+            np.full(16, np.nan, ml_dtypes.bfloat16),
+            "train/acts/layer_01 is not finite",
+        ),
         ("train/acts", np.ones(16, ml_dtypes.bfloat16), "train/norms/layer_01 has"),
         ("train/tokens", np.int32(40), "train/tokens has token 40 in row 33"),
     ],

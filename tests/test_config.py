@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vasae_jax.config import Config, published
+from vasae_jax.config import Config
 from vasae_jax.configfile import difference, from_dict, load_file, parse_overrides, to_dict
 from vasae_jax.errors import UserError
+from vasae_jax.presets import published
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 

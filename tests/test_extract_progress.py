@@ -46,6 +46,18 @@ def test_the_rate_after_a_restart_counts_new_rows_only():
     assert first == "800 / 1,000 rows (80 %), 50 rows/s, 4 s left"
 
 
+def test_an_error_begins_on_a_line_of_its_own():
+    now = [0.0]
+    screen = Screen(tty=True)
+    try:
+        with Progress(10, stream=screen, clock=lambda: now[0]) as progress:
+            now[0] = 1.0
+            progress.update(5)
+            raise KeyError
+    except KeyError:
+        assert screen.getvalue().endswith("left\n")
+
+
 def test_an_unknown_total_shows_no_time_left():
     assert shown(False, total=None).splitlines()[-1] == "1,000 rows in 22 s"
 

@@ -128,3 +128,8 @@ def test_empty_text_is_refused(texts):
 def test_one_document_cannot_be_split():
     with pytest.raises(UserError, match="expected at least two"):
         make_windows(["only one document", "only one document"], encode, T)
+
+
+def test_a_limit_below_one_window_is_refused():
+    with pytest.raises(UserError, match="max rows is 3; expected room for one window"):
+        make_windows(["long enough", "and another"], encode, T, max_rows=3)

@@ -47,6 +47,16 @@ def test_one_program_serves_all_sets_of_equal_size(lm):
     assert model.residuals._cache_size() == compiled
 
 
+def test_bfloat16_weights_are_not_held_twice(directory):
+    """Scratch memory of the program stays below that of the blocks' weights."""
+    narrow = load_lm(directory, "bfloat16")
+    tokens, layers = np.zeros((1, 2), np.int32), np.int32([2])
+    program = model.residuals.lower(narrow._graph, narrow._weights, tokens, layers).compile()
+    blocks = nnx.split(nnx.merge(narrow._graph, narrow._weights).blocks)[1]
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(blocks))
+    assert program.memory_analysis().temp_size_in_bytes < 0.8 * held
+
+
 def test_blocks_past_the_deepest_layer_do_not_run(lm):
     """Poisoned weights of the last block must not reach earlier layers."""
     poisoned = jax.tree.map(

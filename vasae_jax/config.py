@@ -5,7 +5,7 @@ a cache live in :mod:`vasae_jax.train.checks`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -124,26 +124,3 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     run: RunConfig = field(default_factory=RunConfig)
-
-
-def published(**data: Any) -> Config:
-    """The recipe of arXiv:2606.27941, exactly; ``data`` fills :class:`DataConfig`.
-
-    Mean squared error over d on raw activations, torch-Linear init, free decoder norms,
-    constant Adam 1e-3, k 32, as many features as tokens, lambda 1e-4, raw embeddings as
-    anchors, batches of 32 x 128 tokens, every row kept (padding is never in a cache).
-    """
-    return Config(
-        data=DataConfig(**{"batch": 4096, "skip_positions": 0, "max_norm": 0.0, **data}),
-        sae=SAEConfig(
-            d_sae=0,
-            k=32,
-            pre_bias=0.0,
-            encoder_init="uniform",
-            decoder_init="uniform",
-            bias_init="uniform",
-            unit_norm=False,
-        ),
-        anchor=AnchorConfig(weight=1e-4, center=False, per_feature="uniform"),
-        optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
-    )

@@ -204,7 +204,7 @@ def write_dictionary(
         raise UserError(f"{npz} is not an .npz name; expected something like dictionary.npz")
     for path in paths:
         refuse_existing(path, overwrite)
-    arrays = _arrays(dictionary)
+    arrays: dict[str, Any] = _arrays(dictionary)
     _check_arrays(arrays, str(npz))
     names = _names_text(dictionary).encode("utf-8", "backslashreplace")
     with contextlib.ExitStack() as stack:
@@ -212,12 +212,13 @@ def write_dictionary(
         meta_file, names_file, npz_file = (
             stack.enter_context(atomic_file(path)) for path in reversed(paths)
         )
-        np.savez(npz_file, allow_pickle=False, **arrays)
+        np.savez(npz_file, **arrays)
         npz_file.flush()
         names_file.write(names)
         digests = {"npz": sha256_file(npz_file.name), "names": sha256_bytes(names)}
         meta = {**dictionary.meta, "sha256": digests}
-        meta_file.write((json.dumps(meta, indent=2, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(meta, indent=2, ensure_ascii=False, allow_nan=False)
+        meta_file.write((text + "\n").encode())
         for file in (meta_file, names_file):
             file.flush()
     return paths
@@ -235,7 +236,8 @@ def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
     for file in (path, names, meta_path):
         if not file.is_file():
             raise UserError(
-                f"{file} is not there; expected a dictionary's .npz with {NAMES} and {META} beside it"
+                f"{file} is not there; expected a dictionary's .npz, {NAMES} and {META} "
+                "in one directory"
             )
     meta = _read_meta(meta_path)
     for name, file in (("npz", path), ("names", names)):
@@ -245,8 +247,8 @@ def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
                 "expected the three files of one export"
             )
     arrays: dict[str, Any] = _load(path)
-    scalars = {"k": int(arrays.pop("k")), "pre_bias": float(arrays.pop("pre_bias"))}
-    return Dictionary(**arrays, **scalars, tokens=_tokens(names), meta=meta)
+    arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
+    return Dictionary(**arrays, tokens=_tokens(names), meta=meta)
 
 
 def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
@@ -288,7 +290,10 @@ def _names_text(dictionary: Dictionary) -> str:
         record = {"feature": feature, "names": names, "bucket": buckets[feature]}
         record["fire_rate"] = float(f"{rate:.6g}")
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    return "".join(lines)
+    text = "".join(lines)
+    for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _tokens(names: Path) -> dict[int, tuple[str, str]]:

@@ -25,6 +25,10 @@ from vasae_jax.topm import cosine_topm
 CANDIDATES = 8
 """Anchors remembered per feature."""
 
+SEARCH_TILES = 256
+"""Features are searched in tiles of this part of them: small enough to stop soon after the
+last that needs it, large enough to be a matrix product."""
+
 SLACK = 2e-3
 """Radians taken off every bound for float32 rounding: arccos near 0 loses half the digits."""
 
@@ -95,9 +99,7 @@ def update(
     if budget.search >= W_dec.shape[0]:
         return search(W_dec, anchors), jnp.zeros(W_dec.shape[0], bool)
     gap, gap_outside, turned = gaps(W_dec, anchors, state)
-    _, worst = jax.lax.top_k(gap_outside, budget.search)
-    state = _put(state, worst, search(W_dec[worst], anchors))
-    gap = gap.at[worst].set(-jnp.inf)
+    state, gap = _search_worst(W_dec, anchors, state, gap, gap_outside, budget.search)
     _, loose = jax.lax.top_k(gap, budget.refresh)
     old = _take(state, loose)
     fresh, fresh_gap = _refresh(W_dec[loose], anchors, old, turned[loose])
@@ -106,6 +108,36 @@ def update(
     state = _put(state, loose, jax.tree.map(lambda new, was: _choose(needs, new, was), fresh, old))
     gap = gap.at[loose].set(jnp.where(needs, fresh_gap, gap[loose]))
     return state, gap > 0
+
+
+def _search_worst(
+    W_dec: jax.Array,
+    anchors: jax.Array,
+    state: AnchorState,
+    gap: jax.Array,
+    gap_outside: jax.Array,
+    limit: int,
+) -> tuple[AnchorState, jax.Array]:
+    """Search the ``limit`` features with the largest gap outside their list, tile by tile.
+
+    It ends at the first tile that needs none, so a quiet step costs no search at all.
+    """
+    features = W_dec.shape[0]
+    tile = min(limit, max(8, features // SEARCH_TILES))
+    tiles = min(-(-limit // tile), features // tile)
+    worst, order = jax.lax.top_k(gap_outside, tiles * tile)
+
+    def needed(carry: tuple[jax.Array, AnchorState]) -> jax.Array:
+        return (carry[0] < tiles) & (worst[jnp.minimum(carry[0], tiles - 1) * tile] > 0)
+
+    def search_tile(carry: tuple[jax.Array, AnchorState]) -> tuple[jax.Array, AnchorState]:
+        number, state = carry
+        rows = jax.lax.dynamic_slice_in_dim(order, number * tile, tile)
+        return number + 1, _put(state, rows, search(W_dec[rows], anchors))
+
+    done, state = jax.lax.while_loop(needed, search_tile, (jnp.int32(0), state))
+    searched = jnp.arange(tiles * tile) < done * tile
+    return state, gap.at[order].set(jnp.where(searched, -jnp.inf, gap[order]))
 
 
 def _refresh(

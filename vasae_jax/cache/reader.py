@@ -1,5 +1,7 @@
 """Reading a finished cache."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +23,7 @@ from vasae_jax.cache.manifest import (
     norms_key,
 )
 from vasae_jax.cache.store import Store, array_metadata
-from vasae_jax.cache.vocabulary import check_final_norm, vocab_metadata
+from vasae_jax.cache.vocabulary import check_final_norm, check_tokens, vocab_metadata
 from vasae_jax.errors import UserError
 from vasae_jax.files import sha256_bytes
 from vasae_jax.vocab import Vocab
@@ -141,23 +143,29 @@ class Cache:
     def final_norm(self) -> dict[str, Any]:
         """The norm before the unembedding: ``{"kind", "eps", "weight", "bias"}``."""
         norm = self._json(FINAL_NORM)
-        check_final_norm(norm, self.manifest.d_model)
+        with self._naming(FINAL_NORM):
+            check_final_norm(norm, self.manifest.d_model)
         return norm
 
     def vocab(self) -> Vocab:
         """The token strings; UserError unless there is one for each embedding row."""
-        vocab = Vocab.from_json(self._json(TOKENS))
-        if len(vocab.raw) != self.manifest.vocab_size:
-            raise UserError(
-                f"{self._store.name(TOKENS)} has {len(vocab.raw)} token strings; expected "
-                f"{self.manifest.vocab_size}, one for each embedding row"
-            )
+        value = self._json(TOKENS)
+        with self._naming(TOKENS):
+            vocab = Vocab.from_json(value)
+            check_tokens(vocab, self.manifest.vocab_size)
         return vocab
 
     def _check_layer(self, layer: int) -> None:
         if layer not in self.manifest.layers:
             there = ", ".join(map(str, self.manifest.layers))
             raise UserError(f"{self.url} has no layer {layer}; expected one of {there}")
+
+    @contextlib.contextmanager
+    def _naming(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self._store.name(key)}: {error}") from error
 
     def _rows(self, key: str, split: str) -> RowArray:
         plan, rows = self.manifest, self.rows(split)

@@ -1,6 +1,6 @@
 """Checking every byte of a cache, and describing one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -85,20 +85,24 @@ def _expected_rows(manifest: Manifest) -> dict[str, int]:
 
 
 def _vocabulary_problems(cache: Cache) -> Iterator[str]:
-    try:
-        digests = {EMBEDDING: sha256_array(cache.embedding())}
-        if not cache.manifest.tied:
-            digests[UNEMBEDDING] = sha256_array(cache.unembedding())
-        cache.final_norm()
-        cache.vocab()
-    except UserError as error:
-        yield str(error)
-        return
     store = Store(cache.url)
-    digests |= {key: store.sha256(key) or "" for key in (FINAL_NORM, TOKENS)}
-    for key, digest in digests.items():
+    parts: dict[str, Callable[[], str | None]] = {
+        EMBEDDING: lambda: sha256_array(cache.embedding()),
+        FINAL_NORM: lambda: store.sha256(FINAL_NORM),
+        TOKENS: lambda: store.sha256(TOKENS),
+    }
+    if not cache.manifest.tied:
+        parts[UNEMBEDDING] = lambda: sha256_array(cache.unembedding())
+    for key, digest_of in parts.items():
+        try:
+            digest = digest_of()
+        except UserError as error:
+            yield str(error)
+            continue
         expected = cache.manifest.digests.get(digest_name(key))
-        if digest != expected:
+        if digest is None:
+            yield f"{store.name(key)} is missing"
+        elif digest != expected:
             yield f"{store.name(key)} has content of SHA-256 {digest}; expected {expected}"
 
 

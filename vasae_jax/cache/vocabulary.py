@@ -70,12 +70,17 @@ def check(vocabulary: Vocabulary, plan: CachePlan) -> None:
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
             raise UserError(f"{key} has a value that is not finite in row {row}; expected numbers")
-    if len(vocabulary.vocab.raw) != plan.vocab_size:
-        raise UserError(
-            f"the vocabulary has {len(vocabulary.vocab.raw)} token strings; expected one for "
-            f"each of the {plan.vocab_size} embedding rows"
-        )
+    check_tokens(vocabulary.vocab, plan.vocab_size)
     check_final_norm(vocabulary.final_norm, plan.d_model)
+
+
+def check_tokens(vocab: Vocab, vocab_size: int) -> None:
+    """Raise UserError unless there is one token string for each embedding row."""
+    if len(vocab.raw) != vocab_size:
+        raise UserError(
+            f"the vocabulary has {len(vocab.raw)} token strings; expected one for each of the "
+            f"{vocab_size} embedding rows"
+        )
 
 
 def check_final_norm(norm: Mapping[str, Any], d_model: int) -> None:

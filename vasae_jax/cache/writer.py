@@ -183,7 +183,7 @@ class CacheWriter:
                 raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
 
     def _submit(self, buffer: SplitBuffer) -> None:
-        self._wait()
+        self._wait()  # also because take() gives back the arrays of the shard before
         start = buffer.start
         self._pending = self._thread.submit(self._commit, start, buffer.take())
 
@@ -256,7 +256,8 @@ class CacheWriter:
         )
 
     def _documents(self, split: str, rows: int) -> np.ndarray:
-        array = self._arrays[column_key(split, "docs")]
+        # Opened afresh, so that it reads files and nothing that lies in memory.
+        array = self._store.open_array(column_key(split, "docs"))
         found = np.empty(0, np.int32)
         with self._store.errors(f"cannot read {self._store.url}", "the rows just written"):
             for start in range(0, rows, self.plan.shard_rows):

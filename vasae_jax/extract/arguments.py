@@ -13,11 +13,16 @@ from vasae_jax.extract.text import read_documents
 BOS = {"auto": None, "yes": True, "no": False}
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default unless it is that nothing is given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser with every argument that does not depend on the backend."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    made = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
     add = made.add_argument
     add("--model", required=True, help="directory, .gguf file or Hugging Face name")
     add(
@@ -86,7 +91,7 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
     except Stopped as stopped:
         return _say(f"extract: {stopped}", 128 + stopped.signum)
     except KeyboardInterrupt:
-        return _say("extract: stopped before the first row; nothing was extracted", 130)
+        return _say("extract: stopped before any new row; what was stored earlier stays", 130)
     counts = ", ".join(
         f"{split} {info.rows:,} rows of {info.documents:,} documents"
         for split, info in manifest.splits.items()

@@ -5,8 +5,9 @@ output of each block, so the blocks' own results are captured; the module is bui
 more blocks than the deepest one asked for.
 """
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +79,10 @@ class HfFlaxLM:
 
         files = self._source.weight_files()
         try:
-            model = getattr(transformers, self._names.model).from_pretrained(
-                str(self._source.path), from_pt=files[0].suffix == ".bin"
-            )
+            with _lenient():
+                model = getattr(transformers, self._names.model).from_pretrained(
+                    str(self._source.path), from_pt=files[0].suffix == ".bin"
+                )
         except Exception as error:  # corrupt files, sizes, no torch: many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
@@ -94,7 +96,9 @@ class HfFlaxLM:
         wanted = tuple(layers)
         if wanted not in self._forwards:
             self._forwards[wanted] = _forward(self._names, self._config, wanted, self._dtype)
-        return self._forwards[wanted](self.params[self._names.base], jnp.asarray(tokens, jnp.int32))
+        params = self.params[self._names.base]
+        with _lenient():
+            return self._forwards[wanted](params, jnp.asarray(tokens, jnp.int32))
 
     def embedding(self) -> np.ndarray:
         """Input embeddings, float32 [V, d_model]."""
@@ -141,6 +145,13 @@ def _forward(names: _Names, config: Any, layers: tuple[int, ...], dtype: Any) ->
         return jnp.stack([blocks[str(layer)]["__call__"][0][0] for layer in layers])
 
     return jax.jit(run)
+
+
+@contextlib.contextmanager
+def _lenient() -> Iterator[None]:
+    """JAX's own promotion rules, which those classes were written for."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def _check_transformers() -> None:

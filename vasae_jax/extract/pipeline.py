@@ -152,9 +152,8 @@ def _run(
     first = _first_batch(before, {split: writer.rows_done(split) for split in SPLITS})
     rows_before = np.sum([before[split] for split in SPLITS], axis=0)
     total = int(rows_before[-1])
-    progress = Progress(total, int(rows_before[first]))
     pending: tuple[int, Batch, Fetch] | None = None
-    with StopRequest() as stop:
+    with Progress(total, int(rows_before[first])) as progress, StopRequest() as stop:
         for index in range(first, windows.batches(size)):
             batch = windows.batch(index, size)
             fetch = start_rows(model, batch.tokens, layers, settings.dtype)
@@ -163,12 +162,11 @@ def _run(
                 progress.update(int(rows_before[index]))
             pending = index, batch, fetch
             if stop.requested:
-                progress.end()
                 writer.close()
                 raise Stopped(sum(map(writer.rows_done, SPLITS)), stop.requested)
         if pending is not None:
             _store(writer, before, layers, *pending)
-    progress.finish(total)
+        progress.finish(total)
 
 
 def _store(
@@ -207,17 +205,17 @@ def _first_batch(before: dict[str, np.ndarray], done: dict[str, int]) -> int:
 def _read(
     documents: Iterable[str], model: Model, settings: Settings, bos_id: int | None
 ) -> Windows:
-    progress = Progress(None, unit="tokens of text read")
-    windows = make_windows(
-        documents,
-        model.tokenizer.encode,
-        settings.context_length,
-        bos_id,
-        settings.heldout_share,
-        settings.max_rows,
-        progress.update,
-    )
-    progress.finish(len(windows.tokens))
+    with Progress(None, unit="tokens of text read") as progress:
+        windows = make_windows(
+            documents,
+            model.tokenizer.encode,
+            settings.context_length,
+            bos_id,
+            settings.heldout_share,
+            settings.max_rows,
+            progress.update,
+        )
+        progress.finish(len(windows.tokens))
     return windows
 
 

@@ -3,13 +3,14 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Self, TextIO
 
 
 class Progress:
     """Done of a total, rate and time left, on stderr.
 
     On a terminal the line is rewritten in place; elsewhere one is printed every few seconds.
+    Use it in a ``with`` block, so that an error's sentence begins on a line of its own.
 
     Args:
         total: how much there is to do, or None where that is unknown.
@@ -48,11 +49,12 @@ class Progress:
         self._open = False
         self._show(self.line(done, self._clock()), end="\n")
 
-    def end(self) -> None:
-        """End a line that is being rewritten, so that other text can follow."""
-        if self._open:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._open:  # a line was being rewritten: other text must not follow on it
             print(file=self._stream, flush=True)
-        self._open = False
 
     def line(self, done: int, now: float) -> str:
         """The text of a progress line at time ``now``."""

@@ -88,7 +88,7 @@ def locate(source: str) -> Source:
         UserError: no such path, or the hub does not have it or cannot be reached.
     """
     path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if source and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
         return Source(path, path.resolve().name if path.is_dir() else path.stem, None)
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
         raise UserError(

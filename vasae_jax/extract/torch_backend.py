@@ -47,6 +47,7 @@ class TorchLM:
         self._source = sources.locate(source)
         config = sources.causal_config(self._source)
         self.spec = sources.spec_of(config)
+        self._softcapped = bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
         self.tokenizer = self._source.tokenizer(config, self.spec.vocab_size)
         self.id, self.revision = self._source.id, self._source.revision
         self._dtype = DTYPES[dtype]
@@ -67,6 +68,9 @@ class TorchLM:
         import transformers
 
         place, options = self._source.arguments()
+        if self._softcapped:
+            # transformers 4 leaves the cap out of every other kind of attention.
+            options = {**options, "attn_implementation": "eager"}
         try:
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 place, **options, dtype=self._dtype

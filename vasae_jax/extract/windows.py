@@ -116,7 +116,7 @@ def make_windows(
         report: called with the rows so far after each document.
 
     Raises:
-        UserError: no document has 2 tokens, or only one split would have documents.
+        UserError: no document has 2 tokens, none fits into ``max_rows``, or only one split would have documents.
     """
     tokens, lengths, docs = array("i"), array("q"), array("i")
     kept: list[float] = []
@@ -132,6 +132,8 @@ def make_windows(
             docs.append(index)
             kept.append(fraction)
         report(len(tokens))
+        if full and not docs:
+            raise UserError(f"max rows is {max_rows}; expected room for one window at least")
         if full:
             break
     if not docs:

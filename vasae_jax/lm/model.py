@@ -70,9 +70,7 @@ class Decoder(nnx.Module):
 
         def body(layer: jax.Array, carry: tuple[jax.Array, jax.Array]) -> Any:
             x, kept = carry
-            one = jax.tree.map(
-                lambda stack: jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False), weights
-            )
+            one = jax.tree.map(lambda stack: _layer_of(stack, layer), weights)
             x = self.placement.constrain(nnx.merge(graph, one)(x), STREAM)
             # Layers up to the next wanted one share its slot, so the wanted one writes last.
             slot = jnp.sum(layers < layer, dtype=jnp.int32)
@@ -106,6 +104,16 @@ def logits(graph: Any, weights: Any, tokens: jax.Array) -> jax.Array:
 def continue_from(graph: Any, weights: Any, x: jax.Array, layer: jax.Array) -> jax.Array:
     """Logits [S, T, V] of the model whose residual stream after ``layer`` is ``x`` [S, T, d]."""
     return _finish(nnx.merge(graph, weights), x.astype(jnp.float32), layer + 1)
+
+
+def _layer_of(stack: jax.Array, layer: jax.Array) -> jax.Array:
+    """``stack[layer]`` inside a loop over layers.
+
+    XLA on CPU widens bfloat16 before indexing it. The barrier keeps that inside the loop,
+    where it touches one layer; hoisted out it would hold a float32 copy of all of them.
+    """
+    stack, layer = jax.lax.optimization_barrier((stack, layer))
+    return jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
 
 
 def _finish(decoder: Decoder, x: jax.Array, start: jax.Array) -> jax.Array:

@@ -1,9 +1,11 @@
 """The sparse autoencoder: parameters, forward pass, sparse and dense execution, module."""
 
 from vasae_jax.sae.forward import Forward, choose_execution, decode, encode, forward
+from vasae_jax.sae.module import SAE
 from vasae_jax.sae.params import Params, init_params, unit_rows
 
 __all__ = [
+    "SAE",
     "Forward",
     "Params",
     "choose_execution",

@@ -96,7 +96,9 @@ def permutation(seed: int, lane: int, epoch: int, part: int, count: int) -> np.n
     Part 0 of an epoch orders its chunks, part w + 1 the rows of its window w.
     """
     # Draws count up in the counter's first word, so no two streams ever meet.
-    generator = np.random.Philox(key=[seed, lane], counter=[0, 0, part, epoch])
+    # As arrays: a list with a number of 2**63 or more would pass through float64.
+    key, counter = np.array([seed, lane], np.uint64), np.array([0, 0, part, epoch], np.uint64)
+    generator = np.random.Philox(key=key, counter=counter)
     return np.argsort(generator.random_raw(count), kind="stable")
 
 

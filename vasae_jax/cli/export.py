@@ -1,0 +1,51 @@
+"""``vasae export``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vasae_jax.errors import UserError
+
+LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Write the named dictionary of a run."""
+    given = _parser().parse_args(arguments)
+    npz = given.layout == "npz"
+    out = Path(given.out)
+    if npz and out.suffix != ".npz":
+        raise UserError(f"--out is {out}; expected a name that ends in .npz")
+
+    from vasae_jax.dictionary import check_outputs, read_dictionary, write_dictionary
+    from vasae_jax.export import export_layout
+    from vasae_jax.publish import open_trained, publish
+
+    if npz:
+        check_outputs(out, given.overwrite)
+    exported = Path(given.source).suffix == ".npz"
+    dictionary = (
+        read_dictionary(given.source) if exported else publish(open_trained(given.source))[0]
+    )
+    if npz:
+        written = write_dictionary(out, dictionary, given.overwrite)
+    else:
+        written = export_layout(dictionary, given.layout, out, given.overwrite)
+    print("\n".join(map(str, written)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vasae export",
+        description="Write a run's named dictionary: weights, names, fire rates and provenance, "
+        "readable with NumPy alone; or its weights as another library reads them.",
+    )
+    parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
+    parser.add_argument(
+        "--out", required=True, help="dictionary.npz, or a directory for another library's layout"
+    )
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default="npz", help="file layout (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    return parser

@@ -1,0 +1,56 @@
+"""``vasae name``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from vasae_jax.files import refuse_existing, write_bytes
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Print the names of a run's features as a table, and write it."""
+    given = _parser().parse_args(arguments)
+    source = Path(given.source)
+    exported = source.suffix == ".npz"
+    home = source.parent if exported else source
+    out = Path(given.out) if given.out else home / f"names-by-{given.sort}-top{given.top}.txt"
+    refuse_existing(out, given.overwrite)
+
+    from vasae_jax.dictionary import read_dictionary
+    from vasae_jax.nametable import name_table
+    from vasae_jax.publish import open_trained, publish
+
+    dictionary = read_dictionary(source) if exported else publish(open_trained(given.source))[0]
+    table = name_table(dictionary, given.top, given.features or dictionary.d_sae, given.sort)
+    write_bytes(out, table.encode())
+    print(table)
+    print(f"written to {out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vasae name",
+        description="Name features by the tokens whose embeddings are nearest to their decoder "
+        "directions. Prints a table and writes it.",
+    )
+    parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
+    parser.add_argument("--top", type=_count, default=5, help="names per feature (default: 5)")
+    parser.add_argument(
+        "--features", type=_count, default=40, help="features to show, 0 for all (default: 40)"
+    )
+    parser.add_argument(
+        "--sort",
+        choices=("fire_rate", "cosine", "feature"),
+        default="fire_rate",
+        help="most often firing first, best aligned first, or by number (default: fire_rate)",
+    )
+    parser.add_argument("--out", help="text file (default: beside the source)")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value

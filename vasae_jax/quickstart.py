@@ -1,0 +1,144 @@
+"""From a real model to a named dictionary in one command: every room, in order."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from vasae_jax.cache import Cache
+from vasae_jax.clock import clock_text
+from vasae_jax.config import Config
+from vasae_jax.dictionary import Dictionary, write_dictionary
+from vasae_jax.errors import UserError
+from vasae_jax.evaluate import Evaluation
+from vasae_jax.extract import Settings, extract, read_documents
+from vasae_jax.files import refuse_existing
+from vasae_jax.lm import LM, fetch_smollm2, load_lm
+from vasae_jax.nametable import name_table
+from vasae_jax.presets import quickstart as preset
+from vasae_jax.publish import open_trained, publish
+from vasae_jax.report import alignment_figure
+from vasae_jax.train.log import say
+from vasae_jax.train.loop import train
+
+TEXT = "pydoc-topics"
+"""English that needs no download: the language reference that CPython carries."""
+SHOWN = 12
+"""Features in each of the two tables that are printed."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What is made, from what, where."""
+
+    out: str
+    """Directory of everything that is made."""
+    model: str | None
+    """A model directory, a .gguf file or a hub name; None is the pinned SmolLM2-135M."""
+    text: str
+    """Documents, as tools/extract_flax.py takes them."""
+    layers: tuple[int, ...] | None
+    """Layers to extract; None: a sixth and a third of the way up."""
+    layer: int | None
+    """The layer that is trained on; None is the first of ``layers``."""
+    max_rows: int
+    """Tokens of text used at most."""
+    overwrite: bool
+    """Replace what a run before this one left in ``out``."""
+
+
+def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> None:
+    """Extract, train, evaluate, name, export and draw; print what came of it.
+
+    An interrupted quickstart goes on where it was when the same command is run again.
+    ``override`` applies the user's settings to the training config.
+
+    Raises:
+        UserError: something given cannot be used, or the outputs exist already.
+        Stopped: a signal asked for it; progress is kept.
+    """
+    out = Path(wanted.out)
+    npz, figure = out / "dictionary.npz", out / "alignment.png"
+    for path in (npz, figure):
+        refuse_existing(path, wanted.overwrite)
+    stages: dict[str, float] = {}
+
+    model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2()))
+    layers = wanted.layers or default_layers(model.spec.n_layers)
+    config = override(preset(str(out / "cache"), _layer(wanted.layer, layers), str(out / "run")))
+    if wanted.overwrite:
+        config = replace(config, run=replace(config.run, overwrite=True))
+    _timed(stages, "extraction", lambda: _extract(wanted, model, layers, config.data.cache))
+    del model  # its weights are not needed any more, and memory is
+    _timed(stages, "training", lambda: train(config))
+    dictionary, evaluation = _timed(
+        stages, "evaluation and naming", lambda: publish(open_trained(config.run.out))
+    )
+    _timed(stages, "files", lambda: _write(dictionary, npz, figure, wanted.overwrite))
+    print(summary(dictionary, evaluation))
+    print(f"{out}: dictionary.npz, names.jsonl, meta.json, alignment.png")
+    print(", ".join(f"{stage} {clock_text(seconds)}" for stage, seconds in stages.items()))
+
+
+def default_layers(count: int) -> tuple[int, ...]:
+    """A shallow layer and one further up, of a model with ``count`` blocks."""
+    return tuple(sorted({count // 6, count // 3}))
+
+
+def summary(dictionary: Dictionary, evaluation: Evaluation) -> str:
+    """The evaluation, then the best aligned and the most often firing features."""
+    parts = [
+        evaluation.table(),
+        f"The {SHOWN} features that fire with the nearest names",
+        name_table(dictionary, 3, SHOWN, "cosine"),
+        f"The {SHOWN} features that fire most often",
+        name_table(dictionary, 3, SHOWN, "fire_rate"),
+    ]
+    return "\n\n".join(["", *parts])
+
+
+def _layer(asked: int | None, layers: tuple[int, ...]) -> int:
+    layer = layers[0] if asked is None else asked
+    if layer not in layers:
+        raise UserError(
+            f"layer {layer} is to be trained on but layers {', '.join(map(str, layers))} are "
+            "extracted; expected one of them"
+        )
+    return layer
+
+
+def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -> None:
+    """Make the cache, finish it, or take the finished one if it is what is wanted."""
+    if not wanted.overwrite and (Path(url) / "manifest.json").exists():
+        found = Cache.open(url).manifest
+        for what, old, new in (
+            ("model", found.model.source_digest, model.source_digest),
+            ("layers", found.layers, layers),
+            ("text", found.text.source, wanted.text),
+        ):
+            if old != new:
+                raise UserError(
+                    f"{url} holds a cache with {what} {old}; expected {new}, another --out, "
+                    "or --overwrite"
+                )
+        say(f"{url} is complete")
+        return
+    settings = Settings(layers=layers, max_rows=wanted.max_rows)
+    documents = read_documents(wanted.text)
+    say(f"extracting layers {', '.join(map(str, layers))} of {model.id} over {wanted.text}")
+    extract(model, documents, url, settings, source=wanted.text, overwrite=wanted.overwrite)
+
+
+def _write(dictionary: Dictionary, npz: Path, figure: Path, overwrite: bool) -> None:
+    write_dictionary(npz, dictionary, overwrite)
+    alignment_figure(dictionary, figure, overwrite)
+
+
+def _timed(stages: dict[str, float], name: str, stage: Callable[[], T]) -> T:
+    started = time.monotonic()
+    result = stage()
+    stages[name] = time.monotonic() - started
+    return result

@@ -1,0 +1,85 @@
+"""The SAE as a Flax NNX module, for use in one's own code; the trainer uses the functions."""
+
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vasae_jax.config import SAEConfig
+from vasae_jax.sae.forward import Execution, decode, encode, forward
+from vasae_jax.sae.params import Params, init_params
+
+
+class Fixed(nnx.Variable):
+    """A weight that is not trained: the decoder of method ``tied``."""
+
+
+class SAE(nnx.Module):
+    """A TopK sparse autoencoder with the field's usual shapes.
+
+    Attributes:
+        W_enc: [d_in, d_sae]. b_enc: [d_sae]. W_dec: [d_sae, d_in]. b_dec: [d_in]; all
+            float32 ``nnx.Param`` (W_dec and b_dec are ``Fixed`` with method ``tied``).
+        config: the settings it was made with.
+    """
+
+    def __init__(self, config: SAEConfig, params: Params) -> None:
+        """Hold ``params``, feature-major as in a trainer's state or checkpoint."""
+        kind = Fixed if config.method == "tied" else nnx.Param
+        self.config = config
+        self.W_enc = nnx.Param(params["W_enc"].T)
+        self.b_enc = nnx.Param(params["b_enc"])
+        self.W_dec = kind(params["W_dec"])
+        self.b_dec = kind(params["b_dec"])
+
+    @classmethod
+    def create(
+        cls, config: SAEConfig, d_sae: int, mean: jax.Array, anchors: jax.Array, rngs: nnx.Rngs
+    ) -> Self:
+        """Start as a training run with ``config`` does.
+
+        Args:
+            config: its init settings, k, pre_bias and method are used.
+            d_sae: number of features.
+            mean: [d_in] mean of the rows, for ``bias_init="mean"``.
+            anchors: [V, d_in] anchor rows (raw embeddings for method ``tied``).
+            rngs: its ``params`` key is used.
+        """
+        return cls(config, init_params(rngs.params(), config, d_sae, mean, anchors))
+
+    def params(self) -> Params:
+        """The trainer's feature-major parameters."""
+        return Params(
+            W_enc=self.W_enc[...].T,
+            b_enc=self.b_enc[...],
+            W_dec=self.W_dec[...],
+            b_dec=self.b_dec[...],
+        )
+
+    def __call__(self, x: jax.Array, execution: Execution = "sparse") -> jax.Array:
+        """Reconstruct ``x [..., d_in]``, float32; differentiable in the parameters."""
+        rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        config = self.config
+        out = forward(
+            self.params(), rows, config.k, config.pre_bias, execution, config.compute
+        ).x_hat
+        return out.reshape(x.shape)
+
+    def active(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Features that fire on rows ``x [B, d_in]``: values [B, k], ids [B, k] int32."""
+        return encode(self.params(), x.astype(jnp.float32), self.config.k, self.config.pre_bias)
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """z of rows ``x [B, d_in]``, [B, d_sae] with at most k entries above 0."""
+        values, ids = self.active(x)
+        rows = jnp.arange(x.shape[0])[:, None]
+        return jnp.zeros((x.shape[0], self.b_enc.shape[0]), values.dtype).at[rows, ids].set(values)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """x_hat [B, d_in] of a dense ``z [B, d_sae]``."""
+        return z @ self.W_dec[...] + self.b_dec[...][None, :]
+
+    def decode_active(self, values: jax.Array, ids: jax.Array) -> jax.Array:
+        """x_hat [B, d_in] of the k active features."""
+        return decode(self.params(), values, ids)
