@@ -3,6 +3,7 @@
 import numpy as np
 
 from vasae_jax.dictionary import make_dictionary, make_meta
+from vasae_jax.naming import nearest_tokens
 from vasae_jax.vocab import Vocab
 
 D, F, V, K = 6, 20, 40, 4
@@ -28,13 +29,13 @@ def params(seed=0):
     }
 
 
-def vocab():
+def token_strings():
     """Token strings with spaces, a byte that is no text, and one that JSON must escape."""
     strange = ("Ġthe", "Ã", '"', "\\", "Ċ", "<|endoftext|>", "é")
     return Vocab("byte_level", (*strange, *(f"Ġw{i}" for i in range(V - len(strange)))))
 
 
-def dictionary(pre_bias=1.0, seed=0):
+def dictionary(pre_bias=1.0, seed=0, vocab=None):
     """The dictionary of :func:`params`, named by centred embeddings."""
     rng = np.random.default_rng(7)
     embedding = rng.normal(size=(V, D)).astype(np.float32) + 1
@@ -46,14 +47,14 @@ def dictionary(pre_bias=1.0, seed=0):
         config={"sae": {"k": K}},
         metrics=None,
     )
+    weights = params(seed)
     return make_dictionary(
-        params(seed),
+        weights,
         k=K,
         pre_bias=pre_bias,
-        anchors=embedding - embedding.mean(axis=0),
-        embedding=embedding,
-        vocab=vocab(),
-        names=3,
+        names=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
+        raw_names=nearest_tokens(weights["W_dec"], embedding, 3),
+        vocab=vocab or token_strings(),
         fire_rate=rate,
         meta=meta,
     )

@@ -72,7 +72,7 @@ def llama_config(**overrides) -> transformers.LlamaConfig:
     return transformers.LlamaConfig(bos_token_id=0, eos_token_id=0, **{**base, **overrides})
 
 
-def random_model(config: transformers.PreTrainedConfig, seed: int = 0):
+def random_model(config: transformers.PretrainedConfig, seed: int = 0):
     """A float32 torch model whose every parameter, norms and biases too, is random."""
     generator = torch.Generator().manual_seed(seed)
     # Saving and casting write into the configuration, so each model gets its own.
@@ -138,7 +138,9 @@ def write_gguf(model, path: Path, pre: str = "gpt-2", quantised: bool = False) -
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_key_length(config.head_dim)
         writer.add_rope_dimension_count(config.head_dim)
-        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        # transformers 5 moved the base into rope_parameters
+        rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
+        writer.add_rope_freq_base(rope["rope_theta"])
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     else:
         writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)

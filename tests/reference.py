@@ -47,7 +47,7 @@ def alignment(W_dec, anchors, mode, weight):
 
 def loss_and_grads(params, x, keep, k, pre_bias, unit_of_loss, lam, anchors, mode, weight):
     """The training loss and the gradient of every parameter."""
-    x_hat, z, pre = forward(params, x, k, pre_bias)
+    x_hat, z, _ = forward(params, x, k, pre_bias)
     residual = (x_hat - x) * keep[:, None]
     scale = 1 / (keep.sum() * unit_of_loss)
     loss = scale * (residual**2).sum()

@@ -26,7 +26,10 @@ def make_rows(steps=STEPS, seed=0):
     return x, keep, anchors.astype(np.float32)
 
 
-def make_config(mesh=MeshConfig(1, 1), loss="variance", search_share=1.0, **sae):
+ONE = MeshConfig(data=1, model=1)
+
+
+def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
     mode = sae.pop("mode", "nearest")
     per_feature = sae.pop("per_feature", "uniform")
     settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}

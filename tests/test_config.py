@@ -87,7 +87,9 @@ def test_importing_the_package_starts_no_device_and_is_quick():
         "assert 'jax' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    rooms = "sae anchor cache stream lm train.loop naming metrics evaluate dictionary report extract"
+    rooms = (
+        "sae anchor cache stream lm train.loop naming metrics evaluate dictionary report extract"
+    )
     code = (
         "import importlib, jax;"
         f"[importlib.import_module('vasae_jax.' + room) for room in {rooms.split()!r}];"

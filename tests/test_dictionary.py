@@ -14,6 +14,7 @@ from vasae_jax.errors import UserError
 from vasae_jax.nametable import name_table
 from vasae_jax.naming import CLAIM
 from vasae_jax.sae import decode, encode
+from vasae_jax.vocab import Vocab
 
 
 @pytest.fixture
@@ -127,6 +128,11 @@ def test_files_of_two_exports_are_not_mixed(written, tmp_path_factory):
     (written / "dictionary.npz").write_bytes((other / "dictionary.npz").read_bytes())
     with pytest.raises(UserError, match=r"dictionary\.npz is not the file that"):
         read_dictionary(written / "dictionary.npz")
+
+
+def test_a_name_without_a_string_is_refused():
+    with pytest.raises(UserError, match="is a name and the vocabulary has 5 strings"):
+        dictionary(vocab=Vocab("plain", tuple("abcde")))
 
 
 @pytest.mark.parametrize("name", ["dictionary.npz", "names.jsonl", "meta.json"])

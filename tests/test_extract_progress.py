@@ -2,7 +2,8 @@
 
 import io
 
-from vasae_jax.extract.progress import Progress, duration
+from vasae_jax.clock import duration
+from vasae_jax.extract.progress import Progress
 
 
 class Screen(io.StringIO):

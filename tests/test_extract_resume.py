@@ -77,7 +77,7 @@ def test_killed_stopped_and_finished_equals_uninterrupted(directory, tmp_path):
     stopped = start(directory, broken)
     error = signal_after(stopped, broken, kept + 3, signal.SIGTERM)
     assert stopped.returncode == 128 + signal.SIGTERM
-    assert "rows; run the same command again to continue" in error.splitlines()[-1]
+    assert "rows; run the same command to continue" in error.splitlines()[-1]
     assert durable(broken) >= kept + 3
 
     last = start(directory, broken)

@@ -48,7 +48,9 @@ def test_gradients_reach_the_parameters_and_not_a_tied_decoder():
         grads = gradients(module, jnp.asarray(x))
         found = {path[-1]: value for path, value in nnx.to_flat_state(grads)}
         assert set(found) == trained
-        assert all(np.abs(np.asarray(jax.tree.leaves(value)[0])).max() > 0 for value in found.values())
+        assert all(
+            np.abs(np.asarray(jax.tree.leaves(value)[0])).max() > 0 for value in found.values()
+        )
 
 
 def test_params_go_there_and_back():

@@ -7,7 +7,6 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
-from vasae_jax.mesh import make_mesh
 from vasae_jax.sae import decode, encode, forward
 from vasae_jax.train.loss import Batch, batch_loss
 from vasae_jax.train.step import learning_rate, make_step
@@ -151,7 +150,7 @@ def test_every_buffer_of_the_state_is_donated():
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors)
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
-    make_step(config, make_mesh(config.mesh), state, "sparse")(state, batch, context)
+    make_step(config, mesh, state, "sparse")(state, batch, context)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 

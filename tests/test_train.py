@@ -76,7 +76,8 @@ def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
         file.write('{"step": 9')  # a half-written line, as a kill leaves it
     train(config)
     assert_equal(final(tmp_path / "cut"), final(whole))
-    steps = [json.loads(line)["step"] for line in open(tmp_path / "cut" / "metrics.jsonl")]
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
     assert steps == [5, 10, 15, 20, 24]
 
 
@@ -109,9 +110,7 @@ def train_until(config, steps):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_keeps_the_progress(
-    cache, tmp_path, number
-):
+def test_a_signal_keeps_the_progress(cache, tmp_path, number):
     out = tmp_path / "run"
     command = [
         sys.executable, "-m", "vasae_jax.cli.main", "train", f"--data.cache={cache}",

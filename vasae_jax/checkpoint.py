@@ -124,7 +124,8 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
                 for name, leaf in shapes.items()
             }
-            return step, Params(**reader.restore(item, like))
+            params: Params = reader.restore(item, like)
+            return step, params
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"checkpoint {item} cannot be read: {error}") from error
 

@@ -1,7 +1,7 @@
 """Durations in words."""
 
 
-def clock_text(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as ``12 s``, ``3 min 05 s`` or ``2 h 07 min``."""
     whole = round(seconds)
     if whole < 60:

@@ -21,7 +21,9 @@ def load_file(path: str) -> Config:
         UserError: no such file, it fails to run, or it defines no ``config = Config(...)``.
     """
     if not Path(path).is_file():
-        raise UserError(f"config {path} is not there; expected a Python file with config = Config(...)")
+        raise UserError(
+            f"config {path} is not there; expected a Python file with config = Config(...)"
+        )
     try:
         found = runpy.run_path(path).get("config")
     except Exception as error:
@@ -45,7 +47,11 @@ def parse_overrides(default: Config, arguments: Sequence[str], program: str) -> 
     try:
         with contextlib.redirect_stderr(said):
             config, unknown = tyro.cli(
-                Config, default=default, args=list(arguments), prog=program, return_unknown_args=True
+                Config,
+                default=default,
+                args=list(arguments),
+                prog=program,
+                return_unknown_args=True,
             )
     except SystemExit as stop:
         if not stop.code:

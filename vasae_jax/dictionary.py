@@ -20,7 +20,8 @@ from vasae_jax import __version__
 from vasae_jax.cache import Cache
 from vasae_jax.errors import UserError
 from vasae_jax.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
-from vasae_jax.naming import CLAIM, bucket_names, bucket_of, nearest_tokens
+from vasae_jax.naming import CLAIM, Names, bucket_names, bucket_of
+from vasae_jax.sae import Params
 from vasae_jax.vocab import Vocab
 
 FORMAT, VERSION = "vasae-dictionary", 1
@@ -89,42 +90,39 @@ ARRAYS: dict[str, tuple[str, str]] = {
 
 
 def make_dictionary(
-    params: Mapping[str, np.ndarray | jax.Array],
+    params: Params | Mapping[str, np.ndarray | jax.Array],
     *,
     k: int,
     pre_bias: float,
-    anchors: np.ndarray,
-    embedding: np.ndarray,
+    names: Names,
+    raw_names: Names,
     vocab: Vocab,
-    names: int,
     fire_rate: np.ndarray,
     meta: Mapping[str, Any],
 ) -> Dictionary:
-    """Name every feature of an SAE and put all of it together.
+    """Put an SAE and the names of its features together.
 
     Args:
         params: W_enc [d_sae, d_in] (feature-major, as in the trainer), b_enc, W_dec, b_dec.
         k: features that may fire on one row.
         pre_bias: share of b_dec taken from the input before encoding.
-        anchors: [V, d_in], what the names refer to.
-        embedding: [V, d_in], the raw input embeddings.
+        names: the nearest of the stated anchors, ids and cosines [d_sae, m].
+        raw_names: the nearest of the raw input embeddings, likewise.
         vocab: the V token strings.
-        names: names per feature (m).
         fire_rate: [d_sae], share of rows on which each feature fires.
         meta: see :func:`make_meta`.
 
     Raises:
-        UserError: shapes do not fit, or a number is not finite.
+        UserError: a name has no string in the vocabulary.
     """
-    if len(vocab) != len(anchors):
+    used = np.unique(names.ids).tolist()
+    if used and used[-1] >= len(vocab):
         raise UserError(
-            f"the vocabulary has {len(vocab)} strings and there are {len(anchors)} anchors; "
-            "expected one string per anchor"
+            f"token {used[-1]} is a name and the vocabulary has {len(vocab)} strings; "
+            "expected a string for every token"
         )
-    arrays = {name: np.asarray(value, np.float32) for name, value in params.items()}
-    token_ids, cosines = nearest_tokens(arrays["W_dec"], anchors, names)
-    raw_token_ids, raw_cosines = nearest_tokens(arrays["W_dec"], embedding, names)
-    used = np.unique(token_ids).tolist()
+    given: Mapping[str, Any] = dict(params)
+    arrays = {name: np.asarray(value, np.float32) for name, value in given.items()}
     return Dictionary(
         W_enc=np.ascontiguousarray(arrays["W_enc"].T),
         b_enc=arrays["b_enc"],
@@ -132,10 +130,10 @@ def make_dictionary(
         b_dec=arrays["b_dec"],
         k=k,
         pre_bias=pre_bias,
-        token_ids=token_ids,
-        cosines=cosines,
-        raw_token_ids=raw_token_ids,
-        raw_cosines=raw_cosines,
+        token_ids=names.ids,
+        cosines=names.cosines,
+        raw_token_ids=raw_names.ids,
+        raw_cosines=raw_names.cosines,
         fire_rate=np.asarray(fire_rate, np.float32),
         tokens={token: (vocab.raw[token], vocab.display(token)) for token in used},
         meta=meta,
@@ -186,26 +184,37 @@ def provenance(cache: Cache, layer: int) -> dict[str, Any]:
     }
 
 
+def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, Path]:
+    """The paths that :func:`write_dictionary` will write: the ``.npz``, names and metadata.
+
+    Raises:
+        UserError: the name does not end in .npz, or one of the files exists (and ``overwrite``
+            was not asked for).
+    """
+    npz = Path(out_npz)
+    if npz.suffix != ".npz":
+        raise UserError(f"{npz} is not an .npz name; expected something like dictionary.npz")
+    paths = (npz, npz.parent / NAMES, npz.parent / META)
+    for path in paths:
+        refuse_existing(path, overwrite)
+    return paths
+
+
 def write_dictionary(
     out_npz: str | os.PathLike[str], dictionary: Dictionary, overwrite: bool = False
 ) -> tuple[Path, Path, Path]:
     """Write the three files; none is visible before all of them are whole.
 
     Returns:
-        The paths of the ``.npz``, ``names.jsonl`` and ``meta.json``.
+        The paths, as :func:`check_outputs`.
 
     Raises:
-        UserError: the name does not end in .npz, one of the files exists (and ``overwrite``
-            was not asked for), the place cannot be written, or the arrays do not fit.
+        UserError: what :func:`check_outputs` refuses, arrays that do not fit, a place that
+            cannot be written.
     """
-    npz = Path(out_npz)
-    paths = (npz, npz.parent / NAMES, npz.parent / META)
-    if npz.suffix != ".npz":
-        raise UserError(f"{npz} is not an .npz name; expected something like dictionary.npz")
-    for path in paths:
-        refuse_existing(path, overwrite)
+    paths = check_outputs(out_npz, overwrite)
     arrays: dict[str, Any] = _arrays(dictionary)
-    _check_arrays(arrays, str(npz))
+    _check_arrays(arrays, str(paths[0]))
     names = _names_text(dictionary).encode("utf-8", "backslashreplace")
     with contextlib.ExitStack() as stack:
         # Files appear in reverse order: meta.json, which vouches for the others, last.

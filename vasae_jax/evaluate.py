@@ -17,12 +17,17 @@ from vasae_jax.sae.params import Params
 class Rows(Protocol):
     """A batch of rows, as vasae_jax.stream gives them."""
 
-    x: np.ndarray
-    """[B, d_in] rows."""
-    keep: np.ndarray
-    """bool [B], False for masked rows (and padding)."""
-    docs: np.ndarray
-    """int32 [B], the row's document, -1 for padding."""
+    @property
+    def x(self) -> np.ndarray:
+        """[B, d_in] rows."""
+
+    @property
+    def keep(self) -> np.ndarray:
+        """bool [B], False for masked rows (and padding)."""
+
+    @property
+    def docs(self) -> np.ndarray:
+        """int32 [B], the row's document, -1 for padding."""
 
 
 @dataclass(frozen=True)

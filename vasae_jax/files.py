@@ -27,7 +27,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name + ".", delete=False)
+        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, then renamed)
+            dir=target.parent, prefix=target.name + ".", delete=False
+        )
     except OSError as error:
         raise unwritable(target, error) from error
     try:
@@ -60,7 +62,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The sentence for a path that could not be written, and why."""
-    return UserError(f"cannot write {path}: {error.strerror or error}; expected a writable place with free space")
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; expected a writable place with free space"
+    )
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:

@@ -4,6 +4,7 @@ A name is a geometric label. It does not explain a feature and claims nothing ab
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,12 +23,21 @@ BUCKETS = (("strong", 0.8), ("medium", 0.5), ("weak", 0.3))
 """Alignment buckets: name and the least cosine in it, best first. Below all of them: none."""
 
 
+class Names(NamedTuple):
+    """The m nearest tokens of every feature, best first."""
+
+    ids: np.ndarray
+    """int32 [F, m]"""
+    cosines: np.ndarray
+    """float32 [F, m]"""
+
+
 def nearest_tokens(
     w_dec: np.ndarray | jax.Array,
     anchors: np.ndarray | jax.Array,
     m: int,
     block: int = ANCHOR_BLOCK,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Names:
     """The ``m`` anchors with the largest cosine to each decoder row, over the whole vocabulary.
 
     Exact up to float32 rounding of the cosines; equal cosines go to the lower id. Rows of norm
@@ -40,17 +50,14 @@ def nearest_tokens(
         m: tokens per feature, 1 <= m <= V.
         block: anchors multiplied at once.
 
-    Returns:
-        ids int32 [F, m] and cosines float32 [F, m], best first.
-
     Raises:
         UserError: the shapes do not fit, ``m`` is out of range, or a value is not finite.
     """
     _check(w_dec, anchors, m)
     if w_dec.shape[0] == 0:
-        return np.zeros((0, m), np.int32), np.zeros((0, m), np.float32)
+        return Names(np.zeros((0, m), np.int32), np.zeros((0, m), np.float32))
     cosines, ids = _nearest(w_dec, anchors, m=m, block=block)
-    return np.asarray(ids), np.asarray(cosines)
+    return Names(np.asarray(ids), np.asarray(cosines))
 
 
 def nearest(

@@ -74,22 +74,18 @@ def run_names(run: Run) -> RunNames:
     raw = nearest_tokens(run.params["W_dec"], embedding, NAMES)
     if not run.config.anchor.center:
         return RunNames(raw, raw)
-    return RunNames(
-        nearest_tokens(run.params["W_dec"], anchor_matrix(embedding, True), NAMES), raw
-    )
+    return RunNames(nearest_tokens(run.params["W_dec"], anchor_matrix(embedding, True), NAMES), raw)
 
 
 def evaluate_run(run: Run, names: RunNames, split: str = SPLIT) -> Evaluation:
     """Every measure over ``split``; see :mod:`vasae_jax.metrics` for their definitions."""
     config = run.config
     stated = _nearest(anchor_name(config.anchor.center), names.stated, run.cache)
-    kinds = (stated,)
+    kinds: tuple[Nearest, ...] = (stated,)
     if config.anchor.center:
         kinds += (_nearest(anchor_name(False), names.raw, run.cache),)
     data = config.data
-    batches = rows_in_order(
-        run.cache, data.layer, split, BATCH, data.skip_positions, data.max_norm
-    )
+    batches = rows_in_order(run.cache, data.layer, split, BATCH, data.skip_positions, data.max_norm)
     return evaluate(run.params, batches, config.sae.k, config.sae.pre_bias, kinds, split)
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from vasae_jax.cache import Cache
-from vasae_jax.clock import clock_text
+from vasae_jax.clock import duration
 from vasae_jax.config import Config
 from vasae_jax.dictionary import Dictionary, write_dictionary
 from vasae_jax.errors import UserError
 from vasae_jax.evaluate import Evaluation
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.files import refuse_existing
-from vasae_jax.lm import LM, fetch_smollm2, load_lm
+from vasae_jax.lm import LM, load_lm
+from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.nametable import name_table
 from vasae_jax.presets import quickstart as preset
 from vasae_jax.publish import open_trained, publish
@@ -24,6 +25,8 @@ from vasae_jax.train.loop import train
 
 TEXT = "pydoc-topics"
 """English that needs no download: the language reference that CPython carries."""
+COMPUTE = "bfloat16"
+"""Twice as fast as float32 on CPU; it moves SmolLM2's rows by 0.5% of their length."""
 SHOWN = 12
 """Features in each of the two tables that are printed."""
 
@@ -66,13 +69,10 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
         refuse_existing(path, wanted.overwrite)
     stages: dict[str, float] = {}
 
-    model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2()))
-    layers = wanted.layers or default_layers(model.spec.n_layers)
-    config = override(preset(str(out / "cache"), _layer(wanted.layer, layers), str(out / "run")))
+    layer = _make_cache(wanted, stages, str(out / "cache"))
+    config = override(preset(str(out / "cache"), layer, str(out / "run")))
     if wanted.overwrite:
         config = replace(config, run=replace(config.run, overwrite=True))
-    _timed(stages, "extraction", lambda: _extract(wanted, model, layers, config.data.cache))
-    del model  # its weights are not needed any more, and memory is
     _timed(stages, "training", lambda: train(config))
     dictionary, evaluation = _timed(
         stages, "evaluation and naming", lambda: publish(open_trained(config.run.out))
@@ -80,7 +80,7 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
     _timed(stages, "files", lambda: _write(dictionary, npz, figure, wanted.overwrite))
     print(summary(dictionary, evaluation))
     print(f"{out}: dictionary.npz, names.jsonl, meta.json, alignment.png")
-    print(", ".join(f"{stage} {clock_text(seconds)}" for stage, seconds in stages.items()))
+    print(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items()))
 
 
 def default_layers(count: int) -> tuple[int, ...]:
@@ -100,13 +100,17 @@ def summary(dictionary: Dictionary, evaluation: Evaluation) -> str:
     return "\n\n".join(["", *parts])
 
 
-def _layer(asked: int | None, layers: tuple[int, ...]) -> int:
-    layer = layers[0] if asked is None else asked
+def _make_cache(wanted: Quickstart, stages: dict[str, float], url: str) -> int:
+    """Load the model and extract; the layer to train on. The model's memory is free after it."""
+    model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2(), COMPUTE))
+    layers = wanted.layers or default_layers(model.spec.n_layers)
+    layer = layers[0] if wanted.layer is None else wanted.layer
     if layer not in layers:
         raise UserError(
             f"layer {layer} is to be trained on but layers {', '.join(map(str, layers))} are "
             "extracted; expected one of them"
         )
+    _timed(stages, "extraction", lambda: _extract(wanted, model, layers, url))
     return layer
 
 

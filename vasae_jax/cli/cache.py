@@ -12,7 +12,9 @@ def run(arguments: Sequence[str]) -> None:
         prog="vasae cache", description="Look into an activation cache, or verify it."
     )
     parser.add_argument(
-        "action", choices=("info", "verify"), help="info: what it holds; verify: read all, check all"
+        "action",
+        choices=("info", "verify"),
+        help="info: what it holds; verify: read all, check all",
     )
     parser.add_argument("url", help="the cache: a directory or a gs:// or s3:// URL")
     given = parser.parse_args(arguments)

@@ -27,10 +27,11 @@ def run(arguments: Sequence[str]) -> None:
     dictionary = (
         read_dictionary(given.source) if exported else publish(open_trained(given.source))[0]
     )
-    if npz:
-        written = write_dictionary(out, dictionary, given.overwrite)
-    else:
-        written = export_layout(dictionary, given.layout, out, given.overwrite)
+    written = (
+        write_dictionary(out, dictionary, given.overwrite)
+        if npz
+        else export_layout(dictionary, given.layout, out, given.overwrite)
+    )
     print("\n".join(map(str, written)))
 
 

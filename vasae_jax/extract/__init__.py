@@ -1,7 +1,6 @@
 """Extraction: text through a language model into an activation cache."""
 
 from vasae_jax.extract.pipeline import Settings, extract
-from vasae_jax.extract.signals import Stopped
 from vasae_jax.extract.text import read_documents
 
-__all__ = ["Settings", "Stopped", "extract", "read_documents"]
+__all__ = ["Settings", "extract", "read_documents"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from vasae_jax.errors import UserError
 from vasae_jax.extract.layers import parse_layers
 from vasae_jax.extract.pipeline import Model, Settings, extract
-from vasae_jax.extract.signals import Stopped
 from vasae_jax.extract.text import read_documents
+from vasae_jax.signals import Stopped
 
 BOS = {"auto": None, "yes": True, "no": False}
 
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
     except UserError as error:
         return _say(f"extract: {error}", 2)
     except Stopped as stopped:
-        return _say(f"extract: {stopped}", 128 + stopped.signum)
+        return _say(f"extract: {stopped}", stopped.exit_code)
     except KeyboardInterrupt:
         return _say("extract: stopped before any new row; what was stored earlier stays", 130)
     counts = ", ".join(

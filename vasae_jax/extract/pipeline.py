@@ -14,8 +14,8 @@ from vasae_jax.cache import Cache, CachePlan, CacheWriter, Manifest, ModelInfo, 
 from vasae_jax.errors import UserError
 from vasae_jax.extract.layers import check_layers
 from vasae_jax.extract.progress import Progress
-from vasae_jax.extract.signals import Stopped, StopRequest
 from vasae_jax.extract.windows import SPLITS, Batch, Windows, make_windows
+from vasae_jax.signals import Stopped, StopRequest
 
 SHARD_BYTES = 512 * 2**20
 SHARD_ROWS = 32768
@@ -161,9 +161,12 @@ def _run(
                 _store(writer, before, layers, *pending)
                 progress.update(int(rows_before[index]))
             pending = index, batch, fetch
-            if stop.requested:
+            if stop.signal:
                 writer.close()
-                raise Stopped(sum(map(writer.rows_done, SPLITS)), stop.requested)
+                rows = sum(map(writer.rows_done, SPLITS))
+                raise Stopped(
+                    stop.signal, f"stopped after {rows:,} rows; run the same command to continue"
+                )
         if pending is not None:
             _store(writer, before, layers, *pending)
         progress.finish(total)

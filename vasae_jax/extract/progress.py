@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
+from vasae_jax.clock import duration
+
 
 class Progress:
     """Done of a total, rate and time left, on stderr.
@@ -71,13 +73,3 @@ class Progress:
     def _show(self, line: str, end: str) -> None:
         clear = "\r\x1b[K" if self._tty else ""
         print(f"{clear}{line}", end=end, file=self._stream, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``12 s``, ``3 min 05 s`` or ``2 h 07 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -116,7 +116,8 @@ def make_windows(
         report: called with the rows so far after each document.
 
     Raises:
-        UserError: no document has 2 tokens, none fits into ``max_rows``, or only one split would have documents.
+        UserError: no document has 2 tokens, none fits into ``max_rows``, or only one split
+            would have documents.
     """
     tokens, lengths, docs = array("i"), array("q"), array("i")
     kept: list[float] = []

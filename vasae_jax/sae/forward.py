@@ -31,11 +31,12 @@ def forward(
     compute: str = "float32",
     axis: str | None = None,
 ) -> Forward:
-    """Reconstruct ``x [B, d]`` float32: z = top-k of relu((x - p*b_dec) W_enc^T + b_enc),
-    x_hat = z W_dec + b_dec, with p = ``pre_bias``.
+    """Reconstruct rows ``x [B, d]`` float32.
+
+    z = top-k of relu((x - p*b_dec) W_enc^T + b_enc), x_hat = z W_dec + b_dec, p = ``pre_bias``.
 
     Differentiable in ``params``. ``axis`` names the mesh axis that splits the features.
-    """  # noqa: D205
+    """
     centred = x - pre_bias * share(params["b_dec"], axis)[None, :] if pre_bias else x
     dtype = jnp.dtype(compute)
     if execution == "dense":

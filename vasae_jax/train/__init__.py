@@ -1,0 +1,1 @@
+"""Loss, step, state and loop of a training run."""

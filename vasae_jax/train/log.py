@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vasae_jax.clock import clock_text
+from vasae_jax.clock import duration
 from vasae_jax.config import RunConfig
 from vasae_jax.errors import UserError
 from vasae_jax.stream import ReadStats
@@ -65,7 +65,7 @@ class Log:
             f"step {record['step']}/{self._steps}  fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
             f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
             f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
-            f"{clock_text(left)} left"
+            f"{duration(left)} left"
         )
 
 

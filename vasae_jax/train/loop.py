@@ -9,19 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import anchor_matrix
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import Checkpoints
 from vasae_jax.config import Config
-from vasae_jax.mesh import DATA, MODEL, Rules, make_mesh, shardings
+from vasae_jax.mesh import DATA, MODEL, Rules, make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.signals import Stopped, StopRequest
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import Stats, Stream, statistics
 from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
 from vasae_jax.train.log import Log, say
-from vasae_jax.train.loss import Batch, Context, context_specs
+from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.rundir import open_run
 from vasae_jax.train.state import TrainState, make_state
 from vasae_jax.train.step import Metrics, make_step
@@ -104,9 +105,7 @@ def run_statistics(config: Config, cache: Cache) -> Stats:
     return statistics(cache, data.layer, "train", data.skip_positions, data.max_norm)
 
 
-def _begin(
-    config: Config, cache: Cache, mesh: Mesh, d_sae: int
-) -> tuple[Context, TrainState]:
+def _begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
     """What the steps read, and the state at step 0, both on the mesh."""
     stats = run_statistics(config, cache)
     embedding = cache.embedding()
@@ -117,7 +116,7 @@ def _begin(
     if config.sae.method != "soft":
         anchors = jnp.zeros((1, rows.shape[1]), jnp.float32)
     context = Context(anchors, mean, jnp.float32(stats.variance))
-    return jax.device_put(context, shardings(mesh, context_specs())), state
+    return jax.device_put(context, NamedSharding(mesh, P())), state
 
 
 def _on_device(
@@ -146,8 +145,8 @@ def _due(number: int, every: int, last: int) -> bool:
 def _announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
     say(
         f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
-        f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} rows, "
-        f"{execution} execution in {config.sae.compute}, "
+        f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
+        f"rows, {execution} execution in {config.sae.compute}, "
         f"mesh data={mesh.shape[DATA]} model={mesh.shape[MODEL]} on {jax.default_backend()}"
     )
 

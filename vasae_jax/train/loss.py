@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import nearest_cosine, soft_cosine
 from vasae_jax.config import Config
@@ -55,11 +54,6 @@ class Measures(NamedTuple):
     """[] this device's rows' share of the reconstruction loss."""
     alignment: jax.Array
     """[] sum_i w_i s_i over all features (0 without an anchor)."""
-
-
-def context_specs() -> Context:
-    """How the context lies on the mesh: a copy on every device."""
-    return Context(P(), P(), P())
 
 
 def batch_loss(

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config, OptimConfig
 from vasae_jax.mesh import DATA, MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.forward import Execution
-from vasae_jax.train.loss import Batch, Context, Measures, batch_loss, context_specs
+from vasae_jax.train.loss import Batch, Context, Measures, batch_loss
 from vasae_jax.train.state import Counters, TrainState, adam
 
 DEAD_STEPS = 200
@@ -53,12 +54,11 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
     """
     rules = Rules()
     specs = rules.state(state)
-    batch_specs = Batch(rules.batch(), rules.batch())
     local = jax.shard_map(
         lambda state, batch, context: _step(state, batch, context, config, execution),
         mesh=mesh,
-        in_specs=(specs, batch_specs, context_specs()),
-        out_specs=(specs, Metrics(*[jax.sharding.PartitionSpec()] * len(Metrics._fields))),
+        in_specs=(specs, rules.batch(), P()),
+        out_specs=(specs, P()),
         check_vma=False,
     )
     return jax.jit(local, donate_argnums=0)
@@ -105,9 +105,7 @@ def budget(config: Config, features: int) -> Budget:
     return Budget(search, min(features, 4 * search))
 
 
-def _adam(
-    state: TrainState, grads: Params, rate: jax.Array, config: Config
-) -> tuple[Params, Any]:
+def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> tuple[Params, Any]:
     """Adam on every parameter that learns; unit decoder rows where they are asked for."""
     old = state.params
     W_dec, grad = old["W_dec"], grads["W_dec"]
@@ -115,11 +113,11 @@ def _adam(
     if unit:  # only the part of the gradient that turns a row
         grad = grad - jnp.sum(grad * W_dec, axis=1, keepdims=True) * W_dec
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
-        updates, moments = adam.update(Params(**{**grads, "W_dec": grad}), state.moments)
-    new = jax.tree.map(lambda p, u: p - rate * u, old, updates)
+        updates, moments = adam.update({**grads, "W_dec": grad}, state.moments)
+    new: Params = jax.tree.map(lambda p, u: p - rate * u, old, updates)
     if config.sae.method == "tied":
-        return Params(**{**new, "W_dec": W_dec, "b_dec": old["b_dec"]}), moments
-    return Params(**{**new, "W_dec": unit_rows(new["W_dec"])}) if unit else new, moments
+        return {**new, "W_dec": W_dec, "b_dec": old["b_dec"]}, moments
+    return ({**new, "W_dec": unit_rows(new["W_dec"])} if unit else new), moments
 
 
 def _count(counters: Counters, fired: jax.Array, rows: jax.Array) -> Counters:
