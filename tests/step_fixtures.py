@@ -9,7 +9,7 @@ import numpy as np
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
 from vasae_jax.mesh import make_mesh
 from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.state import make_state
+from vasae_jax.train.state import Start, make_state
 from vasae_jax.train.step import make_step
 
 V, D, F, ROWS, K = 70, 16, 64, 48, 5
@@ -47,8 +47,8 @@ def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
 def start(config, anchors, variance=float(D)):
     mesh = make_mesh(config.mesh)
     mean = jnp.full((D,), 0.1, jnp.float32)
-    rows = jnp.asarray(anchors)
-    state = make_state(config, config.sae.d_sae, mesh, jax.random.key(0), mean, rows)
+    rows, tokens = jnp.asarray(anchors), jnp.arange(V, dtype=jnp.int32)
+    state = make_state(config, config.sae.d_sae, mesh, Start(jax.random.key(0), mean, rows, tokens))
     return mesh, state, Context(rows, mean, jnp.float32(variance))
 
 

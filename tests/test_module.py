@@ -16,7 +16,7 @@ def make(method="soft"):
     config = make_config(method=method).sae
     mean = jnp.full((D,), 0.1, jnp.float32)
     d_sae = V if method == "tied" else F
-    return SAE.create(config, d_sae, mean, jnp.asarray(anchors), nnx.Rngs(0)), x[0]
+    return SAE.create(config, d_sae, mean, jnp.asarray(anchors), jnp.arange(V), nnx.Rngs(0)), x[0]
 
 
 @pytest.mark.parametrize("method", ["plain", "soft", "tied"])

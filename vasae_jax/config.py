@@ -43,7 +43,8 @@ class SAEConfig:
     encoder_init: Literal["uniform", "transpose"] = "transpose"
     """uniform: as torch.nn.Linear; transpose: W_enc = W_dec^T."""
     decoder_init: Literal["uniform", "random", "tokens"] = "tokens"
-    """uniform: as torch.nn.Linear; random: random unit rows; tokens: unit anchor rows."""
+    """uniform: as torch.nn.Linear; random: random unit rows; tokens: the anchors
+    of the tokens that occur most often in the training rows."""
     bias_init: Literal["uniform", "mean"] = "mean"
     """b_dec at the start. uniform: as torch.nn.Linear; mean: mean of the training rows."""
     unit_norm: bool = True

@@ -1,6 +1,6 @@
 """Times the naming search against the plain matrix product, in one run.
 
-    python tools/bench/naming.py            # 50257 x 50257 x 768, about 4 minutes on 2 cores
+    python tools/bench/naming.py            # 50257 x 50257 x 768, about 3 minutes on 2 cores
     python tools/bench/naming.py --quick    # 8192 x 8192 x 768, seconds
 
 The peak is the best rate of plain float32 products of the same d, measured between the

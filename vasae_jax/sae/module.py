@@ -35,7 +35,13 @@ class SAE(nnx.Module):
 
     @classmethod
     def create(
-        cls, config: SAEConfig, d_sae: int, mean: jax.Array, anchors: jax.Array, rngs: nnx.Rngs
+        cls,
+        config: SAEConfig,
+        d_sae: int,
+        mean: jax.Array,
+        anchors: jax.Array,
+        tokens: jax.Array,
+        rngs: nnx.Rngs,
     ) -> Self:
         """Start as a training run with ``config`` does.
 
@@ -44,9 +50,10 @@ class SAE(nnx.Module):
             d_sae: number of features.
             mean: [d_in] mean of the rows, for ``bias_init="mean"``.
             anchors: [V, d_in] anchor rows (raw embeddings for method ``tied``).
+            tokens: [V] int32 token ids in the order in which features start at them.
             rngs: its ``params`` key is used.
         """
-        return cls(config, init_params(rngs.params(), config, d_sae, mean, anchors))
+        return cls(config, init_params(rngs.params(), config, d_sae, mean, anchors, tokens))
 
     def params(self) -> Params:
         """The trainer's feature-major parameters."""

@@ -27,7 +27,12 @@ class Params(TypedDict):
 
 
 def init_params(
-    key: jax.Array, config: SAEConfig, d_sae: int, mean: jax.Array, anchors: jax.Array
+    key: jax.Array,
+    config: SAEConfig,
+    d_sae: int,
+    mean: jax.Array,
+    anchors: jax.Array,
+    tokens: jax.Array,
 ) -> Params:
     """Parameters at step 0 by the three ``*_init`` settings of ``config``.
 
@@ -41,10 +46,13 @@ def init_params(
         d_sae: number of features.
         mean: [d_in] mean of the training rows.
         anchors: [V, d_in] embeddings (for ``tied`` raw, otherwise what anchors the run).
+        tokens: [V] int32, all token ids, those that matter most first, for
+            ``decoder_init="tokens"``: feature i starts at token i of this list, around again
+            where there are more features than tokens.
     """
     d_in = mean.shape[0]
     enc_key, dec_key, bias_key, dec_bias_key = jax.random.split(key, 4)
-    W_dec = _decoder_rows(dec_key, config, d_sae, anchors)
+    W_dec = _decoder_rows(dec_key, config, d_sae, anchors, tokens)
     uniform = config.encoder_init == "uniform"
     b_enc = _linear(bias_key, (d_sae,), d_in) if uniform else jnp.zeros((d_sae,), jnp.float32)
     W_enc = _linear(enc_key, (d_sae, d_in), d_in) if uniform else W_dec
@@ -63,23 +71,19 @@ def unit_rows(W: jax.Array) -> jax.Array:
     return W / jnp.where(norm == 0, jnp.ones_like(norm), norm)
 
 
-def _decoder_rows(key: jax.Array, config: SAEConfig, d_sae: int, anchors: jax.Array) -> jax.Array:
+def _decoder_rows(
+    key: jax.Array, config: SAEConfig, d_sae: int, anchors: jax.Array, tokens: jax.Array
+) -> jax.Array:
     """W_dec [d_sae, d_in] at step 0."""
     if config.method == "tied":
         return anchors
     shape = (d_sae, anchors.shape[1])
     if config.decoder_init == "tokens":
-        return unit_rows(anchors[_spread_tokens(key, d_sae, anchors.shape[0])])
+        return unit_rows(anchors[tokens[jnp.arange(d_sae) % tokens.shape[0]]])
     if config.decoder_init == "random":
         return unit_rows(jax.random.normal(key, shape, jnp.float32))
     rows = _linear(key, shape, d_sae)
     return unit_rows(rows) if config.unit_norm else rows
-
-
-def _spread_tokens(key: jax.Array, d_sae: int, vocab: int) -> jax.Array:
-    """d_sae token ids, each used floor or ceil of d_sae / V times, in random order."""
-    order = jax.random.permutation(key, vocab)
-    return order[jnp.arange(d_sae) % vocab]
 
 
 def _linear(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:

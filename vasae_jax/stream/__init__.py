@@ -3,7 +3,7 @@
 from vasae_jax.stream.inorder import rows_in_order
 from vasae_jax.stream.prefetch import Prefetch
 from vasae_jax.stream.source import Batch, median_norm
-from vasae_jax.stream.statistics import Stats, statistics
+from vasae_jax.stream.statistics import Stats, statistics, tokens_by_count
 from vasae_jax.stream.stream import ReadStats, Stream
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "median_norm",
     "rows_in_order",
     "statistics",
+    "tokens_by_count",
 ]

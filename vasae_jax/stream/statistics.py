@@ -57,6 +57,19 @@ def statistics(
     return Stats(mean=mean, variance=squares / rows, median_norm=median, rows=rows)
 
 
+def tokens_by_count(cache: Cache, split: str, max_rows: int = 2**23) -> np.ndarray:
+    """All token ids int32 [V], those that occur most often in the split first.
+
+    Counted over evenly spaced whole chunks of about ``max_rows`` rows; equal counts by id, so
+    the tokens that never occur come last, in order.
+    """
+    tokens, vocab = cache.column("tokens", split), cache.manifest.vocab_size
+    counts = np.zeros(vocab, np.int64)
+    for part in spread_chunks(cache.rows(split), tokens.chunk_rows, max_rows):
+        counts += np.bincount(tokens.read(*part), minlength=vocab)
+    return np.argsort(-counts, kind="stable").astype(np.int32)
+
+
 def _merge(
     mean: np.ndarray, squares: float, rows: int, x: np.ndarray
 ) -> tuple[np.ndarray, float, int]:

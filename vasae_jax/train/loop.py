@@ -19,12 +19,12 @@ from vasae_jax.mesh import DATA, MODEL, Rules, make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.signals import Stopped, StopRequest
 from vasae_jax.stream import Batch as HostBatch
-from vasae_jax.stream import Stats, Stream, statistics
+from vasae_jax.stream import Stats, Stream, statistics, tokens_by_count
 from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
 from vasae_jax.train.log import Log, say
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.rundir import open_run
-from vasae_jax.train.state import TrainState, make_state
+from vasae_jax.train.state import Start, TrainState, make_state
 from vasae_jax.train.step import Metrics, make_step
 
 
@@ -112,7 +112,9 @@ def _begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Contex
     tied = config.sae.method == "tied"
     rows = embedding if tied else anchor_matrix(embedding, config.anchor.center)
     anchors, mean = jnp.asarray(rows), jnp.asarray(stats.mean, jnp.float32)
-    state = make_state(config, d_sae, mesh, jax.random.key(config.run.seed), mean, anchors)
+    tokens = jnp.asarray(tokens_by_count(cache, "train"))
+    start = Start(jax.random.key(config.run.seed), mean, anchors, tokens)
+    state = make_state(config, d_sae, mesh, start)
     if config.sae.method != "soft":
         anchors = jnp.zeros((1, rows.shape[1]), jnp.float32)
     context = Context(anchors, mean, jnp.float32(stats.variance))

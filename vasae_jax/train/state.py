@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vasae_jax.anchor import AnchorState, search
 from vasae_jax.config import Config
-from vasae_jax.mesh import MODEL, Rules, shardings
+from vasae_jax.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
 
 
@@ -44,37 +44,35 @@ def uses_certificate(config: Config) -> bool:
     return config.sae.method == "soft" and config.anchor.mode == "nearest"
 
 
-def state_init(
-    config: Config, d_sae: int
-) -> Callable[[jax.Array, jax.Array, jax.Array], TrainState]:
-    """A function (key, mean [d_in], anchors [V, d_in]) -> state at step 0, one device."""
+class Start(NamedTuple):
+    """What the state at step 0 is made from, see :func:`vasae_jax.sae.init_params`."""
 
-    def init(key: jax.Array, mean: jax.Array, anchors: jax.Array) -> TrainState:
-        params = init_params(key, config.sae, d_sae, mean, anchors)
+    key: jax.Array
+    mean: jax.Array
+    """[d_in]"""
+    anchors: jax.Array
+    """[V, d_in]"""
+    tokens: jax.Array
+    """[V] int32"""
+
+
+def state_init(config: Config, d_sae: int) -> Callable[[Start], TrainState]:
+    """A function that makes the state at step 0, for one device."""
+
+    def init(start: Start) -> TrainState:
+        params = init_params(start.key, config.sae, d_sae, start.mean, start.anchors, start.tokens)
         counters = Counters(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
         )
-        anchor = search(params["W_dec"], anchors) if uses_certificate(config) else None
+        anchor = search(params["W_dec"], start.anchors) if uses_certificate(config) else None
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init
 
 
-def state_shardings(init: Callable[..., TrainState], mesh: Mesh, *shapes: Any) -> TrainState:
-    """The sharding of every array of the state, by :class:`vasae_jax.mesh.Rules`."""
-    return shardings(mesh, Rules().state(jax.eval_shape(init, *shapes)))
-
-
-def make_state(
-    config: Config, d_sae: int, mesh: Mesh, key: jax.Array, mean: jax.Array, anchors: jax.Array
-) -> TrainState:
-    """State at step 0, each device computing only its part."""
+def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainState:
+    """State at step 0, sharded by :class:`vasae_jax.mesh.Rules`; each device makes its part."""
     init = state_init(config, d_sae)
-    out = state_shardings(init, mesh, key, mean, anchors)
-    return jax.jit(init, out_shardings=out)(key, mean, anchors)
-
-
-def parts(mesh: Mesh) -> int:
-    """Into how many parts the features are split."""
-    return mesh.shape[MODEL]
+    out = shardings(mesh, Rules().state(jax.eval_shape(init, start)))
+    return jax.jit(init, out_shardings=out)(start)
