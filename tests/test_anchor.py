@@ -67,11 +67,11 @@ def test_no_certified_row_is_ever_wrong(kind, size):
 def test_the_bounds_hold_for_every_anchor():
     rng = np.random.default_rng(1)
     anchors = make_anchors("clustered", rng)
-    state = None
+    step, state = jax.jit(update, static_argnums=3), None
     for rows in walk(rng, "clustered", anchors, 25, 0.02):
         if state is None:
             state = search(jnp.asarray(rows), jnp.asarray(anchors))
-        state, _ = update(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(2, 24))
+        state, _ = step(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(2, 24))
     ref = np.asarray(state.anchor_ref.astype(jnp.float32))
     angles = np.arccos(np.clip(true_cosines(ref, anchors), -1, 1))
     listed = np.asarray(state.anchor_list)

@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         help=".txt, .jsonl or .parquet file, a directory of these, hf:NAME, or pydoc-topics, which "
         "needs no download (default: %(default)s)",
     )
-    add("--layers", type=_layers, help="layers to extract, such as 5,10 (default: two)")
-    add("--layer", type=int, help="layer to train on (default: the first of --layers)")
+    add("--layers", type=_layers, help="layers to extract, such as 5,10 (default: three)")
+    add("--layer", type=int, help="layer to train on (default: the last of --layers)")
     add("--max-rows", type=int, default=200_000, help="tokens used at most (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace what an earlier run left in --out")
     return parser
