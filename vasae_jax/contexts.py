@@ -4,19 +4,31 @@ A name says where a direction points among the embeddings. Whether a feature fir
 name is at hand is another question, and these counts let a reader look.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.config import Config
 from vasae_jax.sae import Params, encode
 from vasae_jax.stream import rows_in_order
 
 BATCH = 2048
-SHOWN = 3
-"""Tokens listed per feature."""
+
+
+class Firings(NamedTuple):
+    """Every time a feature fires on an unmasked row of a split; arrays [n]."""
+
+    feature: np.ndarray
+    activation: np.ndarray
+    """float32, above 0"""
+    token: np.ndarray
+    """the row's token"""
+    following: np.ndarray
+    """the token after it in its window, -1 at a window's end"""
 
 
 @dataclass(frozen=True)
@@ -24,64 +36,92 @@ class Contexts:
     """Of some features' activation over a split, the share at each token.
 
     Attributes:
-        features: the features asked for.
         at: float64 [n, V], share at rows of each token.
-        following: float64 [n, V], share at rows that each token follows in the same window.
+        before: float64 [n, V], share at rows that each token follows in the same window.
     """
 
-    features: tuple[int, ...]
     at: np.ndarray
-    following: np.ndarray
+    before: np.ndarray
 
 
-def contexts(
-    params: Params,
-    cache: Cache,
-    layer: int,
-    features: Sequence[int],
-    *,
-    k: int,
-    pre_bias: float,
-    skip_positions: int,
-    max_norm: float,
-    split: str = "heldout",
-) -> Contexts:
-    """Sum the activation of ``features`` by token, over the unmasked rows of ``split``.
+@dataclass(frozen=True)
+class Hold:
+    """Of each feature's activation, the share where one of its names is at hand, float64 [F].
+
+    Features that never fire have 0.
+    """
+
+    at: np.ndarray
+    """at rows whose token is one of the feature's names"""
+    before: np.ndarray
+    """at rows that one of the feature's names follows"""
+
+
+def firings(params: Params, cache: Cache, config: Config, split: str = "heldout") -> Firings:
+    """All firings over the unmasked rows of ``split`` (up to k a row, 20 bytes each).
 
     Raises:
         UserError: the cache lacks the layer or split, or an array is damaged.
     """
-    rows, vocab = cache.rows(split), cache.manifest.vocab_size
-    tokens = cache.column("tokens", split).read(0, rows)
-    following = next_tokens(tokens, cache.column("positions", split).read(0, rows))
-    place = np.full(params["b_enc"].shape[0], -1)
-    place[list(features)] = np.arange(len(features))
-    at, after = np.zeros((2, len(features), vocab))
-    fire = jax.jit(lambda params, x: encode(params, x.astype(np.float32), k, pre_bias))
-    batches = rows_in_order(cache, layer, split, BATCH, skip_positions, max_norm)
-    for number, batch in enumerate(batches):
-        values, ids = jax.device_get(fire(params, batch.x))
-        row, slot = np.nonzero((place[ids] >= 0) & (values > 0) & batch.keep[:, None])
-        where, weight = place[ids[row, slot]], values[row, slot]
-        row += number * BATCH
-        np.add.at(at, (where, tokens[row]), weight)
-        known = following[row] >= 0
-        np.add.at(after, (where[known], following[row[known]]), weight[known])
-    return Contexts(tuple(features), _shares(at), _shares(after))
+    parts = list(_firings(params, cache, config, split))
+    return Firings(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def contexts(found: Firings, features: Sequence[int], vocab_size: int) -> Contexts:
+    """The activation of ``features`` by token."""
+    at, before = np.zeros((2, len(features), vocab_size))
+    for place, feature in enumerate(features):
+        mine = found.feature == feature
+        weight, following = found.activation[mine], found.following[mine]
+        at[place] = np.bincount(found.token[mine], weight, vocab_size)
+        known = following >= 0
+        before[place] = np.bincount(following[known], weight[known], vocab_size)
+    return Contexts(_shares(at), _shares(before))
+
+
+def name_hold(found: Firings, names: np.ndarray) -> Hold:
+    """How much of each feature's activation its ``names`` (ids [F, m]) are at hand for.
+
+    With the rows of ``names`` shuffled, the same measure is the baseline to compare with.
+    """
+    features = len(names)
+    total = np.bincount(found.feature, found.activation, features)
+
+    def share(tokens: np.ndarray) -> np.ndarray:
+        named = (names[found.feature] == tokens[:, None]).any(axis=1)
+        held = np.bincount(found.feature[named], found.activation[named], features)
+        return held / np.where(total == 0, 1, total)
+
+    return Hold(share(found.token), share(found.following))
 
 
 def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The token after each row in its window, -1 at a window's end; int [rows]."""
-    after = np.full(len(tokens), -1)
+    """The token after each row in its window, -1 at a window's end; int32 [rows]."""
+    after = np.full(len(tokens), -1, np.int32)
     goes_on = positions[1:] == positions[:-1] + 1
     after[:-1][goes_on] = tokens[1:][goes_on]
     return after
 
 
-def largest(shares: np.ndarray) -> list[tuple[int, float]]:
-    """The SHOWN tokens with the largest shares of one feature, those above 0 only."""
-    order = np.argsort(-shares, kind="stable")[:SHOWN]
+def largest(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
+    """The ``count`` tokens with the largest shares of one feature, those above 0 only."""
+    order = np.argsort(-shares, kind="stable")[:count]
     return [(int(token), float(shares[token])) for token in order if shares[token] > 0]
+
+
+def _firings(
+    params: Params, cache: Cache, config: Config, split: str
+) -> Iterator[tuple[np.ndarray, ...]]:
+    rows, data, sae = cache.rows(split), config.data, config.sae
+    tokens = cache.column("tokens", split).read(0, rows)
+    following = next_tokens(tokens, cache.column("positions", split).read(0, rows))
+    fire = jax.jit(lambda params, x: encode(params, x.astype(np.float32), sae.k, sae.pre_bias))
+    batches = rows_in_order(cache, data.layer, split, BATCH, data.skip_positions, data.max_norm)
+    for number, batch in enumerate(batches):
+        values, ids = jax.device_get(fire(params, batch.x))
+        row, slot = np.nonzero((values > 0) & batch.keep[:, None])
+        place = row + number * BATCH
+        yield ids[row, slot], values[row, slot], tokens[place], following[place]
 
 
 def _shares(sums: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def published(**data: Any) -> Config:
 
 
 def quickstart(cache: str, layer: int, out: str) -> Config:
-    """A small dictionary that trains in about two minutes on two CPU cores.
+    """A small dictionary that trains in a little over a minute on two CPU cores.
 
     For a corpus of some 100 000 tokens: 4096 features, six passes over the rows.
     """

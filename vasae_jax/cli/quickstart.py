@@ -1,9 +1,11 @@
 """``vasae quickstart``."""
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 
 from vasae_jax.configfile import parse_overrides
+from vasae_jax.errors import UserError
 
 PROGRAM = "vasae quickstart"
 
@@ -16,6 +18,11 @@ def run(arguments: Sequence[str]) -> None:
 
     parse_overrides(Config(), settings, PROGRAM)
 
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "the figure needs matplotlib, which is not installed; "
+            "expected pip install 'vasae-jax[quickstart]'"
+        )
     from vasae_jax.quickstart import Quickstart, run_quickstart
 
     wanted = Quickstart(
