@@ -24,6 +24,10 @@ from vasae_jax.train.loop import train
 
 TEXT = "pydoc-topics"
 """English that needs no download: the language reference that CPython carries."""
+CONTEXT = 128
+"""Tokens in a window, where the model takes as many."""
+CHUNK_ROWS = 512
+"""Small, so that a short text still has a chunk for each reading lane."""
 COMPUTE = "bfloat16"
 """Twice as fast as float32 on CPU; it moves SmolLM2's rows by 0.5% of their length."""
 
@@ -114,7 +118,12 @@ def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -
                 )
         say(f"{url} is complete")
         return
-    settings = Settings(layers=layers, max_rows=wanted.max_rows)
+    settings = Settings(
+        layers=layers,
+        max_rows=wanted.max_rows,
+        context_length=min(CONTEXT, model.spec.context_length),
+        chunk_rows=CHUNK_ROWS,
+    )
     documents = read_documents(wanted.text)
     say(f"extracting layers {', '.join(map(str, layers))} of {model.id} over {wanted.text}")
     extract(model, documents, url, settings, source=wanted.text, overwrite=wanted.overwrite)

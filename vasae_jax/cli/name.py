@@ -34,9 +34,14 @@ def _parser() -> argparse.ArgumentParser:
         "directions. Prints a table and writes it.",
     )
     parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
-    parser.add_argument("--top", type=_count, default=5, help="names per feature (default: 5)")
     parser.add_argument(
-        "--features", type=_count, default=40, help="features to show, 0 for all (default: 40)"
+        "--top", type=whole_number, default=5, help="names per feature (default: 5)"
+    )
+    parser.add_argument(
+        "--features",
+        type=whole_number,
+        default=40,
+        help="features to show, 0 for all (default: 40)",
     )
     parser.add_argument(
         "--sort",
@@ -49,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A number from 0; argparse names this function when the text is none."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is below 0")

@@ -54,12 +54,13 @@ def _parser() -> argparse.ArgumentParser:
         help=".txt, .jsonl or .parquet file, a directory of these, hf:NAME, or pydoc-topics, which "
         "needs no download (default: %(default)s)",
     )
-    add("--layers", type=_layers, help="layers to extract, such as 5,10 (default: three)")
+    add("--layers", type=layer_numbers, help="layers to extract, such as 5,10 (default: three)")
     add("--layer", type=int, help="layer to train on (default: the last of --layers)")
     add("--max-rows", type=int, default=200_000, help="tokens used at most (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace what an earlier run left in --out")
     return parser
 
 
-def _layers(text: str) -> tuple[int, ...]:
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """Layers as in 5,10; argparse names this function when the text is none."""
     return tuple(int(part) for part in text.split(","))
