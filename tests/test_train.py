@@ -109,18 +109,23 @@ def train_until(config, steps):
         loop.make_step = real
 
 
+def command_for(cache, out, *more):
+    """The command line of :func:`config_for`."""
+    return [
+        sys.executable, "-m", "vasae_jax.cli.main", "train", f"--data.cache={cache}",
+        "--data.layer=1", "--data.batch=32", "--data.lanes=4", "--data.window=2", "--sae.d-sae=32",
+        "--sae.k=3", "--anchor.search-share=0.1", "--mesh.data=1", f"--run.out={out}", *more,
+    ]  # fmt: skip
+
+
+ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_the_progress(cache, tmp_path, number):
     out = tmp_path / "run"
-    command = [
-        sys.executable, "-m", "vasae_jax.cli.main", "train", f"--data.cache={cache}",
-        "--data.layer=1", "--data.batch=32", "--data.lanes=4", "--data.window=2", "--sae.d-sae=32",
-        "--sae.k=3", "--anchor.search-share=0.1", "--mesh.data=1", f"--run.out={out}",
-        "--run.log-every=1",
-    ]  # fmt: skip
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    long = [*command, "--run.steps=1000000"]
-    running = subprocess.Popen(long, env=env, stderr=subprocess.PIPE, text=True)
+    long = command_for(cache, out, "--run.log-every=1", "--run.steps=1000000")
+    running = subprocess.Popen(long, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

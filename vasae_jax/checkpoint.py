@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from vasae_jax.errors import UserError
-from vasae_jax.files import unwritable
+from vasae_jax.files import require_space, unwritable
 from vasae_jax.sae import Params
 
 KEPT = 2
@@ -36,7 +36,13 @@ class Checkpoints:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(directory, error) from error
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, cleanup_tmp_directories=True)
+        # On CPU a save in the background would read the arrays that the next step overwrites.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=jax.default_backend() != "cpu",
+        )
+        self._directory = directory
         self._manager = ocp.CheckpointManager(directory, options=options)
 
     def __enter__(self) -> Self:
@@ -60,24 +66,27 @@ class Checkpoints:
         """Save ``state`` (a NamedTuple with ``params``) as ``step``.
 
         On accelerators the write goes on in the background after the arrays have left the
-        device. On CPU it is awaited: there the arrays on the host are the ones that the
-        next step overwrites.
+        device.
 
         Raises:
             UserError: the disk is full or not writable.
         """
         if self.latest() == step:
             return
+        # Asked before, since a write that fails half-way is reported from many threads at once.
+        require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         rest = state._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
         )
         try:
             self._manager.save(step, args=items, force=True)
-            if jax.default_backend() == "cpu":
-                self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise UserError(f"checkpoint of step {step} could not be written: {error}") from error
+            reason = str(error).rsplit(": ", 1)[-1]
+            raise UserError(
+                f"checkpoint of step {step} cannot be written to {self._directory} ({reason}); "
+                "expected a writable place with free space; the checkpoints before it are kept"
+            ) from error
 
     def restore(self, step: int, like: Any) -> Any:
         """The state saved as ``step``, laid out and sharded as ``like``.

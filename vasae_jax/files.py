@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,16 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise UserError if ``path`` exists and the user did not ask to overwrite it."""
     if Path(path).exists() and not overwrite:
         raise UserError(f"{path} exists already; expected a new path, or --overwrite to replace it")
+
+
+def require_space(directory: str | os.PathLike[str], nbytes: int) -> None:
+    """Raise UserError if ``directory`` (which exists) has less than ``nbytes`` of free space."""
+    free = shutil.disk_usage(directory).free
+    if free < nbytes:
+        raise UserError(
+            f"{directory} has {free / 2**20:,.1f} MiB free; expected {nbytes / 2**20:,.1f} MiB "
+            "for what is to be written next; what is there already is kept"
+        )
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:

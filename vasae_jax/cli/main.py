@@ -47,8 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
-    # Orbax tells its own bookkeeping at warning level.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax tells its own bookkeeping at warning level, and a failed save again for each array.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return guarded(lambda: importlib.import_module(f"vasae_jax.cli.{verb}").run(arguments[1:]))
 
 
