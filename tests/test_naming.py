@@ -8,7 +8,8 @@ import pytest
 from vasae_jax import topm
 from vasae_jax.errors import UserError
 from vasae_jax.naming import bucket_names, bucket_of, nearest, nearest_tokens
-from vasae_jax.topm import cosine_topm, unit_rows
+from vasae_jax.sae import unit_rows
+from vasae_jax.topm import cosine_topm
 
 
 def twin(rows, anchors, m):

@@ -7,10 +7,12 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.errors import UserError
-from vasae_jax.topm import ANCHOR_BLOCK, cosine_topm, unit_rows
+from vasae_jax.sae import unit_rows
+from vasae_jax.topm import ANCHOR_BLOCK, cosine_topm
 
 CLAIM = (
     "A name is the token whose embedding is nearest to a learned direction by cosine: "
@@ -88,8 +90,14 @@ def search_program(
 
 @partial(jax.jit, static_argnames=("m", "block"))
 def _nearest(w_dec, anchors, m: int, block: int):
-    rows, tokens = (unit_rows(x.astype(np.float32)) for x in (w_dec, anchors))
-    return cosine_topm(rows, tokens, m, block)
+    return cosine_topm(_directions(w_dec), _directions(anchors), m, block)
+
+
+def _directions(x: jax.Array) -> jax.Array:
+    """Unit rows; scaled first, so that no square overflows float32 or vanishes in it."""
+    rows = x.astype(np.float32)
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    return unit_rows(rows / jnp.where(largest > 0, largest, jnp.ones_like(largest)))
 
 
 def _check(w_dec, anchors, m: int) -> None:

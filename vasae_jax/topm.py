@@ -11,14 +11,6 @@ _GROUP = 32
 _NO_ID = jnp.iinfo(jnp.int32).max
 
 
-def unit_rows(x: jax.Array) -> jax.Array:
-    """``x`` [n, d] with every row divided by its L2 norm; rows of norm 0 stay 0."""
-    largest = jnp.max(jnp.abs(x), axis=1, keepdims=True)
-    scaled = x / jnp.where(largest > 0, largest, 1)  # so that squares neither overflow nor vanish
-    norm = jnp.sqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True))
-    return scaled / jnp.where(norm > 0, norm, 1)
-
-
 def cosine_topm(
     rows_unit: jax.Array, anchors_unit: jax.Array, m: int, block: int = ANCHOR_BLOCK
 ) -> tuple[jax.Array, jax.Array]:

@@ -19,6 +19,7 @@ def info(url: str) -> str:
         "layers": ", ".join(map(str, manifest.layers)),
         "d_model": str(manifest.d_model),
         "vocabulary": f"{manifest.vocab_size:,} tokens, {'tied' if manifest.tied else 'untied'}",
+        "computed": manifest.computed or "not stated",
         "context": f"{manifest.context_length} tokens, {'with' if manifest.bos else 'without'} BOS",
         "text": manifest.text.source,
     }

@@ -93,6 +93,8 @@ class CachePlan:
         dtype: how rows are stored, ``bfloat16`` or ``float32``.
         chunk_rows: rows that are compressed, checked and read as one.
         shard_rows: rows in one file, a multiple of ``chunk_rows``.
+        computed: how the model was run, in words; rows run otherwise differ in rounding, so
+            an unfinished cache is not continued with them.
 
     Raises:
         UserError: a value is out of its range.
@@ -111,6 +113,7 @@ class CachePlan:
     heldout_share: float
     chunk_rows: int = 2048
     shard_rows: int = 32768
+    computed: str = ""
 
     def __post_init__(self) -> None:
         layers = tuple(int(layer) for layer in self.layers)

@@ -62,6 +62,7 @@ class HfFlaxLM:
             )
         self._names = FAMILIES[family]
         self._dtype = jnp.dtype(dtype)
+        self.computed = f"hf-flax {dtype}"
         self._forwards: dict[tuple[int, ...], Any] = {}
         self.spec = sources.spec_of(self._config)
         self.tokenizer = self._source.tokenizer(self._config, self.spec.vocab_size)

@@ -34,6 +34,7 @@ class Model(Protocol):
     tokenizer: Any
     id: str
     revision: str | None
+    computed: str
 
     @property
     def source_digest(self) -> str: ...  # noqa: D102
@@ -242,6 +243,7 @@ def _plan(
         text=TextInfo(source, windows.digest),
         heldout_share=settings.heldout_share,
         chunk_rows=settings.chunk_rows,
+        computed=f"{model.computed}, {settings.batch_windows} windows at once",
         shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(layers)),
     )
 

@@ -51,6 +51,7 @@ class TorchLM:
         self.tokenizer = self._source.tokenizer(config, self.spec.vocab_size)
         self.id, self.revision = self._source.id, self._source.revision
         self._dtype = DTYPES[dtype]
+        self.computed = f"torch {dtype}"
         self._device = _device(device)
 
     @functools.cached_property

@@ -25,6 +25,7 @@ class LM:
         tokenizer: its tokenizer.
         id: hub name, or the name of the directory or file.
         revision: commit on the hub, None for local files.
+        computed: how it is run, in words.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class LM:
         tokenizer: Tokenizer,
         id: str,
         revision: str | None,
+        dtype: str,
     ):
         self.spec: Spec = checkpoint.spec
         self.tokenizer = tokenizer
         self.id = id
         self.revision = revision
+        self.computed = f"flax {dtype}"
         self._checkpoint = checkpoint
         self._placement = decoder.placement
         self._graph, self._weights = nnx.split(decoder)

@@ -59,7 +59,7 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
         load_blocks(checkpoint, dtype, placement),
         placement,
     )
-    return LM(decoder, checkpoint, tokenizer, found.id, found.revision)
+    return LM(decoder, checkpoint, tokenizer, found.id, found.revision, dtype)
 
 
 def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:

@@ -11,25 +11,41 @@ import jax
 from vasae_jax.clock import duration
 from vasae_jax.config import RunConfig
 from vasae_jax.errors import UserError
-from vasae_jax.stream import ReadStats
+from vasae_jax.stream import Stream
 from vasae_jax.train.rundir import RunDir
 from vasae_jax.train.step import Metrics
 
 
 class Log:
-    """Writes metrics of single steps; the rate is over the steps since the last line."""
+    """Writes metrics of single steps; the rate is over the steps since the last line.
 
-    def __init__(self, run: RunDir, config: RunConfig, batch: int, start: int) -> None:
+    Reading a number waits for the device, so a step's metrics are noted at once and written
+    by a later ``flush``.
+    """
+
+    def __init__(
+        self, run: RunDir, config: RunConfig, batch: int, start: int, stream: Stream
+    ) -> None:
+        self._stream = stream
+        self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.steps, batch
         self._at, self._since = start, time.monotonic()
         self._board = _tensorboard(run.path / "tensorboard") if config.tensorboard else None
 
-    def write(self, step: int, metrics: Metrics, reading: ReadStats) -> None:
-        """Report ``metrics`` of step number ``step`` (counted from 1).
+    def note(self, step: int, metrics: Metrics) -> None:
+        """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
+        self._noted = step, metrics
+
+    def flush(self) -> None:
+        """Report what is noted, if anything is.
 
         Raises:
             UserError: the loss is not finite, so the run has diverged.
         """
+        if self._noted is None:
+            return
+        (step, metrics), self._noted = self._noted, None
+        reading = self._stream.stats()
         values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
         if not math.isfinite(values["loss"]):
             raise UserError(

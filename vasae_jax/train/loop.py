@@ -25,7 +25,7 @@ from vasae_jax.train.log import Log, say
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.rundir import open_run
 from vasae_jax.train.state import Start, TrainState, make_state
-from vasae_jax.train.step import Metrics, make_step
+from vasae_jax.train.step import make_step
 
 
 def train(config: Config) -> Path:
@@ -60,21 +60,15 @@ def train(config: Config) -> Path:
         step = make_step(config, mesh, state, execution)
         with (
             stream.prefetch(done) as host_batches,
-            contextlib.closing(Log(run, config.run, config.data.batch, done)) as log,
+            contextlib.closing(Log(run, config.run, config.data.batch, done, stream)) as log,
         ):
-            # Metrics are read one step late: by then the device has the next step to do.
-            late: tuple[int, Metrics] | None = None
             for number, batch in _on_device(host_batches, mesh, done, config.run.steps):
                 state, metrics = step(state, batch, context)
-                if late:
-                    log.write(*late, stream.stats())
-                    late = None
+                log.flush()  # the step before's, now that the device has this one to do
                 if _due(number, config.run.log_every, config.run.steps):
-                    late = (number, metrics)
+                    log.note(number, metrics)
                 if stop.signal or _due(number, config.run.checkpoint_every, config.run.steps):
-                    if late:
-                        log.write(*late, stream.stats())
-                        late = None
+                    log.flush()
                     checkpoints.save(number, state)
                 if stop.signal:
                     raise Stopped(stop.signal, _stop_message(stop.signal, number, run.path))
