@@ -72,7 +72,7 @@ def test_the_bounds_hold_for_every_anchor():
         if state is None:
             state = search(jnp.asarray(rows), jnp.asarray(anchors))
         state, _ = step(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(2, 24))
-    ref = np.asarray(state.anchor_ref.astype(jnp.float32))
+    ref = np.asarray(state.anchor_ref)
     angles = np.arccos(np.clip(true_cosines(ref, anchors), -1, 1))
     listed = np.asarray(state.anchor_list)
     outside = angles.copy()

@@ -41,7 +41,7 @@ class AnchorState(NamedTuple):
     anchor_list: jax.Array
     """[F, C] int32, candidates: the nearest anchors at the last search."""
     anchor_ref: jax.Array
-    """[F, d] bfloat16, the direction that the two bounds below hold for."""
+    """[F, d] float32 unit rows, the direction that the two bounds below hold for."""
     anchor_runner: jax.Array
     """[F] float32, radians: every anchor but the nearest is at least this far from ref."""
     anchor_outside: jax.Array
@@ -70,7 +70,7 @@ def search(W_dec: jax.Array, anchors: jax.Array) -> AnchorState:
     angles = angle(cosines)
     all_listed = count <= CANDIDATES
     outside = jnp.full_like(angles[:, 0], jnp.inf) if all_listed else angles[:, -1]
-    return _state(unit, ids[:, :CANDIDATES], angles[:, min(1, count - 1)], outside)
+    return AnchorState(ids[:, 0], ids[:, :CANDIDATES], unit, angles[:, min(1, count - 1)], outside)
 
 
 def gaps(
@@ -83,8 +83,7 @@ def gaps(
         list, and how far each has turned [F] since its bounds were set.
     """
     unit = unit_rows(W_dec)
-    ref = unit_rows(state.anchor_ref.astype(jnp.float32))
-    turned = angle(jnp.sum(unit * ref, axis=1)) + SLACK
+    turned = angle(jnp.sum(unit * state.anchor_ref, axis=1)) + SLACK
     reach = angle(jnp.sum(unit * anchors[state.anchor_near], axis=1)) + turned
     return reach - state.anchor_runner, reach - state.anchor_outside, turned
 
@@ -156,17 +155,7 @@ def _refresh(
     angles = angle(jnp.take_along_axis(cosines, order, axis=1))
     outside = state.anchor_outside - turned
     runner = jnp.minimum(outside, angles[:, 1]) if angles.shape[1] > 1 else outside
-    return _state(unit, ids, runner, outside), angles[:, 0] - outside
-
-
-def _state(unit: jax.Array, ids: jax.Array, runner: jax.Array, outside: jax.Array) -> AnchorState:
-    """State of ``unit [n, d]`` rows from their sorted candidates and bounds on angles to them.
-
-    The stored direction is rounded to bfloat16, so the bounds give up the angle that costs.
-    """
-    ref = unit.astype(jnp.bfloat16)
-    rounding = angle(jnp.sum(unit * unit_rows(ref.astype(jnp.float32)), axis=1)) + SLACK
-    return AnchorState(ids[:, 0], ids, ref, runner - rounding, outside - rounding)
+    return AnchorState(ids[:, 0], ids, unit, runner, outside), angles[:, 0] - outside
 
 
 def _take(state: AnchorState, ids: jax.Array) -> AnchorState:

@@ -22,14 +22,20 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     block = _block_width(width, k)
     if k * block >= width:
         return jax.lax.top_k(x, k)
-    blocks = -(-width // block)
-    padded = jnp.pad(x, ((0, 0), (0, blocks * block - width)), constant_values=-jnp.inf)
-    padded = padded.reshape(rows, blocks, block)
-    chosen = jnp.sort(jax.lax.top_k(padded.max(axis=2), k)[1], axis=1)
-    candidates = jnp.take_along_axis(padded, chosen[:, :, None], axis=1)
-    values, at = jax.lax.top_k(candidates.reshape(rows, k * block), k)
-    indices = jnp.take_along_axis(chosen, at // block, axis=1) * block + at % block
-    return values, indices
+    blocks = width // block
+    # Blocks are read out of x where they lie: padding or reshaping a copy costs more than
+    # the search. What is left over at the end of a row is always a candidate.
+    maxima = x[:, : blocks * block].reshape(rows, blocks, block).max(axis=2)
+    starts = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=1) * block
+    candidates = jax.vmap(_slices, (0, 0, None))(x, starts, block).reshape(rows, k * block)
+    values, at = jax.lax.top_k(jnp.concatenate([candidates, x[:, blocks * block :]], axis=1), k)
+    inside = jnp.take_along_axis(starts, jnp.minimum(at // block, k - 1), axis=1) + at % block
+    return values, jnp.where(at < k * block, inside, at + (blocks - k) * block)
+
+
+def _slices(row: jax.Array, starts: jax.Array, size: int) -> jax.Array:
+    """row[start : start + size] for every start: [n, size]."""
+    return jax.vmap(lambda start: jax.lax.dynamic_slice(row, (start,), (size,)))(starts)
 
 
 def _block_width(width: int, k: int) -> int:

@@ -83,7 +83,8 @@ def _step(
     (loss, measures), grads = grad(
         state.params, batch, context, near, state.counters.rate, config, execution
     )
-    grads = jax.lax.psum(grads, DATA)
+    if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
+        grads = jax.lax.psum(grads, DATA)
     rows = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
     rate = learning_rate(state.step, config.optim, config.run.steps)
     params, moments = _adam(state, grads, rate, config)
