@@ -4,7 +4,7 @@ Command:  vasae train configs/quickstart.py --run.out=out/mine --sae.k=64
           (after vasae quickstart, whose cache is in out/quickstart/cache)
 Run time: measured, 2 CPU cores: 75 s.
 Result:   measured on held-out documents: variance explained 0.68, dead 0.2%, firing features
-          aligned 89%, activation mass aligned 31%.
+          aligned 89%, activation mass aligned 32%.
 """
 
 from vasae_jax.presets import quickstart
