@@ -156,6 +156,15 @@ def test_another_mesh_may_resume_a_run(cache, whole, tmp_path):
         np.testing.assert_allclose(mine[name], theirs[name], atol=1e-4, err_msg=name)
 
 
+def test_reading_a_run_leaves_a_save_under_way_alone(cache, tmp_path):
+    out = train(config_for(cache, tmp_path / "run", steps=2))
+    saving = out / "checkpoints" / "3.orbax-checkpoint-tmp"
+    (saving / "params").mkdir(parents=True)
+    step, _ = load_params(out)
+    assert step == 2
+    assert (saving / "params").is_dir()
+
+
 def test_tensorboard_files_are_written(cache, tmp_path):
     train(config_for(cache, tmp_path / "run", steps=2, tensorboard=True))
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))

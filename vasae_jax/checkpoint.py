@@ -118,13 +118,16 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     Raises:
         UserError: ``run`` has no checkpoint.
     """
-    if not (Path(run) / "checkpoints").is_dir():
+    directory = Path(run).absolute() / "checkpoints"
+    if not directory.is_dir():
         raise UserError(f"{run} has no checkpoints; expected the directory of a run of vasae train")
-    with Checkpoints(run) as checkpoints:
-        step = checkpoints.latest()
+    # Read-only: the run may be training, and what it is saving now is not ours to clean up.
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        step = manager.latest_step()
     if step is None:
         raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
-    item = Path(run).absolute() / "checkpoints" / str(step) / "params"
+    item = directory / str(step) / "params"
     device = SingleDeviceSharding(jax.devices()[0])
     try:
         with ocp.StandardCheckpointer() as reader:

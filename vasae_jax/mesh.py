@@ -40,7 +40,7 @@ class Rules:
         return P() if np.ndim(leaf) == 0 or name in _SHARED else P(self.features)
 
 
-_SHARED = {"b_dec", "key", "mean"}
+_SHARED = {"b_dec"}
 
 
 def make_mesh(config: MeshConfig) -> Mesh:

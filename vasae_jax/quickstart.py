@@ -9,7 +9,7 @@ from typing import TypeVar
 from vasae_jax.cache import Cache
 from vasae_jax.clock import duration
 from vasae_jax.config import Config
-from vasae_jax.dictionary import Dictionary, write_dictionary
+from vasae_jax.dictionary import Dictionary, check_outputs, write_dictionary
 from vasae_jax.errors import UserError
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.files import refuse_existing
@@ -66,8 +66,8 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
     """
     out = Path(wanted.out)
     npz, figure = out / "dictionary.npz", out / "alignment.png"
-    for path in (npz, figure):
-        refuse_existing(path, wanted.overwrite)
+    check_outputs(npz, wanted.overwrite)
+    refuse_existing(figure, wanted.overwrite)
     stages: dict[str, float] = {}
 
     layer = _make_cache(wanted, stages, str(out / "cache"))

@@ -6,6 +6,7 @@ from typing import Any
 
 from vasae_jax.errors import UserError
 from vasae_jax.files import sha256_bytes, sha256_file
+from vasae_jax.hub import snapshot
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
@@ -139,17 +140,9 @@ def spec_of(config: Any) -> Spec:
 
 
 def _download(name: str) -> Source:
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = Path(snapshot_download(name, allow_patterns=[*SETTINGS, WEIGHTS[0]]))
-        if not list(path.glob(WEIGHTS[0])):
-            path = Path(snapshot_download(name, allow_patterns=[*SETTINGS, WEIGHTS[1]]))
-    except Exception as error:  # network, name, permission and disk errors share no base
-        raise UserError(
-            f"{name} is neither a local path nor to be had from the Hugging Face hub "
-            f"({type(error).__name__}: {_reason(error)}); expected one of the two"
-        ) from error
+    path = snapshot(name, [*SETTINGS, WEIGHTS[0]])
+    if not list(path.glob(WEIGHTS[0])):
+        path = snapshot(name, [*SETTINGS, WEIGHTS[1]])
     return Source(path, name, path.name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from vasae_jax.errors import UserError
+from vasae_jax.hub import snapshot
 from vasae_jax.lm.gguf_config import spec_from_gguf
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
@@ -108,14 +109,5 @@ def _locate(source: str) -> _Source:
 
 
 def _download(name: str) -> _Source:
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS))
-    except Exception as error:  # network, name, permission and disk errors share no base
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise UserError(
-            f"{name} is neither a local path nor to be had from the Hugging Face hub "
-            f"({type(error).__name__}: {reason}); expected one of the two"
-        ) from error
+    path = snapshot(name, _HUB_PATTERNS)
     return _Source(path, name, path.name)
