@@ -110,7 +110,7 @@ def test_a_vocabulary_shorter_than_the_list_is_always_covered():
     rows = rng.normal(size=(F, D)).astype(np.float32)
     state = search(jnp.asarray(rows), jnp.asarray(anchors))
     assert np.isinf(np.asarray(state.anchor_outside)).all()
-    assert (np.asarray(gaps(jnp.asarray(rows), jnp.asarray(anchors), state)[1]) < 0).all()
+    assert (np.asarray(gaps(jnp.asarray(rows), state)[1]) < 0).all()
 
 
 def test_anchor_matrix_centres_and_normalises():

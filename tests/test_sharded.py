@@ -77,10 +77,12 @@ def test_every_array_lies_where_the_rules_say(mesh):
         ".moments.count": whole,
         **moments,
         ".anchor.anchor_near": split,
+        ".anchor.anchor_rows": split,
         ".anchor.anchor_list": split,
         ".anchor.anchor_ref": split,
         ".anchor.anchor_runner": split,
         ".anchor.anchor_outside": split,
+        ".anchor.anchor_slip": split,
         ".counters.idle": split,
         ".counters.rate": split,
     }

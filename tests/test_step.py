@@ -8,7 +8,7 @@ import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
 from vasae_jax.sae import decode, encode, forward
-from vasae_jax.train.loss import Batch, batch_loss
+from vasae_jax.train.loss import Batch, loss_and_grads
 from vasae_jax.train.step import learning_rate, make_step
 
 # float32 products of length 64 to 70 against float64
@@ -26,20 +26,17 @@ def scrambled(state, seed=3):
     return {n: jnp.asarray(np.asarray(v) + noise[n], jnp.float32) for n, v in state.params.items()}
 
 
-def local_loss(config, mesh, params, batch, context, near, rate, execution):
-    def loss(params):
-        return batch_loss(params, batch, context, near, rate, config, execution)
-
+def local_loss(config, mesh, params, batch, context, nearest, rate, execution):
     specs = jax.sharding.PartitionSpec()
     run = jax.shard_map(
-        lambda p: jax.value_and_grad(loss, has_aux=True)(p),
+        lambda p: loss_and_grads(p, batch, context, nearest, rate, config, execution),
         mesh=mesh,
         in_specs=specs,
         out_specs=specs,
         check_vma=False,
     )
-    (value, _), grads = jax.jit(run)(params)
-    return float(value), grads
+    measures, grads = jax.jit(run)(params)
+    return float(measures.loss), grads
 
 
 @pytest.mark.parametrize("execution", ["sparse", "dense"])
@@ -66,10 +63,10 @@ def test_loss_and_every_gradient_equal_reference(execution, mode, loss, pre_bias
     params = scrambled(state)
     rate = np.random.default_rng(5).random(F).astype(np.float32)
     cosines = reference.unit(np.asarray(params["W_dec"], np.float64)) @ anchors.T
-    near = jnp.asarray(cosines.argmax(axis=1), jnp.int32) if mode == "nearest" else None
+    nearest = jnp.asarray(anchors[cosines.argmax(axis=1)]) if mode == "nearest" else None
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
     value, grads = local_loss(
-        config, mesh, params, batch, context, near, jnp.asarray(rate), execution
+        config, mesh, params, batch, context, nearest, jnp.asarray(rate), execution
     )
     weight = np.sqrt(rate.astype(np.float64))
     unit = 7.0 if loss == "variance" else D

@@ -67,8 +67,9 @@ class AnchorConfig:
     """Anchors are the embeddings minus their mean (published recipe: raw embeddings)."""
     per_feature: Literal["uniform", "root_rate"] = "root_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
-    search_share: float = 0.015625
-    """Share of features whose nearest anchor is searched again each step; 1 is exact."""
+    search_share: float = 0.25
+    """Share of features whose nearest anchor may be searched again in a step, which it is only
+    where that is worth it; 1 searches all at every step."""
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,32 @@ along ``w``, having turned by ``delta = angle(w, ref)``, every other anchor is a
 ``runner - delta`` away. So while ``angle(w, nearest) <= runner - delta`` its nearest anchor
 is certainly still nearest, and no search is needed.
 
-Each step all features are tested (one pass over W_dec, memory-bound as Adam is), then two
-fixed budgets go to those that fail: a search through all anchors for those that even their
-candidate list no longer covers, and a look through the candidate list, which is cheap, for
-the others; the worst first in both. A feature left over keeps its stale name, which is
+Each step all features are tested (one pass over W_dec, memory-bound as Adam is). Those that
+fail are looked at again, those that turned furthest first: through their candidate list, which
+is cheap, and through all anchors where even the list no longer covers them. Both go on, up to
+a budget, while what they find is worth it: in the first steps, when everything turns, much is
+searched, and later next to nothing. A feature left over keeps its stale name, which is
 harmless: its gradient still pulls to a near anchor.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.sae.params import unit_rows
+from vasae_jax.sae.params import row_dots, unit_rows
 from vasae_jax.topm import cosine_topm
 
-CANDIDATES = 8
+CANDIDATES = 16
 """Anchors remembered per feature."""
 
-SEARCH_TILES = 256
-"""Features are searched in tiles of this part of them: small enough to stop soon after the
+TILES = 256
+"""Features are renewed in tiles of this part of them: small enough to stop soon after the
 last that needs it, large enough to be a matrix product."""
+
+WORTH = 3e-5
+"""Mean cosine gained by a tile, below which the next, less needy, is not looked at."""
 
 SLACK = 2e-3
 """Radians taken off every bound for float32 rounding: arccos near 0 loses half the digits."""
@@ -38,6 +43,9 @@ class AnchorState(NamedTuple):
 
     anchor_near: jax.Array
     """[F] int32, the (last known) nearest anchor."""
+    anchor_rows: jax.Array
+    """[F, d] float32, that anchor itself: gradient and certificate read it in order instead
+    of gathering it at every step."""
     anchor_list: jax.Array
     """[F, C] int32, candidates: the nearest anchors at the last search."""
     anchor_ref: jax.Array
@@ -46,10 +54,12 @@ class AnchorState(NamedTuple):
     """[F] float32, radians: every anchor but the nearest is at least this far from ref."""
     anchor_outside: jax.Array
     """[F] float32, radians: every anchor outside the list is at least this far from ref."""
+    anchor_slip: jax.Array
+    """[F] float32, radians: how far ref has moved, in all, since the last search."""
 
 
 class Budget(NamedTuple):
-    """Features looked at again each step, per device's part of the features."""
+    """Features that may be looked at again in a step, per device's part of the features."""
 
     search: int
     """through all anchors"""
@@ -62,6 +72,12 @@ def angle(cosine: jax.Array) -> jax.Array:
     return jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
 
 
+def _angle_to(square: jax.Array, product: jax.Array) -> jax.Array:
+    """Angles [n] of rows w to unit rows u, from |w|^2 and <w, u>."""
+    across = jnp.sqrt(jnp.maximum(square - jnp.square(product), jnp.zeros_like(square)))
+    return jnp.arctan2(across, product)
+
+
 def search(W_dec: jax.Array, anchors: jax.Array) -> AnchorState:
     """State from a full search for rows ``W_dec [n, d]`` among unit ``anchors [V, d]``."""
     unit = unit_rows(W_dec)
@@ -70,21 +86,21 @@ def search(W_dec: jax.Array, anchors: jax.Array) -> AnchorState:
     angles = angle(cosines)
     all_listed = count <= CANDIDATES
     outside = jnp.full_like(angles[:, 0], jnp.inf) if all_listed else angles[:, -1]
-    return AnchorState(ids[:, 0], ids[:, :CANDIDATES], unit, angles[:, min(1, count - 1)], outside)
+    near, runner = ids[:, 0], angles[:, min(1, count - 1)]
+    slip = jnp.zeros_like(outside)
+    return AnchorState(near, anchors[near], ids[:, :CANDIDATES], unit, runner, outside, slip)
 
 
-def gaps(
-    W_dec: jax.Array, anchors: jax.Array, state: AnchorState
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def gaps(W_dec: jax.Array, state: AnchorState) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How far each feature is from being certified, in radians (certified where <= 0).
 
     Returns:
         gap [F] of the nearest anchor against every other, gap [F] against those outside the
         list, and how far each has turned [F] since its bounds were set.
     """
-    unit = unit_rows(W_dec)
-    turned = angle(jnp.sum(unit * state.anchor_ref, axis=1)) + SLACK
-    reach = angle(jnp.sum(unit * anchors[state.anchor_near], axis=1)) + turned
+    square = row_dots(W_dec, W_dec)  # no normalised copy of W_dec is made
+    turned = _angle_to(square, row_dots(W_dec, state.anchor_ref)) + SLACK
+    reach = _angle_to(square, row_dots(W_dec, state.anchor_rows)) + turned
     return reach - state.anchor_runner, reach - state.anchor_outside, turned
 
 
@@ -97,46 +113,64 @@ def update(
     """
     if budget.search >= W_dec.shape[0]:
         return search(W_dec, anchors), jnp.zeros(W_dec.shape[0], bool)
-    gap, gap_outside, turned = gaps(W_dec, anchors, state)
-    state, gap = _search_worst(W_dec, anchors, state, gap, gap_outside, budget.search)
-    _, loose = jax.lax.top_k(gap, budget.refresh)
-    old = _take(state, loose)
-    fresh, fresh_gap = _refresh(W_dec[loose], anchors, old, turned[loose])
-    # A feature that is certified as it is gains nothing and would lose part of its bound.
-    needs = gap[loose] > 0
-    state = _put(state, loose, jax.tree.map(lambda new, was: _choose(needs, new, was), fresh, old))
-    gap = gap.at[loose].set(jnp.where(needs, fresh_gap, gap[loose]))
+    gap, gap_outside, turned = gaps(W_dec, state)
+
+    def refreshed(ids: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
+        return _refresh(W_dec[ids], anchors, old, turned[ids])
+
+    def searched(ids: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
+        return search(W_dec[ids], anchors), jnp.full(ids.shape, -jnp.inf, jnp.float32)
+
+    # Those that turned furthest since they were last looked at come first: ordered by gap,
+    # features that two anchors claim equally would be looked at forever and keep out others.
+    none = jnp.zeros_like(gap)
+    unlisted = jnp.where(gap_outside > 0, state.anchor_slip + turned, none)
+    unsure = jnp.where(gap > 0, turned, none)
+    state, gap = _worst_first(refreshed, W_dec, unsure, gap, state, budget.refresh)
+    state, gap = _worst_first(searched, W_dec, unlisted, gap, state, budget.search)
     return state, gap > 0
 
 
-def _search_worst(
+def _worst_first(
+    renew: Callable[[jax.Array, AnchorState], tuple[AnchorState, jax.Array]],
     W_dec: jax.Array,
-    anchors: jax.Array,
-    state: AnchorState,
+    need: jax.Array,
     gap: jax.Array,
-    gap_outside: jax.Array,
+    state: AnchorState,
     limit: int,
 ) -> tuple[AnchorState, jax.Array]:
-    """Search the ``limit`` features with the largest gap outside their list, tile by tile.
+    """Renew the features with the largest ``need`` [F] above 0, tile by tile.
 
-    It ends at the first tile that needs none, so a quiet step costs no search at all.
+    It ends at ``limit`` features, at the first tile that needs none, or after a tile that
+    gained next to nothing. ``renew`` gives the new state and gap of some features.
     """
-    features = W_dec.shape[0]
-    tile = min(limit, max(8, features // SEARCH_TILES))
+    features = need.shape[0]
+    tile = min(limit, max(8, features // TILES))
     tiles = min(-(-limit // tile), features // tile)
-    worst, order = jax.lax.top_k(gap_outside, tiles * tile)
 
-    def needed(carry: tuple[jax.Array, AnchorState]) -> jax.Array:
-        return (carry[0] < tiles) & (worst[jnp.minimum(carry[0], tiles - 1) * tile] > 0)
+    def worthwhile(carry: _Carry) -> jax.Array:
+        number, gain, need, _, _ = carry
+        return (number < tiles) & (need.max() > 0) & (gain > WORTH)
 
-    def search_tile(carry: tuple[jax.Array, AnchorState]) -> tuple[jax.Array, AnchorState]:
-        number, state = carry
-        rows = jax.lax.dynamic_slice_in_dim(order, number * tile, tile)
-        return number + 1, _put(state, rows, search(W_dec[rows], anchors))
+    def renew_tile(carry: _Carry) -> _Carry:
+        number, gain, need, state, gap = carry
+        worst, ids = jax.lax.top_k(need, tile)
+        old = _take(state, ids)
+        new, new_gap = renew(ids, old)
+        # A feature that needs nothing would lose part of its bound.
+        new = jax.tree.map(lambda a, b: _choose(worst > 0, a, b), new, old)
+        gap = gap.at[ids].set(jnp.where(worst > 0, new_gap, gap[ids]))
+        gained = jnp.sum(unit_rows(W_dec[ids]) * (new.anchor_rows - old.anchor_rows), axis=1)
+        need = need.at[ids].set(jnp.zeros_like(worst))
+        return number + 1, (gain + gained.mean()) / 2, need, _put(state, ids, new), gap
 
-    done, state = jax.lax.while_loop(needed, search_tile, (jnp.int32(0), state))
-    searched = jnp.arange(tiles * tile) < done * tile
-    return state, gap.at[order].set(jnp.where(searched, -jnp.inf, gap[order]))
+    # A first gain of four times the limit lets two barren tiles pass before giving up.
+    start = (jnp.int32(0), jnp.float32(4 * WORTH), need, state, gap)
+    _, _, _, state, gap = jax.lax.while_loop(worthwhile, renew_tile, start)
+    return state, gap
+
+
+_Carry = tuple[jax.Array, jax.Array, jax.Array, AnchorState, jax.Array]
 
 
 def _refresh(
@@ -155,7 +189,10 @@ def _refresh(
     angles = angle(jnp.take_along_axis(cosines, order, axis=1))
     outside = state.anchor_outside - turned
     runner = jnp.minimum(outside, angles[:, 1]) if angles.shape[1] > 1 else outside
-    return AnchorState(ids[:, 0], ids, unit, runner, outside), angles[:, 0] - outside
+    near = ids[:, 0]
+    slip = state.anchor_slip + turned
+    new = AnchorState(near, anchors[near], ids, unit, runner, outside, slip)
+    return new, angles[:, 0] - outside
 
 
 def _take(state: AnchorState, ids: jax.Array) -> AnchorState:

@@ -3,21 +3,34 @@
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.sae.params import unit_rows
+from vasae_jax.sae.params import row_dots, unit_rows
 from vasae_jax.topm import cosine_topm
 
 NEAREST_COUNT = 10
 """Anchors that the soft modes look at (published ablations, arXiv:2606.27941)."""
 
 
-def nearest_cosine(W_dec: jax.Array, anchors: jax.Array, near: jax.Array) -> jax.Array:
-    """cos(W_dec[i], anchors[near[i]]), [F]; the gradient is a gather, none reaches the anchors.
+def aligned_and_pull(
+    W_dec: jax.Array, share: jax.Array, anchors: jax.Array, rows: jax.Array | None, mode: str
+) -> tuple[jax.Array, jax.Array]:
+    """sum_i share_i s_i, [] float32, and its gradient in ``W_dec``, [F, d].
+
+    For ``nearest`` the gradient is written out, since what differentiation makes of a row's
+    norm reads W_dec four times: with n = |w| and c = <w, a>, d(c/n)/dw = (a - (c/n^2) w) / n.
 
     Args:
-        W_dec: [F, d]. anchors: [V, d] unit rows. near: [F] int32.
+        W_dec: [F, d]. share: [F], each feature's weight. anchors: [V, d] unit rows.
+        rows: [F, d], each feature's nearest anchor where the mode is ``nearest``.
+        mode: ``nearest``, ``logsumexp`` or ``softmax``.
     """
-    chosen = jax.lax.stop_gradient(anchors[near])
-    return jnp.sum(unit_rows(W_dec) * chosen, axis=1)
+    if rows is None:
+        return jax.value_and_grad(lambda W: jnp.sum(share * soft_cosine(W, anchors, mode)))(W_dec)
+    square, product = row_dots(W_dec, W_dec), row_dots(W_dec, rows)
+    inverse = jnp.where(square > 0, jax.lax.rsqrt(square), jnp.zeros_like(square))
+    cosine = product * inverse
+    scale = share * inverse
+    pull = scale[:, None] * rows - (scale * cosine * inverse)[:, None] * W_dec
+    return jnp.sum(share * cosine), pull
 
 
 def soft_cosine(W_dec: jax.Array, anchors: jax.Array, mode: str) -> jax.Array:
@@ -28,7 +41,8 @@ def soft_cosine(W_dec: jax.Array, anchors: jax.Array, mode: str) -> jax.Array:
     """
     count = min(NEAREST_COUNT, anchors.shape[0])
     _, ids = cosine_topm(jax.lax.stop_gradient(unit_rows(W_dec)), anchors, count)
-    cosines = jnp.stack([nearest_cosine(W_dec, anchors, ids[:, j]) for j in range(count)], axis=1)
+    unit = unit_rows(W_dec)
+    cosines = jnp.stack([jnp.sum(unit * anchors[ids[:, j]], axis=1) for j in range(count)], axis=1)
     if mode == "logsumexp":
         return jax.nn.logsumexp(cosines, axis=1)
     return jnp.sum(jax.nn.softmax(cosines, axis=1) * cosines, axis=1)

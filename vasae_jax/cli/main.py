@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vasae_jax.errors import UserError
+from vasae_jax.memory import keep_pages
 
 VERBS = {
     "quickstart": "from a real model to a named dictionary in one command",
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
+    keep_pages()
     # Orbax tells its own bookkeeping at warning level, and a failed save again for each array.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -2,7 +2,7 @@
 
 from vasae_jax.sae.forward import Forward, choose_execution, decode, encode, forward
 from vasae_jax.sae.module import SAE
-from vasae_jax.sae.params import Params, init_params, unit_rows
+from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
 __all__ = [
     "SAE",
@@ -13,5 +13,6 @@ __all__ = [
     "encode",
     "forward",
     "init_params",
+    "row_dots",
     "unit_rows",
 ]

@@ -10,6 +10,7 @@ from vasae_jax.sae.active import Active, preactivations, select
 
 def reconstruct(
     x: jax.Array,
+    shift: jax.Array,
     W_enc: jax.Array,
     b_enc: jax.Array,
     W_dec: jax.Array,
@@ -17,12 +18,12 @@ def reconstruct(
     compute: Any,
     axis: str | None,
 ) -> tuple[jax.Array, Active]:
-    """This device's part of z W_dec, [B, d], and the active features.
+    """This device's part of z W_dec, [B, d], and the active features of ``x - shift``.
 
     z keeps the k winners of each row by a comparison with the row's smallest winner, so
     nothing is scattered; the gradient follows by differentiation.
     """
-    pre = preactivations(x, W_enc, b_enc, compute)
+    pre = preactivations(x, shift, W_enc, b_enc, compute)
     active = jax.lax.stop_gradient(select(jax.lax.stop_gradient(pre), k, axis))
     ids = jnp.arange(pre.shape[1], dtype=jnp.int32)
     if axis is not None:

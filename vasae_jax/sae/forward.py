@@ -37,14 +37,13 @@ def forward(
 
     Differentiable in ``params``. ``axis`` names the mesh axis that splits the features.
     """
-    centred = x - pre_bias * share(params["b_dec"], axis)[None, :] if pre_bias else x
+    shift = pre_bias * share(params["b_dec"], axis)
+    encoder = (params["W_enc"], params["b_enc"])
     dtype = jnp.dtype(compute)
     if execution == "dense":
-        part, active = dense.reconstruct(
-            centred, params["W_enc"], params["b_enc"], params["W_dec"], k, dtype, axis
-        )
+        part, active = dense.reconstruct(x, shift, *encoder, params["W_dec"], k, dtype, axis)
     else:
-        active = sparse.encode(centred, params["W_enc"], params["b_enc"], k, dtype, axis)
+        active = sparse.encode(x, shift, *encoder, k, dtype, axis)
         part = sparse.decode(active.values, active.ids, params["W_dec"])
     return Forward(sum_parts(part, axis) + params["b_dec"][None, :], active)
 
@@ -56,8 +55,8 @@ def encode(
 
     Largest first, ties by lowest id; a value of 0 means that fewer than k features fire.
     """
-    centred = x - pre_bias * params["b_dec"][None, :]
-    pre = preactivations(centred, params["W_enc"], params["b_enc"], jnp.dtype(jnp.float32))
+    shift = pre_bias * params["b_dec"]
+    pre = preactivations(x, shift, params["W_enc"], params["b_enc"], jnp.dtype(jnp.float32))
     active = select(pre, k, None)
     return active.values, active.ids
 

@@ -14,26 +14,39 @@ import jax.numpy as jnp
 from vasae_jax.sae.active import Active, preactivations, select
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def encode(
-    x: jax.Array, W_enc: jax.Array, b_enc: jax.Array, k: int, compute: Any, axis: str | None
+    x: jax.Array,
+    shift: jax.Array,
+    W_enc: jax.Array,
+    b_enc: jax.Array,
+    k: int,
+    compute: Any,
+    axis: str | None,
 ) -> Active:
-    """The active features of rows ``x [B, d]``; gradients flow through the winners only."""
-    return select(preactivations(x, W_enc, b_enc, compute), k, axis)
+    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
+    return select(preactivations(x, shift, W_enc, b_enc, compute), k, axis)
 
 
 def _encode_fwd(
-    x: jax.Array, W_enc: jax.Array, b_enc: jax.Array, k: int, compute: Any, axis: str | None
+    x: jax.Array,
+    shift: jax.Array,
+    W_enc: jax.Array,
+    b_enc: jax.Array,
+    k: int,
+    compute: Any,
+    axis: str | None,
 ) -> tuple[Active, Any]:
-    active = encode(x, W_enc, b_enc, k, compute, axis)
-    return active, (x, W_enc, active.values, active.ids)
+    active = encode(x, shift, W_enc, b_enc, k, compute, axis)
+    return active, (x, shift, W_enc, active.values, active.ids)
 
 
 def _encode_bwd(k: int, compute: Any, axis: str | None, saved: Any, g: Active) -> tuple[Any, ...]:
-    x, W_enc, values, ids = saved
+    x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
-    return weighted_rows(d_pre, ids, W_enc), scatter_rows(d_pre, ids, x, W_enc.shape[0]), d_b
+    d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0])
+    return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b
 
 
 encode.defvjp(_encode_fwd, _encode_bwd)

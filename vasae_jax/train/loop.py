@@ -52,7 +52,7 @@ def train(config: Config) -> Path:
             return run.path
         execution = choose_execution(config.sae.execution, jax.default_backend())
         _announce(config, cache, mesh, d_sae, execution)
-        context, state = _begin(config, cache, mesh, d_sae)
+        context, state = begin(config, cache, mesh, d_sae)
         if done:
             say(f"resuming {run.path} after step {done}")
             state = checkpoints.restore(done, state)
@@ -99,7 +99,7 @@ def run_statistics(config: Config, cache: Cache) -> Stats:
     return statistics(cache, data.layer, "train", data.skip_positions, data.max_norm)
 
 
-def _begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
+def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
     """What the steps read, and the state at step 0, both on the mesh."""
     stats = run_statistics(config, cache)
     embedding = cache.embedding()

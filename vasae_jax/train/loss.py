@@ -12,12 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor import nearest_cosine, soft_cosine
+from vasae_jax.anchor import aligned_and_pull
 from vasae_jax.config import Config
 from vasae_jax.mesh import DATA, MODEL
 from vasae_jax.sae import Params, forward
 from vasae_jax.sae.active import Active
-from vasae_jax.sae.collective import sum_parts
 from vasae_jax.sae.forward import Execution
 
 
@@ -42,68 +41,83 @@ class Context(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """Sums over this device's rows, and the features that fired."""
+    """Of one step, over the rows of all devices; equal on every device but for ``fired``."""
 
+    loss: jax.Array
+    """[] the training loss."""
+    aligned: jax.Array
+    """[] sum_i w_i s_i over all features (0 without an anchor)."""
     squared_error: jax.Array
     """[] sum of |x - x_hat|^2 over kept rows."""
     squared_spread: jax.Array
     """[] sum of |x - mean|^2 over kept rows."""
+    rows: jax.Array
+    """[] float32, kept rows, at least 1."""
     fired: jax.Array
-    """[F part] float32, kept rows of this device's on which each feature fired."""
-    reconstruction: jax.Array
-    """[] this device's rows' share of the reconstruction loss."""
-    alignment: jax.Array
-    """[] sum_i w_i s_i over all features (0 without an anchor)."""
+    """[F part] float32, kept rows on which each of this device's features fired."""
 
 
-def batch_loss(
+def loss_and_grads(
     params: Params,
     batch: Batch,
     context: Context,
-    near: jax.Array | None,
+    nearest: jax.Array | None,
     rate: jax.Array,
     config: Config,
     execution: Execution,
-) -> tuple[jax.Array, Measures]:
-    """Loss of this device's rows (their shares add up over ``data``), and measures.
+) -> tuple[Measures, Params]:
+    """The loss and its gradient in this device's part of the parameters; inside shard_map.
 
-    Runs inside shard_map. ``near`` [F part] are cached nearest anchors; ``rate`` [F part]
-    recent firing rates.
+    Args:
+        params: this device's features. batch: its rows. context: of the run.
+        nearest: [F part, d] nearest anchors, None where all are searched or none pulls.
+        rate: [F part], recent firing rates.
+        config: of the run. execution: how the active features are multiplied.
     """
+    kept = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
+    unit = context.variance if config.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
+    grad = jax.value_and_grad(_reconstruction, has_aux=True)
+    (error, (spread, fired)), grads = grad(
+        params, batch, context, 1.0 / (kept * unit), config, execution
+    )
+    error, spread, fired = jax.lax.psum((error, spread, fired), DATA)
+    if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
+        grads = jax.lax.psum(grads, DATA)
+    aligned = jnp.zeros((), jnp.float32)
+    if config.sae.method == "soft":
+        # Every device along data holds the same features: this comes after their sum.
+        aligned, pull = aligned_and_pull(
+            params["W_dec"], _share(rate, config), context.anchors, nearest, config.anchor.mode
+        )
+        aligned = jax.lax.psum(aligned, MODEL)
+        grads = {**grads, "W_dec": grads["W_dec"] - config.anchor.weight * pull}
+    loss = error - config.anchor.weight * aligned
+    return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
+
+
+def _reconstruction(
+    params: Params,
+    batch: Batch,
+    context: Context,
+    scale: jax.Array,
+    config: Config,
+    execution: Execution,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """This device's rows' part of the reconstruction loss, their spread, what fired."""
     x = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
     out = forward(
         params, x, config.sae.k, config.sae.pre_bias, execution, config.sae.compute, MODEL
     )
-    squared_error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
-    rows = jnp.maximum(jax.lax.psum(keep.sum(), DATA), 1.0)
-    unit = context.variance if config.optim.loss == "variance" else jnp.float32(x.shape[1])
-    reconstruction = squared_error / (rows * unit)
-    alignment = _alignment(params["W_dec"], context.anchors, near, rate, config)
-    # Every device along data computes the same alignment; each contributes its share.
-    loss = reconstruction - config.anchor.weight * alignment / jax.lax.axis_size(DATA)
+    error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
     spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)
-    fired = _fired(out.active, keep, params["W_dec"].shape[0])
-    return loss, Measures(squared_error, spread, fired, reconstruction, alignment)
+    return error * scale, (spread, _fired(out.active, keep, params["W_dec"].shape[0]))
 
 
-def _alignment(
-    W_dec: jax.Array,
-    anchors: jax.Array,
-    near: jax.Array | None,
-    rate: jax.Array,
-    config: Config,
-) -> jax.Array:
-    """sum_i w_i s_i over the features of all devices."""
-    if config.sae.method != "soft":
-        return jnp.zeros((), jnp.float32)
-    if near is None:
-        cosines = soft_cosine(W_dec, anchors, config.anchor.mode)
-    else:
-        cosines = nearest_cosine(W_dec, anchors, near)
+def _share(rate: jax.Array, config: Config) -> jax.Array:
+    """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
     weight = jnp.sqrt(rate) if config.anchor.per_feature == "root_rate" else jnp.ones_like(rate)
-    total = jax.lax.stop_gradient(jax.lax.psum(weight.sum(), MODEL))
-    return sum_parts(jnp.sum(weight * cosines) / total, MODEL)
+    return weight / jax.lax.psum(weight.sum(), MODEL)
 
 
 def _fired(active: Active, keep: jax.Array, features: int) -> jax.Array:

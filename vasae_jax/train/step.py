@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config, OptimConfig
-from vasae_jax.mesh import DATA, MODEL, Rules
-from vasae_jax.sae import Params, unit_rows
+from vasae_jax.mesh import MODEL, Rules
+from vasae_jax.sae import Params, row_dots, unit_rows
 from vasae_jax.sae.forward import Execution
-from vasae_jax.train.loss import Batch, Context, Measures, batch_loss
+from vasae_jax.train.loss import Batch, Context, Measures, loss_and_grads
 from vasae_jax.train.state import Counters, TrainState, adam
 
 DEAD_STEPS = 200
@@ -78,32 +78,25 @@ def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
 def _step(
     state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
 ) -> tuple[TrainState, Metrics]:
-    near = None if state.anchor is None else state.anchor.anchor_near
-    grad = jax.value_and_grad(batch_loss, has_aux=True)
-    (loss, measures), grads = grad(
-        state.params, batch, context, near, state.counters.rate, config, execution
+    rows = None if state.anchor is None else state.anchor.anchor_rows
+    measures, grads = loss_and_grads(
+        state.params, batch, context, rows, state.counters.rate, config, execution
     )
-    if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
-        grads = jax.lax.psum(grads, DATA)
-    rows = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
     rate = learning_rate(state.step, config.optim, config.run.steps)
     params, moments = _adam(state, grads, rate, config)
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
-        anchor, uncertified = update(
-            params["W_dec"], context.anchors, anchor, budget(config, params["W_dec"].shape[0])
-        )
-    fired = jax.lax.psum(measures.fired, DATA)
-    counters = _count(state.counters, fired, rows)
-    metrics = _metrics(loss, measures, fired, rows, counters, uncertified)
+        allowed = budget(config, params["W_dec"].shape[0])
+        anchor, uncertified = update(params["W_dec"], context.anchors, anchor, allowed)
+    counters = _count(state.counters, measures)
+    metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
 
 
 def budget(config: Config, features: int) -> Budget:
-    """Features looked at again each step, of ``features`` on this device."""
-    share = config.anchor.search_share
-    search = features if share >= 1 else max(1, round(share * features))
-    return Budget(search, min(features, 4 * search))
+    """Features that may be looked at again in a step, of ``features`` on this device."""
+    limit = max(1, round(min(1.0, config.anchor.search_share) * features))
+    return Budget(search=limit, refresh=limit)
 
 
 def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> tuple[Params, Any]:
@@ -112,7 +105,7 @@ def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> 
     W_dec, grad = old["W_dec"], grads["W_dec"]
     unit = config.sae.unit_norm and config.sae.method != "tied"
     if unit:  # only the part of the gradient that turns a row
-        grad = grad - jnp.sum(grad * W_dec, axis=1, keepdims=True) * W_dec
+        grad = grad - row_dots(grad, W_dec)[:, None] * W_dec
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
         updates, moments = adam.update({**grads, "W_dec": grad}, state.moments)
     new: Params = jax.tree.map(lambda p, u: p - rate * u, old, updates)
@@ -121,27 +114,21 @@ def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> 
     return ({**new, "W_dec": unit_rows(new["W_dec"])} if unit else new), moments
 
 
-def _count(counters: Counters, fired: jax.Array, rows: jax.Array) -> Counters:
-    """Counters after a step in which feature i fired on ``fired[i]`` of ``rows`` rows."""
+def _count(counters: Counters, measures: Measures) -> Counters:
+    """Counters after a step with these ``measures``."""
+    fired = measures.fired
     idle = jnp.where(fired > 0, jnp.zeros_like(counters.idle), counters.idle + 1)
-    return Counters(idle, RATE_DECAY * counters.rate + (1 - RATE_DECAY) * fired / rows)
+    rate = RATE_DECAY * counters.rate + (1 - RATE_DECAY) * fired / measures.rows
+    return Counters(idle, rate)
 
 
-def _metrics(
-    loss: jax.Array,
-    measures: Measures,
-    fired: jax.Array,
-    rows: jax.Array,
-    counters: Counters,
-    uncertified: jax.Array,
-) -> Metrics:
-    error, spread = jax.lax.psum((measures.squared_error, measures.squared_spread), DATA)
+def _metrics(measures: Measures, counters: Counters, uncertified: jax.Array) -> Metrics:
     dead = (counters.idle >= DEAD_STEPS).astype(jnp.float32)
     return Metrics(
-        loss=jax.lax.psum(loss, DATA),
-        fvu=error / jnp.maximum(spread, 1e-30),
-        l0=jax.lax.psum(fired.sum(), MODEL) / rows,
-        mean_cosine=measures.alignment,
+        loss=measures.loss,
+        fvu=measures.squared_error / jnp.maximum(measures.squared_spread, 1e-30),
+        l0=jax.lax.psum(measures.fired.sum(), MODEL) / measures.rows,
+        mean_cosine=measures.aligned,
         dead_share=jax.lax.pmean(dead.mean(), MODEL),
         uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
     )

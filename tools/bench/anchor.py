@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""What cached nearest anchors cost in truth: compare them with a full search, on real rows.
+
+    python tools/bench/anchor.py --cache CACHE --layer 9              # 8192 features, both recipes
+    python tools/bench/anchor.py --cache CACHE --layer 9 --json
+
+Trains the published and the default recipe and searches every feature's true nearest anchor
+after each of the first steps, when directions turn fastest, and then at regular evaluations.
+``--json`` prints one object, keyed by recipe:
+
+    step        steps taken, one for each evaluation
+    mismatch    share of features whose cached id is not the true nearest one
+    shortfall   mean cosine lost: the true nearest anchor's cosine minus the cached one's
+    uncertified share of features that the certificate does not vouch for
+    wrong       certified features whose anchor is not nearest (beyond 1e-5 of cosine): always 0
+    searched_s  median seconds of a step between evaluations
+"""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vasae_jax.anchor.certificate import gaps
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
+from vasae_jax.memory import keep_pages
+from vasae_jax.mesh import make_mesh
+from vasae_jax.presets import published
+from vasae_jax.sae import choose_execution, unit_rows
+from vasae_jax.topm import cosine_topm
+from vasae_jax.train.loop import begin, make_stream
+from vasae_jax.train.loss import Batch
+from vasae_jax.train.state import TrainState
+from vasae_jax.train.step import make_step
+
+
+def main() -> None:
+    """Measure both recipes and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cache", required=True, help="activation cache")
+    parser.add_argument("--layer", type=int, required=True)
+    parser.add_argument("--features", type=int, default=8192)
+    parser.add_argument("--rows", type=int, default=1024, help="rows of a batch")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--every-step", type=int, default=50, help="evaluate each step up to here")
+    parser.add_argument("--then", type=int, default=50, help="steps between evaluations after it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    given = parser.parse_args()
+    keep_pages()
+    found = {name: measure(config, given) for name, config in recipes(given).items()}
+    if given.json:
+        print(json.dumps(found))
+        return
+    for name, record in found.items():
+        show(name, record)
+
+
+def recipes(given: argparse.Namespace) -> dict[str, Config]:
+    """The published and the default recipe at the same shape."""
+    data = {"cache": given.cache, "layer": given.layer, "batch": given.rows}
+    run = RunConfig(out="unused", steps=given.steps)
+    mesh = MeshConfig(data=1, model=1)
+    return {
+        name: replace(
+            config, sae=replace(config.sae, d_sae=given.features, k=32), run=run, mesh=mesh
+        )
+        for name, config in (
+            ("published", published(**data)),
+            ("default", Config(data=DataConfig(**data))),
+        )
+    }
+
+
+def measure(config: Config, given: argparse.Namespace) -> dict[str, Any]:
+    """One recipe's record."""
+    cache = Cache.open(given.cache)
+    mesh = make_mesh(config.mesh)
+    context, state = begin(config, cache, mesh, given.features)
+    step = make_step(config, mesh, state, choose_execution("auto", jax.default_backend()))
+    record: dict[str, Any] = {
+        name: [] for name in ("step", "mismatch", "shortfall", "uncertified", "wrong")
+    }
+    seconds = []
+    with make_stream(config, cache).prefetch(0) as batches:
+        for (_, host), number in zip(batches, range(1, given.steps + 1), strict=False):
+            batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
+            began = time.perf_counter()
+            state, metrics = step(state, batch, context)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - began)
+            if number <= given.every_step or number % given.then == 0:
+                record["step"].append(number)
+                for name, value in compare(state, context.anchors).items():
+                    record[name].append(value)
+    return {**record, "searched_s": statistics.median(seconds)}
+
+
+def compare(state: TrainState, anchors: jax.Array) -> dict[str, float]:
+    """The cached nearest anchors of ``state`` against the true ones."""
+    near, short, gap = (np.asarray(value) for value in _compare(state, anchors))
+    return {
+        "mismatch": float(np.mean(near)),
+        "shortfall": float(np.mean(short)),
+        "uncertified": float(np.mean(gap > 0)),
+        "wrong": int(np.sum((gap <= 0) & (short > 1e-5))),
+    }
+
+
+@jax.jit
+def _compare(state: TrainState, anchors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Per feature: whether the cached id differs, the cosine lost, and its gap."""
+    assert state.anchor is not None
+    W_dec = state.params["W_dec"]
+    cosines, ids = cosine_topm(unit_rows(W_dec), anchors, 1)
+    cached = jnp.sum(unit_rows(W_dec) * anchors[state.anchor.anchor_near], axis=1)
+    short = jnp.maximum(cosines[:, 0] - cached, 0)
+    # Equal anchors (tokens that share an embedding) are one name: not a mismatch.
+    differs = (ids[:, 0] != state.anchor.anchor_near) & (short > 0)
+    return differs, short, gaps(W_dec, state.anchor)[0]
+
+
+def show(name: str, record: dict[str, Any]) -> None:
+    """A table of one recipe."""
+    print(f"{name} (median step {record['searched_s']:.3f} s)")
+    print(f"{'step':>6}{'mismatch':>10}{'shortfall':>11}{'uncertified':>13}{'wrong':>7}")
+    keys = ("step", "mismatch", "shortfall", "uncertified", "wrong")
+    for step, mismatch, short, loose, wrong in zip(*(record[key] for key in keys), strict=True):
+        print(f"{step:>6}{mismatch:>10.2%}{short:>11.1e}{loose:>13.2%}{wrong:>7}")
+
+
+if __name__ == "__main__":
+    main()
