@@ -89,6 +89,8 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     assert main(["eval", str(run), f"--out={tmp_path / 'eval.json'}"]) == 0
     found = json.loads((tmp_path / "eval.json").read_text())
     assert 0 <= found["unmasked"]["alignment"][0]["firing_aligned"] <= 1
+    assert found["names"]["inputs"]["features"] > 0
+    assert "lm" not in found and "output" not in found["names"]
     assert main(["name", str(run), "--top=3", f"--out={tmp_path / 'names.txt'}"]) == 0
     assert main(["export", str(run), f"--out={tmp_path / 'dictionary.npz'}"]) == 0
     assert main(["export", str(run), f"--out={tmp_path / 'lens'}", "--layout=sae_lens"]) == 0
@@ -99,6 +101,31 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     again = ("export", run, f"--out={tmp_path / 'dictionary.npz'}")
     assert "exists already; expected a new path, or --overwrite" in refused(capsys, *again)
     assert main([*map(str, again), "--overwrite"]) == 0
+
+
+def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
+    run, out = str(home / "out" / "run"), tmp_path / "eval.json"
+    asked = ["eval", run, f"--lm={home / 'model'}", "--lm-windows=3", f"--against={run}"]
+    assert main([*asked, f"--out={out}"]) == 0
+    found = json.loads(out.read_text())
+    assert found["lm"]["windows"] == 3 and found["lm"]["computed"] == "flax bfloat16"
+    for patches in found["lm"]["patched"].values():
+        assert patches["identity"]["kl"] == pytest.approx(0, abs=1e-5)
+    names = found["names"]
+    assert names["output"]["rows"] > 0
+    assert names["stability"]["same_name"]["named"] == 1
+    said = capsys.readouterr().out
+    assert "masked rows left untouched" in said and "lowered most" in said
+
+
+def test_eval_refuses_another_model(home, tmp_path, capsys):
+    other = save_model(random_model(llama_config(), seed=1), tmp_path)
+    out = tmp_path / "eval.json"
+    asked = ("eval", home / "out" / "run", f"--out={out}", f"--lm={other}")
+    assert "has weights of digest" in refused(capsys, *asked)
+    assert "nowhere does not exist" in refused(capsys, *asked[:3], "--lm=./nowhere")
+    assert "nowhere holds no config.json" in refused(capsys, *asked[:3], "--against=nowhere")
+    assert not out.exists()
 
 
 def test_cache_info_and_verify(home, capsys):

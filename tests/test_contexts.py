@@ -51,6 +51,7 @@ def test_name_hold_by_hand():
         activation=np.array([1.0, 2.0, 5.0, 3.0, 1.0], np.float32),
         token=np.array([5, 7, 6, 1, 8]),
         following=np.array([1, 6, -1, 7, 2]),
+        row=np.array([0, 1, 1, 2, 3]),
     )
     hold = name_hold(found, names)
     np.testing.assert_allclose(hold.at, [6 / 8, 1 / 4, 0])

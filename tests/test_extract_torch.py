@@ -108,6 +108,20 @@ def test_padding_on_the_right_changes_nothing(loaded):
         np.testing.assert_allclose(short, long[:, :9], rtol=1e-4, atol=1e-4)
 
 
+def test_a_replaced_block_is_what_the_rest_of_the_model_sees(loaded):
+    _, _, lm = loaded
+    tokens = random_tokens((2, 9))
+    rows, logits = lm.residuals(tokens, (0, 2)), lm.logits(tokens)
+    for place, layer in enumerate((0, 2)):
+        same = lm.patched(tokens, rows[place], layer)
+        np.testing.assert_allclose(same, logits, rtol=1e-4, atol=1e-4)
+    changed = rows[0].copy()
+    changed[:, 5] = rows[0][::-1, 5]
+    found = lm.patched(tokens, changed, 0)
+    np.testing.assert_allclose(found[:, :5], logits[:, :5], rtol=1e-4, atol=1e-4)
+    assert np.abs(found[:, 5] - logits[:, 5]).max() > 1e-2
+
+
 def test_bfloat16_rows_are_rounded_on_the_way(tmp_path):
     lm = TorchLM(str(save_model(random_model(llama_config()), tmp_path)))
     tokens = random_tokens((2, 9))

@@ -1,6 +1,6 @@
 """One pass over a split: what the SAE reconstructs, which features fire, and their names."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -12,6 +12,10 @@ import numpy as np
 from vasae_jax.metrics import Alignment, Figures, Nearest, Sums, figures
 from vasae_jax.sae import decode, encode
 from vasae_jax.sae.params import Params
+
+Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+"""Is told of each batch: its first row's place in the split, which rows count (bool [B]), and
+the activations [B, k] and features [B, k] of its rows."""
 
 
 class Rows(Protocol):
@@ -83,6 +87,7 @@ def evaluate(
     pre_bias: float,
     nearest: tuple[Nearest, ...],
     split: str = "heldout",
+    observe: Observer | None = None,
 ) -> Evaluation:
     """Measure an SAE over a split.
 
@@ -96,18 +101,22 @@ def evaluate(
         pre_bias: share of b_dec taken from the input before encoding.
         nearest: each feature's nearest anchor, the kind that names refer to first.
         split: the split's name, for the result.
+        observe: is told what fires, so that no other pass is needed to know it.
 
     Raises:
         UserError: no unmasked rows, rows without variance, or a reconstruction not finite.
     """
     d_sae, d_in = params["W_dec"].shape
-    unmasked, everything = Sums(d_in, d_sae), Sums(d_in, d_sae)
+    unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
     for measured, weights in _measured(params, batches, k, pre_bias):
         for index, sums in enumerate((unmasked, everything)):
             chosen = weights[index]
             mean, spread, error = (x[index] for x in measured[:3])
             sums.add_rows(int(chosen.sum()), mean, float(spread), float(error))
             sums.add_active(measured.values[chosen], measured.ids[chosen])
+        if observe is not None:
+            observe(start, weights[0], measured.values, measured.ids)
+        start += weights.shape[1]
     norms = np.linalg.norm(np.asarray(params["W_dec"], np.float64), axis=1)
     return Evaluation(
         split=split,

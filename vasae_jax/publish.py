@@ -10,7 +10,7 @@ from vasae_jax.config import Config
 from vasae_jax.configfile import to_dict
 from vasae_jax.dictionary import Dictionary, make_dictionary, make_meta, provenance
 from vasae_jax.errors import UserError
-from vasae_jax.evaluate import Evaluation, evaluate
+from vasae_jax.evaluate import Evaluation, Observer, evaluate
 from vasae_jax.metrics import Nearest
 from vasae_jax.naming import Names, nearest_tokens
 from vasae_jax.sae import Params
@@ -77,8 +77,10 @@ def run_names(run: Run) -> RunNames:
     return RunNames(nearest_tokens(run.params["W_dec"], anchor_matrix(embedding, True), NAMES), raw)
 
 
-def evaluate_run(run: Run, names: RunNames, split: str = SPLIT) -> Evaluation:
-    """Every measure over ``split``; see :mod:`vasae_jax.metrics` for their definitions."""
+def evaluate_run(
+    run: Run, names: RunNames, split: str = SPLIT, observe: Observer | None = None
+) -> Evaluation:
+    """Every measure of :mod:`vasae_jax.metrics` over ``split``; ``observe`` is told what fires."""
     config = run.config
     stated = _nearest(anchor_name(config.anchor.center), names.stated, run.cache)
     kinds: tuple[Nearest, ...] = (stated,)
@@ -86,7 +88,7 @@ def evaluate_run(run: Run, names: RunNames, split: str = SPLIT) -> Evaluation:
         kinds += (_nearest(anchor_name(False), names.raw, run.cache),)
     data = config.data
     batches = rows_in_order(run.cache, data.layer, split, BATCH, data.skip_positions, data.max_norm)
-    return evaluate(run.params, batches, config.sae.k, config.sae.pre_bias, kinds, split)
+    return evaluate(run.params, batches, config.sae.k, config.sae.pre_bias, kinds, split, observe)
 
 
 def name_run(run: Run, names: RunNames, evaluation: Evaluation) -> Dictionary:

@@ -4,11 +4,12 @@ import textwrap
 
 import numpy as np
 
-from vasae_jax.contexts import Firings, Hold, contexts, firings, largest, name_hold
+from vasae_jax.contexts import Firings, Hold, contexts, firings, largest, name_hold, shuffled_hold
 from vasae_jax.dictionary import Dictionary
 from vasae_jax.evaluate import Evaluation
 from vasae_jax.naming import CLAIM
 from vasae_jax.publish import Run
+from vasae_jax.worth.relation import spread_features
 
 SHOWN = 12
 """Features in each of the two tables."""
@@ -38,7 +39,7 @@ def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation) -> str:
 def hold_lines(found: Firings, hold: Hold, dictionary: Dictionary) -> str:
     """Mean share of a firing feature's activation that its names are at hand for."""
     names = dictionary.token_ids
-    shuffled = name_hold(found, np.random.default_rng(0).permutation(names))
+    shuffled = shuffled_hold(found, names)
     fires = np.bincount(found.feature, minlength=len(names)) > 0
     lines = [f"activation of a firing feature near its {names.shape[1]} names, mean (shuffled)"]
     for place, mine, other in (
@@ -58,10 +59,7 @@ def best_features(dictionary: Dictionary, hold: Hold) -> list[int]:
 
 def typical_features(dictionary: Dictionary) -> list[int]:
     """SHOWN features evenly spaced in the order of fire rate, of those that fire."""
-    order = np.argsort(-dictionary.fire_rate, kind="stable")
-    firing = int((dictionary.fire_rate > 0).sum())
-    places = {(2 * index + 1) * firing // (2 * SHOWN) for index in range(SHOWN)}
-    return [int(order[place]) for place in sorted(places) if place < firing]
+    return spread_features(dictionary.fire_rate, SHOWN).tolist()
 
 
 def feature_table(run: Run, found: Firings, dictionary: Dictionary, features: list[int]) -> str:

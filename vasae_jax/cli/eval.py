@@ -9,26 +9,76 @@ from vasae_jax.files import refuse_existing, write_json
 
 def run(arguments: Sequence[str]) -> None:
     """Print every measure of a run over a split, and write them as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="vasae eval",
-        description="Measure a run on documents that it was not trained on. The figures that lead "
-        "are over the features that fire.",
-    )
-    parser.add_argument("run", help="directory of a run of vasae train")
-    parser.add_argument("--cache", help="another cache of the same model (default: the run's own)")
-    parser.add_argument(
-        "--split", choices=("heldout", "train"), default="heldout", help="rows to measure over"
-    )
-    parser.add_argument("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
-    parser.add_argument("--overwrite", action="store_true", help="replace that file")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
 
+    from vasae_jax.contexts import Watch
+    from vasae_jax.patching.measure import measure_lm
+    from vasae_jax.patching.model import open_model
     from vasae_jax.publish import evaluate_run, open_trained, run_names
+    from vasae_jax.worth.measure import ROWS, measure_names, open_other
 
     trained = open_trained(given.run, given.cache)
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")
     refuse_existing(out, given.overwrite)
-    evaluation = evaluate_run(trained, run_names(trained), given.split)
-    write_json(out, evaluation.to_json())
-    print(evaluation.table())
+    other = open_other(given.against, trained) if given.against else None
+    model = open_model(given.lm, given.backend, trained.cache) if given.lm else None
+
+    names, watch = run_names(trained), Watch(trained.cache, given.split, ROWS)
+    evaluation = evaluate_run(trained, names, given.split, watch)
+    worth = measure_names(trained, names, watch, given.split, model, other, given.against)
+    result, tables = evaluation.to_json(), [evaluation.table(), worth.table()]
+    result["names"] = worth.to_json()
+    if model is not None:
+        patched = measure_lm(trained, model, given.split, given.lm_windows)
+        result["lm"] = patched.to_json()
+        tables.append(patched.table())
+    write_json(out, result)
+    print("\n\n".join(tables))
     print(f"\nwritten to {out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vasae eval",
+        description="Measure a run on documents that it was not trained on. The figures that lead "
+        "are over the features that fire. docs/evaluation.md defines every one.",
+    )
+    add = parser.add_argument
+    add("run", help="directory of a run of vasae train")
+    add("--cache", help="another cache of the same model (default: the run's own)")
+    add("--split", choices=("heldout", "train"), default="heldout", help="rows to measure over")
+    add(
+        "--lm",
+        metavar="MODEL",
+        help="the cache's language model (directory, .gguf file or Hugging Face name), to patch "
+        "its layer: cross-entropy recovered, KL, logit lens, and what features do to their names",
+    )
+    add(
+        "--lm-windows",
+        type=window_count,
+        default=64,
+        metavar="N",
+        help="windows to patch, evenly spaced (default: 64)",
+    )
+    add(
+        "--backend",
+        choices=("auto", "flax", "torch"),
+        default="auto",
+        help="what runs the model; auto: Flax, or PyTorch for architectures that Flax lacks here",
+    )
+    add(
+        "--against",
+        metavar="RUN2",
+        help="another run on the same layer, to see whether its features bear the same names",
+    )
+    add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
+    add("--overwrite", action="store_true", help="replace that file")
+    return parser
+
+
+def window_count(text: str) -> int:
+    """A number from 1; argparse names this function when the text is none."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value

@@ -105,6 +105,27 @@ class TorchLM:
         """Residual stream after each of ``layers``, float32 [len(layers), S, T, d_model]."""
         return self.rows(tokens, layers, "float32")()
 
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """Next-token logits: integers [S, T], right-padded, to float32 [S, T, V]."""
+        return self._logits(tokens)
+
+    def patched(self, tokens: np.ndarray, rows: Any, layer: int) -> np.ndarray:
+        """Logits float32 [S, T, V] if block ``layer`` put out ``rows`` [S, T, d_model].
+
+        Every block runs, since what surrounds them differs by architecture.
+        """
+        wanted = torch.from_numpy(np.array(rows, np.float32)).to(self._device, self._dtype)
+
+        def replace(module: Any, inputs: Any, output: Any) -> Any:
+            return (wanted, *output[1:]) if isinstance(output, tuple) else wanted
+
+        _, blocks = find_blocks(self.model, self.spec.n_layers)
+        handle = blocks[layer].register_forward_hook(replace)
+        try:
+            return self._logits(tokens)
+        finally:
+            handle.remove()
+
     def embedding(self) -> np.ndarray:
         """Input embeddings, float32 [V, d_model]."""
         return _float32(self.model.get_input_embeddings().weight)
@@ -117,6 +138,14 @@ class TorchLM:
         """The norm before the head: kind, eps, weight [d_model], bias [d_model] or None."""
         name, _ = find_blocks(self.model, self.spec.n_layers)
         return find_final_norm(self.model, name, self.spec.d_model)
+
+    def _logits(self, tokens: np.ndarray) -> np.ndarray:
+        ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
+        with torch.inference_mode():
+            # Causal attention never looks right, so padding there needs no mask.
+            mask = torch.ones_like(ids)
+            found = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            return _float32(found.logits)
 
     def _residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> torch.Tensor:
         _, blocks = find_blocks(self.model, self.spec.n_layers)
@@ -164,6 +193,11 @@ def _keep(kept: dict[int, Any], layer: int, last: bool) -> Callable[..., None]:
             raise _Deepest
 
     return hook
+
+
+def best_device() -> str:
+    """Torch's name of the device to use where none was asked for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _device(name: str) -> torch.device:

@@ -22,16 +22,20 @@ _ENCODER_DECODERS = (
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
+class UnknownArchitecture(UserError):
+    """The architecture is not written in Flax here."""
+
+
 def family_of(architecture: str, where: str) -> Family:
     """The family that reads ``architecture``.
 
     Raises:
-        UserError: it is not supported; says what it is and what would read it.
+        UnknownArchitecture: it is not supported; says what it is and what would read it.
     """
     if architecture in SUPPORTED:
         return SUPPORTED[architecture]
     supported = ", ".join(SUPPORTED)
-    raise UserError(
+    raise UnknownArchitecture(
         f"{where} holds architecture {architecture}{_kind(architecture)}; "
         f"expected one of {supported}"
     )

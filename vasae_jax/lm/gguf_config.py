@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.errors import UserError
+from vasae_jax.lm.architectures import UnknownArchitecture
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.hf_config import check_heads
 from vasae_jax.lm.rope import inverse_frequencies
@@ -22,7 +23,7 @@ def spec_from_gguf(file: GgufFile) -> Spec:
     architecture = file.get("general.architecture")
     if architecture not in ("llama", "gpt2"):
         kind = ", an encoder without a next-token head" if architecture in _ENCODERS else ""
-        raise UserError(
+        raise UnknownArchitecture(
             f"{file.path} holds architecture {architecture}{kind}; expected llama or gpt2 "
             "(as a Hugging Face directory tools/extract_torch.py runs any causal model)"
         )

@@ -75,12 +75,21 @@ class Source:
 
     def batch(self, columns: dict[str, np.ndarray]) -> Batch:
         """The batch that these columns make."""
+        return Batch(columns["acts"], self._kept(columns), columns["docs"])
+
+    def keep(self) -> np.ndarray:
+        """bool [rows]: which rows of the whole split are not masked; reads no activations."""
+        columns = self.columns()
+        del columns["acts"]
+        return self._kept({name: array.read(0, self.rows) for name, array in columns.items()})
+
+    def _kept(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         keep = np.ones(len(columns["docs"]), np.bool_)
         if "positions" in columns:
             keep &= columns["positions"] >= self._skip
         if "norms" in columns:
             keep &= columns["norms"] <= self._limit
-        return Batch(columns["acts"], keep, columns["docs"])
+        return keep
 
 
 class PendingBatch:
