@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vasae_jax.anchor import Budget, anchor_matrix, search, update
+from vasae_jax.anchor import Budget, anchor_matrix, search, staleness, update
 from vasae_jax.anchor.certificate import gaps
 
 F, V, D = 96, 300, 24
@@ -102,6 +102,19 @@ def test_the_worst_rows_are_searched_first():
     state, _ = update(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(3, 3))
     best = true_cosines(rows[:3], anchors).argmax(1)
     np.testing.assert_array_equal(state.anchor_near[:3], best)
+
+
+def test_staleness_counts_what_a_full_search_would_change():
+    rng = np.random.default_rng(8)
+    anchors = make_anchors("random", rng)
+    rows = rng.normal(size=(F, D)).astype(np.float32)
+    state = search(jnp.asarray(rows), jnp.asarray(anchors))
+    rows[: F // 4] = -rows[: F // 4]
+    cosines = true_cosines(rows, anchors)
+    cached = cosines[np.arange(F), np.asarray(state.anchor_near)]
+    found = staleness(jnp.asarray(rows), jnp.asarray(anchors), state)
+    assert float(found.mismatch) == 0.25
+    assert float(found.shortfall) == pytest.approx((cosines.max(1) - cached).mean(), abs=1e-6)
 
 
 def test_a_vocabulary_shorter_than_the_list_is_always_covered():

@@ -61,7 +61,9 @@ def whole(cache, tmp_path_factory):
 
 def test_metrics_have_one_line_for_each_due_step(whole):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5, 10, 15, 20, 24]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 24, 24]
+    last = lines.pop()
+    assert set(last) == {"step", "mismatch", "shortfall"} and 0 <= last["mismatch"] <= 1
     assert lines[-1]["fvu"] < lines[0]["fvu"]
     assert {"loss", "l0", "mean_cosine", "dead_share", "uncertified", "rows_per_s"} <= set(lines[0])
 
@@ -78,7 +80,7 @@ def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
     assert_equal(final(tmp_path / "cut"), final(whole))
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
-    assert steps == [5, 10, 15, 20, 24]
+    assert steps == [5, 10, 15, 20, 24, 24]
 
 
 class Killed(BaseException):

@@ -1,20 +1,34 @@
 #!/usr/bin/env python3
 """Time the training step: plain against soft, and both against the floor of the machine.
 
-Plain and soft steps take turns in one run, so that a machine whose speed drifts favours
-neither. The floor is what no plain step can do without: the encoder's product at the rate of
-a bare matrix product, and Adam's traffic (7 streams of both matrices) at the rate of a bare
-copy, both measured in the same run.
+    python tools/bench/step.py --shape gpt2 --rows 4096
+    python tools/bench/step.py --shape 768,50257,50257 --rows 1024 --peers peers/bin/python --json
 
-Rows are random around a few directions and tokens are random, so the anchor sees every
-feature turn, as it does early in a real run.
+Plain and soft steps, the two parts of the floor, and the peers' steps take turns in one run, so
+that a machine whose speed drifts favours none. The floor is what no plain step can do without:
+the encoder's product at the rate of a bare matrix product, and Adam's traffic (7 streams of both
+matrices) at the rate of a bare copy.
+
+Rows are random around a few directions and tokens are random, so the anchor sees every feature
+turn, as it does early in a real run. ``--peers`` names the Python of an environment made as
+``tools/bench/peers.py`` says. ``--json`` prints one object; times are medians in seconds:
+
+    rows, d_in, d_sae, vocab, execution, compute, device   what was run
+    plain_s, soft_s          a step of either method
+    floor_s                  product_s + 7 streams of both matrices at copy_s for two of one
+    soft_over_plain          median of the ratios of neighbouring steps
+    plain_over_floor         plain_s / floor_s
+    uncertified              share of features uncertified after the last soft step
+    peers                    {library: seconds of its plain step}, empty without --peers
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,8 +36,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.memory import keep_pages
 from vasae_jax.mesh import make_mesh
 from vasae_jax.sae import choose_execution
+from vasae_jax.sae.forward import Execution
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.state import Start, TrainState, make_state
 from vasae_jax.train.step import make_step
@@ -32,6 +48,7 @@ SHAPES = {  # d_in, d_sae, vocabulary
     "quickstart": (576, 4096, 49152),
     "smollm2": (576, 49152, 49152),
     "gpt2": (768, 50257, 50257),
+    "llama": (4096, 131072, 131072),
 }
 WARM = 3
 """Steps before the clock: compilation, and the first turns of every feature."""
@@ -46,8 +63,8 @@ class Runner:
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
         start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, tokens)
         self.state: TrainState = make_state(config, d_sae, mesh, start)
-        execution = choose_execution(config.sae.execution, jax.default_backend())
-        self._step = make_step(config, mesh, self.state, execution)
+        self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
+        self._step = make_step(config, mesh, self.state, self.execution)
         shown = anchors if config.sae.method == "soft" else anchors[:1]
         self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in))
         self.uncertified = 0.0
@@ -61,39 +78,94 @@ class Runner:
         return time.perf_counter() - began
 
 
-def measure(shape: tuple[int, int, int], rows: int, repeats: int, config: Config) -> dict[str, Any]:
-    """All figures of one shape, medians of ``repeats`` steps."""
+class Peers:
+    """Other libraries' steps, in a process of their own environment."""
+
+    def __init__(self, python: str, rows: int, d_in: int, d_sae: int, k: int) -> None:
+        script = Path(__file__).with_name("peers.py")
+        self._process = subprocess.Popen(
+            [python, str(script), *map(str, (rows, d_in, d_sae, k))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self.names: list[str] = json.loads(self._read())
+
+    def run(self, name: str) -> float:
+        """Seconds of one step of a peer, as it says."""
+        assert self._process.stdin is not None
+        print(name, file=self._process.stdin, flush=True)
+        return float(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the peers' process ended; expected an answer (see above)")
+        return line
+
+
+def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """All figures of one shape, medians of ``given.repeats`` steps."""
     d_in, d_sae, vocab = shape
+    config = settings(given)
     rng = np.random.default_rng(0)
     anchors = rng.normal(size=(vocab, d_in)).astype(np.float32)
     anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
-    centres = rng.normal(size=(64, d_in)).astype(np.float32)
     runners = {
         method: Runner(with_method(config, method), shape, jnp.asarray(anchors))
         for method in ("plain", "soft")
     }
-    times: dict[str, list[float]] = {method: [] for method in runners}
-    for number in range(WARM + repeats):
-        x = centres[rng.integers(0, 64, rows)] + rng.normal(size=(rows, d_in)).astype(np.float32)
-        batch = Batch(jnp.asarray(x, jnp.bfloat16), jnp.ones((rows,), bool))
-        for method, runner in runners.items():
-            seconds = runner.run(batch)
-            if number >= WARM:
-                times[method].append(seconds)
-    plain_s, soft_s = (statistics.median(times[method]) for method in ("plain", "soft"))
-    floor_s = floor(runners["plain"].state, rows, config.sae.compute, repeats)
+    product, copy = floor_parts(runners["plain"].state, given.rows, config.sae.compute)
+    peers = Peers(given.peers, given.rows, d_in, d_sae, config.sae.k) if given.peers else None
+    names = peers.names if peers else []
+    times: dict[str, list[float]] = {name: [] for name in (*runners, "product", "copy", *names)}
+    centres = rng.normal(size=(64, d_in)).astype(np.float32)
+    for number in range(WARM + given.repeats):
+        batch = random_rows(rng, centres, given.rows)
+        found = {name: runner.run(batch) for name, runner in runners.items()}
+        found |= {"product": timed(product), "copy": timed(copy)}
+        if peers:
+            found |= {name: peers.run(name) for name in names}
+        if number >= WARM:
+            for name, seconds in found.items():
+                times[name].append(seconds)
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [soft / plain for soft, plain in zip(times["soft"], times["plain"], strict=True)]
+    floor_s = middle["product"] + 7 * middle["copy"]
     return {
-        "rows": rows,
+        "rows": given.rows,
         "d_in": d_in,
         "d_sae": d_sae,
         "vocab": vocab,
-        "plain_s": plain_s,
-        "soft_s": soft_s,
+        "execution": runners["soft"].execution,
+        "plain_s": middle["plain"],
+        "soft_s": middle["soft"],
         "floor_s": floor_s,
-        "soft_over_plain": soft_s / plain_s,
-        "plain_over_floor": plain_s / floor_s,
+        "soft_over_plain": statistics.median(ratios),
+        "plain_over_floor": middle["plain"] / floor_s,
         "uncertified": runners["soft"].uncertified,
+        "peers": {name: middle[name] for name in names},
     }
+
+
+def settings(given: argparse.Namespace) -> Config:
+    """The run's settings for the command line."""
+    return Config(
+        sae=SAEConfig(k=32, compute=given.compute, execution=given.execution),
+        anchor=AnchorConfig(search_share=given.search_share),
+        mesh=MeshConfig(data=1, model=1),
+        run=RunConfig(steps=1000),
+    )
+
+
+def random_rows(rng: np.random.Generator, centres: np.ndarray, rows: int) -> Batch:
+    """Rows around random ones of ``centres`` [n, d]."""
+    noise = rng.normal(size=(rows, centres.shape[1])).astype(np.float32)
+    x = centres[rng.integers(0, len(centres), rows)] + noise
+    batch = Batch(jnp.asarray(x, jnp.bfloat16), jnp.ones((rows,), bool))
+    return jax.block_until_ready(batch)
 
 
 def with_method(config: Config, method: Any) -> Config:
@@ -106,53 +178,60 @@ def with_method(config: Config, method: Any) -> Config:
     )
 
 
-def floor(state: TrainState, rows: int, compute: str, repeats: int) -> float:
-    """Seconds that the encoder's product and Adam's traffic take by themselves."""
-    W = state.params["W_enc"]
-    x = jnp.ones((rows, W.shape[1]), jnp.dtype(compute))
+def floor_parts(
+    state: TrainState, rows: int, compute: str
+) -> tuple[Callable[[], jax.Array], Callable[[], jax.Array]]:
+    """The encoder's bare product, and a bare copy of a matrix (two streams), compiled."""
+    d_sae, d_in = state.params["W_enc"].shape
+    x = jnp.ones((rows, d_in), jnp.dtype(compute))
+    W = jnp.ones((d_sae, d_in), jnp.float32)
     weights = W.astype(jnp.dtype(compute))
     product = jax.jit(
         lambda x, W: jax.lax.dot_general(
             x, W, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
     )
-    copy = jax.jit(lambda W: W + 1.0)  # reads and writes: two streams
-    product_s = median_time(lambda: product(x, weights), repeats)
-    return product_s + 2 * 3.5 * median_time(lambda: copy(W), repeats)
+    copy = jax.jit(lambda W: W + 1.0)
+    return lambda: product(x, weights), lambda: copy(W)
 
 
-def median_time(run: Callable[[], jax.Array], repeats: int) -> float:
-    """Median seconds of ``run`` after one warm-up."""
+def timed(run: Callable[[], jax.Array]) -> float:
+    """Seconds until the result of ``run`` is there."""
+    began = time.perf_counter()
     jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return time.perf_counter() - began
+
+
+def shape_of(text: str) -> tuple[int, int, int]:
+    """A named shape, or d_in,d_sae,vocabulary."""
+    if text in SHAPES:
+        return SHAPES[text]
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no shape; expected one of {', '.join(SHAPES)} or d_in,d_sae,vocabulary"
+        )
+    d_in, d_sae, vocab = map(int, parts)
+    return d_in, d_sae, vocab
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, default="quickstart")
+    parser.add_argument("--shape", type=shape_of, default=SHAPES["quickstart"])
     parser.add_argument("--rows", type=int, default=1024, help="rows of a batch")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each")
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--execution", choices=("auto", "dense", "sparse"), default="auto")
     parser.add_argument("--search-share", type=float, default=AnchorConfig.search_share)
+    parser.add_argument("--peers", help="Python of an environment with other libraries")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args()
-    config = Config(
-        sae=SAEConfig(k=32, compute=given.compute),
-        anchor=AnchorConfig(search_share=given.search_share),
-        mesh=MeshConfig(data=1, model=1),
-        run=RunConfig(steps=1000),
-    )
+    keep_pages()
     found = {
-        "shape": given.shape,
         "compute": given.compute,
         "device": jax.devices()[0].device_kind,
-        **measure(SHAPES[given.shape], given.rows, given.repeats, config),
+        **measure(given, given.shape),
     }
     if given.json:
         print(json.dumps(found))

@@ -27,9 +27,9 @@ from vasae_jax.topm import cosine_topm
 CANDIDATES = 16
 """Anchors remembered per feature."""
 
-TILES = 256
-"""Features are renewed in tiles of this part of them: small enough to stop soon after the
-last that needs it, large enough to be a matrix product."""
+TILE = 64
+"""Features renewed at once: few enough that a step in which one needs a search pays for little
+more than reading the anchors, enough to make the search a matrix product."""
 
 WORTH = 3e-5
 """Mean cosine gained by a tile, below which the next, less needy, is not looked at."""
@@ -131,6 +131,25 @@ def update(
     return state, gap > 0
 
 
+class Staleness(NamedTuple):
+    """Cached nearest anchors against a full search."""
+
+    mismatch: jax.Array
+    """[] share of features whose cached anchor is not a nearest one."""
+    shortfall: jax.Array
+    """[] mean cosine lost: the nearest anchor's minus the cached one's."""
+
+
+def staleness(W_dec: jax.Array, anchors: jax.Array, state: AnchorState) -> Staleness:
+    """How far ``state`` is from the truth, found by searching every feature."""
+    unit = unit_rows(W_dec)
+    cosines, ids = cosine_topm(unit, anchors, 1)
+    short = jnp.maximum(cosines[:, 0] - row_dots(unit, state.anchor_rows), 0.0)
+    # Tokens may share an embedding: another id at the same cosine is no mismatch.
+    differs = (ids[:, 0] != state.anchor_near) & (short > 0)
+    return Staleness(differs.astype(jnp.float32).mean(), short.mean())
+
+
 def _worst_first(
     renew: Callable[[jax.Array, AnchorState], tuple[AnchorState, jax.Array]],
     W_dec: jax.Array,
@@ -145,7 +164,7 @@ def _worst_first(
     gained next to nothing. ``renew`` gives the new state and gap of some features.
     """
     features = need.shape[0]
-    tile = min(limit, max(8, features // TILES))
+    tile = min(limit, TILE)
     tiles = min(-(-limit // tile), features // tile)
 
     def worthwhile(carry: _Carry) -> jax.Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from vasae_jax.anchor import Staleness
 from vasae_jax.clock import duration
 from vasae_jax.config import RunConfig
 from vasae_jax.errors import UserError
@@ -69,6 +70,15 @@ class Log:
         if self._board is not None:
             for name, value in record.items():
                 self._board.add_scalar(name, value, step)
+
+    def searched(self, found: Staleness) -> None:
+        """Report, after the last step, how far the cached nearest anchors are from the truth."""
+        values = {name: float(value) for name, value in found._asdict().items()}
+        self._run.log({"step": self._steps, **values})
+        say(
+            f"nearest anchors against a full search: {values['mismatch']:.2%} of the features "
+            f"differ, mean cosine lost {values['shortfall']:.1e}"
+        )
 
     def close(self) -> None:
         """Flush what is pending."""

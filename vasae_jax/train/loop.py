@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor import anchor_matrix
+from vasae_jax.anchor import anchor_matrix, staleness
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import Checkpoints
 from vasae_jax.config import Config
@@ -72,6 +72,9 @@ def train(config: Config) -> Path:
                     checkpoints.save(number, state)
                 if stop.signal:
                     raise Stopped(stop.signal, _stop_message(stop.signal, number, run.path))
+            if state.anchor is not None:
+                W_dec = state.params["W_dec"]
+                log.searched(jax.jit(staleness)(W_dec, context.anchors, state.anchor))
     return run.path
 
 
