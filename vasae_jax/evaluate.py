@@ -17,7 +17,6 @@ from vasae_jax.metrics import Alignment, Figures, Nearest, Sums, figures
 from vasae_jax.sae import decode, encode
 from vasae_jax.sae.params import Params
 
-
 Program = Callable[[Any, Any, Any], "Measured"]
 
 
@@ -153,11 +152,12 @@ def measure_program(mesh: Mesh, k: int, pre_bias: float) -> Program:
     order of equal ones are those of one device.
     """
     specs = Rules().state(_PARAMS)
+    out: Any = (P(), P(), P(), P(DATA), P(DATA))
     local = jax.shard_map(
         partial(_measure, k=k, pre_bias=pre_bias),
         mesh=mesh,
         in_specs=(specs, P(DATA), P(None, DATA)),
-        out_specs=Measured(P(), P(), P(), P(DATA), P(DATA)),
+        out_specs=Measured(*out),
         check_vma=False,
     )
     return jax.jit(local)
@@ -179,7 +179,8 @@ def _measure(params: Any, x: jax.Array, weights: jax.Array, k: int, pre_bias: fl
         jnp.sum(jnp.where(weights, jnp.stack(spread), 0), axis=1),
         jnp.sum(jnp.where(weights, distance[None, :], 0), axis=1),
     )
-    return Measured(mean, *jax.lax.psum(sums, DATA), values, ids)
+    spread_sum, error = jax.lax.psum(sums, DATA)
+    return Measured(mean, spread_sum, error, values, ids)
 
 
 def _winners(params: Any, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
@@ -202,8 +203,9 @@ def _decode(params: Any, values: jax.Array, ids: jax.Array) -> jax.Array:
     own = params["W_dec"].shape[0]
     first = jax.lax.axis_index(MODEL) * own
     mine = (ids >= first) & (ids < first + own)
+    unbiased: Any = {**params, "b_dec": jnp.zeros_like(params["b_dec"])}
     part = decode(
-        {**params, "b_dec": jnp.zeros_like(params["b_dec"])},
+        unbiased,
         jnp.where(mine, values, jnp.zeros_like(values)),
         jnp.clip(ids - first, 0, own - 1),
     )
