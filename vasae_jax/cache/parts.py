@@ -73,7 +73,11 @@ class PartWriter(CacheWriter):
         self._whole, self._key, self._done = dict(rows), _key(index, count), False
         self._lock = _claim(self._store, self._key)
         self._ranges = {split: part_range(rows[split], plan, index, count) for split in SPLITS}
-        self._shards = self._begin(index)
+        try:
+            self._shards = self._begin(index)
+        except UserError:
+            self._release()
+            raise
         if index == 0 and not self._shards:
             self._shards = self._write_vocabulary(parts)
         self._write_journal()
@@ -120,6 +124,9 @@ class PartWriter(CacheWriter):
     def close(self) -> None:
         """Wait for the shard being written and let go of the part."""
         super().close()
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
