@@ -8,10 +8,16 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from vasae_jax.config import MeshConfig
+from vasae_jax.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.metrics import Alignment, Figures, Nearest, Sums, figures
 from vasae_jax.sae import decode, encode
 from vasae_jax.sae.params import Params
+
+Program = Callable[[Any, Any, Any], "Measured"]
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 """Is told of each batch: its first row's place in the split, which rows count (bool [B]), and
@@ -88,11 +94,12 @@ def evaluate(
     nearest: tuple[Nearest, ...],
     split: str = "heldout",
     observe: Observer | None = None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Measure an SAE over a split.
 
     Sums over a batch are float32 on the device; between batches they are float64 on the host,
-    so the figures do not depend on the batch size beyond float32 rounding.
+    so the figures do not depend on the batch size or the mesh beyond float32 rounding.
 
     Args:
         params: the SAE's parameters.
@@ -102,13 +109,18 @@ def evaluate(
         nearest: each feature's nearest anchor, the kind that names refer to first.
         split: the split's name, for the result.
         observe: is told what fires, so that no other pass is needed to know it.
+        mesh: devices that split the rows (``data``) and the features (``model``), both evenly;
+            without it the first device does all.
 
     Raises:
         UserError: no unmasked rows, rows without variance, or a reconstruction not finite.
     """
     d_sae, d_in = params["W_dec"].shape
+    mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
+    program = measure_program(mesh, k, pre_bias)
+    placed = jax.device_put(params, shardings(mesh, Rules().state(params)))
     unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
-    for measured, weights in _measured(params, batches, k, pre_bias):
+    for measured, weights in _measured(program, placed, batches):
         for index, sums in enumerate((unmasked, everything)):
             chosen = weights[index]
             mean, spread, error = (x[index] for x in measured[:3])
@@ -127,14 +139,14 @@ def evaluate(
 
 
 def _measured(
-    params, batches: Iterable[Rows], k: int, pre_bias: float
+    program: Program, params: Any, batches: Iterable[Rows]
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Results on the host, with row masks bool [2, B]; one batch is read ahead of the device."""
     waiting = None
     for batch in batches:
         real = batch.docs >= 0
         weights = np.stack([batch.keep & real, real])
-        result = _measure(params, batch.x, weights, k=k, pre_bias=pre_bias)
+        result = program(params, batch.x, weights)
         if waiting is not None:
             yield jax.device_get(waiting[0]), waiting[1]
         waiting = (result, weights)
@@ -142,26 +154,79 @@ def _measured(
         yield jax.device_get(waiting[0]), waiting[1]
 
 
-@partial(jax.jit, static_argnames=("k", "pre_bias"))
-def _measure(params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
+def measure_program(mesh: Mesh, k: int, pre_bias: float) -> Program:
+    """The jitted (params, rows [B, d_in], row masks bool [2, B]) -> :class:`Measured`.
+
+    Features are split over ``model`` and rows over ``data``; the k winners of a row and the
+    order of equal ones are those of one device.
+    """
+    specs = Rules().state(_PARAMS)
+    out: Any = (P(), P(), P(), P(DATA), P(DATA))
+    local = jax.shard_map(
+        partial(_measure, k=k, pre_bias=pre_bias),
+        mesh=mesh,
+        in_specs=(specs, P(DATA), P(None, DATA)),
+        out_specs=Measured(*out),
+        check_vma=False,
+    )
+    return jax.jit(local)
+
+
+_PARAMS = {
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in {"W_enc": (1, 1), "b_enc": (1,), "W_dec": (1, 1), "b_dec": (1,)}.items()
+}
+
+
+def _measure(params: Any, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
     x = x.astype(jnp.float32)
-    values, ids = encode(params, x, k, pre_bias)
-    distance = jnp.sum(jnp.square(x - decode(params, values, ids)), axis=1)
+    values, ids = _winners(params, x, k, pre_bias)
+    distance = jnp.sum(jnp.square(x - _decode(params, values, ids)), axis=1)
     mean = jnp.stack([_mean(x, weight) for weight in weights])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
-    return Measured(
-        mean=mean,
-        spread=jnp.sum(jnp.where(weights, jnp.stack(spread), 0), axis=1),
-        error=jnp.sum(jnp.where(weights, distance[None, :], 0), axis=1),
-        values=values,
-        ids=ids,
+    sums = (
+        jnp.sum(jnp.where(weights, jnp.stack(spread), 0), axis=1),
+        jnp.sum(jnp.where(weights, distance[None, :], 0), axis=1),
     )
+    spread_sum, error = jax.lax.psum(sums, DATA)
+    return Measured(mean, spread_sum, error, values, ids)
+
+
+def _winners(params: Any, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
+    """Values and global ids [B, k] of the features that fire, from every device's own k best.
+
+    Offers lie in order of device and within one in order of value, then id, so that equal
+    values go to the lowest id.
+    """
+    own = params["W_dec"].shape[0]
+    values, ids = encode(params, x, min(k, own), pre_bias)
+    ids = ids + jax.lax.axis_index(MODEL) * own
+    offers = jax.lax.all_gather(values, MODEL, axis=1, tiled=True)
+    offer_ids = jax.lax.all_gather(ids, MODEL, axis=1, tiled=True)
+    best, at = jax.lax.top_k(offers, k)
+    return best, jnp.take_along_axis(offer_ids, at, axis=1)
+
+
+def _decode(params: Any, values: jax.Array, ids: jax.Array) -> jax.Array:
+    """x_hat [B, d_in]: each device decodes the winners that are its own."""
+    own = params["W_dec"].shape[0]
+    first = jax.lax.axis_index(MODEL) * own
+    mine = (ids >= first) & (ids < first + own)
+    unbiased: Any = {**params, "b_dec": jnp.zeros_like(params["b_dec"])}
+    part = decode(
+        unbiased,
+        jnp.where(mine, values, jnp.zeros_like(values)),
+        jnp.clip(ids - first, 0, own - 1),
+    )
+    return jax.lax.psum(part, MODEL) + params["b_dec"][None, :]
 
 
 def _mean(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean of the rows of ``x`` [B, d] where ``weight`` is True; 0 if there is none."""
-    count = jnp.maximum(jnp.sum(weight.astype(jnp.float32)), 1)
-    return jnp.sum(jnp.where(weight[:, None], x, 0), axis=0) / count
+    """Mean of all devices' rows ``x`` [B, d] where ``weight`` is True; 0 if there is none."""
+    count = jnp.sum(weight.astype(jnp.float32))
+    total = jnp.sum(jnp.where(weight[:, None], x, 0), axis=0)
+    total, count = jax.lax.psum((total, count), DATA)
+    return total / jnp.maximum(count, 1)
 
 
 def _lines(left: Figures, right: Figures) -> Iterator[tuple[str, ...]]:

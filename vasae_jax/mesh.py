@@ -57,6 +57,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh data={config.data} x model={config.model} cannot be laid out: found "
             f"{len(devices)} device(s), expected data * model of them at most"
         )
+    if jax.process_count() > 1 and data * model != len(devices):
+        raise UserError(
+            f"mesh data={data} x model={model} uses {data * model} of {len(devices)} devices; "
+            "expected all of them where a run has several processes"
+        )
     types = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh(
         (data, model), (DATA, MODEL), axis_types=types, devices=devices[: data * model]

@@ -3,14 +3,18 @@
 A name is a geometric label. It does not explain a feature and claims nothing about causes.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from vasae_jax.errors import UserError
+from vasae_jax.mesh import DATA, MODEL
 from vasae_jax.sae import unit_rows
 from vasae_jax.topm import ANCHOR_BLOCK, cosine_topm
 
@@ -39,6 +43,7 @@ def nearest_tokens(
     anchors: np.ndarray | jax.Array,
     m: int,
     block: int = ANCHOR_BLOCK,
+    mesh: Mesh | None = None,
 ) -> Names:
     """The ``m`` anchors with the largest cosine to each decoder row, over the whole vocabulary.
 
@@ -51,6 +56,8 @@ def nearest_tokens(
         anchors: [V, d] token anchors, one row per token id.
         m: tokens per feature, 1 <= m <= V.
         block: anchors multiplied at once.
+        mesh: devices that split the features; without it the first device does all. Each
+            holds all anchors, so the names are those of one device.
 
     Raises:
         UserError: the shapes do not fit, ``m`` is out of range, or a value is not finite.
@@ -58,8 +65,32 @@ def nearest_tokens(
     _check(w_dec, anchors, m)
     if w_dec.shape[0] == 0:
         return Names(np.zeros((0, m), np.int32), np.zeros((0, m), np.float32))
-    cosines, ids = _nearest(w_dec, anchors, m=m, block=block)
-    return Names(np.asarray(ids), np.asarray(cosines))
+    if mesh is None:
+        cosines, ids = _nearest(w_dec, anchors, m=m, block=block)
+        return Names(np.asarray(ids), np.asarray(cosines))
+    features = w_dec.shape[0]
+    padded = np.pad(np.asarray(w_dec), ((0, -features % mesh.size), (0, 0)))
+    found = names_program(mesh, m, block)(padded, np.asarray(anchors))
+    return Names(*(np.asarray(part)[:features] for part in found))
+
+
+def names_program(
+    mesh: Mesh, m: int, block: int = ANCHOR_BLOCK
+) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
+    """The jitted search (rows [F, d], anchors [V, d]) -> (ids, cosines), both [F, m].
+
+    F is a multiple of the devices, which split it; no device talks to another.
+    """
+
+    def part(rows: jax.Array, anchors: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cosines, ids = cosine_topm(_directions(rows), _directions(anchors), m, block)
+        return ids, cosines
+
+    split = P((DATA, MODEL))
+    local = jax.shard_map(
+        part, mesh=mesh, in_specs=(split, P()), out_specs=(split, split), check_vma=False
+    )
+    return jax.jit(local)
 
 
 def nearest(

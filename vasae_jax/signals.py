@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -11,18 +12,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """While open, the first SIGINT or SIGTERM is noted instead of ending the process.
 
-    A second one has its usual effect, for whoever cannot wait for the step to end. Outside
-    the main thread, where Python allows no handlers, nothing is changed.
+    ``signals`` are those that are noted, if not both. A second one has its usual effect, for
+    whoever cannot wait for the step to end. Outside the main thread, where Python allows no
+    handlers, nothing is changed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signals: Sequence[int] = SIGNALS) -> None:
         self.signal: int | None = None
+        self._signals = signals
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in self._signals}
         return self
 
     def __exit__(

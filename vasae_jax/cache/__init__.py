@@ -5,6 +5,7 @@ docs/cache.md describes the format.
 
 from vasae_jax.cache.info import info
 from vasae_jax.cache.manifest import CachePlan, Manifest, ModelInfo, SplitInfo, TextInfo
+from vasae_jax.cache.parts import PartWriter, finish
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.verify import verify
 from vasae_jax.cache.writer import CacheWriter
@@ -15,9 +16,11 @@ __all__ = [
     "CacheWriter",
     "Manifest",
     "ModelInfo",
+    "PartWriter",
     "RowArray",
     "SplitInfo",
     "TextInfo",
+    "finish",
     "info",
     "verify",
 ]

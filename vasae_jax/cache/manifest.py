@@ -239,6 +239,12 @@ def shards_from_json(value: Mapping[str, Any]) -> dict[str, tuple[ShardInfo, ...
     return {key: tuple(ShardInfo(**shard) for shard in shards) for key, shards in value.items()}
 
 
+def plan_from_json(value: Mapping[str, Any]) -> CachePlan:
+    """The plan that :meth:`CachePlan.to_json` gave."""
+    typed = {"model": ModelInfo(**value["model"]), "text": TextInfo(**value["text"])}
+    return CachePlan(**{**value, **typed, "layers": tuple(value["layers"])})
+
+
 def _typed(value: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: value[key] for key in (item.name for item in dataclasses.fields(Manifest))}
     return known | {

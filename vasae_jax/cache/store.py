@@ -113,6 +113,12 @@ class Store:
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
             return ts.open(self._array(key, metadata), create=True).result()
 
+    def shared_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
+        """An array with exactly this metadata, created by whichever writer comes first."""
+        with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
+            spec = self._array(key, metadata)
+            return ts.open(spec, create=True, open=True).result()
+
     def open_array(self, key: str, metadata: dict[str, Any] | None = None) -> ts.TensorStore:
         """A stored array, which must agree with ``metadata``; raises UserError."""
         with self.errors(f"cannot open {self.name(key)}", "a zarr3 array"):

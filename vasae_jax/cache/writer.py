@@ -8,23 +8,21 @@ from typing import Any, Self
 import numpy as np
 import tensorstore as ts
 
-import vasae_jax
 from vasae_jax.cache import vocabulary as vocabulary_files
 from vasae_jax.cache.buffers import SplitBuffer
 from vasae_jax.cache.journal import begin, journal_bytes
 from vasae_jax.cache.manifest import (
     FINAL_NORM,
     JOURNAL,
-    MANIFEST,
     SPLITS,
     TOKENS,
     CachePlan,
     Manifest,
     ShardInfo,
-    SplitInfo,
     column_key,
     shard_key,
 )
+from vasae_jax.cache.seal import seal
 from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, write_all
 from vasae_jax.cache.vocabulary import Vocabulary
 from vasae_jax.errors import UserError
@@ -80,13 +78,21 @@ class CacheWriter:
             self._shards = self._write_vocabulary(parts)
             self._write_journal()
         self._arrays = self._create_arrays()
-        self._buffers = {split: SplitBuffer(split, plan, self.rows_done(split)) for split in SPLITS}
+        self._start(SPLITS)
+
+    def _start(self, splits: tuple[str, ...]) -> None:
+        """Begin to take rows, each split's after its durable ones."""
+        self._buffers = {s: SplitBuffer(s, self.plan, self.rows_done(s)) for s in splits}
         self._thread = ThreadPoolExecutor(1, "cache-writer")
         self._pending: Future[None] | None = None
 
     def rows_done(self, split: str) -> int:
         """Rows of a split that are durable: an extraction goes on with the row after them."""
         return sum(shard.rows for shard in self._shards.get(column_key(split, "tokens"), ()))
+
+    def rows_end(self, split: str, total: int) -> int:
+        """The row after the last that this writer is to be given, of a split of ``total`` rows."""
+        return total
 
     def append(
         self,
@@ -151,8 +157,8 @@ class CacheWriter:
             if buffer.held:
                 self._submit(buffer)
         self._wait()
-        manifest = self._manifest(rows)
-        self._store.write(MANIFEST, manifest.to_bytes())
+        empty = {key: () for split in SPLITS for key in self.plan.split_arrays(split)}
+        manifest = seal(self._store, self.plan, self._digests, empty | self._shards)
         self._store.delete(JOURNAL)
         self.close()
         return manifest
@@ -241,26 +247,3 @@ class CacheWriter:
             for split in SPLITS
             for key, (dtype, width) in self.plan.split_arrays(split).items()
         }
-
-    def _manifest(self, rows: dict[str, int]) -> Manifest:
-        documents = {split: self._documents(split, count) for split, count in rows.items()}
-        both = np.intersect1d(documents["train"], documents["heldout"])
-        if len(both):
-            raise UserError(f"document {both[0]} lies in both splits; expected it in one")
-        return Manifest(
-            **{name: getattr(self.plan, name) for name in self.plan.__dataclass_fields__},
-            splits={split: SplitInfo(rows[split], len(documents[split])) for split in SPLITS},
-            digests=self._digests,
-            shards=self._shards,
-            created_by=f"vasae_jax {vasae_jax.__version__}",
-        )
-
-    def _documents(self, split: str, rows: int) -> np.ndarray:
-        # Opened afresh, so that it reads files and nothing that lies in memory.
-        array = self._store.open_array(column_key(split, "docs"))
-        found = np.empty(0, np.int32)
-        with self._store.errors(f"cannot read {self._store.url}", "the rows just written"):
-            for start in range(0, rows, self.plan.shard_rows):
-                piece = array[start : min(start + self.plan.shard_rows, rows)].read().result()
-                found = np.union1d(found, piece)
-        return found

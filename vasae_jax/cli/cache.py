@@ -1,4 +1,4 @@
-"""``vasae cache info`` and ``vasae cache verify``."""
+"""``vasae cache info``, ``verify`` and ``finish``."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,14 +7,15 @@ from vasae_jax.errors import UserError
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print what a cache holds, or check every byte of it."""
+    """Print what a cache holds, check every byte of it, or join its parts."""
     parser = argparse.ArgumentParser(
         prog="vasae cache", description="Look into an activation cache, or verify it."
     )
     parser.add_argument(
         "action",
-        choices=("info", "verify"),
-        help="info: what it holds; verify: read all, check all",
+        choices=("info", "verify", "finish"),
+        help="info: what it holds; verify: read all, check all; finish: join the parts of "
+        "an extraction with --shard",
     )
     parser.add_argument("url", help="the cache: a directory or a gs:// or s3:// URL")
     given = parser.parse_args(arguments)
@@ -23,6 +24,10 @@ def run(arguments: Sequence[str]) -> None:
 
     if given.action == "info":
         print(cache.info(given.url))
+        return
+    if given.action == "finish":
+        rows = sum(split.rows for split in cache.finish(given.url).splits.values())
+        print(f"{given.url}: complete, {rows:,} rows")
         return
     problems = cache.verify(given.url)
     for problem in problems:

@@ -1,21 +1,115 @@
 """``vasae train``."""
 
+import argparse
+import os
+import sys
 from collections.abc import Sequence
 
+from vasae_jax.cli.main import guarded
 from vasae_jax.config import Config
 from vasae_jax.configfile import load_file, parse_overrides
+from vasae_jax.errors import UserError
 
 PROGRAM = "vasae train [CONFIG.py]"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train the run of a config file, or of the defaults, with overrides applied."""
-    rest = list(arguments)
+    """Train the run of a config file, or of the defaults, with overrides applied.
+
+    As one of several processes it ends the process itself: see :func:`_as_one_of_many`.
+    """
+    parser = _hosts_parser()
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+    given, rest = parser.parse_known_args(list(arguments))
     named = bool(rest) and not rest[0].startswith("-")
     default = load_file(rest.pop(0)) if named else Config()
     config = parse_overrides(default, rest, PROGRAM)
+    if given.distributed:
+        _as_one_of_many(config, given)
+    elif given.process_id is not None or given.processes is not None:
+        raise UserError(
+            "--process-id and --processes were given without --distributed; expected "
+            "--distributed=HOST:PORT of process 0"
+        )
+    else:
+        _train(config)
 
+
+def _train(config: Config) -> None:
     from vasae_jax.train.loop import train  # JAX starts only once the settings are read
 
-    path = train(config)
-    print(path)
+    print(train(config))
+
+
+def _as_one_of_many(config: Config, given: argparse.Namespace) -> None:
+    """Train as one process of several.
+
+    A process that fails ends at once, without the leave-taking of JAX's runtime, which would
+    wait for processes that wait for this one: they see it gone and end too.
+    """
+    import jax
+
+    from vasae_jax.distributed import Hosts, is_first, joined
+    from vasae_jax.train.loop import train
+
+    hosts = Hosts(
+        given.distributed,
+        given.process_id,
+        given.processes,
+        given.connect_timeout,
+        given.heartbeat_timeout,
+    )
+
+    def body() -> None:
+        try:
+            with joined(hosts):
+                path = train(config)
+                if is_first():
+                    print(path)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            raise UserError(
+                f"process {jax.process_index()} lost another process of the run "
+                f"({str(error).splitlines()[0]}); run the same command on every host to go on "
+                "from the last checkpoint"
+            ) from error
+
+    code = guarded(body)
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _hosts_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vasae train",
+        description="Train the run of CONFIG.py. The arguments here join the processes of a run "
+        "on several hosts: give the same command on each. All settings of the run follow below.",
+        usage="vasae train [CONFIG.py] [arguments]",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--distributed",
+        metavar="auto|HOST:PORT",
+        help="auto: as a TPU pod, Slurm or Open MPI says; or the address of process 0",
+    )
+    add("--process-id", type=int, help="number of this process, from 0 (not with auto)")
+    add("--processes", type=int, help="number of processes (not with auto)")
+    add(
+        "--connect-timeout",
+        type=int,
+        default=300,
+        help="seconds to wait for the other processes at the start (default: 300)",
+    )
+    add(
+        "--heartbeat-timeout",
+        type=int,
+        default=100,
+        help="seconds of silence after which a process counts as lost (default: 100)",
+    )
+    return parser

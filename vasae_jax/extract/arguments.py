@@ -50,6 +50,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--text-split", default="train", help="split of a hf: dataset")
     add("--chunk-rows", type=int, default=2048, help="rows read and checked as one")
     add("--shard-rows", type=int, help="rows in one file (default: 512 MB of all layers)")
+    add(
+        "--shard",
+        metavar="I/N",
+        help="write only part I, from 0, of N; vasae cache finish OUT joins the parts",
+    )
     add("--overwrite", action="store_true", help="replace a cache that lies at --out")
     return made
 
@@ -69,6 +74,18 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     )
 
 
+def parse_part(text: str | None, overwrite: bool) -> tuple[int, int] | None:
+    """(i, n) of ``"i/n"``; raises UserError."""
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N-1, as in 0/16")
+    if overwrite:
+        raise UserError("--overwrite was given with --shard; expected a new place for the parts")
+    return int(index), int(count)
+
+
 def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> int:
     """Build the model, extract, and say what came of it.
 
@@ -85,6 +102,7 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
             settings,
             source=arguments.text,
             overwrite=arguments.overwrite,
+            part=parse_part(arguments.shard, arguments.overwrite),
         )
     except UserError as error:
         return _say(f"extract: {error}", 2)
@@ -92,6 +110,9 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
         return _say(f"extract: {stopped}", stopped.exit_code)
     except KeyboardInterrupt:
         return _say("extract: stopped before any new row; what was stored earlier stays", 130)
+    if manifest is None:
+        print(f"{arguments.out}: part {arguments.shard} is complete; vasae cache finish joins all")
+        return 0
     counts = ", ".join(
         f"{split} {info.rows:,} rows of {info.documents:,} documents"
         for split, info in manifest.splits.items()

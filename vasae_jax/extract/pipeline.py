@@ -10,7 +10,15 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from vasae_jax.cache import Cache, CachePlan, CacheWriter, Manifest, ModelInfo, TextInfo
+from vasae_jax.cache import (
+    Cache,
+    CachePlan,
+    CacheWriter,
+    Manifest,
+    ModelInfo,
+    PartWriter,
+    TextInfo,
+)
 from vasae_jax.errors import UserError
 from vasae_jax.extract.layers import check_layers
 from vasae_jax.extract.progress import Progress
@@ -79,7 +87,8 @@ def extract(
     *,
     source: str,
     overwrite: bool = False,
-) -> Manifest:
+    part: tuple[int, int] | None = None,
+) -> Manifest | None:
     """Write the cache ``url`` of the model's residual streams over ``documents``.
 
     Run again after an interruption with the same arguments it goes on after the last
@@ -93,9 +102,11 @@ def extract(
         settings: how text becomes rows.
         source: what the manifest says of the text's origin.
         overwrite: replace the cache that is there.
+        part: (i, n) to write only part i, from 0, of n: each by a job of its own, in any order
+            or at once; :func:`vasae_jax.cache.finish` then joins them.
 
     Returns:
-        The manifest of the finished cache.
+        The manifest of the finished cache; None for a part.
 
     Raises:
         UserError: an unusable setting, text, output or row. Settings, place and text are
@@ -110,15 +121,19 @@ def extract(
     embedding = model.embedding()  # loads weights that were not loaded before
     tied = model.spec.tied
     plan = _plan(model, settings, layers, windows, source)
-    with CacheWriter(
-        url,
-        plan,
-        embedding=embedding,
-        unembedding=None if tied else model.unembedding(),
-        final_norm=model.final_norm(),
-        vocab=model.tokenizer.vocab(),
-        overwrite=overwrite,
-    ) as writer:
+    ends: dict[str, Any] = {
+        "embedding": embedding,
+        "unembedding": None if tied else model.unembedding(),
+        "final_norm": model.final_norm(),
+        "vocab": model.tokenizer.vocab(),
+    }
+    if part is not None:
+        rows = {split: windows.count(split)[0] for split in SPLITS}
+        with PartWriter(url, plan, rows, *part, **ends) as one:
+            _run(model, windows, layers, settings, one)
+            one.finish_part()
+        return None
+    with CacheWriter(url, plan, overwrite=overwrite, **ends) as writer:
         _run(model, windows, layers, settings, writer)
         return writer.finish()
 
@@ -150,12 +165,13 @@ def _run(
     """Append every row that is not durable yet; batch n + 1 computes while n is stored."""
     size = settings.batch_windows
     before = {split: windows.rows_before(split, size) for split in SPLITS}
-    first = _first_batch(before, {split: writer.rows_done(split) for split in SPLITS})
+    first = _first_batch(before, writer)
+    last = max(int(np.searchsorted(before[s], writer.rows_end(s, before[s][-1]))) for s in SPLITS)
     rows_before = np.sum([before[split] for split in SPLITS], axis=0)
-    total = int(rows_before[-1])
+    total = int(rows_before[last])
     pending: tuple[int, Batch, Fetch] | None = None
     with Progress(total, int(rows_before[first])) as progress, StopRequest() as stop:
-        for index in range(first, windows.batches(size)):
+        for index in range(first, last):
             batch = windows.batch(index, size)
             fetch = start_rows(model, batch.tokens, layers, settings.dtype)
             if pending is not None:
@@ -196,12 +212,12 @@ def _store(
         )
 
 
-def _first_batch(before: dict[str, np.ndarray], done: dict[str, int]) -> int:
-    """The first batch with a row that is not durable in its split."""
+def _first_batch(before: dict[str, np.ndarray], writer: CacheWriter) -> int:
+    """The first batch with a row that is to be written and not durable in its split."""
     firsts = [
-        int(np.searchsorted(totals, done[split], side="right")) - 1
+        int(np.searchsorted(totals, writer.rows_done(split), side="right")) - 1
         for split, totals in before.items()
-        if done[split] < totals[-1]
+        if writer.rows_done(split) < writer.rows_end(split, int(totals[-1]))
     ]
     return min(firsts, default=len(before[SPLITS[0]]) - 1)
 

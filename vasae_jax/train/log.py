@@ -11,6 +11,7 @@ import jax
 from vasae_jax.anchor import Staleness
 from vasae_jax.clock import duration
 from vasae_jax.config import RunConfig
+from vasae_jax.distributed import is_first
 from vasae_jax.errors import UserError
 from vasae_jax.stream import Stream
 from vasae_jax.train.rundir import RunDir
@@ -31,7 +32,8 @@ class Log:
         self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.steps, batch
         self._at, self._since = start, time.monotonic()
-        self._board = _tensorboard(run.path / "tensorboard") if config.tensorboard else None
+        board = config.tensorboard and is_first()
+        self._board = _tensorboard(run.path / "tensorboard") if board else None
 
     def note(self, step: int, metrics: Metrics) -> None:
         """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
@@ -96,8 +98,9 @@ class Log:
 
 
 def say(line: str) -> None:
-    """One line for the person who watches, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """One line for the person who watches, on stderr, from the first process."""
+    if is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _tensorboard(directory: Path) -> Any:

@@ -6,24 +6,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from vasae_jax.anchor import anchor_matrix, staleness
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import Checkpoints
 from vasae_jax.config import Config
-from vasae_jax.mesh import DATA, MODEL, Rules, make_mesh
+from vasae_jax.distributed import Stop, check_same, is_first, together
+from vasae_jax.mesh import DATA, MODEL, make_mesh
+from vasae_jax.placement import check_rows, on_all, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
-from vasae_jax.signals import Stopped, StopRequest
+from vasae_jax.signals import Stopped
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import Stats, Stream, statistics, tokens_by_count
 from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
 from vasae_jax.train.log import Log, say
 from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.rundir import open_run
+from vasae_jax.train.rundir import RunDir, open_run
 from vasae_jax.train.state import Start, TrainState, make_state
 from vasae_jax.train.step import make_step
 
@@ -36,16 +36,13 @@ def train(config: Config) -> Path:
             compiles or is written), or the run diverged.
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
     """
-    check_settings(config)
-    cache = Cache.open(config.data.cache)
-    check_cache(config, cache)
-    d_sae = features(config, cache.manifest.vocab_size)
-    mesh = make_mesh(config.mesh)
-    check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
-    stream = make_stream(config, cache)
-    run = open_run(config, cache.digest)
-
-    with StopRequest() as stop, Checkpoints(run.path) as checkpoints:
+    cache, mesh, d_sae, stream = together(lambda: _checked(config))
+    check_same(config, cache.digest)
+    # Only the first process writes; the others wait until the directory is there.
+    run = together(
+        lambda: open_run(config, cache.digest) if is_first() else RunDir(Path(config.run.out))
+    )
+    with Stop() as stop, Checkpoints(run.path) as checkpoints:
         done = checkpoints.latest() or 0
         if done >= config.run.steps:
             say(f"{run.path} is complete: {done} steps")
@@ -67,15 +64,28 @@ def train(config: Config) -> Path:
                 log.flush()  # the step before's, now that the device has this one to do
                 if _due(number, config.run.log_every, config.run.steps):
                     log.note(number, metrics)
-                if stop.signal or _due(number, config.run.checkpoint_every, config.run.steps):
+                stopped = stop.after(number)
+                if stopped or _due(number, config.run.checkpoint_every, config.run.steps):
                     log.flush()
                     checkpoints.save(number, state)
-                if stop.signal:
-                    raise Stopped(stop.signal, _stop_message(stop.signal, number, run.path))
+                if stopped:
+                    raise Stopped(stopped, _stop_message(stopped, number, run.path))
             if state.anchor is not None:
                 W_dec = state.params["W_dec"]
                 log.searched(jax.jit(staleness)(W_dec, context.anchors, state.anchor))
     return run.path
+
+
+def _checked(config: Config) -> tuple[Cache, Mesh, int, Stream]:
+    """Everything that a run needs before it writes, or the UserError that stands against it."""
+    check_settings(config)
+    cache = Cache.open(config.data.cache)
+    check_cache(config, cache)
+    d_sae = features(config, cache.manifest.vocab_size)
+    mesh = make_mesh(config.mesh)
+    check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
+    check_rows(config.data.batch, mesh)
+    return cache, mesh, d_sae, make_stream(config, cache)
 
 
 def make_stream(config: Config, cache: Cache) -> Stream:
@@ -108,33 +118,30 @@ def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context
     embedding = cache.embedding()
     tied = config.sae.method == "tied"
     rows = embedding if tied else anchor_matrix(embedding, config.anchor.center)
-    anchors, mean = jnp.asarray(rows), jnp.asarray(stats.mean, jnp.float32)
-    tokens = jnp.asarray(tokens_by_count(cache, "train"))
-    start = Start(jax.random.key(config.run.seed), mean, anchors, tokens)
+    anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
+    tokens = on_all(mesh, tokens_by_count(cache, "train"))
+    start = Start(seed_key(config.run.seed, mesh), mean, anchors, tokens)
     state = make_state(config, d_sae, mesh, start)
     if config.sae.method != "soft":
-        anchors = jnp.zeros((1, rows.shape[1]), jnp.float32)
-    context = Context(anchors, mean, jnp.float32(stats.variance))
-    return jax.device_put(context, NamedSharding(mesh, P())), state
+        anchors = on_all(mesh, np.zeros((1, rows.shape[1]), np.float32))
+    return Context(anchors, mean, on_all(mesh, np.float32(stats.variance))), state
 
 
 def _on_device(
     batches: Iterable[tuple[int, HostBatch]], mesh: Mesh, done: int, steps: int
 ) -> Iterator[tuple[int, Batch]]:
     """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
-    layout = NamedSharding(mesh, Rules().batch())
-
-    def send(host: HostBatch) -> Batch:
-        arrays = (host.x, np.asarray(host.keep))
-        return Batch(*(jax.make_array_from_process_local_data(layout, a) for a in arrays))
-
     source = iter(batches)
-    ahead = send(next(source)[1])
+    ahead = _send(next(source)[1], mesh)
     for number in range(done + 1, steps + 1):
         batch = ahead
         if number < steps:
-            ahead = send(next(source)[1])
+            ahead = _send(next(source)[1], mesh)
         yield number, batch
+
+
+def _send(host: HostBatch, mesh: Mesh) -> Batch:
+    return Batch(*rows_on_mesh(mesh, (host.x, np.asarray(host.keep))))
 
 
 def _due(number: int, every: int, last: int) -> bool:

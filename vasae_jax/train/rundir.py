@@ -10,6 +10,7 @@ from typing import Any
 from vasae_jax import __version__
 from vasae_jax.config import Config
 from vasae_jax.configfile import difference, from_dict, to_dict
+from vasae_jax.distributed import is_first
 from vasae_jax.errors import UserError
 from vasae_jax.files import unwritable, write_bytes, write_json
 
@@ -25,16 +26,18 @@ class RunDir:
     def cut_metrics(self, step: int) -> None:
         """Drop lines after ``step`` and a half-written last line, before resuming there."""
         file = self.path / METRICS
-        if file.exists():
+        if is_first() and file.exists():
             kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
             write_bytes(file, "".join(line + "\n" for line in kept).encode())
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl.
+        """Append one line to metrics.jsonl, on the first process.
 
         Raises:
             UserError: the disk is full or not writable.
         """
+        if not is_first():
+            return
         try:
             with open(self.path / METRICS, "a") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")

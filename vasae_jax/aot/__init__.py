@@ -1,0 +1,17 @@
+"""Programs compiled ahead of time for TPU slices that are not there, and what they would cost."""
+
+from vasae_jax.aot.chips import CHIPS, Chip, Slice, open_slice
+from vasae_jax.aot.cost import Cost, cost_of
+from vasae_jax.aot.programs import PROGRAMS, Shapes, compile_program
+
+__all__ = [
+    "CHIPS",
+    "PROGRAMS",
+    "Chip",
+    "Cost",
+    "Shapes",
+    "Slice",
+    "compile_program",
+    "cost_of",
+    "open_slice",
+]

@@ -1,0 +1,96 @@
+"""TPU chips in figures, and slices of them as compile targets without the hardware."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from vasae_jax.errors import UserError
+from vasae_jax.mesh import DATA, MODEL
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip; figures from the vendor's public system pages.
+
+    Attributes:
+        accelerator: what libtpu calls a slice of it, before the number.
+        cores: by which that number counts (v5p counts two a chip).
+        flops: bfloat16 peak per second.
+        hertz: clock, from the peak and the matrix units' size.
+        hbm: bytes of memory.
+        hbm_rate: bytes a second of memory.
+        ici_rate: bytes a second that a chip sends to its neighbours, all links together.
+    """
+
+    accelerator: str
+    cores: int
+    flops: float
+    hertz: float
+    hbm: float
+    hbm_rate: float
+    ici_rate: float
+
+
+CHIPS = {
+    # 4 matrix units of 128 x 128, two flops a cell and cycle: 197e12 at 1.5 GHz.
+    "v5e": Chip("v5litepod", 1, 197e12, 1.5e9, 16 * 2**30, 819e9, 200e9),
+    # 2 cores, each 4 units of 128 x 128, compiled as one device: 459e12 at 1.75 GHz.
+    "v5p": Chip("v5p", 2, 459e12, 1.75e9, 95 * 2**30, 2765e9, 600e9),
+    # 4 units of 256 x 256 (as 2 * 262144 flops a cycle): 918e12 at 1.75 GHz.
+    "v6e": Chip("v6e", 1, 918e12, 1.75e9, 32 * 2**30, 1640e9, 448e9),
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A slice that can be compiled for."""
+
+    name: str
+    chip: Chip
+    devices: Any
+
+    def mesh(self, model: int) -> Mesh:
+        """All its devices, ``model`` of them along the features; UserError if they do not fit."""
+        count = len(self.devices)
+        if model < 1 or count % model:
+            raise UserError(
+                f"--model is {model}; expected a divisor of the {count} devices of {self.name}"
+            )
+        grid = np.array(self.devices).reshape(count // model, model)
+        return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def open_slice(name: str) -> Slice:
+    """The slice of a topology such as ``v5e:4x4``; needs libtpu, but no TPU.
+
+    Must run before JAX has looked for devices.
+
+    Raises:
+        UserError: libtpu is not installed, or knows no such topology.
+    """
+    kind, _, grid = name.partition(":")
+    sizes = grid.split("x")
+    if kind not in CHIPS or not all(size.isdigit() for size in sizes):
+        raise UserError(
+            f"--topology is {name!r}; expected one of {', '.join(CHIPS)} and a grid, as in v5e:4x4"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu is not installed; expected pip install 'vasae-jax[aot]'")
+    chip = CHIPS[kind]
+    count = int(np.prod([int(size) for size in sizes])) * chip.cores
+    # Read by libtpu when it is loaded, in place of asking the machine's metadata server.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.accelerator}-{count}")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(name, platform="tpu")
+    except Exception as error:  # libtpu raises whatever it has
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"libtpu has no topology {name} ({reason})") from error
+    return Slice(name, chip, found.devices)

@@ -1,0 +1,181 @@
+"""The programs of a run, compiled for a mesh from shapes alone: no array is ever made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vasae_jax.config import Config
+from vasae_jax.evaluate import measure_program
+from vasae_jax.lm.model import Decoder, residuals
+from vasae_jax.lm.rules import Placement
+from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
+from vasae_jax.mesh import DATA, MODEL, Rules, shardings
+from vasae_jax.naming import names_program
+from vasae_jax.sae import choose_execution
+from vasae_jax.train.loss import Batch, Context
+from vasae_jax.train.state import Start, state_init
+from vasae_jax.train.step import make_step
+
+NAMES = 10
+"""Tokens per feature, as a published dictionary has."""
+CONTEXT = 128
+"""Tokens in a window of extraction, its default."""
+WINDOWS = 16
+"""Windows in one forward pass, for each device along ``data``."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes that a compiled program depends on.
+
+    Attributes:
+        d: width of a row. vocab: anchors. features: d_sae. rows: rows of a batch.
+    """
+
+    d: int
+    vocab: int
+    features: int
+    rows: int
+
+    @property
+    def step_flops(self) -> float:
+        """Useful flops of a dense step: five products of rows x d x features."""
+        return 10.0 * self.rows * self.d * self.features
+
+
+def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> Any:
+    """One of PROGRAMS as a ``jax.stages.Compiled`` for the devices of ``mesh``."""
+    program, arguments = PROGRAMS[name](config, shapes, mesh)
+    return program.lower(*arguments).compile()
+
+
+def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    rules, d = Rules(), shapes.d
+    anchors, mean = _f32(shapes.vocab, d), _f32(d)
+    key: Any = jax.eval_shape(lambda: jax.random.key(0))
+    start = Start(key, mean, anchors, _shape(np.int32, shapes.vocab))
+    state = jax.eval_shape(state_init(config, shapes.features), start)
+    batch = Batch(
+        _shape(jnp.bfloat16, shapes.rows, d),
+        _shape(np.bool_, shapes.rows),
+    )
+    context = Context(anchors, mean, _f32())
+    execution = choose_execution(config.sae.execution, "tpu")
+    step = make_step(config, mesh, state, execution)
+    return step, (
+        _lay(mesh, state, rules.state(state)),
+        _lay(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
+        _lay(mesh, context, jax.tree.map(lambda _: P(), context)),
+    )
+
+
+def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    features, d = shapes.features, shapes.d
+    params = {
+        "W_enc": _f32(features, d),
+        "b_enc": _f32(features),
+        "W_dec": _f32(features, d),
+        "b_dec": _f32(d),
+    }
+    x = _shape(jnp.bfloat16, shapes.rows, d)
+    weights = _shape(np.bool_, 2, shapes.rows)
+    return measure_program(mesh, config.sae.k, config.sae.pre_bias), (
+        _lay(mesh, params, Rules().state(params)),
+        _lay(mesh, x, P(DATA)),
+        _lay(mesh, weights, P(None, DATA)),
+    )
+
+
+def _naming(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    rows = _lay(mesh, _f32(shapes.features, shapes.d), P((DATA, MODEL)))
+    return names_program(mesh, NAMES), (rows, _lay(mesh, _f32(shapes.vocab, shapes.d), P()))
+
+
+def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The forward of a Llama-3.1-8B up to the config's layer, in bfloat16."""
+    placement = Placement(mesh)
+    outer = {name: _weight(slot, placement) for name, slot in model_slots(LLAMA_8B).items()}
+    inner = {
+        name: _weight(slot, placement, LLAMA_8B.n_layers)
+        for name, slot in block_slots(LLAMA_8B).items()
+    }
+    graph, weights = nnx.split(Decoder(LLAMA_8B, outer, inner, placement))
+    windows = WINDOWS * mesh.shape[DATA]
+    tokens = _shape(np.int32, windows, CONTEXT)
+    layers = _shape(np.int32, 1)
+    placed = _lay(mesh, tokens, P(DATA)), _lay(mesh, layers, P())
+    run: Any = jax.jit(residuals, static_argnums=0)
+    return _Bound(run, graph), (weights, *placed)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A jitted function whose first, static argument is given."""
+
+    run: Any
+    first: Any
+
+    def lower(self, *arguments: Any) -> Any:
+        return self.run.lower(self.first, *arguments)
+
+
+LLAMA_8B = Spec(
+    family="llama",
+    architecture="LlamaForCausalLM",
+    n_layers=32,
+    d_model=4096,
+    n_heads=32,
+    n_kv_heads=8,
+    head_dim=128,
+    d_ff=14336,
+    vocab_size=128256,
+    context_length=131072,
+    tied=False,
+    norm_eps=1e-5,
+    activation="silu",
+    inverse_frequencies=(1.0,) * 64,
+)
+"""Llama-3.1-8B in all that a compiled program depends on."""
+
+
+def _weight(slot: Slot, placement: Placement, layers: int = 0) -> jax.ShapeDtypeStruct:
+    shape = (layers, *slot.shape) if layers else slot.shape
+    axes = ("layers", *slot.axes) if layers else slot.axes
+    assert placement.mesh is not None
+    sharding = NamedSharding(placement.mesh, placement.spec(axes, shape))
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
+
+
+def _lay(mesh: Mesh, tree: Any, specs: Any) -> Any:
+    """Every shape of ``tree`` with its place on the mesh."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings(mesh, specs),
+    )
+
+
+def _shape(dtype: Any, *sizes: int) -> Any:
+    """An array that is only its shape; Any, for it stands in for arrays."""
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def _f32(*sizes: int) -> Any:
+    return _shape(np.float32, *sizes)
+
+
+Maker = Callable[[Config, Shapes, Mesh], tuple[Any, tuple[Any, ...]]]
+PROGRAMS: dict[str, Maker] = {
+    "step": _step,
+    "evaluation": _evaluation,
+    "naming": _naming,
+    "extraction": _extraction,
+}
+"""What can be compiled: the program, jitted, and what it is given, as shapes on a mesh."""

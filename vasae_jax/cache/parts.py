@@ -1,0 +1,242 @@
+"""One cache written by many jobs at once, each its own shards; the last step joins them.
+
+Job i of n owns an equal run of the shards of each split. Its journal is ``parts/i-of-n.json``;
+job 0 writes the vocabulary as well. On a local file system a job holds a lock that ends with
+its process, so that no two write the same shards; a bucket has no such lock.
+"""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vasae_jax.cache import vocabulary as vocabulary_files
+from vasae_jax.cache.journal import journal_bytes
+from vasae_jax.cache.manifest import (
+    FORMAT,
+    JOURNAL,
+    MANIFEST,
+    SPLITS,
+    CachePlan,
+    Manifest,
+    ShardInfo,
+    column_key,
+    decode,
+    encode,
+    plan_from_json,
+    shards_from_json,
+)
+from vasae_jax.cache.seal import seal
+from vasae_jax.cache.store import Store, array_metadata
+from vasae_jax.cache.vocabulary import Vocabulary
+from vasae_jax.cache.writer import CacheWriter
+from vasae_jax.errors import UserError
+from vasae_jax.vocab import Vocab
+
+PARTS = "parts"
+
+
+class PartWriter(CacheWriter):
+    """Writes part ``index`` of ``count`` of a cache; resumes its own part like CacheWriter.
+
+    Args:
+        rows: rows of each split of the whole cache.
+        index, count: which part, from 0.
+        Others are :class:`CacheWriter`'s.
+
+    Raises:
+        UserError: another process writes this part, or the place holds a complete cache, one
+            that is written whole, or parts of another plan or count.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        plan: CachePlan,
+        rows: Mapping[str, int],
+        index: int,
+        count: int,
+        *,
+        embedding: np.ndarray,
+        unembedding: np.ndarray | None,
+        final_norm: Mapping[str, Any],
+        vocab: Vocab,
+    ) -> None:
+        self.plan = plan
+        self._store = Store(url)
+        parts = Vocabulary(embedding, unembedding, final_norm, vocab)
+        vocabulary_files.check(parts, plan)
+        self._digests = parts.digests()
+        self._whole, self._key, self._done = dict(rows), _key(index, count), False
+        self._lock = _claim(self._store, self._key)
+        self._ranges = {split: part_range(rows[split], plan, index, count) for split in SPLITS}
+        try:
+            self._shards = self._begin(index)
+        except UserError:
+            self._release()
+            raise
+        if index == 0 and not self._shards:
+            self._shards = self._write_vocabulary(parts)
+        self._write_journal()
+        self._arrays = self._create_arrays()
+        self._start(SPLITS)
+
+    def rows_done(self, split: str) -> int:
+        """The row of the split after the last durable one of this part."""
+        return self._ranges[split][0] + super().rows_done(split)
+
+    def rows_end(self, split: str, total: int) -> int:
+        """The row of the split after this part's last."""
+        return self._ranges[split][1]
+
+    def append(
+        self,
+        split: str,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        docs: np.ndarray,
+        acts: Mapping[int, np.ndarray],
+        start: int | None = None,
+    ) -> None:
+        """Add the rows that are this part's, of rows that begin at row ``start``."""
+        if start is None:
+            raise ValueError("rows of a part need the row of the split that they start at")
+        low = self._buffers[split].position - start
+        high = min(len(tokens), self._ranges[split][1] - start)
+        if low < high:
+            cut = slice(low, high)
+            rows = {layer: values[cut] for layer, values in acts.items()}
+            super().append(split, tokens[cut], positions[cut], docs[cut], rows, start + low)
+
+    def finish_part(self) -> None:
+        """Write what is held; the part is complete on return."""
+        for buffer in self._buffers.values():
+            if buffer.held:
+                self._submit(buffer)
+        self._wait()
+        self._done = True
+        self._write_journal()
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the shard being written and let go of the part."""
+        super().close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _begin(self, index: int) -> dict[str, tuple[ShardInfo, ...]]:
+        for name, what in ((MANIFEST, "a complete cache"), (JOURNAL, "a cache written whole")):
+            if self._store.read(name) is not None:
+                raise UserError(f"{self._store.url} is {what}; expected a new place for its parts")
+        mine = decode(self._journal(False), self._key)
+        for key in journals(self._store):
+            other = decode(self._store.read(key) or b"{}", self._store.name(key))
+            for name in ("plan", "digests", "rows"):
+                if other.get(name) != mine[name]:
+                    raise UserError(
+                        f"{self._store.name(key)} is of a cache with another {name}; expected "
+                        "the same command for every part, but for its number"
+                    )
+            if key.split("-of-")[1] != self._key.split("-of-")[1]:
+                raise UserError(
+                    f"{self._store.name(key)} is of another number of parts; expected {self._key}"
+                )
+        data = self._store.read(self._key)
+        found = shards_from_json(decode(data, self._key)["shards"]) if data else {}
+        whole = self.plan.shard_rows
+        return {
+            key: tuple(s for s in shards if s.rows == whole or key.startswith("vocab/"))
+            for key, shards in found.items()
+        }
+
+    def _create_arrays(self) -> dict[str, Any]:
+        chunk, shard = self.plan.chunk_rows, self.plan.shard_rows
+        return {
+            key: self._store.shared_array(
+                key, array_metadata(dtype, self._whole[split], width, chunk, shard)
+            )
+            for split in SPLITS
+            for key, (dtype, width) in self.plan.split_arrays(split).items()
+        }
+
+    def _write_journal(self) -> None:
+        self._store.write(self._key, self._journal(self._done))
+
+    def _journal(self, complete: bool) -> bytes:
+        shards = getattr(self, "_shards", {})
+        value = decode(journal_bytes(self.plan, self._digests, shards), self._key)
+        return encode(value | {"complete": complete, "rows": self._whole}, indent=None)
+
+
+def part_range(rows: int, plan: CachePlan, index: int, count: int) -> tuple[int, int]:
+    """The rows of a split that part ``index`` of ``count`` owns: whole shards, in order."""
+    shards = -(-rows // plan.shard_rows)
+    first, last = (shards * place // count for place in (index, index + 1))
+    return first * plan.shard_rows, min(last * plan.shard_rows, rows)
+
+
+def finish(url: str) -> Manifest:
+    """Join the parts of a cache, all of them complete, into a finished one.
+
+    Raises:
+        UserError: there are none, one is missing or incomplete, or they do not fit.
+    """
+    store = Store(url)
+    found = journals(store)
+    if not found:
+        raise UserError(f"{url} has no parts; expected what extraction with --shard i/n left")
+    count = int(found[0].split("-of-")[1].removesuffix(".json"))
+    read = []
+    for index in range(count):
+        data = store.read(_key(index, count))
+        value = None if data is None else decode(data, store.name(_key(index, count)))
+        if value is None or value.get("format") != FORMAT or not value["complete"]:
+            state = "is not there" if value is None else "is unfinished"
+            raise UserError(f"{url}: part {index}/{count} {state}; expected all {count} parts")
+        read.append(value)
+    shards: dict[str, tuple[ShardInfo, ...]] = {}
+    for value in read:
+        for key, more in shards_from_json(value["shards"]).items():
+            shards[key] = (*shards.get(key, ()), *more)
+    plan, rows = plan_from_json(read[0]["plan"]), read[0]["rows"]
+    for split in SPLITS:
+        stored = sum(shard.rows for shard in shards.get(column_key(split, "docs"), ()))
+        if stored != rows[split]:
+            raise UserError(f"{url} has {stored} rows of {split} in parts; expected {rows[split]}")
+    manifest = seal(store, plan, read[0]["digests"], shards)
+    for key in store.keys(PARTS):
+        store.delete(key)
+    return manifest
+
+
+def journals(store: Store) -> list[str]:
+    """The journals of the parts that have begun."""
+    return [key for key in store.keys(PARTS) if key.endswith(".json")]
+
+
+def _key(index: int, count: int) -> str:
+    return f"{PARTS}/{index:05d}-of-{count:05d}.json"
+
+
+def _claim(store: Store, key: str) -> int | None:
+    if not store.local:
+        return None
+    path = Path(store.url) / key.replace(".json", ".lock")
+    with store.errors(f"cannot write {store.url}", "a writable place"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise UserError(
+            f"{path} is held by another process; expected one writer for each part"
+        ) from error
+    return lock
