@@ -40,12 +40,12 @@ class SAEConfig:
     """Features that may fire on one row."""
     pre_bias: float = 1.0
     """Share of b_dec taken from the input before encoding (published recipe: 0)."""
-    encoder_init: Literal["uniform", "transpose"] = "transpose"
-    """uniform: as torch.nn.Linear; transpose: W_enc = W_dec^T."""
-    decoder_init: Literal["uniform", "random", "tokens"] = "tokens"
-    """uniform: as torch.nn.Linear; random: random unit rows; tokens: the anchors
-    of the tokens that occur most often in the training rows."""
-    bias_init: Literal["uniform", "mean"] = "mean"
+    encoder_init: Literal["normal", "uniform", "transpose"] = "transpose"
+    """normal: N(0, 0.02), b_enc 0; uniform: as torch.nn.Linear; transpose: W_enc = W_dec^T."""
+    decoder_init: Literal["normal", "uniform", "random", "tokens"] = "tokens"
+    """normal: N(0, 0.02); uniform: as torch.nn.Linear; random: random unit rows; tokens: the
+    anchors of the tokens that occur most often in the training rows."""
+    bias_init: Literal["zero", "uniform", "mean"] = "mean"
     """b_dec at the start. uniform: as torch.nn.Linear; mean: mean of the training rows."""
     unit_norm: bool = True
     """Keep decoder rows at norm 1 (gradient projected, rows renormalised each step)."""

@@ -10,7 +10,7 @@ import sys
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
-_KEEP_BYTES = 2**31 - 1
+_NEVER = -1
 
 
 def keep_pages() -> None:
@@ -26,7 +26,7 @@ def keep_pages() -> None:
         # One arena: threads' own arenas cannot hold large arrays and would map them.
         for option, value in (
             (_M_MMAP_MAX, 0),
-            (_M_TRIM_THRESHOLD, _KEEP_BYTES),
+            (_M_TRIM_THRESHOLD, _NEVER),
             (_M_ARENA_MAX, 1),
         ):
             mallopt(option, value)

@@ -13,9 +13,10 @@ from vasae_jax.config import (
 
 
 def published(**data: Any) -> Config:
-    """The recipe of arXiv:2606.27941, exactly; ``data`` fills :class:`DataConfig`.
+    """The recipe of arXiv:2606.27941's public code; ``data`` fills :class:`DataConfig`.
 
-    Mean squared error over d on raw activations, torch-Linear init, free decoder norms,
+    Mean squared error over d on raw activations, weights from N(0, 0.02) and biases 0 (its
+    model is a Hugging Face one, which starts every linear layer so), free decoder norms,
     constant Adam 1e-3, k 32, as many features as tokens, lambda 1e-4, raw embeddings as
     anchors, batches of 32 x 128 tokens, every row kept (padding is never in a cache).
     Nearest anchors are cached and certified, as in every run; ``anchor.search_share=1``
@@ -27,9 +28,9 @@ def published(**data: Any) -> Config:
             d_sae=0,
             k=32,
             pre_bias=0.0,
-            encoder_init="uniform",
-            decoder_init="uniform",
-            bias_init="uniform",
+            encoder_init="normal",
+            decoder_init="normal",
+            bias_init="zero",
             unit_norm=False,
         ),
         anchor=AnchorConfig(weight=1e-4, center=False, per_feature="uniform"),

@@ -64,7 +64,13 @@ def sae_lens(x: torch.Tensor, d_sae: int, k: int) -> Callable[[], None]:
 
     def step() -> None:
         optimiser.zero_grad()
-        given = TrainStepInput(sae_in=x, coefficients={}, dead_neuron_mask=None, n_training_steps=0)
+        given = TrainStepInput(
+            sae_in=x,
+            coefficients={},
+            dead_neuron_mask=None,
+            n_training_steps=0,
+            is_logging_step=False,
+        )
         sae.training_forward_pass(given).loss.backward()
         optimiser.step()
 

@@ -1,6 +1,5 @@
 """Which features fire: the encoder product and its exact top-k, whole or sharded."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,42 +21,17 @@ class Active(NamedTuple):
     """[B] int32, the largest (global) id among the winners whose activation equals cut."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def preactivations(
     x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: Any
 ) -> jax.Array:
     """relu((x - shift) W_enc^T + b_enc), [B, F] float32.
 
-    The product takes its inputs as ``compute`` and accumulates in float32. The gradient of
-    ``shift`` needs no product over rows: it is minus the sum of theirs, so of b_enc's, times
-    W_enc.
+    The product takes its inputs as ``compute`` and accumulates in float32.
     """
-    return jax.nn.relu(_product(x - shift[None, :], W_enc, compute) + b_enc[None, :])
-
-
-def _preactivations_fwd(
-    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: Any
-) -> tuple[jax.Array, Any]:
-    pre = preactivations(x, shift, W_enc, b_enc, compute)
-    return pre, (x, shift, W_enc, pre)
-
-
-def _preactivations_bwd(compute: Any, saved: Any, g: jax.Array) -> tuple[jax.Array, ...]:
-    x, shift, W_enc, pre = saved
-    d_pre = jnp.where(pre > 0, g, jnp.zeros_like(g))
-    d_b = d_pre.sum(axis=0)
-    d_W = _product(d_pre.T, (x - shift[None, :]).T, compute)
-    return _product(d_pre, W_enc.T, compute), -(d_b @ W_enc), d_W, d_b
-
-
-preactivations.defvjp(_preactivations_fwd, _preactivations_bwd)
-
-
-def _product(a: jax.Array, b: jax.Array, compute: Any) -> jax.Array:
-    """a b^T, inputs as ``compute``, accumulated in float32."""
     dims = (((1,), (1,)), ((), ()))
-    a, b = a.astype(compute), b.astype(compute)
-    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+    rows, weights = (x - shift[None, :]).astype(compute), W_enc.astype(compute)
+    product = jax.lax.dot_general(rows, weights, dims, preferred_element_type=jnp.float32)
+    return jax.nn.relu(product + b_enc[None, :])
 
 
 def select(pre: jax.Array, k: int, axis: str | None) -> Active:

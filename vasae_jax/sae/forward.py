@@ -18,8 +18,8 @@ class Forward(NamedTuple):
 
     x_hat: jax.Array
     """[B, d] float32 reconstruction, whole on every device."""
-    active: Active
-    """The features that fire (this device's part)."""
+    fired: jax.Array
+    """[F] float32, kept rows on which each feature fires (this device's parts)."""
 
 
 def forward(
@@ -30,22 +30,35 @@ def forward(
     execution: Execution = "sparse",
     compute: str = "float32",
     axis: str | None = None,
+    keep: jax.Array | None = None,
+    rows_axis: str | None = None,
 ) -> Forward:
     """Reconstruct rows ``x [B, d]`` float32.
 
     z = top-k of relu((x - p*b_dec) W_enc^T + b_enc), x_hat = z W_dec + b_dec, p = ``pre_bias``.
 
-    Differentiable in ``params``. ``axis`` names the mesh axis that splits the features.
+    Differentiable in ``params``. ``axis`` names the mesh axis that splits the features,
+    ``rows_axis`` the one that splits the rows; ``keep`` [B] float32 are the rows that count as
+    fired on, all without it.
     """
+    keep = jnp.ones(x.shape[:1], jnp.float32) if keep is None else keep
     shift = pre_bias * share(params["b_dec"], axis)
     encoder = (params["W_enc"], params["b_enc"])
     dtype = jnp.dtype(compute)
     if execution == "dense":
-        part, active = dense.reconstruct(x, shift, *encoder, params["W_dec"], k, dtype, axis)
+        part, fired = dense.reconstruct(
+            x, shift, *encoder, params["W_dec"], keep, k, dtype, axis, rows_axis
+        )
     else:
         active = sparse.encode(x, shift, *encoder, k, dtype, axis)
         part = sparse.decode(active.values, active.ids, params["W_dec"])
-    return Forward(sum_parts(part, axis) + params["b_dec"][None, :], active)
+        fired = _fired(active, keep, params["W_dec"].shape[0])
+    return Forward(sum_parts(part, axis) + params["b_dec"][None, :], fired)
+
+
+def _fired(active: Active, keep: jax.Array, features: int) -> jax.Array:
+    fires = (active.values > 0).astype(jnp.float32) * keep[:, None]
+    return jnp.zeros((features,), jnp.float32).at[active.ids].add(fires)
 
 
 def encode(

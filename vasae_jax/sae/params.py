@@ -37,7 +37,8 @@ def init_params(
     """Parameters at step 0 by the three ``*_init`` settings of ``config``.
 
     ``uniform`` is torch.nn.Linear's default: U(-1/sqrt(n), 1/sqrt(n)) with n the inputs of
-    the layer, so d_in for the encoder and d_sae for the decoder, biases alike.
+    the layer, so d_in for the encoder and d_sae for the decoder, biases alike. ``normal`` has
+    zero biases.
 
     Args:
         key: a JAX random key.
@@ -53,10 +54,12 @@ def init_params(
     d_in = mean.shape[0]
     enc_key, dec_key, bias_key, dec_bias_key = jax.random.split(key, 4)
     W_dec = _decoder_rows(dec_key, config, d_sae, anchors, tokens)
-    uniform = config.encoder_init == "uniform"
-    b_enc = _linear(bias_key, (d_sae,), d_in) if uniform else jnp.zeros((d_sae,), jnp.float32)
-    W_enc = _linear(enc_key, (d_sae, d_in), d_in) if uniform else W_dec
-    if config.method == "tied":
+    W_enc, b_enc = W_dec, jnp.zeros((d_sae,), jnp.float32)
+    if config.encoder_init == "uniform":
+        W_enc, b_enc = _linear(enc_key, (d_sae, d_in), d_in), _linear(bias_key, (d_sae,), d_in)
+    elif config.encoder_init == "normal":
+        W_enc = _normal(enc_key, (d_sae, d_in))
+    if config.method == "tied" or config.bias_init == "zero":
         b_dec = jnp.zeros((d_in,), jnp.float32)
     elif config.bias_init == "mean":
         b_dec = mean.astype(jnp.float32)
@@ -91,8 +94,13 @@ def _decoder_rows(
         return unit_rows(anchors[tokens[jnp.arange(d_sae) % tokens.shape[0]]])
     if config.decoder_init == "random":
         return unit_rows(jax.random.normal(key, shape, jnp.float32))
-    rows = _linear(key, shape, d_sae)
+    rows = _normal(key, shape) if config.decoder_init == "normal" else _linear(key, shape, d_sae)
     return unit_rows(rows) if config.unit_norm else rows
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """N(0, 0.02), as Hugging Face's PreTrainedModel starts every linear layer."""
+    return 0.02 * jax.random.normal(key, shape, jnp.float32)
 
 
 def _linear(key: jax.Array, shape: tuple[int, ...], fan_in: int) -> jax.Array:

@@ -16,7 +16,6 @@ from vasae_jax.anchor import aligned_and_pull
 from vasae_jax.config import Config
 from vasae_jax.mesh import DATA, MODEL
 from vasae_jax.sae import Params, forward
-from vasae_jax.sae.active import Active
 from vasae_jax.sae.forward import Execution
 
 
@@ -107,20 +106,22 @@ def _reconstruction(
     x = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
     out = forward(
-        params, x, config.sae.k, config.sae.pre_bias, execution, config.sae.compute, MODEL
+        params,
+        x,
+        config.sae.k,
+        config.sae.pre_bias,
+        execution,
+        config.sae.compute,
+        MODEL,
+        keep,
+        DATA,
     )
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
     spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)
-    return error * scale, (spread, _fired(out.active, keep, params["W_dec"].shape[0]))
+    return error * scale, (spread, out.fired)
 
 
 def _share(rate: jax.Array, config: Config) -> jax.Array:
     """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
     weight = jnp.sqrt(rate) if config.anchor.per_feature == "root_rate" else jnp.ones_like(rate)
     return weight / jax.lax.psum(weight.sum(), MODEL)
-
-
-def _fired(active: Active, keep: jax.Array, features: int) -> jax.Array:
-    """Kept rows on which each of this device's features fired, [features] float32."""
-    fires = (active.values > 0).astype(jnp.float32) * keep[:, None]
-    return jnp.zeros((features,), jnp.float32).at[active.ids].add(fires)
