@@ -1,5 +1,6 @@
 """Settings that have a name."""
 
+from dataclasses import replace
 from typing import Any
 
 from vasae_jax.config import (
@@ -32,9 +33,23 @@ def published(**data: Any) -> Config:
             bias_init="uniform",
             unit_norm=False,
         ),
-        anchor=AnchorConfig(weight=1e-4, center=False, per_feature="uniform"),
+        anchor=AnchorConfig(weight=1e-4, center=False, per_feature="uniform", enough=1.0),
         optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
     )
+
+
+def default(**data: Any) -> Config:
+    """The defaults: the most reconstruction at which most features that fire have names.
+
+    ``data`` fills :class:`DataConfig`. docs/frontier.md has what they were chosen by.
+    """
+    return Config(data=DataConfig(**data))
+
+
+def named(**data: Any) -> Config:
+    """As :func:`default`, but for names first: nearly every feature that fires is aligned."""
+    config = default(**data)
+    return replace(config, anchor=replace(config.anchor, weight=1.0, enough=0.85))
 
 
 def quickstart(cache: str, layer: int, out: str) -> Config:

@@ -1,8 +1,10 @@
 """The figure of a frontier: what each recipe reconstructs against what it aligns."""
 
+import itertools
 import os
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,6 +23,8 @@ PANELS = (
     ("coverage", "tokens covered"),
 )
 """Rows of the figure: key and label; the first two lead."""
+LEADING = tuple(key for key, _ in PANELS[:2])
+"""Panels whose points show their lambda."""
 STYLES = (("#d55e00", "s"), ("#0072b2", "o"), ("#009e73", "^"), ("#cc79a7", "D"))
 """Colour and marker of each recipe in turn: told apart by shape alone too."""
 HEIGHTS = (3, 3, 1.5, 1.5)
@@ -51,7 +55,7 @@ def _draw(rows: list[Row]) -> Figure:
     grid = figure.subplots(
         len(PANELS), len(layers), sharex="col", squeeze=False, height_ratios=HEIGHTS
     )
-    figure.subplots_adjust(left=0.8 / len(layers) * 0.2, right=0.98, top=0.88, bottom=0.1)
+    figure.subplots_adjust(left=0.16 / len(layers), right=0.98, top=0.87, bottom=0.1)
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     for column, layer in enumerate(layers):
         mine = [row for row in rows if row["layer"] == layer]
@@ -71,52 +75,33 @@ def _draw(rows: list[Row]) -> Figure:
 
 
 def _panel(axes: Axes, rows: list[Row], recipes: list[str], key: str) -> None:
-    for (_, recipe, weight), same in group(rows).items():
-        colour, marker = STYLES[recipes.index(recipe) % len(STYLES)]
-        x = np.array([row["variance_explained"] for row in same])
-        y = np.array([row[key] for row in same])
-        middle = (float(x.mean()), float(y.mean()))
-        axes.errorbar(
-            *middle,
-            xerr=[[middle[0] - x.min()], [x.max() - middle[0]]],
-            yerr=[[middle[1] - y.min()], [y.max() - middle[1]]],
-            color=colour,
-            marker=marker,
-            markersize=5,
-            linewidth=1,
-        )
-        axes.annotate(f"{weight:g}", middle, xytext=(5, 3), textcoords="offset points", fontsize=7)
-    for recipe in recipes:
-        _join(axes, [row for row in rows if row["recipe"] == recipe], recipes, key)
-    axes.set_ylim(*((-0.03, 1.03) if key != "coverage" else (0, None)))
+    for recipe, (colour, marker) in zip(recipes, itertools.cycle(STYLES), strict=False):
+        mine = [row for row in rows if row["recipe"] == recipe]
+        _line(axes, mine, key, color=colour, marker=marker, label=recipe)
+    if key == "coverage":
+        axes.set_ylim(0, 1.15 * max(0.01, axes.get_ylim()[1]))
+    else:
+        axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.grid(color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
-def _join(axes: Axes, rows: list[Row], recipes: list[str], key: str) -> None:
-    """A line through one recipe's points, by lambda; its entry in the legend."""
-    if not rows:
-        return
-    colour, marker = STYLES[recipes.index(rows[0]["recipe"]) % len(STYLES)]
-    means = sorted(
-        (weight, *(float(np.mean([row[name] for row in same])) for name in (_X, key)))
-        for (_, _, weight), same in group(rows).items()
+def _line(axes: Axes, rows: list[Row], key: str, **style: Any) -> None:
+    """One recipe's points in one panel, joined by lambda, with their spread over seeds."""
+    found = sorted(
+        ((weight, same) for (_, _, weight), same in group(rows).items()), key=lambda one: one[0]
     )
-    axes.plot(
-        [x for _, x, _ in means],
-        [y for _, _, y in means],
-        color=colour,
-        marker=marker,
-        markersize=5,
-        linewidth=1.2,
-        alpha=0.8,
-        label=rows[0]["recipe"],
-    )
-
-
-_X = "variance_explained"
+    x = [np.array([row["variance_explained"] for row in same]) for _, same in found]
+    y = [np.array([row[key] for row in same]) for _, same in found]
+    middle = [(float(a.mean()), float(b.mean())) for a, b in zip(x, y, strict=True)]
+    for (weight, _), at, a, b in zip(found, middle, x, y, strict=True):
+        axes.plot([a.min(), a.max()], [at[1]] * 2, color=style["color"], linewidth=1)
+        axes.plot([at[0]] * 2, [b.min(), b.max()], color=style["color"], linewidth=1)
+        if key in LEADING:
+            axes.annotate(f"{weight:g}", at, xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.plot(*zip(*middle, strict=True), markersize=5, linewidth=1.2, **style)
 
 
 def _title(row: Row) -> str:

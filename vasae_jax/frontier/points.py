@@ -26,7 +26,7 @@ from vasae_jax.files import sha256_bytes, write_bytes
 from vasae_jax.mesh import DATA, MODEL, make_mesh
 from vasae_jax.metrics import Alignment
 from vasae_jax.publish import SPLIT, Run, evaluate_run, run_names
-from vasae_jax.sae import choose_execution
+from vasae_jax.sae import Params, choose_execution
 from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
 from vasae_jax.train.loop import begin, make_stream
 from vasae_jax.train.loss import Batch
@@ -35,7 +35,8 @@ from vasae_jax.worth.inputs import InputRelation, input_relation
 
 RECIPES: Mapping[str, Callable[[], Config]] = {
     "published": presets.published,
-    "default": Config,
+    "default": presets.default,
+    "named": presets.named,
 }
 """Recipes by name."""
 WATCHED = 2**17
@@ -156,7 +157,7 @@ def train_point(name: str, config: Config, cache: Cache) -> Row:
     }
 
 
-def train_params(config: Config, cache: Cache) -> dict[str, np.ndarray]:
+def train_params(config: Config, cache: Cache) -> Params:
     """The parameters after the run's last step; nothing is written.
 
     Raises:
@@ -178,7 +179,7 @@ def train_params(config: Config, cache: Cache) -> dict[str, np.ndarray]:
             f"the loss is {float(metrics.loss)} after {config.run.steps} steps at lambda "
             f"{config.anchor.weight}; expected a finite number, so a lower learning rate"
         )
-    return jax.device_get(state.params)
+    return state.params
 
 
 COLUMNS = (
