@@ -190,7 +190,6 @@ def changed(config, section, **fields):
         ("optim", {"warmup": 1.5}, "optim.warmup is 1.5; expected a share"),
         ("anchor", {"search_share": 0.0}, "anchor.search-share is 0.0"),
         ("anchor", {"enough": 1.5}, "anchor.enough is 1.5"),
-        ("anchor", {"enough": 0.8, "mode": "softmax"}, "expected mode nearest, or 1"),
         ("run", {"out": ""}, "run.out is empty"),
         ("run", {"steps": 0}, "run.steps is 0; expected at least 1"),
     ],

@@ -22,16 +22,8 @@ def check_settings(config: Config) -> None:
         _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
     share = config.anchor.search_share
     _require(0 < share <= 1, f"--anchor.search-share is {share}; expected a share above 0, up to 1")
-    anchor = config.anchor
-    _require(
-        0 < anchor.enough <= 1,
-        f"--anchor.enough is {anchor.enough}; expected a cosine above 0, up to 1",
-    )
-    _require(
-        anchor.enough == 1 or anchor.mode == "nearest",
-        f"--anchor.enough is {anchor.enough} with --anchor.mode={anchor.mode}; "
-        "expected mode nearest, or 1",
-    )
+    enough = config.anchor.enough
+    _require(0 < enough <= 1, f"--anchor.enough is {enough}; expected a cosine above 0, up to 1")
     _require(
         config.data.batch % config.data.lanes == 0,
         f"--data.batch is {config.data.batch}; expected a multiple of --data.lanes "
