@@ -24,8 +24,11 @@ def unit(rows):
     return rows / np.where(norm == 0, 1, norm)
 
 
-def alignment(W_dec, anchors, mode, weight):
-    """sum_i w_i s_i and its gradient [F, d]; anchors are unit rows, weight sums to 1."""
+def alignment(W_dec, anchors, mode, weight, enough=1.0):
+    """sum_i w_i min(s_i, enough) and its gradient [F, d]; anchors are unit rows, weight sums to 1.
+
+    ``enough`` is for the mode nearest alone.
+    """
     norm = np.linalg.norm(W_dec, axis=1, keepdims=True)
     d = W_dec / norm
     cos = d @ anchors.T
@@ -34,7 +37,7 @@ def alignment(W_dec, anchors, mode, weight):
     c = np.take_along_axis(cos, ids, axis=1)
     soft = np.exp(c) / np.exp(c).sum(axis=1, keepdims=True)
     if mode == "nearest":
-        s, ds = c[:, 0], np.ones_like(c)
+        s, ds = np.minimum(c[:, 0], enough), (c < enough).astype(c.dtype)
     elif mode == "logsumexp":
         s, ds = np.log(np.exp(c).sum(axis=1)), soft
     else:
@@ -45,7 +48,9 @@ def alignment(W_dec, anchors, mode, weight):
     return float(weight @ s), weight[:, None] * (pull - along * d) / norm
 
 
-def loss_and_grads(params, x, keep, k, pre_bias, unit_of_loss, lam, anchors, mode, weight):
+def loss_and_grads(
+    params, x, keep, k, pre_bias, unit_of_loss, lam, anchors, mode, weight, enough=1.0
+):
     """The training loss and the gradient of every parameter."""
     x_hat, z, _ = forward(params, x, k, pre_bias)
     residual = (x_hat - x) * keep[:, None]
@@ -60,7 +65,7 @@ def loss_and_grads(params, x, keep, k, pre_bias, unit_of_loss, lam, anchors, mod
         "b_dec": g.sum(axis=0) - pre_bias * (d_pre @ params["W_enc"]).sum(axis=0),
     }
     if lam:
-        aligned, pull = alignment(params["W_dec"], anchors, mode, weight)
+        aligned, pull = alignment(params["W_dec"], anchors, mode, weight, enough)
         loss -= lam * aligned
         grads["W_dec"] -= lam * pull
     return loss, grads

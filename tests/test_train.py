@@ -191,6 +191,7 @@ def changed(config, section, **fields):
         ("optim", {"lr": 0.0}, "optim.lr is 0.0; expected more than 0"),
         ("optim", {"warmup": 1.5}, "optim.warmup is 1.5; expected a share"),
         ("anchor", {"search_share": 0.0}, "anchor.search-share is 0.0"),
+        ("anchor", {"enough": 1.5}, "anchor.enough is 1.5"),
         ("run", {"out": ""}, "run.out is empty"),
         ("run", {"steps": 0}, "run.steps is 0; expected at least 1"),
     ],

@@ -67,6 +67,9 @@ class AnchorConfig:
     """Anchors are the embeddings minus their mean (published recipe: raw embeddings)."""
     per_feature: Literal["uniform", "root_rate"] = "root_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
+    enough: float = 1.0
+    """Cosine at which a feature is near enough, so that its pull ends; at 1 it never does.
+    The modes logsumexp and softmax take no notice of it."""
     search_share: float = 0.25
     """Share of features whose nearest anchor may be searched again in a step, which it is only
     where that is worth it; 1 searches all at every step."""

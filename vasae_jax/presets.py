@@ -38,6 +38,24 @@ def published(**data: Any) -> Config:
     )
 
 
+def default(**data: Any) -> Config:
+    """The defaults of every setting; ``data`` fills :class:`DataConfig`."""
+    return Config(data=DataConfig(**data))
+
+
+def named(**data: Any) -> Config:
+    """For names first: nearly every feature that fires is aligned, and few numbers are lost.
+
+    The pull is strong and ends at cosine 0.85, so that a row keeps part of itself to
+    reconstruct with; docs/frontier.md has what it was chosen by, and its price.
+    """
+    return Config(
+        data=DataConfig(**data),
+        anchor=AnchorConfig(weight=1.0, enough=0.85),
+        optim=OptimConfig(lr=3e-3, warmup=0.25, decay=0.5),
+    )
+
+
 def quickstart(cache: str, layer: int, out: str) -> Config:
     """A small dictionary that trains in a little over a minute on two CPU cores.
 

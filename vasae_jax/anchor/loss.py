@@ -11,9 +11,14 @@ NEAREST_COUNT = 10
 
 
 def aligned_and_pull(
-    W_dec: jax.Array, share: jax.Array, anchors: jax.Array, rows: jax.Array | None, mode: str
+    W_dec: jax.Array,
+    share: jax.Array,
+    anchors: jax.Array,
+    rows: jax.Array | None,
+    mode: str,
+    enough: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """sum_i share_i s_i, [] float32, and its gradient in ``W_dec``, [F, d].
+    """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_dec``, [F, d].
 
     For ``nearest`` the gradient is written out, since what differentiation makes of a row's
     norm reads W_dec four times: with n = |w| and c = <w, a>, d(c/n)/dw = (a - (c/n^2) w) / n.
@@ -22,15 +27,16 @@ def aligned_and_pull(
         W_dec: [F, d]. share: [F], each feature's weight. anchors: [V, d] unit rows.
         rows: [F, d], each feature's nearest anchor where the mode is ``nearest``.
         mode: ``nearest``, ``logsumexp`` or ``softmax``.
+        enough: cosine from which a row is no longer pulled (mode ``nearest``).
     """
     if rows is None:
         return jax.value_and_grad(lambda W: jnp.sum(share * soft_cosine(W, anchors, mode)))(W_dec)
     square, product = row_dots(W_dec, W_dec), row_dots(W_dec, rows)
     inverse = jnp.where(square > 0, jax.lax.rsqrt(square), jnp.zeros_like(square))
     cosine = product * inverse
-    scale = share * inverse
+    scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
     pull = scale[:, None] * rows - (scale * cosine * inverse)[:, None] * W_dec
-    return jnp.sum(share * cosine), pull
+    return jnp.sum(share * jnp.minimum(cosine, jnp.float32(enough))), pull
 
 
 def soft_cosine(W_dec: jax.Array, anchors: jax.Array, mode: str) -> jax.Array:

@@ -22,6 +22,8 @@ def check_settings(config: Config) -> None:
         _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
     share = config.anchor.search_share
     _require(0 < share <= 1, f"--anchor.search-share is {share}; expected a share above 0, up to 1")
+    enough = config.anchor.enough
+    _require(0 < enough <= 1, f"--anchor.enough is {enough}; expected a cosine above 0, up to 1")
     _require(
         config.data.batch % config.data.lanes == 0,
         f"--data.batch is {config.data.batch}; expected a multiple of --data.lanes "

@@ -1,6 +1,6 @@
 """The training loss of one batch, for this device's part of rows and features.
 
-    loss = reconstruction - lambda * sum_i w_i s_i
+    loss = reconstruction - lambda * sum_i w_i min(s_i, enough)
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its
@@ -86,7 +86,12 @@ def loss_and_grads(
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
         aligned, pull = aligned_and_pull(
-            params["W_dec"], _share(rate, config), context.anchors, nearest, config.anchor.mode
+            params["W_dec"],
+            _share(rate, config),
+            context.anchors,
+            nearest,
+            config.anchor.mode,
+            config.anchor.enough,
         )
         aligned = jax.lax.psum(aligned, MODEL)
         grads = {**grads, "W_dec": grads["W_dec"] - config.anchor.weight * pull}
