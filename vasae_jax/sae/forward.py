@@ -41,6 +41,8 @@ def forward(
     ``rows_axis`` the one that splits the rows; ``keep`` [B] float32 are the rows that count as
     fired on, all without it.
     """
+    if axis is not None and jax.lax.axis_size(axis) == 1:
+        axis = None  # one device has nobody to agree with: no offers, no second sort
     keep = jnp.ones(x.shape[:1], jnp.float32) if keep is None else keep
     shift = pre_bias * share(params["b_dec"], axis)
     encoder = (params["W_enc"], params["b_enc"])
