@@ -45,7 +45,7 @@ class Measures(NamedTuple):
     loss: jax.Array
     """[] the training loss."""
     aligned: jax.Array
-    """[] sum_i w_i s_i over all features (0 without an anchor)."""
+    """[] sum_i w_i min(s_i, enough) over all features (0 without an anchor)."""
     squared_error: jax.Array
     """[] sum of |x - x_hat|^2 over kept rows."""
     squared_spread: jax.Array
