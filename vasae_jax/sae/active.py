@@ -15,10 +15,6 @@ class Active(NamedTuple):
     """[B, k] float32, the activations, 0 where the feature lost or is another device's."""
     ids: jax.Array
     """[B, k] int32, indices into this device's part of the features."""
-    cut: jax.Array
-    """[B] float32, the smallest activation among the row's k winners."""
-    last: jax.Array
-    """[B] int32, the largest (global) id among the winners whose activation equals cut."""
 
 
 def preactivations(
@@ -43,14 +39,14 @@ def select(pre: jax.Array, k: int, axis: str | None) -> Active:
     """
     values, ids = top_k(pre, min(k, pre.shape[1]))
     if axis is None:
-        return Active(values, ids, *_cut(values, ids))
+        return Active(values, ids)
     offers = jax.lax.all_gather(values, axis, axis=1, tiled=True)
     offset = jax.lax.axis_index(axis) * pre.shape[1]
     offer_ids = jax.lax.all_gather(ids + offset, axis, axis=1, tiled=True)
     best, at = jax.lax.top_k(offers, k)
     cut, last = _cut(best, jnp.take_along_axis(offer_ids, at, axis=1))
     won = (values > cut[:, None]) | ((values == cut[:, None]) & (ids + offset <= last[:, None]))
-    return Active(jnp.where(won, values, jnp.zeros_like(values)), ids, cut, last)
+    return Active(jnp.where(won, values, jnp.zeros_like(values)), ids)
 
 
 def _cut(values: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
