@@ -71,6 +71,11 @@ def loss_and_grads(
     return loss, grads
 
 
+def across(grad, rows):
+    """What of each row of grad is at right angles to the unit row of rows."""
+    return grad - (grad * rows).sum(axis=1, keepdims=True) * rows
+
+
 def adam(params, grads, m, v, t, lr):
     """torch.optim.Adam's update number t (from 1), in place of m and v; new params."""
     out = {}

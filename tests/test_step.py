@@ -7,7 +7,7 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
-from vasae_jax.sae import decode, encode, forward
+from vasae_jax.sae import decode, encode, forward, unit_rows
 from vasae_jax.train.loss import Batch, loss_and_grads
 from vasae_jax.train.step import learning_rate, make_step
 
@@ -57,14 +57,21 @@ def test_forward_equals_reference(execution, pre_bias):
 @pytest.mark.parametrize(
     ("mode", "enough"), [("nearest", 1.0), ("nearest", 0.6), ("logsumexp", 1.0), ("softmax", 1.0)]
 )
-@pytest.mark.parametrize(("loss", "pre_bias"), [("variance", 1.0), ("mse", 0.0)])
-def test_loss_and_every_gradient_equal_reference(execution, mode, enough, loss, pre_bias):
+@pytest.mark.parametrize(
+    ("loss", "pre_bias", "unit_norm"), [("variance", 1.0, True), ("mse", 0.0, False)]
+)
+def test_loss_and_every_gradient_equal_reference(
+    execution, mode, enough, loss, pre_bias, unit_norm
+):
     config = make_config(
-        loss=loss, mode=mode, pre_bias=pre_bias, per_feature="root_rate", enough=enough
-    )
+        loss=loss, mode=mode, pre_bias=pre_bias, per_feature="root_rate", enough=enough,
+        unit_norm=unit_norm,
+    )  # fmt: skip
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors, variance=7.0)
     params = scrambled(state)
+    if unit_norm:
+        params["W_dec"] = unit_rows(params["W_dec"])
     rate = np.random.default_rng(5).random(F).astype(np.float32)
     cosines = reference.unit(np.asarray(params["W_dec"], np.float64)) @ anchors.T
     nearest = jnp.asarray(anchors[cosines.argmax(axis=1)]) if mode == "nearest" else None
@@ -78,6 +85,8 @@ def test_loss_and_every_gradient_equal_reference(execution, mode, enough, loss, 
         wide(params), x[0].astype(np.float64), keep[0], K, pre_bias, unit,
         config.anchor.weight, anchors.astype(np.float64), mode, weight / weight.sum(), enough,
     )  # fmt: skip
+    if unit_norm:
+        expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])
     assert value == pytest.approx(expected, rel=1e-5)
     for name, grad in expected_grads.items():
         np.testing.assert_allclose(grads[name], grad, rtol=2e-4, atol=2e-6, err_msg=name)

@@ -91,29 +91,36 @@ def search(W_dec: jax.Array, anchors: jax.Array) -> AnchorState:
     return AnchorState(near, anchors[near], ids[:, :CANDIDATES], unit, runner, outside, slip)
 
 
-def gaps(W_dec: jax.Array, state: AnchorState) -> tuple[jax.Array, jax.Array, jax.Array]:
+def gaps(
+    W_dec: jax.Array, state: AnchorState, unit: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """How far each feature is from being certified, in radians (certified where <= 0).
+
+    ``unit``: the rows of W_dec are known to have norm 1, which saves measuring them.
 
     Returns:
         gap [F] of the nearest anchor against every other, gap [F] against those outside the
         list, and how far each has turned [F] since its bounds were set.
     """
-    square = row_dots(W_dec, W_dec)  # no normalised copy of W_dec is made
+    square = (
+        jnp.ones_like(state.anchor_slip) if unit else row_dots(W_dec, W_dec)
+    )  # no normalised copy of W_dec is made
     turned = _angle_to(square, row_dots(W_dec, state.anchor_ref)) + SLACK
     reach = _angle_to(square, row_dots(W_dec, state.anchor_rows)) + turned
     return reach - state.anchor_runner, reach - state.anchor_outside, turned
 
 
 def update(
-    W_dec: jax.Array, anchors: jax.Array, state: AnchorState, budget: Budget
+    W_dec: jax.Array, anchors: jax.Array, state: AnchorState, budget: Budget, unit: bool = False
 ) -> tuple[AnchorState, jax.Array]:
     """One step of upkeep: the new state, and which features are still uncertified [F] bool.
 
-    ``budget.search`` = F is exact: every feature is searched, none is uncertified.
+    ``budget.search`` = F is exact: every feature is searched, none is uncertified. ``unit``: the
+    rows of W_dec are known to have norm 1.
     """
     if budget.search >= W_dec.shape[0]:
         return search(W_dec, anchors), jnp.zeros(W_dec.shape[0], bool)
-    gap, gap_outside, turned = gaps(W_dec, state)
+    gap, gap_outside, turned = gaps(W_dec, state, unit)
 
     def refreshed(ids: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
         return _refresh(W_dec[ids], anchors, old, turned[ids])

@@ -17,6 +17,7 @@ def aligned_and_pull(
     rows: jax.Array | None,
     mode: str,
     enough: float = 1.0,
+    unit: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_dec``, [F, d].
 
@@ -27,16 +28,21 @@ def aligned_and_pull(
         W_dec: [F, d]. share: [F], each feature's weight. anchors: [V, d] unit rows.
         rows: [F, d], each feature's nearest anchor where the mode is ``nearest``.
         mode: ``nearest``, ``logsumexp`` or ``softmax``.
+        unit: whether the rows of W_dec are known to have norm 1, which saves measuring them.
         enough: cosine from which a row is no longer pulled (mode ``nearest``).
     """
     if rows is None:
         return jax.value_and_grad(lambda W: jnp.sum(share * soft_cosine(W, anchors, mode)))(W_dec)
-    square, product = row_dots(W_dec, W_dec), row_dots(W_dec, rows)
-    inverse = jnp.where(square > 0, jax.lax.rsqrt(square), jnp.zeros_like(square))
-    cosine = product * inverse
+    inverse = jnp.ones_like(share) if unit else _inverse_norm(W_dec)
+    cosine = row_dots(W_dec, rows) * inverse
     scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
     pull = scale[:, None] * rows - (scale * cosine * inverse)[:, None] * W_dec
     return jnp.sum(share * jnp.minimum(cosine, jnp.float32(enough))), pull
+
+
+def _inverse_norm(W: jax.Array) -> jax.Array:
+    square = row_dots(W, W)
+    return jnp.where(square > 0, jax.lax.rsqrt(square), jnp.zeros_like(square))
 
 
 def soft_cosine(W_dec: jax.Array, anchors: jax.Array, mode: str) -> jax.Array:

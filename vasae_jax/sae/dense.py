@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.sae.params import row_dots
 from vasae_jax.sae.threshold import candidates, kth_largest, last_of_ties
 
 barrier = jax.lax.optimization_barrier
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9, 10))
 def reconstruct(
     x: jax.Array,
     shift: jax.Array,
@@ -28,14 +29,16 @@ def reconstruct(
     compute: Any,
     axis: str | None,
     rows_axis: str | None,
+    unit: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec, [B, d], and the kept rows on which each feature fires.
 
     z keeps the k winners of each row of relu((x - shift) W_enc^T + b_enc), ties to the lowest
     id. ``keep`` [B] float32 are the rows' weights in the second, [F]. Devices along
-    ``rows_axis`` hold other rows and take part in the same decisions.
+    ``rows_axis`` hold other rows and take part in the same decisions. With ``unit`` the rows of
+    W_dec have norm 1 and keep it: their gradient is only the part that turns them.
     """
-    return _fwd(x, shift, W_enc, b_enc, W_dec, keep, k, compute, axis, rows_axis)[0]
+    return _fwd(x, shift, W_enc, b_enc, W_dec, keep, k, compute, axis, rows_axis, unit)[0]
 
 
 def _fwd(
@@ -49,24 +52,33 @@ def _fwd(
     compute: Any,
     axis: str | None,
     rows_axis: str | None,
+    unit: bool,
 ) -> tuple[Any, Any]:
     inputs = (x - shift[None, :], W_enc, W_dec)
     centred, encoder, decoder = barrier(tuple(a.astype(compute) for a in inputs))
     pre = barrier(jax.nn.relu(_product(encoder, centred, 1, 1) + b_enc[:, None]))
     z = barrier(_winners(pre, k, compute, axis, rows_axis))
     fired = jnp.sum(jnp.where(z > 0, keep[None, :], jnp.zeros_like(keep)[None, :]), axis=1)
-    return (_product(z, decoder, 0, 0), fired), (centred, z, W_enc, decoder)
+    return (_product(z, decoder, 0, 0), fired), (centred, z, W_enc, decoder, W_dec)
 
 
 def _bwd(
-    k: int, compute: Any, axis: str | None, rows_axis: str | None, saved: Any, g: Any
+    k: int,
+    compute: Any,
+    axis: str | None,
+    rows_axis: str | None,
+    unit: bool,
+    saved: Any,
+    g: Any,
 ) -> tuple[Any, ...]:
-    centred, z, W_enc, decoder = saved
+    centred, z, W_enc, decoder, W_dec = saved
     out = barrier(g[0].astype(compute))
     d_z = _product(decoder, out, 1, 1)
     d_pre = barrier(jnp.where(z > 0, d_z, jnp.zeros_like(d_z)).astype(compute))
     d_b = jnp.sum(d_pre.astype(jnp.float32), axis=1)
     d_enc, d_dec = barrier((_product(d_pre, centred, 1, 0), _product(z, out, 1, 0)))
+    if unit:
+        d_dec = d_dec - row_dots(d_dec, W_dec)[:, None] * W_dec
     # Nobody asks for that of x in training, and then it is not computed; shift moves all rows
     # alike, so its own needs no product over them.
     d_x = _product(d_pre, W_enc.astype(compute), 0, 0)

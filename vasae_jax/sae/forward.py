@@ -32,6 +32,7 @@ def forward(
     axis: str | None = None,
     keep: jax.Array | None = None,
     rows_axis: str | None = None,
+    unit: bool = False,
 ) -> Forward:
     """Reconstruct rows ``x [B, d]`` float32.
 
@@ -39,7 +40,8 @@ def forward(
 
     Differentiable in ``params``. ``axis`` names the mesh axis that splits the features,
     ``rows_axis`` the one that splits the rows; ``keep`` [B] float32 are the rows that count as
-    fired on, all without it.
+    fired on, all without it. ``unit``: the rows of W_dec keep norm 1, and their gradient is only
+    the part that turns them.
     """
     if axis is not None and jax.lax.axis_size(axis) == 1:
         axis = None  # one device has nobody to agree with: no offers, no second sort
@@ -49,11 +51,11 @@ def forward(
     dtype = jnp.dtype(compute)
     if execution == "dense":
         part, fired = dense.reconstruct(
-            x, shift, *encoder, params["W_dec"], keep, k, dtype, axis, rows_axis
+            x, shift, *encoder, params["W_dec"], keep, k, dtype, axis, rows_axis, unit
         )
     else:
         active = sparse.encode(x, shift, *encoder, k, dtype, axis)
-        part = sparse.decode(active.values, active.ids, params["W_dec"])
+        part = sparse.decode(active.values, active.ids, params["W_dec"], unit)
         fired = _fired(active, keep, params["W_dec"].shape[0])
     return Forward(sum_parts(part, axis) + params["b_dec"][None, :], fired)
 

@@ -45,26 +45,39 @@ def _encode_bwd(k: int, compute: Any, axis: str | None, saved: Any, g: Active) -
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
-    d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0])
+    # Two sums that start at the same constant would share it, and then each needs a copy; -0
+    # is the other number that adding to changes nothing.
+    d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0], -0.0)
     return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b
 
 
 encode.defvjp(_encode_fwd, _encode_bwd)
 
 
-@jax.custom_vjp
-def decode(values: jax.Array, ids: jax.Array, W_dec: jax.Array) -> jax.Array:
-    """sum_j values[b, j] * W_dec[ids[b, j]], [B, d]: this device's part of x_hat."""
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def decode(values: jax.Array, ids: jax.Array, W_dec: jax.Array, unit: bool = False) -> jax.Array:
+    """sum_j values[b, j] * W_dec[ids[b, j]], [B, d]: this device's part of x_hat.
+
+    With ``unit`` the rows of W_dec have norm 1 and keep it: their gradient is only the part
+    that turns them.
+    """
     return weighted_rows(values, ids, W_dec)
 
 
-def _decode_fwd(values: jax.Array, ids: jax.Array, W_dec: jax.Array) -> tuple[jax.Array, Any]:
+def _decode_fwd(
+    values: jax.Array, ids: jax.Array, W_dec: jax.Array, unit: bool
+) -> tuple[jax.Array, Any]:
     return decode(values, ids, W_dec), (values, ids, W_dec)
 
 
-def _decode_bwd(saved: Any, g: jax.Array) -> tuple[Any, ...]:
+def _decode_bwd(unit: bool, saved: Any, g: jax.Array) -> tuple[Any, ...]:
     values, ids, W_dec = saved
-    return row_products(g, ids, W_dec), None, scatter_rows(values, ids, g, W_dec.shape[0])
+    d_values = row_products(g, ids, W_dec)
+    d_W = scatter_rows(values, ids, g, W_dec.shape[0], 0.0)
+    if unit:  # <d_W[i], W_dec[i]> out of numbers that are there, without reading either
+        along = jnp.zeros(W_dec.shape[0], jnp.float32).at[ids].add(values * d_values)
+        d_W = d_W - along[:, None] * W_dec
+    return d_values, None, d_W
 
 
 decode.defvjp(_decode_fwd, _decode_bwd)
@@ -86,12 +99,14 @@ def row_products(g: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
     return jax.lax.map(lambda row: jnp.sum(g * W[row], axis=1), ids.T).T
 
 
-def scatter_rows(values: jax.Array, ids: jax.Array, x: jax.Array, d_sae: int) -> jax.Array:
-    """sum over b, j of values[b, j] * x[b] into row ids[b, j]: [d_sae, d]."""
+def scatter_rows(
+    values: jax.Array, ids: jax.Array, x: jax.Array, d_sae: int, zero: float
+) -> jax.Array:
+    """sum over b, j of values[b, j] * x[b] into row ids[b, j], from ``zero`` on: [d_sae, d]."""
 
     def add(total: jax.Array, slot: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         value, row = slot
         return total.at[row].add(value[:, None] * x), None
 
-    start = jnp.zeros((d_sae, x.shape[1]), x.dtype)
+    start = jnp.full((d_sae, x.shape[1]), zero, x.dtype)
     return jax.lax.scan(add, start, (values.T, ids.T))[0]

@@ -92,11 +92,17 @@ def loss_and_grads(
             nearest,
             config.anchor.mode,
             config.anchor.enough,
+            keeps_unit(config),
         )
         aligned = jax.lax.psum(aligned, MODEL)
         grads = {**grads, "W_dec": grads["W_dec"] - config.anchor.weight * pull}
     loss = error - config.anchor.weight * aligned
     return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
+
+
+def keeps_unit(config: Config) -> bool:
+    """Whether the run's decoder rows have norm 1 at every step."""
+    return config.sae.unit_norm and config.sae.method != "tied"
 
 
 def _reconstruction(
@@ -120,6 +126,7 @@ def _reconstruction(
         MODEL,
         keep,
         DATA,
+        keeps_unit(config),
     )
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
     spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)

@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config, OptimConfig
 from vasae_jax.mesh import MODEL, Rules
-from vasae_jax.sae import Params, row_dots, unit_rows
+from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.forward import Execution
-from vasae_jax.train.loss import Batch, Context, Measures, loss_and_grads
+from vasae_jax.train.loss import Batch, Context, Measures, keeps_unit, loss_and_grads
 from vasae_jax.train.state import Counters, TrainState, adam
 
 DEAD_STEPS = 200
@@ -86,8 +86,8 @@ def _step(
     params, moments = _adam(state, grads, rate, config)
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
-        allowed = budget(config, params["W_dec"].shape[0])
-        anchor, uncertified = update(params["W_dec"], context.anchors, anchor, allowed)
+        allowed, unit = budget(config, params["W_dec"].shape[0]), keeps_unit(config)
+        anchor, uncertified = update(params["W_dec"], context.anchors, anchor, allowed, unit)
     counters = _count(state.counters, measures)
     metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
@@ -102,16 +102,15 @@ def budget(config: Config, features: int) -> Budget:
 def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> tuple[Params, Any]:
     """Adam on every parameter that learns; unit decoder rows where they are asked for."""
     old = state.params
-    W_dec, grad = old["W_dec"], grads["W_dec"]
-    unit = config.sae.unit_norm and config.sae.method != "tied"
-    if unit:  # only the part of the gradient that turns a row
-        grad = grad - row_dots(grad, W_dec)[:, None] * W_dec
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
-        updates, moments = adam.update({**grads, "W_dec": grad}, state.moments)
+        updates, moments = adam.update(grads, state.moments)
+    # Nothing else says that the new weights come after b_dec's gradient, the last to read the
+    # old ones; without it XLA reads them from copies, in case. NaN where that diverged.
+    rate = rate + 0.0 * grads["b_dec"][0]
     new: Params = jax.tree.map(lambda p, u: p - rate * u, old, updates)
     if config.sae.method == "tied":
-        return {**new, "W_dec": W_dec, "b_dec": old["b_dec"]}, moments
-    return ({**new, "W_dec": unit_rows(new["W_dec"])} if unit else new), moments
+        return {**new, "W_dec": old["W_dec"], "b_dec": old["b_dec"]}, moments
+    return ({**new, "W_dec": unit_rows(new["W_dec"])} if keeps_unit(config) else new), moments
 
 
 def _count(counters: Counters, measures: Measures) -> Counters:
