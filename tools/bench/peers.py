@@ -5,14 +5,15 @@ Runs in an environment of its own, which has torch and any of the three:
 
     python -m venv peers && peers/bin/pip install torch eai-sparsify sae-lens
     peers/bin/pip install --no-deps dictionary-learning
+    peers/bin/pip install nnsight
 
 It reads one line for each step wanted, the peer's name, and answers with its seconds, so that
-peers and our step take turns. The first line it prints is the list of peers it could load.
+peers and our step take turns. The first line it prints is the list of peers it could load;
+why another could not be is said on stderr.
 Every peer trains float32 on random rows of the same shape with k active features and Adam; what
 it costs to make the rows is not timed.
 """
 
-import contextlib
 import json
 import sys
 import time
@@ -28,8 +29,10 @@ def main() -> None:
     x = torch.randn(rows, d_in)
     steps: dict[str, Callable[[], None]] = {}
     for name, make in MAKERS.items():
-        with contextlib.suppress(ImportError):
+        try:
             steps[name] = make(x, d_sae, k)
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
     print(json.dumps(sorted(steps)), file=answer, flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
