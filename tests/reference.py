@@ -49,7 +49,18 @@ def alignment(W_dec, anchors, mode, weight, enough=1.0):
 
 
 def loss_and_grads(
-    params, x, keep, k, pre_bias, unit_of_loss, lam, anchors, mode, weight, enough=1.0
+    params,
+    x,
+    keep,
+    k,
+    pre_bias,
+    unit_of_loss,
+    lam,
+    anchors,
+    mode,
+    weight,
+    enough=1.0,
+    relative=False,
 ):
     """The training loss and the gradient of every parameter."""
     x_hat, z, _ = forward(params, x, k, pre_bias)
@@ -65,6 +76,7 @@ def loss_and_grads(
         "b_dec": g.sum(axis=0) - pre_bias * (d_pre @ params["W_enc"]).sum(axis=0),
     }
     if lam:
+        lam = lam * loss if relative else lam
         aligned, pull = alignment(params["W_dec"], anchors, mode, weight, enough)
         loss -= lam * aligned
         grads["W_dec"] -= lam * pull

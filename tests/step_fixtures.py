@@ -33,6 +33,7 @@ def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
     mode = sae.pop("mode", "nearest")
     per_feature = sae.pop("per_feature", "uniform")
     enough = sae.pop("enough", 1.0)
+    relative = sae.pop("relative", False)
     settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}
     return Config(
         sae=replace(SAEConfig(), **settings),
@@ -42,6 +43,7 @@ def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
             search_share=search_share,
             per_feature=per_feature,
             enough=enough,
+            relative=relative,
         ),
         optim=OptimConfig(lr=3e-3, warmup=0.0, decay=0.0, loss=loss),
         mesh=mesh,

@@ -65,7 +65,7 @@ def test_loss_and_every_gradient_equal_reference(
 ):
     config = make_config(
         loss=loss, mode=mode, pre_bias=pre_bias, per_feature="root_rate", enough=enough,
-        unit_norm=unit_norm,
+        unit_norm=unit_norm, relative=unit_norm,
     )  # fmt: skip
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors, variance=7.0)
@@ -83,7 +83,7 @@ def test_loss_and_every_gradient_equal_reference(
     unit = 7.0 if loss == "variance" else D
     expected, expected_grads = reference.loss_and_grads(
         wide(params), x[0].astype(np.float64), keep[0], K, pre_bias, unit,
-        config.anchor.weight, anchors.astype(np.float64), mode, weight / weight.sum(), enough,
+        config.anchor.weight, anchors.astype(np.float64), mode, weight / weight.sum(), enough, unit_norm,
     )  # fmt: skip
     if unit_norm:
         expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])

@@ -61,6 +61,10 @@ class AnchorConfig:
 
     weight: float = 0.3
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
+    relative: bool = True
+    """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
+    one value then means the same on layers that are easy and hard to reconstruct, and early and
+    late in a run (published recipe: off)."""
     mode: Literal["nearest", "logsumexp", "softmax"] = "nearest"
     """Which cosines count: the largest, or a soft mean of the ten largest (slow)."""
     center: bool = True

@@ -33,7 +33,7 @@ def published(**data: Any) -> Config:
             bias_init="zero",
             unit_norm=False,
         ),
-        anchor=AnchorConfig(weight=1e-4, center=False, per_feature="uniform"),
+        anchor=AnchorConfig(weight=1e-4, relative=False, center=False, per_feature="uniform"),
         optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
     )
 

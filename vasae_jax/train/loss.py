@@ -1,10 +1,13 @@
 """The training loss of one batch, for this device's part of rows and features.
 
-    loss = reconstruction - lambda * sum_i w_i min(s_i, enough)
+    loss = reconstruction - pull * sum_i w_i min(s_i, enough)
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its
-nearest anchor; the weights w_i sum to 1 over all features (arXiv:2606.27941 has them equal).
+nearest anchor; the weights w_i sum to 1 over all features (arXiv:2606.27941 has them equal). pull is
+lambda (as there), or lambda times the batch's reconstruction where lambda is relative: the
+gradient is then that of log(reconstruction) - lambda * sum_i ..., but for a factor that Adam
+takes no notice of.
 """
 
 from typing import NamedTuple
@@ -83,6 +86,7 @@ def loss_and_grads(
     if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
         grads = jax.lax.psum(grads, DATA)
     aligned = jnp.zeros((), jnp.float32)
+    weight = config.anchor.weight * (error if config.anchor.relative else jnp.ones_like(error))
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
         aligned, pull = aligned_and_pull(
@@ -95,8 +99,8 @@ def loss_and_grads(
             keeps_unit(config),
         )
         aligned = jax.lax.psum(aligned, MODEL)
-        grads = {**grads, "W_dec": grads["W_dec"] - config.anchor.weight * pull}
-    loss = error - config.anchor.weight * aligned
+        grads = {**grads, "W_dec": grads["W_dec"] - weight * pull}
+    loss = error - weight * aligned
     return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
 
 
