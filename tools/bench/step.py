@@ -120,17 +120,11 @@ def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str,
     product, copy = floor_parts(runners["plain"].state, given.rows, config.sae.compute)
     peers = Peers(given.peers, given.rows, d_in, d_sae, config.sae.k) if given.peers else None
     names = peers.names if peers else []
-    times: dict[str, list[float]] = {name: [] for name in (*runners, "product", "copy", *names)}
-    centres = rng.normal(size=(64, d_in)).astype(np.float32)
-    for number in range(WARM + given.repeats):
-        batch = random_rows(rng, centres, given.rows)
-        found = {name: runner.run(batch) for name, runner in runners.items()}
-        found |= {"product": timed(product), "copy": timed(copy)}
-        if peers:
-            found |= {name: peers.run(name) for name in names}
-        if number >= WARM:
-            for name, seconds in found.items():
-                times[name].append(seconds)
+    turns: dict[str, Callable[[Batch], float]] = {name: one.run for name, one in runners.items()}
+    turns |= {"product": lambda _: timed(product), "copy": lambda _: timed(copy)}
+    for name in names:
+        turns[name] = lambda _, name=name: peers.run(name)
+    times = take_turns(turns, rng, given.rows, d_in, given.repeats)
     middle = {name: statistics.median(values) for name, values in times.items()}
     ratios = [soft / plain for soft, plain in zip(times["soft"], times["plain"], strict=True)]
     floor_s = middle["product"] + 7 * middle["copy"]
@@ -148,6 +142,30 @@ def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str,
         "uncertified": runners["soft"].uncertified,
         "peers": {name: middle[name] for name in names},
     }
+
+
+def take_turns(
+    turns: dict[str, Callable[[Batch], float]],
+    rng: np.random.Generator,
+    rows: int,
+    d_in: int,
+    repeats: int,
+) -> dict[str, list[float]]:
+    """Seconds of each of ``turns`` in every round, all with the same batch.
+
+    Whose turn is first changes: what follows a peer finds the caches full of its data.
+    """
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    centres = rng.normal(size=(64, d_in)).astype(np.float32)
+    names = list(turns)
+    for number in range(WARM + repeats):
+        batch = random_rows(rng, centres, rows)
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seconds = turns[name](batch)
+            if number >= WARM:
+                times[name].append(seconds)
+    return times
 
 
 def settings(given: argparse.Namespace) -> Config:
