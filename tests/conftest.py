@@ -1,11 +1,29 @@
-"""Every test sees eight virtual CPU devices, strict dtype promotion and no rank promotion."""
+"""Every test sees eight virtual CPU devices, strict dtype promotion and no rank promotion.
+
+Most of the suite's time would be compiling. So machine code is not optimised, unless XLA_FLAGS
+says otherwise (an empty one is XLA's own default), and what one test has compiled is loaded by
+the tests and programs that come after it in the session.
+"""
 
 import os
+import shutil
+import tempfile
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vasae-programs-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's programs."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

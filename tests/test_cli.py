@@ -103,6 +103,28 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     assert main([*map(str, again), "--overwrite"]) == 0
 
 
+def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
+    run, found = home / "out" / "run", []
+    for number, mesh in enumerate(([], ["--mesh.data=3", "--mesh.model=2"])):
+        out = tmp_path / str(number)
+        out.mkdir()
+        assert main(["eval", str(run), f"--out={out / 'eval.json'}", *mesh]) == 0
+        assert main(["export", str(run), f"--out={out / 'dictionary.npz'}", *mesh]) == 0
+        measured = json.loads((out / "eval.json").read_text())["unmasked"]
+        found.append((measured, np.load(out / "dictionary.npz")))
+    (one, names), (many, other_names) = found
+    assert many["rows"] == one["rows"] and many["dead"] == one["dead"]
+    assert many["fvu"] == pytest.approx(one["fvu"], rel=1e-5)  # float32 sums in another order
+    for share in ("firing_aligned", "mass_aligned", "firing_cosine"):
+        (ours, _), (theirs, _) = many["alignment"], one["alignment"]
+        assert ours[share] == pytest.approx(theirs[share], rel=1e-5)
+    np.testing.assert_array_equal(other_names["token_ids"], names["token_ids"])
+    out = ("--out", tmp_path / "none.json")
+    assert "the 64 features of run" in refused(capsys, "eval", run, *out, "--mesh.model=3")
+    assert "found 8 device(s)" in refused(capsys, "eval", run, *out, "--mesh.data=9")
+    assert not (tmp_path / "none.json").exists()
+
+
 def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
     run, out = str(home / "out" / "run"), tmp_path / "eval.json"
     asked = ["eval", run, f"--lm={home / 'model'}", "--lm-windows=3", f"--against={run}"]

@@ -54,7 +54,7 @@ def test_bfloat16_weights_are_not_held_twice(directory):
     program = model.residuals.lower(narrow._graph, narrow._weights, tokens, layers).compile()
     blocks = nnx.split(nnx.merge(narrow._graph, narrow._weights).blocks)[1]
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(blocks))
-    assert program.memory_analysis().temp_size_in_bytes < 0.8 * held
+    assert 0 < program.memory_analysis().temp_size_in_bytes < 0.8 * held
 
 
 def test_blocks_past_the_deepest_layer_do_not_run(lm):

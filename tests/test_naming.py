@@ -107,7 +107,7 @@ def test_scale_does_not_matter_even_where_squares_leave_float32():
 def test_never_holds_all_products():
     shape = jax.ShapeDtypeStruct((20_000, 16), jnp.float32)
     compiled = jax.jit(lambda a, b: cosine_topm(a, b, 5)).lower(shape, shape).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 0.25 * 20_000**2 * 4
+    assert 0 < compiled.memory_analysis().temp_size_in_bytes < 0.25 * 20_000**2 * 4
 
 
 def test_nearest_is_the_first_of_the_m():

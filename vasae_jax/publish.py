@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from vasae_jax.anchor import anchor_matrix, anchor_name
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import load_params
@@ -11,6 +13,7 @@ from vasae_jax.configfile import to_dict
 from vasae_jax.dictionary import Dictionary, make_dictionary, make_meta, provenance
 from vasae_jax.errors import UserError
 from vasae_jax.evaluate import Evaluation, Observer, evaluate
+from vasae_jax.mesh import DATA, MODEL
 from vasae_jax.metrics import Nearest
 from vasae_jax.naming import Names, nearest_tokens
 from vasae_jax.sae import Params
@@ -21,7 +24,8 @@ NAMES = 10
 """Tokens kept per feature."""
 SPLIT = "heldout"
 BATCH = 4096
-"""Rows measured at once; the figures do not depend on it."""
+"""Rows measured at once, or a few more so that devices share them evenly; the figures do not
+depend on it."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Run:
     """The step of its last checkpoint."""
     params: Params
     cache: Cache
+    mesh: Mesh | None = None
+    """Devices that its names and measures are worked out on; None: the first one."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,17 @@ class RunNames:
     """By the raw input embeddings, so that published figures stay comparable."""
 
 
-def open_trained(run: str, cache_url: str | None = None) -> Run:
+def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = None) -> Run:
     """The last checkpoint of ``run``, with the cache of its config or the one given.
 
     Raises:
-        UserError: no run, no checkpoint, no cache, or a cache of another width or vocabulary.
+        UserError: no run, no checkpoint, no cache, a cache of another width or vocabulary, or
+            features that ``mesh`` cannot split evenly.
     """
     config, digest = read_run(Path(run))
     cache = Cache.open(cache_url or config.data.cache)
     step, params = load_params(run)
-    width = params["W_dec"].shape[1]
+    d_sae, width = params["W_dec"].shape
     if cache.manifest.d_model != width:
         raise UserError(
             f"cache {cache.url} has rows of {cache.manifest.d_model} numbers; "
@@ -65,16 +72,23 @@ def open_trained(run: str, cache_url: str | None = None) -> Run:
             f"cache {cache.url} has changed since run {run} was trained on it; "
             "expected the same one, or another named with --cache"
         )
-    return Run(config, step, params, cache)
+    if mesh is not None and d_sae % mesh.shape[MODEL]:
+        raise UserError(
+            f"the {d_sae} features of run {run} cannot be split over {mesh.shape[MODEL]} devices; "
+            "expected --mesh.model to divide them"
+        )
+    return Run(config, step, params, cache, mesh)
 
 
 def run_names(run: Run) -> RunNames:
     """Search the whole vocabulary for every feature's nearest tokens."""
     embedding = run.cache.embedding()
-    raw = nearest_tokens(run.params["W_dec"], embedding, NAMES)
+    rows = run.params["W_dec"]
+    raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
     if not run.config.anchor.center:
         return RunNames(raw, raw)
-    return RunNames(nearest_tokens(run.params["W_dec"], anchor_matrix(embedding, True), NAMES), raw)
+    centred = anchor_matrix(embedding, True)
+    return RunNames(nearest_tokens(rows, centred, NAMES, mesh=run.mesh), raw)
 
 
 def evaluate_run(
@@ -87,8 +101,11 @@ def evaluate_run(
     if config.anchor.center:
         kinds += (_nearest(anchor_name(False), names.raw, run.cache),)
     data = config.data
-    batches = rows_in_order(run.cache, data.layer, split, BATCH, data.skip_positions, data.max_norm)
-    return evaluate(run.params, batches, config.sae.k, config.sae.pre_bias, kinds, split, observe)
+    parts = run.mesh.shape[DATA] if run.mesh else 1
+    size = -(-BATCH // parts) * parts
+    batches = rows_in_order(run.cache, data.layer, split, size, data.skip_positions, data.max_norm)
+    sae = config.sae
+    return evaluate(run.params, batches, sae.k, sae.pre_bias, kinds, split, observe, run.mesh)
 
 
 def name_run(run: Run, names: RunNames, evaluation: Evaluation) -> Dictionary:

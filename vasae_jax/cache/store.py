@@ -218,4 +218,21 @@ def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
     if scheme not in BUCKETS or not bucket:
         raise UserError(f"{url} is no place for a cache; expected a directory, gs:// or s3:// URL")
     path = prefix.rstrip("/") + "/" if prefix else ""
-    return False, {"driver": BUCKETS[scheme], "bucket": bucket, "path": path}
+    spec = {"driver": BUCKETS[scheme], "bucket": bucket, "path": path}
+    return False, spec | (_s3_server() if scheme == "s3" else {})
+
+
+def _s3_server() -> dict[str, str]:
+    """Where s3:// leads, from the variables that Amazon's own programs read.
+
+    TensorStore reads the credentials from the environment by itself, but neither of these.
+    """
+    found = {
+        "endpoint": _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        "aws_region": _variable("AWS_REGION", "AWS_DEFAULT_REGION"),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _variable(*names: str) -> str:
+    return next(filter(None, map(os.environ.get, names)), "")

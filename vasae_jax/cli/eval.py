@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vasae_jax.cli.mesh import add_mesh, asked_mesh
 from vasae_jax.files import refuse_existing, write_json
 
 
@@ -17,7 +18,7 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.publish import evaluate_run, open_trained, run_names
     from vasae_jax.worth.measure import ROWS, measure_names, open_other
 
-    trained = open_trained(given.run, given.cache)
+    trained = open_trained(given.run, given.cache, asked_mesh(given))
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")
     refuse_existing(out, given.overwrite)
     other = open_other(given.against, trained) if given.against else None
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN2",
         help="another run on the same layer, to see whether its features bear the same names",
     )
+    add_mesh(parser)
     add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
     add("--overwrite", action="store_true", help="replace that file")
     return parser

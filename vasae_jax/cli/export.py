@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vasae_jax.cli.mesh import add_mesh, asked_mesh
 from vasae_jax.errors import UserError
 
 LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning")
@@ -24,8 +25,11 @@ def run(arguments: Sequence[str]) -> None:
     if npz:
         check_outputs(out, given.overwrite)
     exported = Path(given.source).suffix == ".npz"
+    mesh = asked_mesh(given)
     dictionary = (
-        read_dictionary(given.source) if exported else publish(open_trained(given.source))[0]
+        read_dictionary(given.source)
+        if exported
+        else publish(open_trained(given.source, mesh=mesh))[0]
     )
     written = (
         write_dictionary(out, dictionary, given.overwrite)
@@ -48,5 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="npz", help="file layout (default: %(default)s)"
     )
+    add_mesh(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     return parser

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vasae_jax.cli.mesh import add_mesh, asked_mesh
 from vasae_jax.files import refuse_existing, write_bytes
 
 
@@ -20,7 +21,10 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.nametable import name_table
     from vasae_jax.publish import open_trained, publish
 
-    dictionary = read_dictionary(source) if exported else publish(open_trained(given.source))[0]
+    mesh = asked_mesh(given)
+    dictionary = (
+        read_dictionary(source) if exported else publish(open_trained(given.source, mesh=mesh))[0]
+    )
     table = name_table(dictionary, given.top, given.features or dictionary.d_sae, given.sort)
     write_bytes(out, table.encode())
     print(table)
@@ -49,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         default="fire_rate",
         help="most often firing first, best aligned first, or by number (default: fire_rate)",
     )
+    add_mesh(parser)
     parser.add_argument("--out", help="text file (default: beside the source)")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     return parser

@@ -114,19 +114,11 @@ def extract(
         Stopped: SIGINT or SIGTERM came; what is durable stays.
     """
     layers = check_layers(settings.layers, model.spec.n_layers, model.id)
-    bos_id = _bos_id(model, settings.bos)
     _check_settings(settings, model)
     _check_place(url, overwrite)
-    windows = _read(documents, model, settings, bos_id)
-    embedding = model.embedding()  # loads weights that were not loaded before
-    tied = model.spec.tied
+    windows = _read(documents, model, settings)
+    ends = _ends(model)
     plan = _plan(model, settings, layers, windows, source)
-    ends: dict[str, Any] = {
-        "embedding": embedding,
-        "unembedding": None if tied else model.unembedding(),
-        "final_norm": model.final_norm(),
-        "vocab": model.tokenizer.vocab(),
-    }
     if part is not None:
         rows = {split: windows.count(split)[0] for split in SPLITS}
         with PartWriter(url, plan, rows, *part, **ends) as one:
@@ -222,9 +214,8 @@ def _first_batch(before: dict[str, np.ndarray], writer: CacheWriter) -> int:
     return min(firsts, default=len(before[SPLITS[0]]) - 1)
 
 
-def _read(
-    documents: Iterable[str], model: Model, settings: Settings, bos_id: int | None
-) -> Windows:
+def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows:
+    bos_id = _bos_id(model, settings.bos)
     with Progress(None, unit="tokens of text read") as progress:
         windows = make_windows(
             documents,
@@ -237,6 +228,16 @@ def _read(
         )
         progress.finish(len(windows.tokens))
     return windows
+
+
+def _ends(model: Model) -> dict[str, Any]:
+    """What a cache holds of the model's two ends; loads weights that were not loaded before."""
+    return {
+        "embedding": model.embedding(),
+        "unembedding": None if model.spec.tied else model.unembedding(),
+        "final_norm": model.final_norm(),
+        "vocab": model.tokenizer.vocab(),
+    }
 
 
 def _plan(

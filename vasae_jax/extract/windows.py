@@ -7,9 +7,10 @@ The tokens take 4 bytes a row in memory, against 2 * d_model * layers on disk.
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -122,34 +123,20 @@ def make_windows(
     tokens, lengths, docs = array("i"), array("q"), array("i")
     kept: list[float] = []
     sha, head = hashlib.sha256(), [] if bos_id is None else [bos_id]
-    for index, text in enumerate(documents):
-        data = text.encode("utf-8", "surrogatepass")
-        cut, full = _cut(encode(text), head, context_length, max_rows, len(tokens))
+    read = _documents(documents, encode, head, context_length, max_rows)
+    for index, (data, cut) in enumerate(read):
         sha.update(len(data).to_bytes(8, "little") + data)
-        fraction = document_fraction(data)
-        for window in cut:
-            tokens.extend(window)
-            lengths.append(len(window))
-            docs.append(index)
-            kept.append(fraction)
+        tokens.extend(chain.from_iterable(cut))
+        lengths.extend(map(len, cut))
+        docs.extend([index] * len(cut))
+        kept.extend([document_fraction(data)] * len(cut))
         report(len(tokens))
-        if full and not docs:
-            raise UserError(f"max rows is {max_rows}; expected room for one window at least")
-        if full:
-            break
     if not docs:
         raise UserError("the text is empty: no document has 2 tokens; expected some text")
-    heldout = _heldout(np.array(kept), heldout_share)
     starts = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
-    return Windows(
-        np.array(tokens, np.int32),
-        starts,
-        np.array(docs, np.int32),
-        heldout,
-        context_length,
-        bos_id is not None,
-        sha.hexdigest(),
-    )
+    ids, of = np.array(tokens, np.int32), np.array(docs, np.int32)
+    heldout = _heldout(np.array(kept), heldout_share)
+    return Windows(ids, starts, of, heldout, context_length, bool(head), sha.hexdigest())
 
 
 def document_fraction(data: bytes) -> float:
@@ -158,6 +145,25 @@ def document_fraction(data: bytes) -> float:
     It depends on the text alone, so equal documents share a split and order is immaterial.
     """
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2.0**64
+
+
+def _documents(
+    documents: Iterable[str],
+    encode: Callable[[str], list[int]],
+    head: list[int],
+    context_length: int,
+    max_rows: int | None,
+) -> Iterator[tuple[bytes, list[list[int]]]]:
+    """Each document's bytes and windows; the last is the first that ``max_rows`` cuts short."""
+    used = 0
+    for text in documents:
+        cut, full = _cut(encode(text), head, context_length, max_rows, used)
+        used += sum(map(len, cut))
+        if full and not used:
+            raise UserError(f"max rows is {max_rows}; expected room for one window at least")
+        yield text.encode("utf-8", "surrogatepass"), cut
+        if full:
+            return
 
 
 def _cut(

@@ -62,7 +62,7 @@ def open_other(path: str, run: Run) -> Run:
     Raises:
         UserError: no such run, or one of another width, layer or anchor.
     """
-    other = open_trained(path, run.cache.url)
+    other = open_trained(path, run.cache.url, run.mesh)
     for what, found, expected in (
         ("layer", other.config.data.layer, run.config.data.layer),
         (
