@@ -222,14 +222,16 @@ def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
     return False, spec | (_s3_server() if scheme == "s3" else {})
 
 
-def _s3_server() -> dict[str, str]:
+def _s3_server() -> dict[str, Any]:
     """Where s3:// leads, from the variables that Amazon's own programs read.
 
-    TensorStore reads the credentials from the environment by itself, but neither of these.
+    TensorStore reads neither the server nor the region there; credentials it does, but it
+    complains of absent profiles even where the environment has them.
     """
     found = {
         "endpoint": _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "aws_region": _variable("AWS_REGION", "AWS_DEFAULT_REGION"),
+        "aws_credentials": _variable("AWS_ACCESS_KEY_ID") and {"type": "environment"},
     }
     return {key: value for key, value in found.items() if value}
 
