@@ -20,7 +20,13 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.signals import Stopped
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import Stats, Stream, statistics, tokens_by_count
-from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
+from vasae_jax.train.checks import (
+    check_cache,
+    check_mesh,
+    check_settings,
+    features,
+    order_seed,
+)
 from vasae_jax.train.log import Log, say
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.rundir import RunDir, open_run
@@ -96,7 +102,7 @@ def make_stream(config: Config, cache: Cache) -> Stream:
         data.layer,
         "train",
         data.batch,
-        config.run.seed,
+        order_seed(config),
         data.lanes,
         data.window,
         data.skip_positions,
