@@ -59,7 +59,7 @@ def test_a_config_of_another_version_is_refused():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("config = 3", "has config = int; expected a vasae_jax.config.Config"),
+        ("config = 3", "has config = int; expected a vasae_jax.config.Config, or a list"),
         ("x = ", "fails: SyntaxError"),
         ("from vasae_jax.config import Config\nconfig = Config(foo=1)", "fails: TypeError.*foo"),
     ],

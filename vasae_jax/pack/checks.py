@@ -1,5 +1,6 @@
 """What can be wrong with a pack of runs, found before anything compiles or is written."""
 
+import os
 from collections.abc import Sequence
 
 from vasae_jax.config import Config
@@ -24,10 +25,11 @@ def check_pack(configs: Sequence[Config]) -> None:
         _check_like(first, config, number)
     places: dict[str, int] = {}
     for number, config in enumerate(configs):
-        if places.setdefault(config.run.out, number) != number:
+        other = places.setdefault(os.path.abspath(config.run.out), number)
+        if other != number:
             raise UserError(
-                f"runs {places[config.run.out]} and {number} of the pack both have --run.out="
-                f"{config.run.out}; expected a directory for each"
+                f"runs {other} and {number} of the pack both have --run.out={config.run.out}; "
+                "expected a directory for each"
             )
     over = first.mesh.member
     if over < 1 or len(configs) % over:

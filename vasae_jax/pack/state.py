@@ -1,60 +1,81 @@
-"""The state of a pack: that of a run, every leaf with a leading axis of members."""
+"""The state of a pack: rounds of runs, one run for each place of the axis ``member``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from vasae_jax.mesh import Rules, shardings
+from vasae_jax.mesh import MEMBER, Rules, shardings
 from vasae_jax.train.state import TrainState
+from vasae_jax.train.step import Metrics
+
+PackState = tuple[TrainState, ...]
+"""A state for each round, with a leading axis of runs on every leaf, split over ``member``.
+Run i of the pack is run i % n of round i // n, where n is the size of that axis."""
 
 
 class Layout:
     """Puts the states of single runs into that of a pack and takes them out again.
 
-    The state of a single run lies on the same mesh by the rules of one, so that each device
-    along ``member`` has a copy: one at a time is little beside a training step's memory.
+    The state of a single run lies on the pack's mesh by the rules of one, so each device along
+    ``member`` has a copy of it: they are handled one at a time.
     """
 
-    def __init__(self, state: TrainState, members: int, mesh: Mesh) -> None:
-        """For ``members`` states like ``state`` (its shapes only); ``member`` divides them."""
-        rules = Rules()
-        self._members = members
+    def __init__(self, state: TrainState, runs: int, mesh: Mesh) -> None:
+        """For ``runs`` states like ``state`` (its shapes only); ``member`` divides them."""
+        rules, self._over = Rules(), mesh.shape[MEMBER]
+        self._runs = runs
         self._like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype), state
+            lambda leaf: jax.ShapeDtypeStruct((self._over, *leaf.shape), leaf.dtype), state
         )
-        whole = shardings(mesh, rules.pack(self._like))
-        self._empty = jax.jit(self._zeros, out_shardings=whole)
-        self._put = jax.jit(_put, out_shardings=whole, donate_argnums=0)
-        self._take = jax.jit(_take, out_shardings=shardings(mesh, rules.state(state)))
+        split, alone = shardings(mesh, rules.pack(self._like)), shardings(mesh, rules.state(state))
+        self.single = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            state,
+            alone,
+        )
+        """The state of one run, as shapes with their places on the mesh."""
+        self._empty = jax.jit(self._zeros, out_shardings=split)
+        self._put = jax.jit(_put, out_shardings=split, donate_argnums=0)
+        self._take = jax.jit(_take, out_shardings=alone)
+        self._copy = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
-    def gather(self, states: Iterable[TrainState]) -> TrainState:
-        """The pack's state, born sharded, out of its members', which are asked for in turn."""
-        pack = self._empty()
-        for index, state in enumerate(states):
-            pack = self.put(pack, state, index)
-        return pack
+    def gather(self, states: Iterator[TrainState]) -> PackState:
+        """The pack's state, born sharded, out of its runs', which are asked for in turn."""
+        return tuple(self._round(states) for _ in range(self._runs // self._over))
 
-    def put(self, pack: TrainState, state: TrainState, index: int) -> TrainState:
-        """``pack`` with ``state`` as its member ``index``; ``pack`` is donated."""
-        return self._put(pack, state, jnp.int32(index))
+    def take(self, pack: PackState, run: int) -> TrainState:
+        """The state of one run."""
+        return self._take(pack[run // self._over], jnp.int32(run % self._over))
 
-    def take(self, pack: TrainState, index: int) -> TrainState:
-        """Member ``index`` as the state of a single run."""
-        return self._take(pack, jnp.int32(index))
+    def read(self, metrics: tuple[Metrics, ...]) -> list[Metrics]:
+        """Every run's metrics as numbers on the host; waits for the device."""
+        host = jax.device_get(self._copy(metrics))
+        return [
+            Metrics(*(values[place] for values in found))
+            for found in host
+            for place in range(self._over)
+        ]
 
-    def _zeros(self) -> TrainState:
+    def _round(self, states: Iterator[TrainState]) -> TrainState:
+        made = self._empty()
+        for place in range(self._over):
+            made = self._put(made, next(states), jnp.int32(place))
+        return made
+
+    def _zeros(self) -> Any:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._like)
 
 
-def _put(pack: Any, state: Any, index: jax.Array) -> Any:
+def _put(into: Any, state: Any, place: jax.Array) -> Any:
     def put(leaf: jax.Array, own: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(leaf, own, index, 0)
+        return jax.lax.dynamic_update_index_in_dim(leaf, own, place, 0)
 
-    return jax.tree.map(put, pack, state)
+    return jax.tree.map(put, into, state)
 
 
-def _take(pack: Any, index: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, 0, False), pack)
+def _take(tree: Any, place: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, 0, False), tree)
