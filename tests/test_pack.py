@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from step_fixtures import ONE, D, V, make_config, make_rows
+from step_fixtures import ONE, D, F, V, make_config, make_rows
 
 from vasae_jax.aot.hlo import COLLECTIVES
 from vasae_jax.config import MeshConfig
@@ -69,7 +69,7 @@ def train_pack(configs, execution="sparse"):
     """Each run's final state on the host, and metrics [runs, steps, ...]."""
     rows, anchors = batches()
     mesh, layout, pack, context = pack_state(configs, anchors)
-    step = make_pack_step(configs, mesh, pack, execution)
+    step = make_pack_step(configs, mesh, layout, execution)
     seen = []
     for batch in rows:
         pack, metrics = step(pack, batch, context)
@@ -141,9 +141,9 @@ def test_a_plain_pack_on_a_mesh_equals_a_run_alone():
 def test_nothing_is_sent_between_members():
     configs = pack_of(mesh_of(2, 2, 2))
     rows, anchors = batches()
-    mesh, _, pack, context = pack_state(configs, anchors)
+    mesh, layout, pack, context = pack_state(configs, anchors)
     knobs = Knobs(*(jnp.ones((2,), jnp.float32) for _ in Knobs._fields))
-    program = make_round(configs[0], mesh, pack[0], "dense")
+    program = make_round(configs[0], mesh, layout, "dense")
     text = program.lower(pack[0], rows[0], context, knobs).compile().as_text()
     sent = [line for line in text.splitlines() if re.search(rf" ({'|'.join(COLLECTIVES)})\(", line)]
     assert len(sent) > 5
@@ -161,19 +161,20 @@ def test_every_array_of_a_pack_lies_where_the_rules_say(mesh):
     configs = pack_of(mesh_of(*mesh))
     _, _, pack, _ = pack_state(configs, anchors)
     assert len(pack) == RUNS // mesh[0]
-    whole = {".step", ".moments.count"}
-    shared = {f"{room}['b_dec']" for room in (".params", ".moments.mu", ".moments.nu")}
+    whole = {".step": 1, ".moments.count": 1}
+    whole |= {f"{room}['b_dec']": D for room in (".params", ".moments.mu", ".moments.nu")}
     for state in pack:
         found = {
             jax.tree_util.keystr(path): leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         }
-        assert len(found) == 23 and whole | shared <= set(found)
+        assert len(found) == 23 and set(whole) < set(found)
         for name, leaf in found.items():
-            spec = P("member") if name in whole | shared else P("member", "model")
-            assert leaf.sharding.spec == spec, name
-            part = (1, *leaf.shape[1:]) if len(spec) == 1 else (1, leaf.shape[1] // mesh[2])
-            assert leaf.addressable_shards[0].data.shape[: len(part)] == part, name
+            axes = ("member",) if name in whole else ("member", "model")
+            assert leaf.sharding.spec == P(axes), name
+            # What a device holds has the shape of a run alone on so many devices.
+            own = whole.get(name, F // mesh[2])
+            assert leaf.addressable_shards[0].data.shape[0] == own, name
 
 
 def changed(config, section, **fields):

@@ -21,7 +21,7 @@ class Rules:
     """Sharding by logical axis: a mesh axis name, or None for a copy on every device."""
 
     members: str | None = MEMBER
-    """Members of a pack: the leading axis of everything that each has its own of."""
+    """Runs of a pack: parts of the leading axis of everything that each has its own of."""
     rows: str | None = DATA
     """Rows of a batch."""
     features: str | None = MODEL
@@ -42,9 +42,12 @@ class Rules:
         )
 
     def pack(self, tree: Any) -> Any:
-        """A PartitionSpec for every leaf of a pack's state, whose leaves are [members, ...]."""
+        """A PartitionSpec for every leaf of several states like ``tree``, laid end to end.
+
+        Leading axes then hold one run after the other, and within a run its parts as alone.
+        """
         return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: P(self.members, *self._axes(path, np.ndim(leaf) - 1)), tree
+            lambda path, leaf: P((self.members, *self._axes(path, np.ndim(leaf)))), tree
         )
 
     def _axes(self, path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:

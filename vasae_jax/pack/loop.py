@@ -58,7 +58,7 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
         pack = layout.gather(_states(configs, kept, done, layout, start, mesh, d_sae))
         for run in runs:
             run.cut_metrics(done)
-        step = make_pack_step(configs, mesh, pack, execution)
+        step = make_pack_step(configs, mesh, layout, execution)
         batches = held.enter_context(stream.prefetch(done))
         logs = [
             held.enter_context(contextlib.closing(_log(config, run, done, stream)))

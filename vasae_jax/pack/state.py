@@ -13,8 +13,11 @@ from vasae_jax.train.state import TrainState
 from vasae_jax.train.step import Metrics
 
 PackState = tuple[TrainState, ...]
-"""A state for each round, with a leading axis of runs on every leaf, split over ``member``.
-Run i of the pack is run i % n of round i // n, where n is the size of that axis."""
+"""A state for each round. Leaves are those of its runs, end to end along their leading axis
+(numbers become vectors), split over ``member``: [runs * F, d] for a matrix of [F, d]. So each
+device holds arrays of a single run's shapes, and its step is a single run's to the last
+instruction; an axis of its own for the runs made XLA copy Adam's moments at every step.
+Run i of the pack is run i % n of round i // n, where n is the size of ``member``."""
 
 
 class Layout:
@@ -28,10 +31,9 @@ class Layout:
         """For ``runs`` states like ``state`` (its shapes only); ``member`` divides them."""
         rules, self._over = Rules(), mesh.shape[MEMBER]
         self._runs = runs
-        self._like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((self._over, *leaf.shape), leaf.dtype), state
-        )
-        split, alone = shardings(mesh, rules.pack(self._like)), shardings(mesh, rules.state(state))
+        self.specs = rules.pack(state)
+        """A PartitionSpec for every leaf of a round."""
+        split, alone = shardings(mesh, self.specs), shardings(mesh, rules.state(state))
         self.single = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             state,
@@ -40,7 +42,7 @@ class Layout:
         """The state of one run, as shapes with their places on the mesh."""
         self._empty = jax.jit(self._zeros, out_shardings=split)
         self._put = jax.jit(_put, out_shardings=split, donate_argnums=0)
-        self._take = jax.jit(_take, out_shardings=alone)
+        self._take = jax.jit(self._part, out_shardings=alone)
         self._copy = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
     def gather(self, states: Iterator[TrainState]) -> PackState:
@@ -67,15 +69,23 @@ class Layout:
         return made
 
     def _zeros(self) -> Any:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._like)
+        def zeros(leaf: Any) -> jax.Array:
+            first, *others = leaf.shape or (1,)
+            return jnp.zeros((self._over * first, *others), leaf.dtype)
+
+        return jax.tree.map(zeros, self.single)
+
+    def _part(self, state: Any, place: jax.Array) -> Any:
+        def part(leaf: jax.Array, like: Any) -> jax.Array:
+            size = leaf.shape[0] // self._over
+            return jax.lax.dynamic_slice_in_dim(leaf, place * size, size).reshape(like.shape)
+
+        return jax.tree.map(part, state, self.single)
 
 
 def _put(into: Any, state: Any, place: jax.Array) -> Any:
     def put(leaf: jax.Array, own: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(leaf, own, place, 0)
+        own = jnp.atleast_1d(own)
+        return jax.lax.dynamic_update_slice_in_dim(leaf, own, place * own.shape[0], 0)
 
     return jax.tree.map(put, into, state)
-
-
-def _take(tree: Any, place: jax.Array) -> Any:
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, 0, False), tree)

@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import Config
 from vasae_jax.mesh import MEMBER, Rules
-from vasae_jax.pack.state import PackState
+from vasae_jax.pack.state import Layout, PackState
 from vasae_jax.sae.forward import Execution
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.state import TrainState
@@ -40,13 +41,13 @@ PackStep = Callable[[PackState, Batch, Context], tuple[PackState, tuple[Metrics,
 
 
 def make_pack_step(
-    configs: Sequence[Config], mesh: Mesh, pack: PackState, execution: Execution
+    configs: Sequence[Config], mesh: Mesh, layout: Layout, execution: Execution
 ) -> PackStep:
-    """The step of a pack: the new state, which replaces the one passed in, and metrics.
+    """The step of a pack: its new state, the one passed in being donated, and metrics.
 
-    Metrics are [runs of a round] in each round. ``pack`` gives the structure and shapes only.
+    Metrics are [runs of a round] in each round.
     """
-    program: Any = make_round(configs[0], mesh, pack[0], execution)
+    program = make_round(configs[0], mesh, layout, execution)
     knobs = _knobs(configs, mesh)
 
     def step(
@@ -58,31 +59,30 @@ def make_pack_step(
     return step
 
 
-def make_round(config: Config, mesh: Mesh, state: TrainState, execution: Execution) -> Round:
-    """The jitted step of one round; the state passed in is donated.
+def make_round(config: Config, mesh: Mesh, layout: Layout, execution: Execution) -> Any:
+    """The jitted step of one round, a :data:`Round`; the state passed in is donated.
 
     Args:
         config: any run's: all but its knobs is taken from it.
         mesh: of the pack.
-        state: of the round, [runs, ...], for its structure and shapes only.
+        layout: of the pack's state.
         execution: how the active features are multiplied.
     """
     rules = Rules()
-    specs, members = rules.pack(state), P(rules.members)
+    members = P(rules.members)
 
     def step(
         state: TrainState, batch: Batch, context: Context, knobs: Knobs
     ) -> tuple[TrainState, Metrics]:
-        own, turned = _first(state), with_knobs(config, _first(knobs))
-        return jax.tree.map(
-            lambda leaf: leaf[None], local_step(own, batch, context, turned, execution)
-        )
+        own = jax.tree.map(lambda leaf, like: leaf if like.ndim else leaf[0], state, layout.single)
+        turned = with_knobs(config, Knobs(knobs.weight[0], knobs.lr[0]))
+        return jax.tree.map(jnp.atleast_1d, local_step(own, batch, context, turned, execution))
 
     local = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(specs, rules.batch(), P(), members),
-        out_specs=(specs, members),
+        in_specs=(layout.specs, rules.batch(), P(), members),
+        out_specs=(layout.specs, members),
         check_vma=False,
     )
     return jax.jit(local, donate_argnums=0)
@@ -113,8 +113,3 @@ def _knobs(configs: Sequence[Config], mesh: Mesh) -> list[Knobs]:
         Knobs(place(weights[start : start + over]), place(rates[start : start + over]))
         for start in range(0, len(configs), over)
     ]
-
-
-def _first(tree: Any) -> Any:
-    """The one run that this device has of a round."""
-    return jax.tree.map(lambda leaf: leaf[0], tree)
