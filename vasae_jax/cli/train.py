@@ -94,8 +94,9 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
 def _hosts_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae train",
-        description="Train the run of CONFIG.py. The arguments here join the processes of a run "
-        "on several hosts: give the same command on each. All settings of the run follow below.",
+        description="Train the run of CONFIG.py, or the pack of runs that it lists. The arguments "
+        "here join the processes of a run on several hosts: give the same command on each. All "
+        "settings of the run follow below.",
         usage="vasae train [CONFIG.py] [arguments]",
         add_help=False,
         allow_abbrev=False,

@@ -1,7 +1,7 @@
 """Training a pack: the loop of a single run, with a directory for each of its runs."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -26,7 +26,7 @@ from vasae_jax.train.log import Log, say
 from vasae_jax.train.loop import advance, announce, checked, on_device, prepare
 from vasae_jax.train.loss import Context
 from vasae_jax.train.rundir import RunDir, check_run, open_run
-from vasae_jax.train.state import Start, TrainState, state_init, state_maker
+from vasae_jax.train.state import state_init, state_maker
 
 
 def train_pack(configs: Sequence[Config]) -> list[Path]:
@@ -53,9 +53,9 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
         execution = choose_execution(first.sae.execution, jax.default_backend())
         say(f"a pack of {len(runs)} runs, {mesh.shape[MEMBER]} at a time; each:")
         announce(first, cache, mesh, d_sae, execution)
-        context, start = prepare(first, cache, mesh)
-        layout = Layout(jax.eval_shape(state_init(first, d_sae), start), len(runs), mesh)
-        pack = layout.gather(_states(configs, kept, done, layout, start, mesh, d_sae))
+        if done:
+            say(f"resuming the pack after step {done}")
+        context, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
         for run in runs:
             run.cut_metrics(done)
         step = make_pack_step(configs, mesh, layout, execution)
@@ -119,24 +119,27 @@ def _common_step(runs: Sequence[RunDir], kept: Sequence[Checkpoints]) -> int:
     )
 
 
-def _states(
+def _begin(
     configs: Sequence[Config],
-    kept: Sequence[Checkpoints],
-    done: int,
-    layout: Layout,
-    start: Start,
+    cache: Cache,
     mesh: Mesh,
     d_sae: int,
-) -> Iterator[TrainState]:
-    """Each run's state after step ``done``, made or read when it is asked for."""
-    if done:
-        say(f"resuming the pack after step {done}")
-        for checkpoints in kept:
-            yield checkpoints.restore(done, layout.single)
-        return
-    make = state_maker(configs[0], d_sae, mesh, start)
-    for config in configs:
-        yield make(start._replace(key=seed_key(config.run.seed, mesh)))
+    kept: Sequence[Checkpoints],
+    done: int,
+) -> tuple[Context, Layout, PackState]:
+    """What the steps read, how the pack lies on the mesh, and its state after step ``done``."""
+    first = configs[0]
+    context, start = prepare(first, cache, mesh)
+    layout = Layout(jax.eval_shape(state_init(first, d_sae), start), len(configs), mesh)
+    make = state_maker(first, d_sae, mesh, start)
+    # Made or read one at a time, when the pack has room for it.
+    states = (
+        checkpoints.restore(done, layout.single)
+        if done
+        else make(start._replace(key=seed_key(config.run.seed, mesh)))
+        for config, checkpoints in zip(configs, kept, strict=True)
+    )
+    return context, layout, layout.gather(states)
 
 
 def _log(config: Config, run: RunDir, done: int, stream: Stream) -> Log:

@@ -2,10 +2,9 @@
 
 The runs go in rounds: one for each place of the mesh's axis ``member``. All rounds are steps
 of the same compiled program, which is given each run's own numbers; runs never meet, so
-nothing is sent along ``member``. A ``vmap`` or a loop over the runs of a device, tried on two
-CPU cores, takes a fifth to a third longer than a round for each: its state is copied into and
-out of the program's arrays, and under ``vmap`` the loops that look for anchors again go on
-for all runs until the last has done.
+nothing is sent along ``member``. A ``vmap`` or a loop over the runs of a device takes longer
+than a round for each, as docs/scale.md has it: it copies their state, and under ``vmap`` the
+loops that look for anchors again go on for all runs until the last has done.
 """
 
 from collections.abc import Callable, Sequence
