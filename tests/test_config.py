@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from vasae_jax.config import Config
-from vasae_jax.configfile import difference, from_dict, load_file, parse_overrides, to_dict
+from vasae_jax.configfile import (
+    difference,
+    from_dict,
+    load_file,
+    load_runs,
+    parse_overrides,
+    to_dict,
+)
 from vasae_jax.errors import UserError
 from vasae_jax.presets import published
 
@@ -23,6 +30,14 @@ def test_overrides_are_typed():
     config = parse("--sae.k=64", "--optim.lr=3e-4", "--run.tensorboard", "--sae.no-unit-norm")
     assert (config.sae.k, config.optim.lr) == (64, 3e-4)
     assert config.run.tensorboard and not config.sae.unit_norm
+
+
+@pytest.mark.parametrize("arguments", [[], ["--mesh.data=auto"], ["--mesh.data=0"]])
+def test_auto_takes_the_devices_that_are_left(arguments):
+    assert parse(*arguments).mesh.rows_over == 0
+    assert parse("--mesh.data=4").mesh.rows_over == 4
+    with pytest.raises(UserError, match=r"--mesh.data"):
+        parse("--mesh.data=all")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +74,8 @@ def test_a_config_of_another_version_is_refused():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("config = 3", "has config = int; expected a vasae_jax.config.Config"),
+        ("config = 3", "has config = int; expected a vasae_jax.config.Config, or a list"),
+        ("config = []", "has config = list"),
         ("x = ", "fails: SyntaxError"),
         ("from vasae_jax.config import Config\nconfig = Config(foo=1)", "fails: TypeError.*foo"),
     ],
@@ -71,6 +87,14 @@ def test_a_wrong_config_file_is_refused(tmp_path, text, sentence):
         load_file(str(file))
     with pytest.raises(UserError, match="is not there"):
         load_file(str(tmp_path / "missing.py"))
+
+
+def test_a_list_of_configs_is_a_pack(tmp_path):
+    file = tmp_path / "pack.py"
+    file.write_text("from vasae_jax.config import Config\nconfig = (Config(), Config())")
+    assert load_runs(str(file)) == [Config(), Config()]
+    with pytest.raises(UserError, match="has a pack of 2 runs; expected one Config"):
+        load_file(str(file))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

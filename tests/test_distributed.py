@@ -16,7 +16,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.checkpoint import load_params
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.configfile import flatten
+from vasae_jax.configfile import flatten, to_dict
 from vasae_jax.distributed import Hosts
 from vasae_jax.errors import UserError
 from vasae_jax.naming import nearest_tokens
@@ -53,11 +53,16 @@ def start(config, process, port, **waits):
     """One process of a pair, as a user starts it on one of two hosts."""
     settings = [f"--{name}={value}" for name, value in flatten(config).items() if value != ""]
     settings = [s for s in settings if not s.endswith(("=True", "=False"))]
+    return start_command(settings, process, port, **waits)
+
+
+def start_command(settings, process, port, **waits):
+    """One process of a pair that trains what the arguments ``settings`` say."""
     given = {"connect-timeout": 60, "heartbeat-timeout": HEARTBEAT, **waits}
     hosts = [f"--distributed=127.0.0.1:{port}", "--processes=2", f"--process-id={process}"]
     hosts += [f"--{name}={value}" for name, value in given.items()]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "vasae_jax.cli.main", "train", *hosts, *settings]
+    command = [sys.executable, "-m", "vasae_jax.cli.main", "train", *settings, *hosts]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -114,6 +119,26 @@ def test_two_processes_train_what_one_trains(cache, whole, tmp_path, mesh):
     assert_same_run(whole, tmp_path / "run", cache.embedding())
     assert "step 12/12" in said[0]
     assert "step 12/12" not in said[1]
+
+
+def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
+    own = config_for(cache, tmp_path / "a")
+    file = tmp_path / "pack.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from vasae_jax.configfile import from_dict\n"
+        f"a = from_dict({to_dict(own)!r}, 'here')\n"
+        f"b = replace(a, anchor=replace(a.anchor, weight=0.9), "
+        f"run=replace(a.run, out={str(tmp_path / 'b')!r}))\n"
+        "config = [a, b]\n"
+    )
+    port = free_port()
+    axes = ["--mesh.member=2", "--mesh.data=1"]
+    codes, said = finish([start_command([str(file), *axes], n, port) for n in (0, 1)])
+    assert codes == [0, 0], said
+    assert "a pack of 2 runs, 2 at a time" in said[0]
+    assert_same_run(whole, tmp_path / "a", cache.embedding())
+    assert losses(tmp_path / "b")[0] == list(range(1, STEPS + 1))
 
 
 def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_path):

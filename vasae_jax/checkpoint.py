@@ -62,6 +62,10 @@ class Checkpoints:
         """The last step saved whole, or None."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All steps saved whole, in order."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: Any) -> None:
         """Save ``state`` (a NamedTuple with ``params``) as ``step``.
 
@@ -71,7 +75,7 @@ class Checkpoints:
         Raises:
             UserError: the disk is full or not writable.
         """
-        if self.latest() == step:
+        if step in self.steps():
             return
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))

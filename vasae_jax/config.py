@@ -26,6 +26,8 @@ class DataConfig:
     """Rows at the first this-many positions of a context are masked (positions)."""
     max_norm: float = 10.0
     """Rows whose norm exceeds this many times the median norm are masked; 0 keeps all."""
+    seed: int | None = None
+    """Seed of the order of the rows; None takes run.seed."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,17 @@ class OptimConfig:
 class MeshConfig:
     """How devices are laid out; their product is the number of devices used."""
 
-    data: int = 0
-    """Devices that split the rows of a batch; 0 takes all that model leaves."""
+    data: int | Literal["auto"] = "auto"
+    """Devices that split the rows of a batch; auto (or 0) takes all that the others leave."""
     model: int = 1
     """Devices that split the features."""
+    member: int = 1
+    """Devices, or groups of them, that split the members of a pack; 1 for a single run."""
+
+    @property
+    def rows_over(self) -> int:
+        """``data`` as a number, 0 where it is auto."""
+        return 0 if self.data == "auto" else self.data
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class RunConfig:
     steps: int = 1000
     """Training steps."""
     seed: int = 0
-    """Seed of the initial weights and of the order of the rows."""
+    """Seed of the initial weights and, unless data.seed is given, of the order of the rows."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     checkpoint_every: int = 500

@@ -15,10 +15,22 @@ from vasae_jax.errors import UserError
 
 
 def load_file(path: str) -> Config:
-    """The ``config`` that a Python file defines.
+    """The one ``config`` that a Python file defines.
 
     Raises:
         UserError: no such file, it fails to run, or it defines no ``config = Config(...)``.
+    """
+    found = load_runs(path)
+    if not isinstance(found, Config):
+        raise UserError(f"config {path} has a pack of {len(found)} runs; expected one Config")
+    return found
+
+
+def load_runs(path: str) -> Config | list[Config]:
+    """The ``config`` that a Python file defines, or the list of them: a pack.
+
+    Raises:
+        UserError: as :func:`load_file` does.
     """
     if not Path(path).is_file():
         raise UserError(
@@ -28,9 +40,12 @@ def load_file(path: str) -> Config:
         found = runpy.run_path(path).get("config")
     except Exception as error:
         raise UserError(f"config {path} fails: {type(error).__name__}: {error}") from error
+    if isinstance(found, list | tuple) and found and all(isinstance(c, Config) for c in found):
+        return list(found)
     if not isinstance(found, Config):
         raise UserError(
-            f"config {path} has config = {type(found).__name__}; expected a vasae_jax.config.Config"
+            f"config {path} has config = {type(found).__name__}; expected a "
+            "vasae_jax.config.Config, or a list of them to train together"
         )
     return found
 

@@ -10,9 +10,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -129,15 +129,20 @@ def together(work: Callable[[], T]) -> T:
     return found[0]
 
 
-def check_same(config: Config, cache_digest: str) -> None:
-    """Raise UserError on every process unless all have one config and one cache's content.
+def check_same(configs: Sequence[Config], cache_digest: str) -> None:
+    """Raise UserError on every process unless all have the same runs and one cache's content.
 
     The cache may lie at another place on each host.
     """
     if jax.process_count() == 1:
         return
-    settings = {name: value for name, value in flatten(config).items() if name != "data.cache"}
-    for name, value in {**settings, "the cache's digest": cache_digest}.items():
+    # The number of runs comes first: it is how many settings follow.
+    said: list[tuple[str, Any]] = [("the number of runs", len(configs))]
+    said += [pair for config in configs for pair in flatten(config).items()]
+    said.append(("the cache's digest", cache_digest))
+    for name, value in said:
+        if name == "data.cache":
+            continue
         values = _gather(repr(value))
         for process, other in enumerate(values):
             if other != values[0]:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.errors import UserError
-from vasae_jax.mesh import DATA, MODEL, Rules
+from vasae_jax.mesh import AXES, DATA, Rules
 
 
 def on_all(mesh: Mesh, tree: Any) -> Any:
@@ -26,12 +26,12 @@ def seed_key(seed: int, mesh: Mesh) -> jax.Array:
 
 def check_rows(batch: int, mesh: Mesh) -> None:
     """Raise UserError where this program's processes cannot split a batch between them."""
-    if not _spans_model(mesh):
+    if not _share_rows(mesh):
         return
     if batch % mesh.size:
         raise UserError(
             f"--data.batch is {batch}; expected a multiple of the {mesh.size} devices, which each "
-            "take a part of it where the mesh's model axis spans processes"
+            "take a part of it where the mesh's model or member axis spans processes"
         )
 
 
@@ -44,8 +44,8 @@ def rows_on_mesh(mesh: Mesh, tree: Any) -> Any:
     another order over the mesh than over the processes, which no result depends on.
     """
     rules = Rules()
-    spread = _spans_model(mesh)
-    layout = NamedSharding(mesh, P((DATA, MODEL)) if spread else rules.batch())
+    spread = _share_rows(mesh)
+    layout = NamedSharding(mesh, P(AXES) if spread else rules.batch())
     count = jax.process_count()
     placed = jax.tree.map(lambda a: _place(layout, a, (len(a) * count, *a.shape[1:])), tree)
     return _gather(mesh)(placed) if spread else placed
@@ -60,7 +60,7 @@ def _place(layout: NamedSharding, array: np.ndarray, shape: tuple[int, ...]) -> 
     return jax.make_array_from_process_local_data(layout, array, shape)
 
 
-def _spans_model(mesh: Mesh) -> bool:
+def _share_rows(mesh: Mesh) -> bool:
     """Whether devices of more than one process hold the same rows."""
-    rows = ({device.process_index for device in along_model} for along_model in mesh.devices)
-    return any(len(processes) > 1 for processes in rows)
+    by_rows = np.moveaxis(mesh.devices, AXES.index(DATA), 0).reshape(mesh.shape[DATA], -1)
+    return any(len({device.process_index for device in same}) > 1 for same in by_rows)

@@ -4,17 +4,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vasae_jax.cli.main import guarded
 from vasae_jax.config import Config
-from vasae_jax.configfile import load_file, parse_overrides
+from vasae_jax.configfile import load_runs, parse_overrides
 from vasae_jax.errors import UserError
 
 PROGRAM = "vasae train [CONFIG.py]"
+Asked = Config | list[Config]
+"""A run, or a pack of them."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train the run of a config file, or of the defaults, with overrides applied.
+    """Train the run, or the pack, of a config file, or of the defaults; overrides go to all.
 
     As one of several processes it ends the process itself: see :func:`_as_one_of_many`.
     """
@@ -23,26 +26,32 @@ def run(arguments: Sequence[str]) -> None:
         parser.print_help()
     given, rest = parser.parse_known_args(list(arguments))
     named = bool(rest) and not rest[0].startswith("-")
-    default = load_file(rest.pop(0)) if named else Config()
-    config = parse_overrides(default, rest, PROGRAM)
+    default = load_runs(rest.pop(0)) if named else Config()
+    asked: Asked = (
+        [parse_overrides(each, rest, PROGRAM) for each in default]
+        if isinstance(default, list)
+        else parse_overrides(default, rest, PROGRAM)
+    )
     if given.distributed:
-        _as_one_of_many(config, given)
+        _as_one_of_many(asked, given)
     elif given.process_id is not None or given.processes is not None:
         raise UserError(
             "--process-id and --processes were given without --distributed; expected "
             "--distributed=HOST:PORT of process 0"
         )
     else:
-        _train(config)
+        print(*_train(asked), sep="\n")
 
 
-def _train(config: Config) -> None:
-    from vasae_jax.train.loop import train  # JAX starts only once the settings are read
+def _train(asked: Asked) -> list[Path]:
+    """The directories of what was asked for, trained."""
+    from vasae_jax.pack.loop import train_pack  # JAX starts only once the settings are read
+    from vasae_jax.train.loop import train
 
-    print(train(config))
+    return train_pack(asked) if isinstance(asked, list) else [train(asked)]
 
 
-def _as_one_of_many(config: Config, given: argparse.Namespace) -> None:
+def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
     """Train as one process of several.
 
     A process that fails ends at once, without the leave-taking of JAX's runtime, which would
@@ -51,7 +60,6 @@ def _as_one_of_many(config: Config, given: argparse.Namespace) -> None:
     import jax
 
     from vasae_jax.distributed import Hosts, is_first, joined
-    from vasae_jax.train.loop import train
 
     hosts = Hosts(
         given.distributed,
@@ -64,9 +72,9 @@ def _as_one_of_many(config: Config, given: argparse.Namespace) -> None:
     def body() -> None:
         try:
             with joined(hosts):
-                path = train(config)
+                paths = _train(asked)
                 if is_first():
-                    print(path)
+                    print(*paths, sep="\n")
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
@@ -86,8 +94,9 @@ def _as_one_of_many(config: Config, given: argparse.Namespace) -> None:
 def _hosts_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae train",
-        description="Train the run of CONFIG.py. The arguments here join the processes of a run "
-        "on several hosts: give the same command on each. All settings of the run follow below.",
+        description="Train the run of CONFIG.py, or the pack of runs that it lists. The arguments "
+        "here join the processes of a run on several hosts: give the same command on each. All "
+        "settings of the run follow below.",
         usage="vasae train [CONFIG.py] [arguments]",
         add_help=False,
         allow_abbrev=False,

@@ -10,6 +10,11 @@ def features(config: Config, vocab_size: int) -> int:
     return config.sae.d_sae or vocab_size
 
 
+def order_seed(config: Config) -> int:
+    """The seed of the order of the rows."""
+    return config.run.seed if config.data.seed is None else config.data.seed
+
+
 def check_settings(config: Config) -> None:
     """Raise UserError for settings that are wrong whatever the cache is."""
     _require(bool(config.data.cache), "--data.cache is empty; expected an activation cache")
@@ -82,7 +87,9 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("sae.d-sae", sae.d_sae, 0),
         ("sae.k", sae.k, 1),
         ("anchor.weight", config.anchor.weight, 0),
-        ("mesh.data", config.mesh.data, 0),
+        ("data.seed", order_seed(config), 0),
+        ("mesh.member", config.mesh.member, 1),
+        ("mesh.data", config.mesh.rows_over, 0),
         ("mesh.model", config.mesh.model, 1),
         ("run.steps", run.steps, 1),
         ("run.log-every", run.log_every, 1),

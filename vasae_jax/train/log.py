@@ -13,7 +13,7 @@ from vasae_jax.clock import duration
 from vasae_jax.config import RunConfig
 from vasae_jax.distributed import is_first
 from vasae_jax.errors import UserError
-from vasae_jax.stream import Stream
+from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.train.rundir import RunDir
 from vasae_jax.train.step import Metrics
 
@@ -26,9 +26,10 @@ class Log:
     """
 
     def __init__(
-        self, run: RunDir, config: RunConfig, batch: int, start: int, stream: Stream
+        self, run: RunDir, config: RunConfig, batch: int, start: int, stream: Stream, name: str = ""
     ) -> None:
-        self._stream = stream
+        """``name`` begins every line for people, where there are several runs to tell apart."""
+        self._stream, self._name = stream, f"{name}: " if name else ""
         self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.steps, batch
         self._at, self._since = start, time.monotonic()
@@ -40,20 +41,23 @@ class Log:
         self._noted = step, metrics
 
     def flush(self) -> None:
-        """Report what is noted, if anything is.
+        """Report what is noted, if anything is; raises what ``report`` does."""
+        if self._noted is None:
+            return
+        (step, metrics), self._noted = self._noted, None
+        self.report(step, jax.device_get(metrics), self._stream.stats())
+
+    def report(self, step: int, metrics: Metrics, reading: ReadStats) -> None:
+        """Write the metrics of one step, which are on the host.
 
         Raises:
             UserError: the loss is not finite, so the run has diverged.
         """
-        if self._noted is None:
-            return
-        (step, metrics), self._noted = self._noted, None
-        reading = self._stream.stats()
-        values = {name: float(value) for name, value in jax.device_get(metrics)._asdict().items()}
+        values = {name: float(value) for name, value in metrics._asdict().items()}
         if not math.isfinite(values["loss"]):
             raise UserError(
-                f"the loss is {values['loss']} at step {step}; expected a finite number "
-                "(a lower --optim.lr or a longer --optim.warmup may help)"
+                f"{self._name}the loss is {values['loss']} at step {step}; "
+                "expected a finite number (a lower --optim.lr or a longer --optim.warmup may help)"
             )
         now = time.monotonic()
         rate = (step - self._at) * self._batch / max(now - self._since, 1e-9)
@@ -78,8 +82,8 @@ class Log:
         values = {name: float(value) for name, value in found._asdict().items()}
         self._run.log({"step": self._steps, **values})
         say(
-            f"nearest anchors against a full search: {values['mismatch']:.2%} of the features "
-            f"differ, mean cosine lost {values['shortfall']:.1e}"
+            f"{self._name}nearest anchors against a full search: {values['mismatch']:.2%} of the "
+            f"features differ, mean cosine lost {values['shortfall']:.1e}"
         )
 
     def close(self) -> None:
@@ -90,7 +94,8 @@ class Log:
     def _show(self, record: dict[str, Any]) -> None:
         left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
         say(
-            f"step {record['step']}/{self._steps}  fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
+            f"{self._name}step {record['step']}/{self._steps}  "
+            f"fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
             f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
             f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
             f"{duration(left)} left"

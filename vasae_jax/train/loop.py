@@ -2,8 +2,9 @@
 
 import contextlib
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -12,20 +13,31 @@ from jax.sharding import Mesh
 from vasae_jax.anchor import anchor_matrix, staleness
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import Checkpoints
-from vasae_jax.config import Config
+from vasae_jax.config import Config, RunConfig
 from vasae_jax.distributed import Stop, check_same, is_first, together
+from vasae_jax.errors import UserError
 from vasae_jax.mesh import DATA, MODEL, make_mesh
 from vasae_jax.placement import check_rows, on_all, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.signals import Stopped
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import Stats, Stream, statistics, tokens_by_count
-from vasae_jax.train.checks import check_cache, check_mesh, check_settings, features
+from vasae_jax.train.checks import (
+    check_cache,
+    check_mesh,
+    check_settings,
+    features,
+    order_seed,
+)
 from vasae_jax.train.log import Log, say
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.rundir import RunDir, open_run
 from vasae_jax.train.state import Start, TrainState, make_state
 from vasae_jax.train.step import make_step
+
+S = TypeVar("S")
+M = TypeVar("M")
+M_contra = TypeVar("M_contra", contravariant=True)
 
 
 def train(config: Config) -> Path:
@@ -36,8 +48,8 @@ def train(config: Config) -> Path:
             compiles or is written), or the run diverged.
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
     """
-    cache, mesh, d_sae, stream = together(lambda: _checked(config))
-    check_same(config, cache.digest)
+    cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
+    check_same([config], cache.digest)
     # Only the first process writes; the others wait until the directory is there.
     run = together(
         lambda: open_run(config, cache.digest) if is_first() else RunDir(Path(config.run.out))
@@ -48,7 +60,7 @@ def train(config: Config) -> Path:
             say(f"{run.path} is complete: {done} steps")
             return run.path
         execution = choose_execution(config.sae.execution, jax.default_backend())
-        _announce(config, cache, mesh, d_sae, execution)
+        announce(config, cache, mesh, d_sae, execution)
         context, state = begin(config, cache, mesh, d_sae)
         if done:
             say(f"resuming {run.path} after step {done}")
@@ -59,24 +71,64 @@ def train(config: Config) -> Path:
             stream.prefetch(done) as host_batches,
             contextlib.closing(Log(run, config.run, config.data.batch, done, stream)) as log,
         ):
-            for number, batch in _on_device(host_batches, mesh, done, config.run.steps):
-                state, metrics = step(state, batch, context)
-                log.flush()  # the step before's, now that the device has this one to do
-                if _due(number, config.run.log_every, config.run.steps):
-                    log.note(number, metrics)
-                stopped = stop.after(number)
-                if stopped or _due(number, config.run.checkpoint_every, config.run.steps):
-                    log.flush()
-                    checkpoints.save(number, state)
-                if stopped:
-                    raise Stopped(stopped, _stop_message(stopped, number, run.path))
+            batches = on_device(host_batches, mesh, done, config.run.steps)
+            state = advance(config.run, batches, step, state, context, log, checkpoints.save, stop)
             if state.anchor is not None:
                 W_dec = state.params["W_dec"]
                 log.searched(jax.jit(staleness)(W_dec, context.anchors, state.anchor))
     return run.path
 
 
-def _checked(config: Config) -> tuple[Cache, Mesh, int, Stream]:
+class Notes(Protocol[M_contra]):
+    """What is told of each step's metrics; see :class:`vasae_jax.train.log.Log`."""
+
+    def note(self, step: int, metrics: M_contra) -> None:
+        """Keep the metrics of one step."""
+
+    def flush(self) -> None:
+        """Report what is kept."""
+
+
+def advance(
+    config: RunConfig,
+    batches: Iterable[tuple[int, Batch]],
+    step: Callable[[S, Batch, Context], tuple[S, M]],
+    state: S,
+    context: Context,
+    log: Notes[M],
+    save: Callable[[int, S], None],
+    stop: Stop,
+) -> S:
+    """The state after all of the numbered ``batches``; what is due is logged and saved.
+
+    Raises:
+        UserError: the run diverged, or cannot be written.
+        Stopped: after saving the step at which ``stop`` said so.
+    """
+    for number, batch in batches:
+        state, metrics = step(state, batch, context)
+        log.flush()  # the step before's, now that the device has this one to do
+        if _due(number, config.log_every, config.steps):
+            log.note(number, metrics)
+        stopped = stop.after(number)
+        if stopped or _due(number, config.checkpoint_every, config.steps):
+            log.flush()
+            save(number, state)
+        if stopped:
+            raise Stopped(stopped, _stop_message(stopped, number, config.out))
+    return state
+
+
+def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:
+    if config.mesh.member > 1:
+        raise UserError(
+            f"--mesh.member is {config.mesh.member}; expected 1 for a single run (a config file "
+            "with a list of them trains a pack)"
+        )
+    return checked(config)
+
+
+def checked(config: Config) -> tuple[Cache, Mesh, int, Stream]:
     """Everything that a run needs before it writes, or the UserError that stands against it."""
     check_settings(config)
     cache = Cache.open(config.data.cache)
@@ -96,7 +148,7 @@ def make_stream(config: Config, cache: Cache) -> Stream:
         data.layer,
         "train",
         data.batch,
-        config.run.seed,
+        order_seed(config),
         data.lanes,
         data.window,
         data.skip_positions,
@@ -114,6 +166,12 @@ def run_statistics(config: Config, cache: Cache) -> Stats:
 
 def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
     """What the steps read, and the state at step 0, both on the mesh."""
+    context, start = prepare(config, cache, mesh)
+    return context, make_state(config, d_sae, mesh, start)
+
+
+def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
+    """What the steps read, and what the state at step 0 is made from, both on the mesh."""
     stats = run_statistics(config, cache)
     embedding = cache.embedding()
     tied = config.sae.method == "tied"
@@ -121,13 +179,12 @@ def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context
     anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
     start = Start(seed_key(config.run.seed, mesh), mean, anchors, tokens)
-    state = make_state(config, d_sae, mesh, start)
     if config.sae.method != "soft":
         anchors = on_all(mesh, np.zeros((1, rows.shape[1]), np.float32))
-    return Context(anchors, mean, on_all(mesh, np.float32(stats.variance))), state
+    return Context(anchors, mean, on_all(mesh, np.float32(stats.variance))), start
 
 
-def _on_device(
+def on_device(
     batches: Iterable[tuple[int, HostBatch]], mesh: Mesh, done: int, steps: int
 ) -> Iterator[tuple[int, Batch]]:
     """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
@@ -148,15 +205,17 @@ def _due(number: int, every: int, last: int) -> bool:
     return number % every == 0 or number == last
 
 
-def _announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
+def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
+    """Say what is trained and how."""
+    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     say(
         f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
         f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
         f"rows, {execution} execution in {config.sae.compute}, "
-        f"mesh data={mesh.shape[DATA]} model={mesh.shape[MODEL]} on {jax.default_backend()}"
+        f"mesh {axes} on {jax.default_backend()}"
     )
 
 
-def _stop_message(number: int, step: int, path: Path) -> str:
+def _stop_message(number: int, step: int, path: str) -> str:
     name = signal.Signals(number).name
     return f"stopped by {name} after step {step}, kept in {path}; run the same command to continue"

@@ -52,10 +52,26 @@ def open_run(config: Config, cache_digest: str) -> RunDir:
         UserError: it is another run's (the first setting that differs is named), was trained
             on another cache, is no run directory, or cannot be written.
     """
+    check_run(config, cache_digest)
+    path = Path(config.run.out)
+    if config.run.overwrite and path.exists():
+        shutil.rmtree(path)
+    if not (path / CONFIG).exists():
+        record = {
+            "created_by": f"vasae_jax {__version__}",
+            "cache_digest": cache_digest,
+            "config": to_dict(replace(config, run=replace(config.run, overwrite=False))),
+        }
+        write_json(path / CONFIG, record)
+    return RunDir(path)
+
+
+def check_run(config: Config, cache_digest: str) -> None:
+    """Raise the UserError of :func:`open_run`, but for a disk's; nothing is written."""
     path = Path(config.run.out)
     if config.run.overwrite:
-        _delete(path)
-    if (path / CONFIG).exists():
+        _check_deletable(path)
+    elif (path / CONFIG).exists():
         found, digest = read_run(path)
         changed = difference(_lasting(found), _lasting(config))
         if digest != cache_digest:
@@ -65,16 +81,8 @@ def open_run(config: Config, cache_digest: str) -> RunDir:
                 f"{path} holds another run: {changed}; expected the same settings to resume it, "
                 "another --run.out, or --run.overwrite"
             )
-        return RunDir(path)
-    if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+    elif path.exists() and any(path.iterdir() if path.is_dir() else [path]):
         raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
-    record = {
-        "created_by": f"vasae_jax {__version__}",
-        "cache_digest": cache_digest,
-        "config": to_dict(replace(config, run=replace(config.run, overwrite=False))),
-    }
-    write_json(path / CONFIG, record)
-    return RunDir(path)
 
 
 def read_run(path: Path) -> tuple[Config, str]:
@@ -107,12 +115,9 @@ def _lasting(config: Config) -> Config:
     return replace(config, run=run, mesh=blank.mesh, data=replace(config.data, cache=""))
 
 
-def _delete(path: Path) -> None:
-    if not path.exists():
-        return
-    if not (path / CONFIG).is_file():
+def _check_deletable(path: Path) -> None:
+    if path.exists() and not (path / CONFIG).is_file():
         raise UserError(f"{path} holds no run; --run.overwrite deletes only the directory of a run")
-    shutil.rmtree(path)
 
 
 def _step_of(line: str) -> float:

@@ -73,6 +73,13 @@ def state_init(config: Config, d_sae: int) -> Callable[[Start], TrainState]:
 
 def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainState:
     """State at step 0, sharded by :class:`vasae_jax.mesh.Rules`; each device makes its part."""
+    return state_maker(config, d_sae, mesh, start)(start)
+
+
+def state_maker(
+    config: Config, d_sae: int, mesh: Mesh, start: Start
+) -> Callable[[Start], TrainState]:
+    """:func:`make_state` as a jitted function of what has the shapes of ``start``."""
     init = state_init(config, d_sae)
     out = shardings(mesh, Rules().state(jax.eval_shape(init, start)))
-    return jax.jit(init, out_shardings=out)(start)
+    return jax.jit(init, out_shardings=out)

@@ -55,7 +55,7 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
     rules = Rules()
     specs = rules.state(state)
     local = jax.shard_map(
-        lambda state, batch, context: _step(state, batch, context, config, execution),
+        lambda state, batch, context: local_step(state, batch, context, config, execution),
         mesh=mesh,
         in_specs=(specs, rules.batch(), P()),
         out_specs=(specs, P()),
@@ -75,9 +75,10 @@ def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
     return jnp.float32(optim.lr) * jnp.minimum(1.0, jnp.minimum(rise, fall))
 
 
-def _step(
+def local_step(
     state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
 ) -> tuple[TrainState, Metrics]:
+    """One step of this device's part of the features and rows; inside shard_map."""
     rows = None if state.anchor is None else state.anchor.anchor_rows
     measures, grads = loss_and_grads(
         state.params, batch, context, rows, state.counters.rate, config, execution
