@@ -83,7 +83,8 @@ def test_loss_and_every_gradient_equal_reference(
     unit = 7.0 if loss == "variance" else D
     expected, expected_grads = reference.loss_and_grads(
         wide(params), x[0].astype(np.float64), keep[0], K, pre_bias, unit,
-        config.anchor.weight, anchors.astype(np.float64), mode, weight / weight.sum(), enough, unit_norm,
+        config.anchor.weight, anchors.astype(np.float64), mode,
+        weight / weight.sum(), enough, unit_norm,
     )  # fmt: skip
     if unit_norm:
         expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])

@@ -4,10 +4,10 @@
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its
-nearest anchor; the weights w_i sum to 1 over all features (arXiv:2606.27941 has them equal). pull is
-lambda (as there), or lambda times the batch's reconstruction where lambda is relative: the
-gradient is then that of log(reconstruction) - lambda * sum_i ..., but for a factor that Adam
-takes no notice of.
+nearest anchor; the weights w_i sum to 1 over all features (arXiv:2606.27941 has them equal).
+pull is lambda (as there), or lambda times the batch's reconstruction where lambda is relative:
+the gradient is then that of log(reconstruction) - lambda * sum_i ..., but for a factor that
+Adam takes no notice of.
 """
 
 from typing import NamedTuple
