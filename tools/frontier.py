@@ -19,8 +19,8 @@ from vasae_jax.memory import keep_pages
 
 LAMBDAS = {
     "published": (1e-4, 0.1, 0.3, 1.0),
-    "default": (0.1, 0.3, 0.5, 1.0, 2.0),
-    "named": (1.0,),
+    "default": (0.5, 1.0, 2.5, 5.0, 10.0),
+    "named": (8.0,),
 }
 """The grid of each recipe, unless --lambdas says otherwise."""
 

@@ -61,7 +61,7 @@ class SAEConfig:
 class AnchorConfig:
     """The pull of decoder rows towards their nearest token embedding."""
 
-    weight: float = 0.3
+    weight: float = 2.5
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
     relative: bool = True
     """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
@@ -73,8 +73,9 @@ class AnchorConfig:
     """Anchors are the embeddings minus their mean (published recipe: raw embeddings)."""
     per_feature: Literal["uniform", "root_rate"] = "root_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
-    enough: float = 1.0
-    """Cosine at which a feature is near enough, so that its pull ends; at 1 it never does.
+    enough: float = 0.82
+    """Cosine at which a feature is near enough, so that its pull ends and the rest of its
+    direction is free to reconstruct with; at 1 it never does (published recipe).
     The modes logsumexp and softmax take no notice of it."""
     search_share: float = 0.25
     """Share of features whose nearest anchor may be searched again in a step, which it is only
@@ -85,11 +86,11 @@ class AnchorConfig:
 class OptimConfig:
     """Adam and its learning rate over the run."""
 
-    lr: float = 1e-3
+    lr: float = 4e-3
     """Peak learning rate of Adam (b1 0.9, b2 0.999, eps 1e-8)."""
-    warmup: float = 0.05
+    warmup: float = 0.25
     """Share of the steps over which the rate rises linearly from 0."""
-    decay: float = 0.2
+    decay: float = 0.5
     """Share of the steps, at the end, over which the rate falls linearly to 0."""
     loss: Literal["variance", "mse"] = "variance"
     """Unit of the reconstruction loss: share of the variance, or mean squared error over d."""

@@ -33,7 +33,9 @@ def published(**data: Any) -> Config:
             bias_init="zero",
             unit_norm=False,
         ),
-        anchor=AnchorConfig(weight=1e-4, relative=False, center=False, per_feature="uniform"),
+        anchor=AnchorConfig(
+            weight=1e-4, relative=False, center=False, per_feature="uniform", enough=1.0
+        ),
         optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
     )
 
@@ -51,8 +53,7 @@ def named(**data: Any) -> Config:
     """
     return Config(
         data=DataConfig(**data),
-        anchor=AnchorConfig(weight=1.0, enough=0.85),
-        optim=OptimConfig(lr=3e-3, warmup=0.25, decay=0.5),
+        anchor=AnchorConfig(weight=8.0, enough=0.85),
     )
 
 
@@ -64,6 +65,5 @@ def quickstart(cache: str, layer: int, out: str) -> Config:
     return Config(
         data=DataConfig(cache=cache, layer=layer, batch=1024),
         sae=SAEConfig(d_sae=4096, k=32),
-        anchor=AnchorConfig(weight=0.5),
         run=RunConfig(out=out, steps=600, checkpoint_every=200),
     )
