@@ -20,7 +20,7 @@ from vasae_jax.mesh import DATA, MODEL, Rules, shardings
 from vasae_jax.naming import names_program
 from vasae_jax.sae import choose_execution
 from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.state import Start, state_init
+from vasae_jax.train.state import Start, start_program, state_init
 from vasae_jax.train.step import make_step
 
 NAMES = 10
@@ -57,16 +57,14 @@ def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> An
 
 
 def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    rules, d = Rules(), shapes.d
-    anchors, mean = _f32(shapes.vocab, d), _f32(d)
-    key: Any = jax.eval_shape(lambda: jax.random.key(0))
-    start = Start(key, mean, anchors, _shape(np.int32, shapes.vocab))
+    rules = Rules()
+    start = _start_shapes(shapes)
     state = jax.eval_shape(state_init(config, shapes.features), start)
     batch = Batch(
-        _shape(jnp.bfloat16, shapes.rows, d),
+        _shape(jnp.bfloat16, shapes.rows, shapes.d),
         _shape(np.bool_, shapes.rows),
     )
-    context = Context(anchors, mean, _f32())
+    context = Context(start.anchors, start.mean, _f32())
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
@@ -74,6 +72,19 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
         _lay(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
         _lay(mesh, context, jax.tree.map(lambda _: P(), context)),
     )
+
+
+def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The state at step 0, with its search of all features among all anchors."""
+    start = _start_shapes(shapes)
+    program = start_program(config, shapes.features, mesh, start)
+    return program, (_lay(mesh, start, jax.tree.map(lambda _: P(), start)),)
+
+
+def _start_shapes(shapes: Shapes) -> Start:
+    key: Any = jax.eval_shape(lambda: jax.random.key(0))
+    anchors = _f32(shapes.vocab, shapes.d)
+    return Start(key, _f32(shapes.d), anchors, _shape(np.int32, shapes.vocab))
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -174,6 +185,7 @@ def _f32(*sizes: int) -> Any:
 Maker = Callable[[Config, Shapes, Mesh], tuple[Any, tuple[Any, ...]]]
 PROGRAMS: dict[str, Maker] = {
     "step": _step,
+    "start": _start,
     "evaluation": _evaluation,
     "naming": _naming,
     "extraction": _extraction,
