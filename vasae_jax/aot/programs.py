@@ -50,10 +50,23 @@ class Shapes:
         return 10.0 * self.rows * self.d * self.features
 
 
+class TooLarge(Exception):
+    """The compiler refuses a program, for it needs more memory than a device has."""
+
+
 def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> Any:
-    """One of PROGRAMS as a ``jax.stages.Compiled`` for the devices of ``mesh``."""
+    """One of PROGRAMS as a ``jax.stages.Compiled`` for the devices of ``mesh``.
+
+    Raises:
+        TooLarge: a device's memory does not hold it.
+    """
     program, arguments = PROGRAMS[name](config, shapes, mesh)
-    return program.lower(*arguments).compile()
+    try:
+        return program.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")) from error
 
 
 def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
