@@ -41,12 +41,26 @@ TEXT = """HloModule made_up
   %y = f32[] copy(%b), backend_config={"estimated_cycles":"70"}
 }
 
+%async_start (c: bf16[4,4]) -> bf16[16,4] {
+  %c = bf16[4,4]{1,0} parameter(0)
+  %ag.1 = bf16[16,4]{1,0} all-gather(%c), replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %call = bf16[16,4]{1,0} custom-call(%ag.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%async_done (e: bf16[4,4]) -> bf16[16,4] {
+  %e = bf16[4,4]{1,0} parameter(0)
+  %ag.2 = bf16[16,4]{1,0} all-gather(%e), replica_groups={{0,1,2,3}}, dimensions={0}
+  ROOT %call.1 = bf16[16,4]{1,0} custom-call(%ag.2), custom_call_target="AsyncCollectiveDone"
+}
+
 ENTRY %main (x: bf16[16,4]) -> f32[4] {
   %while.1 = s32[] while(%x), condition=%cond, body=%body
   %while.2 = s32[] while(%x), condition=%data_cond, body=%body
   %if = f32[] conditional(%x), branch_computations={%cheap, %dear}
   %sum = f32[1000,50]{1,0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
   %ag = (bf16[4,4]{1,0}, bf16[16,4]{1,0}) all-gather-start(%x), replica_groups=[2,4]<=[8]
+  %begun = bf16[16,4]{1,0} fusion(%x), kind=kCustom, calls=%async_start
+  %ended = bf16[16,4]{1,0} fusion(%begun), kind=kCustom, calls=%async_done
   %s = (f32[2,256]{1,0}, s32[2,256]{1,0}) sort(%x, %y), dimensions={1}, to_apply=%lt
 }
 """
@@ -74,8 +88,8 @@ def test_loops_branches_collectives_and_sorts_are_added_up():
     assert cost.rare_cycles == 100 + 60
     assert cost.bytes_per_device == 135
     assert cost.collectives["all-reduce"] == {"count": 1, "bytes": 200_000}
-    assert cost.collectives["all-gather"] == {"count": 1, "bytes": 80}
-    sent = 200_000 * 2 * 3 / 4 + 80 * 3 / 4
+    assert cost.collectives["all-gather"] == {"count": 2, "bytes": 80 + 128}
+    sent = 200_000 * 2 * 3 / 4 + (80 + 128) * 3 / 4
     assert cost.collective_s == pytest.approx(sent / 200e9)
     assert cost.seconds == pytest.approx(cost.cycles / 1.5e9 + cost.collective_s)
     assert cost_of(Compiled(), CHIPS["v5e"], rounds=3).cycles == 8 * 100 + 10 + sort
@@ -85,7 +99,8 @@ def test_the_text_is_read_instruction_by_instruction():
     program = parse(TEXT)
     assert program.entry == "main"
     ops = [instruction.op for instruction in program.computations["main"]]
-    assert ops == ["while", "while", "conditional", "all-reduce", "all-gather-start", "sort"]
+    assert ops[:5] == ["while", "while", "conditional", "all-reduce", "all-gather-start"]
+    assert ops[5:] == ["fusion", "fusion", "sort"]
     assert program.computations["main"][4].group == 4
 
 

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from step_fixtures import make_config, make_rows, run_steps, start
 
+from vasae_jax.anchor import search, spread_search, spread_staleness, staleness
 from vasae_jax.config import MeshConfig
 from vasae_jax.errors import UserError
 from vasae_jax.mesh import make_mesh
@@ -52,6 +53,25 @@ def test_sharded_top_k_breaks_ties_as_one_device(parts):
     spec = P(None, "model")
     run = jax.shard_map(part, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     np.testing.assert_array_equal(jax.jit(run)(jnp.asarray(pre)), expected)
+
+
+@pytest.mark.parametrize(("mesh", "features"), [((2, 4), 64), ((8, 1), 64), ((2, 4), 60)])
+def test_a_search_split_over_devices_is_that_of_one(mesh, features):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(features, 16)).astype(np.float32)
+    anchors = rng.normal(size=(70, 16)).astype(np.float32)
+    anchors[33] = anchors[5]  # as near as one another to everything
+    anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
+    arguments = jnp.asarray(rows), jnp.asarray(anchors)
+    whole = search(*arguments)
+    devices = make_mesh(MeshConfig(*mesh))
+    split = jax.jit(spread_search(devices, features))(*arguments)
+    for name, part, expected in zip(whole._fields, split, whole, strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-6, atol=2e-6, err_msg=name)
+    np.testing.assert_array_equal(split.anchor_list, whole.anchor_list)
+    stale = whole._replace(anchor_rows=whole.anchor_rows[::-1], anchor_near=whole.anchor_near[::-1])
+    found = jax.jit(spread_staleness(devices, features))(*arguments, stale)
+    np.testing.assert_allclose(found, staleness(*arguments, stale), rtol=1e-5)
 
 
 @pytest.mark.parametrize("mesh", [(1, 1), (2, 4), (1, 8), (8, 1)])

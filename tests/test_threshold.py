@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig
 from vasae_jax.mesh import make_mesh
-from vasae_jax.sae.dense import _winners
+from vasae_jax.sae.dense import find_bar, fired
 
 K = 7
 
@@ -30,7 +30,7 @@ def rows(kind):
     if kind == "few":  # fewer than k above 0
         return (rng.random((24, 4096)) > 0.999).astype(np.float32)
     crowded = np.maximum(rng.normal(size=(24, 4096)), 0).astype(np.float32)
-    crowded[:, 5::256] += 10  # all winners in one group
+    crowded[:, 5::512] += 10  # all winners in one group
     return crowded
 
 
@@ -40,8 +40,13 @@ def test_winners_are_those_of_a_sort(kind, parts):
     pre = rows(kind)
     mesh = make_mesh(MeshConfig(2, parts))
     spec = P("model", "data")
+
+    def winners(part):
+        bar = find_bar(part, K, "model", "data")
+        return jnp.where(fired(part, bar, "model"), part, jnp.zeros_like(part))
+
     run = jax.shard_map(
-        lambda part: _winners(part, K, jnp.float32, "model", "data"),
+        winners,
         mesh=mesh,
         in_specs=spec,
         out_specs=spec,

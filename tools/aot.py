@@ -9,7 +9,8 @@ seconds. Figures are per device. Time is the compiler's cost model (see vasae_ja
 estimate: nothing has run. ``--json`` prints one object for each program:
 
     program, topology, mesh  what was compiled, for which devices
-    fits                     whether bytes_per_device are in the chip's memory
+    fits                     whether bytes_per_device are in the chip's memory; where the compiler
+                             itself finds not, its sentence is the only other figure, ``compiler``
     step_s                   seconds of one run
     rare_s                   seconds of data-dependent work, once, not in step_s
     mfu                      useful flops (10 * rows * d * features) over time and peak (step)
@@ -25,7 +26,18 @@ import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from vasae_jax.aot import PROGRAMS, Cost, Shapes, Slice, compile_program, cost_of, open_slice
+from jax.sharding import Mesh
+
+from vasae_jax.aot import (
+    PROGRAMS,
+    Cost,
+    Shapes,
+    Slice,
+    TooLarge,
+    compile_program,
+    cost_of,
+    open_slice,
+)
 from vasae_jax.aot.programs import CONTEXT, WINDOWS
 from vasae_jax.config import Config
 from vasae_jax.configfile import load_file, parse_overrides
@@ -75,11 +87,13 @@ def one(name: str, config: Config, shapes: Shapes, place: Slice, model: int) -> 
     mesh = place.mesh(model or len(place.devices))
     # Extraction runs its one compiled block as often as there are blocks up to the layer.
     rounds = config.data.layer + 1 if name == "extraction" else 0
-    cost = cost_of(compile_program(name, config, shapes, mesh), place.chip, rounds)
-    record = {
-        "program": name,
-        "topology": place.name,
-        "mesh": f"data={mesh.shape[DATA]} model={mesh.shape[MODEL]}",
+    laid = f"data={mesh.shape[DATA]} model={mesh.shape[MODEL]}"
+    which = {"program": name, "topology": place.name, "mesh": laid}
+    try:
+        cost = cost_of(compile_program(name, config, shapes, mesh), place.chip, rounds)
+    except TooLarge as error:
+        return which | {"fits": False, "compiler": str(error)}
+    record = which | {
         "fits": cost.bytes_per_device <= place.chip.hbm,
         "step_s": cost.seconds,
         "rare_s": cost.rare_s,
@@ -108,18 +122,28 @@ def least_slice(config: Config, shapes: Shapes, place: Slice) -> str:
         part = Shapes(
             shapes.d, shapes.vocab, shapes.features * len(place.devices) // model, shapes.rows
         )
-        cost: Cost = cost_of(compile_program("step", config, part, mesh), place.chip)
-        if cost.bytes_per_device <= place.chip.hbm:
+        if _holds(config, part, mesh, place):
             return f"data=1 model={model}"
         model *= 2
     return f"more than {len(place.devices)} devices"
 
 
+def _holds(config: Config, shapes: Shapes, mesh: Mesh, place: Slice) -> bool:
+    try:
+        cost: Cost = cost_of(compile_program("step", config, shapes, mesh), place.chip)
+    except TooLarge:
+        return False
+    return cost.bytes_per_device <= place.chip.hbm
+
+
 def table(record: dict, place: Slice) -> str:
     """A record for people."""
     gib = 2**30
+    title = f"{record['program']} on {record['topology']}, {record['mesh']} (cost model's estimate)"
+    if "compiler" in record:
+        return f"{title}\n  memory       does not fit: {record['compiler']}"
     lines = [
-        f"{record['program']} on {record['topology']}, {record['mesh']} (cost model's estimate)",
+        title,
         f"  memory       {record['bytes_per_device'] / gib:8.2f} GiB of {place.chip.hbm / gib:.0f}"
         f" a device: {'fits' if record['fits'] else 'does not fit'}",
         f"  flops        {record['flops'] / 1e9:8.1f} G, {record['bytes_accessed'] / 1e9:.1f} GB",

@@ -3,6 +3,7 @@
 from vasae_jax.anchor.certificate import AnchorState, Budget, Staleness, search, staleness, update
 from vasae_jax.anchor.loss import aligned_and_pull
 from vasae_jax.anchor.matrix import anchor_matrix, anchor_name
+from vasae_jax.anchor.spread import spread_search, spread_staleness
 
 __all__ = [
     "AnchorState",
@@ -12,6 +13,8 @@ __all__ = [
     "anchor_matrix",
     "anchor_name",
     "search",
+    "spread_search",
+    "spread_staleness",
     "staleness",
     "update",
 ]

@@ -2,7 +2,7 @@
 
 from vasae_jax.aot.chips import CHIPS, Chip, Slice, open_slice
 from vasae_jax.aot.cost import Cost, cost_of
-from vasae_jax.aot.programs import PROGRAMS, Shapes, compile_program
+from vasae_jax.aot.programs import PROGRAMS, Shapes, TooLarge, compile_program
 
 __all__ = [
     "CHIPS",
@@ -11,6 +11,7 @@ __all__ = [
     "Cost",
     "Shapes",
     "Slice",
+    "TooLarge",
     "compile_program",
     "cost_of",
     "open_slice",

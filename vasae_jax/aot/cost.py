@@ -82,7 +82,7 @@ class _Walk:
                 self._sort(instruction, times)
             else:
                 self.cost.cycles += instruction.cycles * times
-        for kind, instruction in collectives(found):
+        for kind, instruction in collectives(self.program, name):
             self._collective(kind, instruction, times)
 
     def _loop(self, loop: Instruction, times: float) -> None:

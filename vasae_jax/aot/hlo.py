@@ -116,9 +116,18 @@ def _type_end(made: str) -> int:
     return len(made)
 
 
-def collectives(instructions: list[Instruction]) -> Iterator[tuple[str, Instruction]]:
-    """(kind, instruction) of each; of an asynchronous pair its start."""
-    for instruction in instructions:
+def collectives(program: Program, name: str) -> Iterator[tuple[str, Instruction]]:
+    """(kind, instruction) of each in computation ``name``; of an asynchronous one its start.
+
+    What a TPU's compiler overlaps with a product stands in three fusions, of which the first,
+    the start, is told by what it calls.
+    """
+    for instruction in program.computations[name]:
         kind = instruction.op.removesuffix("-start")
         if kind in COLLECTIVES:
             yield kind, instruction
+        elif instruction.op == "fusion":
+            for called in instruction.names("calls"):
+                inside = program.computations.get(called, [])
+                if any('custom_call_target="AsyncCollectiveStart"' in i.text for i in inside):
+                    yield from collectives(program, called)

@@ -20,7 +20,7 @@ from vasae_jax.mesh import DATA, MODEL, Rules, shardings
 from vasae_jax.naming import names_program
 from vasae_jax.sae import choose_execution
 from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.state import Start, state_init
+from vasae_jax.train.state import Start, state_init, state_maker
 from vasae_jax.train.step import make_step
 
 NAMES = 10
@@ -50,23 +50,34 @@ class Shapes:
         return 10.0 * self.rows * self.d * self.features
 
 
+class TooLarge(Exception):
+    """The compiler refuses a program, for it needs more memory than a device has."""
+
+
 def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> Any:
-    """One of PROGRAMS as a ``jax.stages.Compiled`` for the devices of ``mesh``."""
+    """One of PROGRAMS as a ``jax.stages.Compiled`` for the devices of ``mesh``.
+
+    Raises:
+        TooLarge: a device's memory does not hold it.
+    """
     program, arguments = PROGRAMS[name](config, shapes, mesh)
-    return program.lower(*arguments).compile()
+    try:
+        return program.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")) from error
 
 
 def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    rules, d = Rules(), shapes.d
-    anchors, mean = _f32(shapes.vocab, d), _f32(d)
-    key: Any = jax.eval_shape(lambda: jax.random.key(0))
-    start = Start(key, mean, anchors, _shape(np.int32, shapes.vocab))
+    rules = Rules()
+    start = _start_shapes(shapes)
     state = jax.eval_shape(state_init(config, shapes.features), start)
     batch = Batch(
-        _shape(jnp.bfloat16, shapes.rows, d),
+        _shape(jnp.bfloat16, shapes.rows, shapes.d),
         _shape(np.bool_, shapes.rows),
     )
-    context = Context(anchors, mean, _f32())
+    context = Context(start.anchors, start.mean, _f32())
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
@@ -74,6 +85,19 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
         _lay(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
         _lay(mesh, context, jax.tree.map(lambda _: P(), context)),
     )
+
+
+def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The state at step 0, with its search of all features among all anchors."""
+    start = _start_shapes(shapes)
+    program = state_maker(config, shapes.features, mesh, start)
+    return program, (_lay(mesh, start, jax.tree.map(lambda _: P(), start)),)
+
+
+def _start_shapes(shapes: Shapes) -> Start:
+    key: Any = jax.eval_shape(lambda: jax.random.key(0))
+    anchors = _f32(shapes.vocab, shapes.d)
+    return Start(key, _f32(shapes.d), anchors, _shape(np.int32, shapes.vocab))
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -174,6 +198,7 @@ def _f32(*sizes: int) -> Any:
 Maker = Callable[[Config, Shapes, Mesh], tuple[Any, tuple[Any, ...]]]
 PROGRAMS: dict[str, Maker] = {
     "step": _step,
+    "start": _start,
     "evaluation": _evaluation,
     "naming": _naming,
     "extraction": _extraction,

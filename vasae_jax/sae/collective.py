@@ -8,6 +8,7 @@ theirs: the conjugate pair below.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 
@@ -36,3 +37,28 @@ def _share_bwd(axis: str | None, _: None, g: jax.Array) -> tuple[jax.Array]:
 
 
 share.defvjp(lambda x, axis: (x, None), _share_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def sum_parts_of_own_rows(x: jax.Array, axis: str, compute: Any) -> jax.Array:
+    """Sum of every device's ``x`` [B, d] on this device's n-th of the rows, [B / n, d].
+
+    The gradient of all rows, gathered as ``compute``, reaches each part. Against
+    :func:`sum_parts` half or less is sent, and what is done with the sum is done once.
+    """
+    return jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True)
+
+
+def _own_rows_bwd(axis: str, compute: Any, _: None, g: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.all_gather(g.astype(compute), axis, tiled=True).astype(g.dtype),)
+
+
+sum_parts_of_own_rows.defvjp(
+    lambda x, axis, compute: (sum_parts_of_own_rows(x, axis, compute), None), _own_rows_bwd
+)
+
+
+def own_rows(x: jax.Array, axis: str) -> jax.Array:
+    """The rows of ``x`` [B, ...] that :func:`sum_parts_of_own_rows` leaves on this device."""
+    size = x.shape[0] // jax.lax.axis_size(axis)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size)

@@ -1,12 +1,15 @@
 """Dense execution: every product in full, for matrix units that outrun gathers (TPU).
 
-Arrays over features and rows are feature-major, [F, B]. Barriers keep what is cheap from
-being drawn into the products: a product whose inputs are converted or masked on the way in,
-or that ends in Adam's three outputs, takes two to six times its own time.
+Arrays over features and rows are feature-major, [F, B]. What is cheap is left for the compiler
+to draw into the products: converting their inputs to ``compute``, masking the losers, and
+what the caller does with the gradients (Adam). The products take no longer for it where the
+compiler may hold large enough tiles on the chip (see :mod:`vasae_jax.train.compiler`), and
+no copy of a matrix, no z and no gradient is ever written. Of the arrays [F, B] two are:
+the activations before the selection, float32, and the gradient behind it.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,18 @@ from vasae_jax.sae.params import row_dots
 from vasae_jax.sae.threshold import candidates, kth_largest, last_of_ties
 
 barrier = jax.lax.optimization_barrier
+
+LANES = 128
+"""Columns of the narrowest product that a matrix unit takes."""
+
+
+class Bar(NamedTuple):
+    """What a feature must reach to be among the k winners of a row, [B] each."""
+
+    cut: jax.Array
+    """float32, the smallest winner."""
+    last: jax.Array
+    """int32, the largest global id that wins with just that."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9, 10))
@@ -34,7 +49,7 @@ def reconstruct(
     """This device's part of z W_dec, [B, d], and the kept rows on which each feature fires.
 
     z keeps the k winners of each row of relu((x - shift) W_enc^T + b_enc), ties to the lowest
-    id. ``keep`` [B] float32 are the rows' weights in the second, [F]. Devices along
+    id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F]. Devices along
     ``rows_axis`` hold other rows and take part in the same decisions. With ``unit`` the rows of
     W_dec have norm 1 and keep it: their gradient is only the part that turns them.
     """
@@ -54,12 +69,14 @@ def _fwd(
     rows_axis: str | None,
     unit: bool,
 ) -> tuple[Any, Any]:
-    inputs = (x - shift[None, :], W_enc, W_dec)
-    centred, encoder, decoder = barrier(tuple(a.astype(compute) for a in inputs))
-    pre = barrier(jax.nn.relu(_product(encoder, centred, 1, 1) + b_enc[:, None]))
-    z = barrier(_winners(pre, k, compute, axis, rows_axis))
-    fired = jnp.sum(jnp.where(z > 0, keep[None, :], jnp.zeros_like(keep)[None, :]), axis=1)
-    return (_product(z, decoder, 0, 0), fired), (centred, z, W_enc, decoder, W_dec)
+    centred = (x - shift[None, :]).astype(compute)
+    product = _product(W_enc.astype(compute), centred, 1, 1)
+    pre = barrier(jax.nn.relu(product + b_enc[:, None]))
+    bar = find_bar(pre, k, axis, rows_axis)
+    fires = fired(pre, bar, axis)
+    part = _product(_active(pre, fires, compute), W_dec.astype(compute), 0, 0)
+    times = _row_sums(fires.astype(compute), keep.astype(compute))
+    return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
 def _bwd(
@@ -71,12 +88,14 @@ def _bwd(
     saved: Any,
     g: Any,
 ) -> tuple[Any, ...]:
-    centred, z, W_enc, decoder, W_dec = saved
-    out = barrier(g[0].astype(compute))
-    d_z = _product(decoder, out, 1, 1)
-    d_pre = barrier(jnp.where(z > 0, d_z, jnp.zeros_like(d_z)).astype(compute))
-    d_b = jnp.sum(d_pre.astype(jnp.float32), axis=1)
-    d_enc, d_dec = barrier((_product(d_pre, centred, 1, 0), _product(z, out, 1, 0)))
+    centred, pre, bar, W_enc, W_dec = saved
+    out = g[0].astype(compute)
+    fires = fired(pre, bar, axis)
+    d_z = _product(W_dec.astype(compute), out, 1, 1)
+    d_pre = barrier(_active(d_z, fires, compute))
+    d_b = _row_sums(d_pre, jnp.ones(d_pre.shape[1:], compute))
+    d_enc = _product(d_pre, centred, 1, 0)
+    d_dec = _product(_active(pre, fires, compute), out, 1, 0)
     if unit:
         d_dec = d_dec - row_dots(d_dec, W_dec)[:, None] * W_dec
     # Nobody asks for that of x in training, and then it is not computed; shift moves all rows
@@ -88,16 +107,13 @@ def _bwd(
 reconstruct.defvjp(_fwd, _bwd)
 
 
-def _winners(
-    pre: jax.Array, k: int, compute: Any, axis: str | None, rows_axis: str | None
-) -> jax.Array:
-    """``pre`` [F, B] where it is among its row's k largest, else 0, as ``compute``.
+def find_bar(pre: jax.Array, k: int, axis: str | None, rows_axis: str | None) -> Bar:
+    """What wins in each row of ``pre`` [F, B] >= 0, this device's part of the features.
 
-    The cut is taken from the three largest of each group of features. It is right unless a
-    fourth of some group, or a tie, reaches it too, which is seen; then all features are
-    looked at. In random data that is one batch in some hundred.
+    The cut is taken from the largest few of each group of features. It is right unless the
+    last of some group, or a tie, reaches it too, which is seen; then all features are looked at.
     """
-    best = barrier(candidates(pre))
+    best = barrier(candidates(pre, k, axis))
     cut = kth_largest(best, k, axis)
     reach = sum(jnp.sum((part >= cut[None, :]).astype(jnp.int32), axis=0) for part in best)
     reach = reach if axis is None else jax.lax.psum(reach, axis)
@@ -105,17 +121,35 @@ def _winners(
     again = jnp.any(doubtful | ((cut == 0) & jnp.any(best[-1] > 0, axis=0)))
     for name in (axis, rows_axis):
         again = again if name is None else jax.lax.pmax(again.astype(jnp.int32), name) > 0
-    cheap = jnp.where(pre >= cut[None, :], pre, jnp.zeros_like(pre)).astype(compute)
-    return jax.lax.cond(again, lambda _: _looked_through(pre, k, axis, compute), lambda z: z, cheap)
+    all_ties = jnp.full(cut.shape, jnp.iinfo(jnp.int32).max)
+    return jax.lax.cond(again, lambda: _looked_through(pre, k, axis), lambda: Bar(cut, all_ties))
 
 
-def _looked_through(pre: jax.Array, k: int, axis: str | None, compute: Any) -> jax.Array:
-    cut = kth_largest([pre], k, axis)
-    last = last_of_ties(pre, cut, k, axis)
+def fired(pre: jax.Array, bar: Bar, axis: str | None) -> jax.Array:
+    """[F, B] bool, where ``pre`` [F, B] is above 0 and reaches the bar."""
     first = 0 if axis is None else jax.lax.axis_index(axis) * pre.shape[0]
     ids = (jnp.arange(pre.shape[0], dtype=jnp.int32) + first)[:, None]
-    won = (pre > cut[None, :]) | ((pre == cut[None, :]) & (ids <= last[None, :]))
-    return jnp.where(won, pre, jnp.zeros_like(pre)).astype(compute)
+    cut, last = bar.cut[None, :], bar.last[None, :]
+    return (pre > 0) & ((pre > cut) | ((pre == cut) & (ids <= last)))
+
+
+def _looked_through(pre: jax.Array, k: int, axis: str | None) -> Bar:
+    cut = kth_largest([pre], k, axis)
+    return Bar(cut, last_of_ties(pre, cut, k, axis))
+
+
+def _active(values: jax.Array, fires: jax.Array, compute: Any) -> jax.Array:
+    return jnp.where(fires, values, jnp.zeros_like(values)).astype(compute)
+
+
+def _row_sums(a: jax.Array, weights: jax.Array) -> jax.Array:
+    """a [F, B] times ``weights`` [B], [F] float32.
+
+    As a product with that column repeated: a third of the time that the vector unit takes to
+    add up rows.
+    """
+    columns = jnp.broadcast_to(weights[:, None], (weights.shape[0], LANES))
+    return _product(a, columns, 1, 0)[:, 0]
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:

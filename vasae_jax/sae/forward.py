@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vasae_jax.sae import dense, sparse
 from vasae_jax.sae.active import Active, preactivations, select
-from vasae_jax.sae.collective import share, sum_parts
+from vasae_jax.sae.collective import share, sum_parts, sum_parts_of_own_rows
 from vasae_jax.sae.params import Params
 
 Execution = Literal["dense", "sparse"]
@@ -17,7 +17,7 @@ class Forward(NamedTuple):
     """What a forward pass gives."""
 
     x_hat: jax.Array
-    """[B, d] float32 reconstruction, whole on every device."""
+    """[B, d] float32 reconstruction, whole on every device; or of its own rows alone."""
     fired: jax.Array
     """[F] float32, kept rows on which each feature fires (this device's parts)."""
 
@@ -32,6 +32,7 @@ def forward(
     axis: str | None = None,
     keep: jax.Array | None = None,
     rows_axis: str | None = None,
+    split_rows: bool = False,
     unit: bool = False,
 ) -> Forward:
     """Reconstruct rows ``x [B, d]`` float32.
@@ -40,13 +41,16 @@ def forward(
 
     Differentiable in ``params``. ``axis`` names the mesh axis that splits the features,
     ``rows_axis`` the one that splits the rows; ``keep`` [B] float32 are the rows that count as
-    fired on, all without it. ``unit``: the rows of W_dec keep norm 1, and their gradient is only
-    the part that turns them.
+    fired on, all without it. With ``split_rows`` x_hat is [B / n, d], that of this device's
+    n-th of the rows (n devices along ``axis``, a divisor of B). ``unit``: the rows of W_dec keep
+    norm 1, and their gradient is only the part that turns them.
     """
     if axis is not None and jax.lax.axis_size(axis) == 1:
         axis = None  # one device has nobody to agree with: no offers, no second sort
     keep = jnp.ones(x.shape[:1], jnp.float32) if keep is None else keep
-    shift = pre_bias * share(params["b_dec"], axis)
+    # With a factor of 0 a compiler must still compute what it multiplies: it may be infinite.
+    b_dec = params["b_dec"]
+    shift = pre_bias * share(b_dec, axis) if pre_bias else jnp.zeros_like(b_dec)
     encoder = (params["W_enc"], params["b_enc"])
     dtype = jnp.dtype(compute)
     if execution == "dense":
@@ -57,7 +61,10 @@ def forward(
         active = sparse.encode(x, shift, *encoder, k, dtype, axis)
         part = sparse.decode(active.values, active.ids, params["W_dec"], unit)
         fired = _fired(active, keep, params["W_dec"].shape[0])
-    return Forward(sum_parts(part, axis) + params["b_dec"][None, :], fired)
+    if split_rows and axis is not None:
+        own = sum_parts_of_own_rows(part, axis, dtype)
+        return Forward(own + share(b_dec, axis)[None, :], fired)
+    return Forward(sum_parts(part, axis) + b_dec[None, :], fired)
 
 
 def _fired(active: Active, keep: jax.Array, features: int) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import anchor_matrix, staleness
+from vasae_jax.anchor import anchor_matrix, spread_staleness
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import Checkpoints
 from vasae_jax.config import Config, RunConfig
@@ -75,7 +75,8 @@ def train(config: Config) -> Path:
             state = advance(config.run, batches, step, state, context, log, checkpoints.save, stop)
             if state.anchor is not None:
                 W_dec = state.params["W_dec"]
-                log.searched(jax.jit(staleness)(W_dec, context.anchors, state.anchor))
+                look = jax.jit(spread_staleness(mesh, W_dec.shape[0]))
+                log.searched(look(W_dec, context.anchors, state.anchor))
     return run.path
 
 

@@ -19,6 +19,7 @@ from vasae_jax.anchor import aligned_and_pull
 from vasae_jax.config import Config
 from vasae_jax.mesh import DATA, MODEL
 from vasae_jax.sae import Params, forward
+from vasae_jax.sae.collective import own_rows, sum_parts
 from vasae_jax.sae.forward import Execution
 
 
@@ -120,6 +121,7 @@ def _reconstruction(
     """This device's rows' part of the reconstruction loss, their spread, what fired."""
     x = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
+    split = execution == "dense" and x.shape[0] % jax.lax.axis_size(MODEL) == 0
     out = forward(
         params,
         x,
@@ -130,10 +132,15 @@ def _reconstruction(
         MODEL,
         keep,
         DATA,
+        split,
         keeps_unit(config),
     )
+    if split:
+        x, keep = own_rows(x, MODEL), own_rows(keep, MODEL)
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
     spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)
+    if split:
+        error, spread = sum_parts(error, MODEL), sum_parts(spread, MODEL)
     return error * scale, (spread, out.fired)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import AnchorState, search
+from vasae_jax.anchor import AnchorState, search, spread_search
 from vasae_jax.config import Config
 from vasae_jax.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
@@ -56,8 +56,10 @@ class Start(NamedTuple):
     """[V] int32"""
 
 
-def state_init(config: Config, d_sae: int) -> Callable[[Start], TrainState]:
-    """A function that makes the state at step 0, for one device."""
+def state_init(
+    config: Config, d_sae: int, look: Callable[[jax.Array, jax.Array], AnchorState] = search
+) -> Callable[[Start], TrainState]:
+    """A function that makes the state at step 0; ``look`` searches all anchors."""
 
     def init(start: Start) -> TrainState:
         params = init_params(start.key, config.sae, d_sae, start.mean, start.anchors, start.tokens)
@@ -65,7 +67,7 @@ def state_init(config: Config, d_sae: int) -> Callable[[Start], TrainState]:
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
         )
-        anchor = search(params["W_dec"], start.anchors) if uses_certificate(config) else None
+        anchor = look(params["W_dec"], start.anchors) if uses_certificate(config) else None
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init
@@ -76,10 +78,8 @@ def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainSta
     return state_maker(config, d_sae, mesh, start)(start)
 
 
-def state_maker(
-    config: Config, d_sae: int, mesh: Mesh, start: Start
-) -> Callable[[Start], TrainState]:
-    """:func:`make_state` as a jitted function of what has the shapes of ``start``."""
-    init = state_init(config, d_sae)
-    out = shardings(mesh, Rules().state(jax.eval_shape(init, start)))
+def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> Any:
+    """:func:`make_state` as a jitted function; of ``start`` only the shapes count."""
+    init = state_init(config, d_sae, spread_search(mesh, d_sae))
+    out = shardings(mesh, Rules().state(jax.eval_shape(state_init(config, d_sae), start)))
     return jax.jit(init, out_shardings=out)

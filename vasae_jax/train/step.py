@@ -18,6 +18,7 @@ from vasae_jax.config import Config, OptimConfig
 from vasae_jax.mesh import MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.forward import Execution
+from vasae_jax.train.compiler import options
 from vasae_jax.train.loss import Batch, Context, Measures, keeps_unit, loss_and_grads
 from vasae_jax.train.state import Counters, TrainState, adam
 
@@ -61,7 +62,7 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
         out_specs=(specs, P()),
         check_vma=False,
     )
-    return jax.jit(local, donate_argnums=0)
+    return jax.jit(local, donate_argnums=0, compiler_options=options(mesh))
 
 
 def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
@@ -85,6 +86,8 @@ def local_step(
     )
     rate = learning_rate(state.step, config.optim, config.run.steps)
     params, moments = _adam(state, grads, rate, config)
+    if execution == "dense":
+        params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
         allowed, unit = budget(config, params["W_dec"].shape[0]), keeps_unit(config)
