@@ -31,17 +31,21 @@ def preactivations(
 
 
 def select(pre: jax.Array, k: int, axis: str | None) -> Active:
-    """The k largest of each row of ``pre [B, F]`` over all devices on ``axis``.
+    """The k largest of each row of ``pre [B, F]`` over all devices on ``axis``."""
+    return agree(*top_k(pre, min(k, pre.shape[1])), pre.shape[1], k, axis)
 
-    Each device offers its own k; the winners are the k largest of all offers. Equal values
-    go to the lowest global id, as on one device: offers lie in order of device, and within
-    a device in order of id.
+
+def agree(values: jax.Array, ids: jax.Array, features: int, k: int, axis: str | None) -> Active:
+    """The k winners of all devices on ``axis``, of which each has ``features`` features.
+
+    ``values`` and ``ids`` are the k largest of each row here, largest first. Each device offers
+    its own k; the winners are the k largest of all offers. Equal values go to the lowest global
+    id, as on one device: offers lie in order of device, and within a device in order of id.
     """
-    values, ids = top_k(pre, min(k, pre.shape[1]))
     if axis is None:
         return Active(values, ids)
     offers = jax.lax.all_gather(values, axis, axis=1, tiled=True)
-    offset = jax.lax.axis_index(axis) * pre.shape[1]
+    offset = jax.lax.axis_index(axis) * features
     offer_ids = jax.lax.all_gather(ids + offset, axis, axis=1, tiled=True)
     best, at = jax.lax.top_k(offers, k)
     cut, last = _cut(best, jnp.take_along_axis(offer_ids, at, axis=1))

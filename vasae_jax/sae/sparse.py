@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.sae.active import Active, preactivations, select
+from vasae_jax.sae import screen
+from vasae_jax.sae.active import Active, agree, preactivations, select
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -25,6 +26,10 @@ def encode(
     axis: str | None,
 ) -> Active:
     """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
+    features = W_enc.shape[0]
+    if compute == jnp.float32 and screen.pays(features, k):
+        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, k)
+        return agree(*found, features, k, axis)
     return select(preactivations(x, shift, W_enc, b_enc, compute), k, axis)
 
 

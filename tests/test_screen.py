@@ -1,0 +1,82 @@
+"""Top-k through a bfloat16 product finds what the float32 product has."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vasae_jax.sae import screen
+
+D, F, ROWS, K = 32, 700, 40, 8
+
+
+def whole(rng, shape, top):
+    """Whole numbers: their products are exact in float32, and not in bfloat16 above 256."""
+    return rng.integers(-top, top + 1, shape).astype(np.float32)
+
+
+def winners(x, W, b):
+    """By a stable sort of float64 products: equal values by lowest id."""
+    pre = np.maximum(x.astype(np.float64) @ W.T.astype(np.float64) + b, 0)
+    ids = np.argsort(-pre, axis=1, kind="stable")[:, :K]
+    return np.take_along_axis(pre, ids, axis=1), ids
+
+
+def screened(x, W, b):
+    run = jax.jit(screen.product_top_k, static_argnums=3)
+    return [np.asarray(part) for part in run(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b), K)]
+
+
+def unsure(x, W, b):
+    """Rows that the screen cannot vouch for."""
+    bounds = np.sort(np.asarray(screen._upper(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b))))
+    least = bounds[:, -2 * K]
+    return int(((least >= winners(x, W, b)[0][:, -1]) & (least > 0)).sum())
+
+
+def rows_of(kind):
+    """x, W, b, and how many rows should be unsure: none, some or most."""
+    rng = np.random.default_rng(1)
+    x, W, b = whole(rng, (ROWS, D), 300), whole(rng, (F, D), 300), whole(rng, F, 50)
+    if kind == "a tile is unsure":
+        W[: 4 * K] = W[0]  # more copies of a row than candidates
+        x[:3] = W[0]
+    if kind == "clustered":
+        W = W[rng.integers(0, 8, F)] + whole(rng, (F, D), 1)
+    if kind == "few fire":
+        b -= 1e6
+        b[: K // 2] += 1e6
+    return x, W, b
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"),
+    [
+        ("spread", 0, ROWS // screen.TILES),
+        ("a tile is unsure", 1, ROWS // screen.TILES),
+        ("clustered", ROWS // screen.TILES + 1, ROWS),
+        ("few fire", 0, 0),
+    ],
+)
+def test_values_and_ids_are_those_of_the_whole_product(kind, least, most):
+    x, W, b = rows_of(kind)
+    assert least <= unsure(x, W, b) <= most  # no round, one, and several
+    values, ids = screened(x, W, b)
+    expected, expected_ids = winners(x, W, b)
+    np.testing.assert_array_equal(values, expected)
+    fires = expected > 0
+    np.testing.assert_array_equal(ids[fires], expected_ids[fires])
+
+
+def test_bound_is_never_below_the_product():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(ROWS, D)) * np.exp(rng.normal(size=(ROWS, 1)) * 3)
+    W = rng.normal(size=(F, D)) * np.exp(rng.normal(size=(F, 1)) * 3)
+    x, W, b = (a.astype(np.float32) for a in (x, W, rng.normal(size=F)))
+    upper = screen._upper(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b))
+    exact = x.astype(np.float64) @ W.T.astype(np.float64) + b
+    assert (np.asarray(upper, np.float64) >= exact).all()
+
+
+def test_small_dictionaries_are_not_screened():
+    assert not screen.pays(screen.LEAST_FEATURES * K - 1, K)

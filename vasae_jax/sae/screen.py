@@ -1,0 +1,110 @@
+"""Exact top-k of a float32 product through a bfloat16 one, where the machine has that faster.
+
+The product of the rounded inputs is off by at most what rounding took from them: with x' and w'
+rounded, |x.w - x'.w'| <= |x - x'| |w'| + |x| |w - w'| (Cauchy and Schwarz), and rounding takes at
+most 2^-9 of each number. So it gives an upper bound of every preactivation. Twice as many candidates as are wanted are taken by that bound and
+measured in float32. Where the k-th of them exceeds the smallest bound taken, nothing outside can
+be among the k; the few rows where it does not are multiplied in float32 after all.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.sae.params import row_dots
+from vasae_jax.sae.topk import top_k
+
+LEAST_FEATURES = 512
+"""Features per active one from which the smaller product pays for measuring the candidates."""
+ROUNDING = 2.0**-9
+"""Largest share of a number that rounding to bfloat16 takes."""
+SLACK = 2e-4
+"""Share of |x| |w| added to every bound for the rounding of sums in float32, of thousands of
+terms; of |b| for that of the last sums likewise."""
+TILES = 8
+"""A batch is so many tiles; unsure rows are multiplied again a tile at a time."""
+
+
+def pays(features: int, k: int) -> bool:
+    """Whether to screen, for ``k`` of ``features``: on CPUs that multiply bfloat16 themselves."""
+    return features >= LEAST_FEATURES * k and jax.default_backend() == "cpu" and _has_bfloat16()
+
+
+@functools.cache
+def _has_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:  # not Linux
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def product_top_k(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The ``k`` largest of each row of relu(x W^T + b), equal values by lowest id.
+
+    Args:
+        x: [B, d] float32. W: [F, d] float32, F at least 2k. b: [F] float32.
+
+    Returns:
+        values [B, k] float32, ids [B, k] int32, largest first.
+    """
+    bounds, ids = top_k(_upper(x, W, b), 2 * k)
+    ids = jnp.sort(ids, axis=1)  # by id, so that equal values go to the lowest
+    values, at = jax.lax.top_k(_measured(x, W, b, ids), k)
+    ids = jnp.take_along_axis(ids, at, axis=1)
+    # Minima, not last columns: XLA on CPU makes a full sort of a top-k that is read by column.
+    least, last = bounds.min(axis=1), values.min(axis=1)
+    unsure = (least >= last) & (least > 0)
+    return _settle(x, W, b, values, ids, unsure)
+
+
+def _settle(
+    x: jax.Array, W: jax.Array, b: jax.Array, values: jax.Array, ids: jax.Array, unsure: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``values`` and ``ids`` [B, k] with those of ``unsure`` rows taken from the float32 product.
+
+    A loop over tiles of rows, as a rule of no round.
+    """
+    tile = -(-x.shape[0] // TILES)
+
+    def one(
+        found: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        values, ids, unsure = found
+        _, rows = jax.lax.top_k(unsure.astype(jnp.int32), tile)
+        again, again_ids = _in_full(x[rows], W, b, values.shape[1])
+        return (
+            values.at[rows].set(again),
+            ids.at[rows].set(again_ids),
+            unsure.at[rows].set(jnp.zeros((tile,), bool)),
+        )
+
+    values, ids, _ = jax.lax.while_loop(lambda found: jnp.any(found[2]), one, (values, ids, unsure))
+    return values, ids
+
+
+def _upper(x: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
+    """At least x W^T + b, [B, F]."""
+    x16 = x.astype(jnp.bfloat16)
+    dims = (((1,), (1,)), ((), ()))
+    product = jax.lax.dot_general(
+        x16, W.astype(jnp.bfloat16), dims, preferred_element_type=jnp.float32
+    )
+    lost = x - x16.astype(jnp.float32)
+    reach = jnp.sqrt(row_dots(lost, lost)) * (1 + ROUNDING)
+    reach = reach + jnp.sqrt(row_dots(x, x)) * (ROUNDING + SLACK)
+    size, most = jnp.sqrt(row_dots(W, W)), b + SLACK * jnp.abs(b)
+    return product + most[None, :] + reach[:, None] * size[None, :]
+
+
+def _measured(x: jax.Array, W: jax.Array, b: jax.Array, ids: jax.Array) -> jax.Array:
+    """relu(<x[i], W[ids[i, j]]> + b[ids[i, j]]), [B, n]."""
+    products = jax.lax.map(lambda row: jnp.sum(x * W[row], axis=1), ids.T).T
+    return jax.nn.relu(products + b[ids])
+
+
+def _in_full(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    dims = (((1,), (1,)), ((), ()))
+    return top_k(jax.nn.relu(jax.lax.dot_general(x, W, dims) + b[None, :]), k)
