@@ -2,9 +2,10 @@
 
 The product of the rounded inputs is off by at most what rounding took from them: with x' and w'
 rounded, |x.w - x'.w'| <= |x - x'| |w'| + |x| |w - w'| (Cauchy and Schwarz), and rounding takes at
-most 2^-9 of each number. So it gives an upper bound of every preactivation. Twice as many candidates as are wanted are taken by that bound and
-measured in float32. Where the k-th of them exceeds the smallest bound taken, nothing outside can
-be among the k; the few rows where it does not are multiplied in float32 after all.
+most 2^-9 of each number. So it gives an upper bound of every preactivation. Twice as many
+candidates as are wanted are taken by that bound and measured in float32. Where the k-th of them
+exceeds the smallest bound taken, nothing outside can be among the k; the few rows where it does
+not are multiplied in float32 after all.
 """
 
 import functools
