@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 
-from vasae_jax.sae import screen
+from vasae_jax.sae import forward, screen
 
 D, F, ROWS, K = 32, 700, 40, 8
 
@@ -80,3 +81,15 @@ def test_bound_is_never_below_the_product():
 
 def test_small_dictionaries_are_not_screened():
     assert not screen.pays(screen.LEAST_FEATURES * K - 1, K)
+
+
+def test_a_forward_pass_by_the_screen_equals_the_reference(monkeypatch):
+    monkeypatch.setattr(screen, "pays", lambda features, k: True)  # whatever this machine has
+    rng = np.random.default_rng(3)
+    shapes = {"W_enc": (F, D), "b_enc": (F,), "W_dec": (F, D), "b_dec": (D,)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    x = rng.normal(size=(ROWS, D)) + 3 * params["b_dec"]
+    expected, _, _ = reference.forward(params, x, K, 1.0)
+    narrow = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+    found = forward(narrow, jnp.asarray(x, jnp.float32), K, 1.0, "sparse").x_hat
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -58,7 +58,7 @@ def forward(
             x, shift, *encoder, params["W_dec"], keep, k, dtype, axis, rows_axis, unit
         )
     else:
-        active = sparse.encode(x, shift, *encoder, k, dtype, axis)
+        active = sparse.encode(x, shift, *encoder, k, dtype, axis, pre_bias == 1.0)
         part = sparse.decode(active.values, active.ids, params["W_dec"], unit)
         fired = _fired(active, keep, params["W_dec"].shape[0])
     if split_rows and axis is not None:

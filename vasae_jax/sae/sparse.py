@@ -15,7 +15,7 @@ from vasae_jax.sae import screen
 from vasae_jax.sae.active import Active, agree, preactivations, select
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def encode(
     x: jax.Array,
     shift: jax.Array,
@@ -24,10 +24,15 @@ def encode(
     k: int,
     compute: Any,
     axis: str | None,
+    centred: bool = False,
 ) -> Active:
-    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
+    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only.
+
+    ``centred``: these rows lie about 0. Others are as long as what they share, which the bound of
+    a product screened in bfloat16 would be as loose as.
+    """
     features = W_enc.shape[0]
-    if compute == jnp.float32 and screen.pays(features, k):
+    if centred and compute == jnp.float32 and screen.pays(features, k):
         found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, k)
         return agree(*found, features, k, axis)
     return select(preactivations(x, shift, W_enc, b_enc, compute), k, axis)
@@ -41,12 +46,15 @@ def _encode_fwd(
     k: int,
     compute: Any,
     axis: str | None,
+    centred: bool,
 ) -> tuple[Active, Any]:
-    active = encode(x, shift, W_enc, b_enc, k, compute, axis)
+    active = encode(x, shift, W_enc, b_enc, k, compute, axis, centred)
     return active, (x, shift, W_enc, active.values, active.ids)
 
 
-def _encode_bwd(k: int, compute: Any, axis: str | None, saved: Any, g: Active) -> tuple[Any, ...]:
+def _encode_bwd(
+    k: int, compute: Any, axis: str | None, centred: bool, saved: Any, g: Active
+) -> tuple[Any, ...]:
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
