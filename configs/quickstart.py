@@ -2,9 +2,9 @@
 
 Command:  vasae train configs/quickstart.py --run.out=out/mine --sae.k=64
           (after vasae quickstart, whose cache is in out/quickstart/cache)
-Run time: measured, 2 CPU cores: 75 s.
-Result:   measured on held-out documents: variance explained 0.68, dead 0.2%, firing features
-          aligned 89%, activation mass aligned 32%.
+Run time: measured, 2 CPU cores that had other work to do: 91 s.
+Result:   measured on held-out documents: variance explained 0.71, dead 0.5%, firing features
+          aligned 94%, activation mass aligned 61%.
 """
 
 from vasae_jax.presets import quickstart
