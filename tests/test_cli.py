@@ -122,6 +122,8 @@ def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
     out = ("--out", tmp_path / "none.json")
     assert "the 64 features of run" in refused(capsys, "eval", run, *out, "--mesh.model=3")
     assert "found 8 device(s)" in refused(capsys, "eval", run, *out, "--mesh.data=9")
+    too_many = ("--mesh.data=auto", "--mesh.model=9")
+    assert "data=1 x model=9" in refused(capsys, "eval", run, *out, *too_many)
     assert not (tmp_path / "none.json").exists()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+ADVISED = """
+from vasae_jax.memory import keep_pages
+keep_pages()
+maps = open("/proc/self/smaps").read().split("VmFlags:")
+print(any("[heap]" in before and " hg" in flags.splitlines()[0]
+          for before, flags in zip(maps, maps[1:])))
+"""
+
+
 def faults(how):
     run = [sys.executable, "-c", PROGRAM, how]
     return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
@@ -35,3 +45,11 @@ def faults(how):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_kept_pages_are_not_faulted_in_again():
     assert faults("keep") < faults("leave") / 10
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages in this kernel"
+)
+def test_the_heap_asks_for_huge_pages():
+    run = [sys.executable, "-c", ADVISED]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "True\n"

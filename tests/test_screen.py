@@ -92,4 +92,5 @@ def test_a_forward_pass_by_the_screen_equals_the_reference(monkeypatch):
     expected, _, _ = reference.forward(params, x, K, 1.0)
     narrow = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
     found = forward(narrow, jnp.asarray(x, jnp.float32), K, 1.0, "sparse").x_hat
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    # float32 sums of terms up to about 100
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)

@@ -37,4 +37,5 @@ def spread_staleness(
 
 
 def _axes(mesh: Mesh, features: int) -> tuple[str, ...]:
-    return (MODEL, DATA) if features % mesh.size == 0 else (MODEL,)
+    both = mesh.shape[MODEL] * mesh.shape[DATA]
+    return (MODEL, DATA) if features % both == 0 else (MODEL,)

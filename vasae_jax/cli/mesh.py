@@ -1,7 +1,7 @@
 """``--mesh.data`` and ``--mesh.model`` for the verbs that read a run."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vasae_jax.config import MeshConfig
 
@@ -14,9 +14,9 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh.data",
         dest="mesh_data",
-        type=int,
+        type=_auto_or_number,
         metavar="D",
-        help="devices that split the rows; 0 takes all that --mesh.model leaves (default: 1)",
+        help="devices that split the rows; auto takes all that --mesh.model leaves (default: 1)",
     )
     parser.add_argument(
         "--mesh.model",
@@ -25,6 +25,10 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="devices that split the features (default: 1)",
     )
+
+
+def _auto_or_number(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else int(text)
 
 
 def asked_mesh(given: argparse.Namespace) -> "Mesh | None":

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import staleness
 from vasae_jax.cache import Cache
 from vasae_jax.checkpoint import Checkpoints
 from vasae_jax.config import Config
@@ -23,7 +22,7 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Stream
 from vasae_jax.train.checks import check_settings
 from vasae_jax.train.log import Log, say
-from vasae_jax.train.loop import advance, announce, checked, on_device, prepare
+from vasae_jax.train.loop import advance, announce, checked, compare_anchors, on_device, prepare
 from vasae_jax.train.loss import Context
 from vasae_jax.train.rundir import RunDir, check_run, open_run
 from vasae_jax.train.state import state_init, state_maker
@@ -60,10 +59,10 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
             run.cut_metrics(done)
         step = make_pack_step(configs, mesh, layout, execution)
         batches = held.enter_context(stream.prefetch(done))
-        logs = [
-            held.enter_context(contextlib.closing(_log(config, run, done, stream)))
-            for config, run in zip(configs, runs, strict=True)
-        ]
+        opened = (
+            _log(config, run, done, stream) for config, run in zip(configs, runs, strict=True)
+        )
+        logs = [held.enter_context(contextlib.closing(log)) for log in opened]
 
         def save(number: int, pack: PackState) -> None:
             for index, checkpoints in enumerate(kept):
@@ -79,7 +78,8 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
             save,
             stop,
         )
-        _compare_anchors(pack, layout, context, logs)
+        states = (layout.take(pack, index) for index in range(len(runs)))
+        compare_anchors(zip(states, logs, strict=True), context, mesh)
     return [run.path for run in runs]
 
 
@@ -144,14 +144,3 @@ def _begin(
 
 def _log(config: Config, run: RunDir, done: int, stream: Stream) -> Log:
     return Log(run, config.run, config.data.batch, done, stream, name=str(run.path))
-
-
-def _compare_anchors(
-    pack: PackState, layout: Layout, context: Context, logs: Sequence[Log]
-) -> None:
-    """Report, for each run, its cached anchors against a full search."""
-    compare = jax.jit(staleness)
-    for index, log in enumerate(logs):
-        state = layout.take(pack, index)
-        if state.anchor is not None:
-            log.searched(compare(state.params["W_dec"], context.anchors, state.anchor))

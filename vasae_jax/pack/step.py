@@ -21,6 +21,7 @@ from vasae_jax.config import Config
 from vasae_jax.mesh import MEMBER, Rules
 from vasae_jax.pack.state import Layout, PackState
 from vasae_jax.sae.forward import Execution
+from vasae_jax.train.compiler import options
 from vasae_jax.train.loss import Batch, Context
 from vasae_jax.train.state import TrainState
 from vasae_jax.train.step import Metrics, local_step
@@ -84,7 +85,7 @@ def make_round(config: Config, mesh: Mesh, layout: Layout, execution: Execution)
         out_specs=(layout.specs, members),
         check_vma=False,
     )
-    return jax.jit(local, donate_argnums=0)
+    return jax.jit(local, donate_argnums=0, compiler_options=options(mesh))
 
 
 def with_knobs(config: Config, knobs: Knobs) -> Config:

@@ -21,9 +21,9 @@ LEAST_FEATURES = 512
 """Features per active one from which the smaller product pays for measuring the candidates."""
 ROUNDING = 2.0**-9
 """Largest share of a number that rounding to bfloat16 takes."""
-SLACK = 2e-4
-"""Share of |x| |w| added to every bound for the rounding of sums in float32, of thousands of
-terms; of |b| for that of the last sums likewise."""
+SLACK = 2.0**-23
+"""For each term of a sum, the share of |x| |w| added to every bound for rounding in float32: twice
+the 2^-24 that one sum can lose, for the screen's and the one that measures. Of |b| likewise."""
 TILES = 8
 """A batch is so many tiles; unsure rows are multiplied again a tile at a time."""
 
@@ -93,10 +93,11 @@ def _upper(x: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
     product = jax.lax.dot_general(
         x16, W.astype(jnp.bfloat16), dims, preferred_element_type=jnp.float32
     )
+    slack = SLACK * x.shape[1]
     lost = x - x16.astype(jnp.float32)
     reach = jnp.sqrt(row_dots(lost, lost)) * (1 + ROUNDING)
-    reach = reach + jnp.sqrt(row_dots(x, x)) * (ROUNDING + SLACK)
-    size, most = jnp.sqrt(row_dots(W, W)), b + SLACK * jnp.abs(b)
+    reach = reach + jnp.sqrt(row_dots(x, x)) * (ROUNDING + slack)
+    size, most = jnp.sqrt(row_dots(W, W)), b + slack * jnp.abs(b)
     return product + most[None, :] + reach[:, None] * size[None, :]
 
 

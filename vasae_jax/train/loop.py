@@ -73,10 +73,7 @@ def train(config: Config) -> Path:
         ):
             batches = on_device(host_batches, mesh, done, config.run.steps)
             state = advance(config.run, batches, step, state, context, log, checkpoints.save, stop)
-            if state.anchor is not None:
-                W_dec = state.params["W_dec"]
-                look = jax.jit(spread_staleness(mesh, W_dec.shape[0]))
-                log.searched(look(W_dec, context.anchors, state.anchor))
+            compare_anchors([(state, log)], context, mesh)
     return run.path
 
 
@@ -118,6 +115,14 @@ def advance(
         if stopped:
             raise Stopped(stopped, _stop_message(stopped, number, config.out))
     return state
+
+
+def compare_anchors(found: Iterable[tuple[TrainState, Log]], context: Context, mesh: Mesh) -> None:
+    """Report cached anchors against a full search, in each run's own log; none where none pull."""
+    look = jax.jit(lambda W, *rest: spread_staleness(mesh, W.shape[0])(W, *rest))
+    for state, log in found:
+        if state.anchor is not None:
+            log.searched(look(state.params["W_dec"], context.anchors, state.anchor))
 
 
 def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:
