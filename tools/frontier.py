@@ -18,8 +18,8 @@ from vasae_jax.frontier.points import RECIPES, Grid, points, run_points, table
 from vasae_jax.memory import keep_pages
 
 LAMBDAS = {
-    "published": (1e-4, 0.1, 0.3, 1.0),
-    "default": (0.5, 1.0, 2.5, 5.0, 10.0),
+    "published": (1e-4, 1.0, 3.0, 10.0),
+    "default": (0.8, 2.5, 3.5),
     "named": (8.0,),
 }
 """The grid of each recipe, unless --lambdas says otherwise."""

@@ -24,8 +24,9 @@ class DataConfig:
     """Chunks that a lane reads together and shuffles as one (chunks)."""
     skip_positions: int = 1
     """Rows at the first this-many positions of a context are masked (positions)."""
-    max_norm: float = 10.0
-    """Rows whose norm exceeds this many times the median norm are masked; 0 keeps all."""
+    max_norm: float = 3.0
+    """Rows whose norm exceeds this many times the median norm are masked; 0 keeps all. Where
+    they start differs by layer: see docs/frontier.md."""
     seed: int | None = None
     """Seed of the order of the rows; None takes run.seed."""
 
@@ -61,7 +62,7 @@ class SAEConfig:
 class AnchorConfig:
     """The pull of decoder rows towards their nearest token embedding."""
 
-    weight: float = 2.5
+    weight: float = 3.5
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
     relative: bool = True
     """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
