@@ -110,9 +110,11 @@ def _title(row: Row) -> str:
 
 
 def _subtitle(rows: list[Row]) -> str:
-    row, seeds = rows[0], len({row["seed"] for row in rows})
+    row = rows[0]
+    counts = sorted({len(same) for same in group(rows).values()})
+    seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
     anchors = "; ".join(dict.fromkeys(f"{one['recipe']}: {one['anchor']}" for one in rows))
     return (
         f"{row['d_sae']:,} features, k {row['k']}, {row['steps']} steps of {row['batch']:,} rows, "
-        f"{seeds} seed{'s' * (seeds > 1)}; numbers are lambda\ncosines to {anchors}"
+        f"{seeds} seed{'s' * (counts[-1] > 1)}; numbers are lambda\ncosines to {anchors}"
     )
