@@ -68,16 +68,8 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
             for index, checkpoints in enumerate(kept):
                 checkpoints.save(number, layout.take(pack, index))
 
-        pack = advance(
-            first.run,
-            on_device(batches, mesh, done, first.run.steps),
-            step,
-            pack,
-            context,
-            PackLog(logs, layout, stream),
-            save,
-            stop,
-        )
+        rows, log = on_device(batches, mesh, done, first.run.steps), PackLog(logs, layout, stream)
+        pack = advance(first.run, rows, step, pack, context, log, save, stop)
         states = (layout.take(pack, index) for index in range(len(runs)))
         compare_anchors(zip(states, logs, strict=True), context, mesh)
     return [run.path for run in runs]
