@@ -2,9 +2,9 @@
 
 Command:  vasae train configs/quickstart.py --run.out=out/mine --sae.k=64
           (after vasae quickstart, whose cache is in out/quickstart/cache)
-Run time: measured, 2 CPU cores that had other work to do: 91 s.
-Result:   measured on held-out documents: variance explained 0.71, dead 0.5%, firing features
-          aligned 94%, activation mass aligned 61%.
+Run time: measured, 2 CPU cores: 98 s.
+Result:   measured on 6,141 held-out rows: variance explained 0.72, dead 2.6%, firing features
+          aligned 99%, activation mass aligned 77%.
 """
 
 from vasae_jax.presets import quickstart
