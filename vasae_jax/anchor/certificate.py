@@ -34,6 +34,10 @@ more than reading the anchors, enough to make the search a matrix product."""
 WORTH = 3e-5
 """Mean cosine gained by a tile, below which the next, less needy, is not looked at."""
 
+WAITING = 64
+"""One feature in so many, and no more than a tile, may wait uncertified before a search is made:
+it costs the same for one feature as for a tile."""
+
 SLACK = 2e-3
 """Radians taken off every bound for float32 rounding: arccos near 0 loses half the digits."""
 
@@ -134,6 +138,8 @@ def update(
     unlisted = jnp.where(gap_outside > 0, state.anchor_slip + turned, none)
     unsure = jnp.where(gap > 0, turned, none)
     state, gap = _worst_first(refreshed, W_dec, unsure, gap, state, budget.refresh)
+    least = max(1, min(TILE, W_dec.shape[0] // WAITING))
+    unlisted = jnp.where((unlisted > 0).sum() >= least, unlisted, none)
     state, gap = _worst_first(searched, W_dec, unlisted, gap, state, budget.search)
     return state, gap > 0
 
