@@ -7,6 +7,7 @@ import pytest
 
 from vasae_jax.anchor import Budget, anchor_matrix, search, staleness, update
 from vasae_jax.anchor.certificate import gaps
+from vasae_jax.sae import unit_rows
 
 F, V, D = 96, 300, 24
 
@@ -133,3 +134,15 @@ def test_anchor_matrix_centres_and_normalises():
     np.testing.assert_allclose(raw, unit(wide), atol=1e-6)
     np.testing.assert_allclose(centred, unit(wide - wide.mean(0)), atol=1e-6)
     assert (anchor_matrix(np.zeros((3, 4), np.float32), True) == 0).all()
+
+
+@pytest.mark.parametrize(("turned", "left"), [(1, 1), (2, 0)])
+def test_a_search_waits_until_a_64th_of_the_features_need_one(turned, left):
+    rng = np.random.default_rng(7)
+    anchors = unit_rows(jnp.asarray(rng.normal(size=(500, 24)), jnp.float32))
+    W = jnp.asarray(rng.normal(size=(128, 24)), jnp.float32)
+    state = search(W, anchors)
+    moved = W.at[:turned].set(-W[:turned])  # further than any list covers
+    _, uncertified = update(moved, anchors, state, Budget(search=64, refresh=64))
+    found = np.asarray(uncertified)
+    assert found[:turned].sum() == left
