@@ -14,7 +14,7 @@ Result:   estimated from the figures published with arXiv:2606.27941 for layer 6
 from dataclasses import replace
 
 from vasae_jax.config import RunConfig
-from vasae_jax.presets import published
+from vasae_jax.config.presets import published
 
 config = replace(
     published(cache="caches/gpt2", layer=6),

@@ -14,7 +14,7 @@ Result:   estimated from the figures published with arXiv:2606.27941 for layer 1
 from dataclasses import replace
 
 from vasae_jax.config import MeshConfig, RunConfig
-from vasae_jax.presets import published
+from vasae_jax.config.presets import published
 
 recipe = published(cache="caches/llama31-8b", layer=16)
 config = replace(

@@ -7,6 +7,6 @@ Result:   measured on 6,141 held-out rows: variance explained 0.72, dead 2.6%, f
           aligned 99%, activation mass aligned 77%.
 """
 
-from vasae_jax.presets import quickstart
+from vasae_jax.config.presets import quickstart
 
 config = quickstart(cache="out/quickstart/cache", layer=27, out="out/quickstart-train")

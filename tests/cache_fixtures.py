@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, ModelInfo, TextInfo
-from vasae_jax.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab
 
 
 @dataclass(frozen=True)

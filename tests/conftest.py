@@ -14,11 +14,16 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="vasae-programs-")
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether this process is one of several of a session: it inherits that one's directory."""
+PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+os.environ[PROGRAMS] = (
+    os.environ[PROGRAMS] if WORKER else tempfile.mkdtemp(prefix="vasae-programs-")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-import jax
+import jax  # noqa: E402 (the environment first)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,4 +31,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the session's programs."""
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    if not WORKER:
+        shutil.rmtree(os.environ[PROGRAMS], ignore_errors=True)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from vasae_jax.dictionary import make_dictionary, make_meta
-from vasae_jax.naming import nearest_tokens
-from vasae_jax.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab
+from vasae_jax.dictionary.artefact import make_dictionary
+from vasae_jax.dictionary.meta import make_meta
+from vasae_jax.naming.nearest import nearest_tokens
 
 D, F, V, K = 6, 20, 40, 4
 PROVENANCE = {

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
-from vasae_jax.mesh import make_mesh
-from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.state import Start, make_state
-from vasae_jax.train.step import make_step
+from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.state import Start, make_state
+from vasae_jax.training.step import make_step
 
 V, D, F, ROWS, K = 70, 16, 64, 48, 5
 STEPS = 12

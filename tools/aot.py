@@ -40,9 +40,9 @@ from vasae_jax.aot import (
 )
 from vasae_jax.aot.programs import CONTEXT, WINDOWS
 from vasae_jax.config import Config
-from vasae_jax.configfile import load_file, parse_overrides
-from vasae_jax.errors import UserError
-from vasae_jax.mesh import DATA, MODEL
+from vasae_jax.config.overrides import load_file, parse_overrides
+from vasae_jax.devices.mesh import DATA, MODEL
+from vasae_jax.system.errors import UserError
 
 
 def main() -> int:

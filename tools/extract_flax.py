@@ -4,9 +4,9 @@
 import argparse
 import sys
 
-from vasae_jax.errors import UserError
 from vasae_jax.extract.arguments import main
 from vasae_jax.extract.pipeline import Model
+from vasae_jax.system.errors import UserError
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -1,3 +1,49 @@
-"""Train sparse autoencoders whose features are named by the nearest token embedding."""
+"""Train sparse autoencoders whose features are named by tokens.
 
-__version__ = "0.1.0"
+What is listed here is the public interface; it is loaded when it is first asked for, so that
+``import vasae_jax`` alone loads neither JAX nor NumPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vasae_jax.cache import Cache as Cache
+    from vasae_jax.config import Config as Config
+    from vasae_jax.dictionary import Dictionary as Dictionary
+    from vasae_jax.dictionary import publish as publish
+    from vasae_jax.dictionary import read_dictionary as read_dictionary
+    from vasae_jax.dictionary import write_dictionary as write_dictionary
+    from vasae_jax.sae import SAE as SAE
+    from vasae_jax.system.errors import UserError as UserError
+    from vasae_jax.training import open_trained as open_trained
+    from vasae_jax.training import train as train
+
+from vasae_jax.system.version import __version__
+
+_HOMES = {
+    "Cache": "cache",
+    "Config": "config",
+    "Dictionary": "dictionary",
+    "SAE": "sae",
+    "UserError": "system.errors",
+    "open_trained": "training",
+    "publish": "dictionary",
+    "read_dictionary": "dictionary",
+    "train": "training",
+    "write_dictionary": "dictionary",
+}
+"""Each public name and the room that it lives in."""
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its room (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module vasae_jax has no attribute {name!r}")
+    return getattr(import_module(f"vasae_jax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

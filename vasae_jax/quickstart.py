@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from vasae_jax.cache import Cache
-from vasae_jax.clock import duration
 from vasae_jax.config import Config
-from vasae_jax.dictionary import Dictionary, check_outputs, write_dictionary
-from vasae_jax.errors import UserError
+from vasae_jax.config.presets import quickstart as preset
+from vasae_jax.dictionary.artefact import Dictionary
+from vasae_jax.dictionary.files import check_outputs, write_dictionary
+from vasae_jax.dictionary.from_run import publish
 from vasae_jax.extract import Settings, extract, read_documents
-from vasae_jax.files import refuse_existing
 from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.smollm2 import fetch_smollm2
-from vasae_jax.presets import quickstart as preset
-from vasae_jax.publish import open_trained, publish
-from vasae_jax.report import alignment_figure
-from vasae_jax.summary import summary
-from vasae_jax.train.log import say
-from vasae_jax.train.loop import train
+from vasae_jax.report.alignment import alignment_figure
+from vasae_jax.report.summary import summary
+from vasae_jax.system.clock import duration
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import refuse_existing
+from vasae_jax.training.log import say
+from vasae_jax.training.loop import train
+from vasae_jax.training.trained import open_trained
 
 TEXT = "pydoc-topics"
 """English that needs no download: the language reference that CPython carries."""

@@ -29,14 +29,14 @@ from vasae_jax.anchor import staleness
 from vasae_jax.anchor.certificate import gaps
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
-from vasae_jax.memory import keep_pages
-from vasae_jax.mesh import make_mesh
-from vasae_jax.presets import published
+from vasae_jax.config.presets import published
+from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.sae import choose_execution
-from vasae_jax.train.loop import begin, make_stream
-from vasae_jax.train.loss import Batch
-from vasae_jax.train.state import TrainState
-from vasae_jax.train.step import make_step
+from vasae_jax.system.memory import keep_pages
+from vasae_jax.training.loop import begin, make_stream
+from vasae_jax.training.loss import Batch
+from vasae_jax.training.state import TrainState
+from vasae_jax.training.step import make_step
 
 MEASURES = ("mismatch", "shortfall", "uncertified")
 

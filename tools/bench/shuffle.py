@@ -28,16 +28,16 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.errors import UserError
-from vasae_jax.memory import keep_pages
-from vasae_jax.mesh import make_mesh
+from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.sae import choose_execution, decode, encode
 from vasae_jax.stream import Batch, rows_in_order
 from vasae_jax.stream.stream import entropy_bits
-from vasae_jax.train.checks import check_cache, check_settings
-from vasae_jax.train.loop import begin, make_stream
-from vasae_jax.train.loss import Batch as DeviceBatch
-from vasae_jax.train.step import make_step
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.memory import keep_pages
+from vasae_jax.training.checks import check_cache, check_settings
+from vasae_jax.training.loop import begin, make_stream
+from vasae_jax.training.loss import Batch as DeviceBatch
+from vasae_jax.training.step import make_step
 
 Order = Iterator[Batch]
 

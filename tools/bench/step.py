@@ -36,13 +36,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.memory import keep_pages
-from vasae_jax.mesh import make_mesh
+from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.sae.forward import Execution
-from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.state import Start, TrainState, make_state
-from vasae_jax.train.step import make_step
+from vasae_jax.system.memory import keep_pages
+from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.state import Start, TrainState, make_state
+from vasae_jax.training.step import make_step
 
 SHAPES = {  # d_in, d_sae, vocabulary
     "quickstart": (576, 4096, 49152),

@@ -29,9 +29,9 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, ModelInfo, TextInfo
+from vasae_jax.cache.vocab import Vocab
 from vasae_jax.stream import Stream
 from vasae_jax.stream.stream import entropy_bits
-from vasae_jax.vocab import Vocab
 
 BATCHES = 32
 """Batches that the entropies are averaged over."""

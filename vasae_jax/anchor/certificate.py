@@ -21,8 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.anchor.topm import cosine_topm
 from vasae_jax.sae.params import row_dots, unit_rows
-from vasae_jax.topm import cosine_topm
 
 CANDIDATES = 16
 """Anchors remembered per feature."""

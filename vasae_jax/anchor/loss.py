@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.anchor.topm import cosine_topm
 from vasae_jax.sae.params import row_dots, unit_rows
-from vasae_jax.topm import cosine_topm
 
 NEAREST_COUNT = 10
 """Anchors that the soft modes look at (published ablations, arXiv:2606.27941)."""

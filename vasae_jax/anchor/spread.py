@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor.certificate import AnchorState, Staleness, search, staleness
-from vasae_jax.mesh import DATA, MODEL
+from vasae_jax.devices.mesh import DATA, MODEL
 
 
 def spread_search(mesh: Mesh, features: int) -> Callable[[jax.Array, jax.Array], AnchorState]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from vasae_jax.errors import UserError
-from vasae_jax.mesh import DATA, MODEL
+from vasae_jax.devices.mesh import DATA, MODEL
+from vasae_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)

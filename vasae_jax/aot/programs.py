@@ -12,16 +12,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import Config
-from vasae_jax.evaluate import measure_program
+from vasae_jax.devices.mesh import DATA, MODEL, Rules, shardings
+from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.lm.model import Decoder, residuals
 from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
-from vasae_jax.mesh import DATA, MODEL, Rules, shardings
-from vasae_jax.naming import names_program
+from vasae_jax.naming.nearest import names_program
 from vasae_jax.sae import choose_execution
-from vasae_jax.train.loss import Batch, Context
-from vasae_jax.train.state import Start, state_init, state_maker
-from vasae_jax.train.step import make_step
+from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.state import Start, state_init, state_maker
+from vasae_jax.training.step import make_step
 
 NAMES = 10
 """Tokens per feature, as a published dictionary has."""

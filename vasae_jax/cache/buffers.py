@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.cache.manifest import COLUMNS, CachePlan, acts_key, column_key, norms_key
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 BLOCK = 1024  # rows whose norms are taken at once: small enough to stay in the processor's cache
 

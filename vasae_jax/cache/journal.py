@@ -17,7 +17,7 @@ from vasae_jax.cache.manifest import (
     shards_from_json,
 )
 from vasae_jax.cache.store import Store
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 Shards = dict[str, tuple[ShardInfo, ...]]
 

@@ -31,10 +31,10 @@ from vasae_jax.cache.manifest import (
 )
 from vasae_jax.cache.seal import seal
 from vasae_jax.cache.store import Store, array_metadata
+from vasae_jax.cache.vocab import Vocab
 from vasae_jax.cache.vocabulary import Vocabulary
 from vasae_jax.cache.writer import CacheWriter
-from vasae_jax.errors import UserError
-from vasae_jax.vocab import Vocab
+from vasae_jax.system.errors import UserError
 
 PARTS = "parts"
 

@@ -23,10 +23,10 @@ from vasae_jax.cache.manifest import (
     norms_key,
 )
 from vasae_jax.cache.store import Store, array_metadata
+from vasae_jax.cache.vocab import Vocab
 from vasae_jax.cache.vocabulary import check_final_norm, check_tokens, vocab_metadata
-from vasae_jax.errors import UserError
-from vasae_jax.files import sha256_bytes
-from vasae_jax.vocab import Vocab
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_bytes
 
 
 class PendingRows:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-import vasae_jax
 from vasae_jax.cache.manifest import (
     MANIFEST,
     SPLITS,
@@ -15,7 +14,8 @@ from vasae_jax.cache.manifest import (
     column_key,
 )
 from vasae_jax.cache.store import Store
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.version import __version__
 
 
 def seal(
@@ -39,7 +39,7 @@ def seal(
         splits={split: SplitInfo(rows[split], len(documents[split])) for split in SPLITS},
         digests=digests,
         shards=shards,
-        created_by=f"vasae_jax {vasae_jax.__version__}",
+        created_by=f"vasae_jax {__version__}",
     )
     store.write(MANIFEST, manifest.to_bytes())
     return manifest

@@ -1,7 +1,7 @@
 """Files and arrays under one URL: a local directory, a gs:// or an s3:// prefix.
 
 Arrays go through TensorStore everywhere. Other files go through TensorStore's key-value
-interface on buckets, where a put is atomic, and through :mod:`vasae_jax.files` locally.
+interface on buckets, where a put is atomic, and through :mod:`vasae_jax.system.files` locally.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vasae_jax.errors import UserError
-from vasae_jax.files import sha256_bytes, sha256_file, write_bytes
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_bytes, sha256_file, write_bytes
 
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote

@@ -22,8 +22,8 @@ from vasae_jax.cache.manifest import (
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.vocabulary import digest_name
-from vasae_jax.errors import UserError
-from vasae_jax.files import sha256_array
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_array
 
 
 def verify(url: str) -> list[str]:

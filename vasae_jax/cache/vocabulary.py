@@ -8,9 +8,9 @@ import numpy as np
 
 from vasae_jax.cache.manifest import EMBEDDING, FINAL_NORM, TOKENS, UNEMBEDDING, CachePlan, encode
 from vasae_jax.cache.store import Store, array_metadata, write_all
-from vasae_jax.errors import UserError
-from vasae_jax.files import sha256_array, sha256_bytes
-from vasae_jax.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_array, sha256_bytes
 
 NORM_KINDS = ("rmsnorm", "layernorm")
 

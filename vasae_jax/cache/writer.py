@@ -24,9 +24,9 @@ from vasae_jax.cache.manifest import (
 )
 from vasae_jax.cache.seal import seal
 from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, write_all
+from vasae_jax.cache.vocab import Vocab
 from vasae_jax.cache.vocabulary import Vocabulary
-from vasae_jax.errors import UserError
-from vasae_jax.vocab import Vocab
+from vasae_jax.system.errors import UserError
 
 
 class CacheWriter:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 
 def run(arguments: Sequence[str]) -> None:

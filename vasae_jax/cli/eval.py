@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.files import refuse_existing, write_json
+from vasae_jax.system.files import refuse_existing, write_json
 
 
 def run(arguments: Sequence[str]) -> None:
     """Print every measure of a run over a split, and write them as JSON."""
     given = _parser().parse_args(arguments)
 
-    from vasae_jax.contexts import Watch
-    from vasae_jax.patching.measure import measure_lm
-    from vasae_jax.patching.model import open_model
-    from vasae_jax.publish import evaluate_run, open_trained, run_names
-    from vasae_jax.worth.measure import ROWS, measure_names, open_other
+    from vasae_jax.evaluation.contexts import Watch
+    from vasae_jax.evaluation.names.measure import ROWS, measure_names, open_other
+    from vasae_jax.evaluation.patching.measure import measure_lm
+    from vasae_jax.evaluation.patching.model import open_model
+    from vasae_jax.evaluation.run import evaluate_run, run_names
+    from vasae_jax.training.trained import open_trained
 
     trained = open_trained(given.run, given.cache, asked_mesh(given))
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")

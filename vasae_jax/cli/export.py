@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning")
 
@@ -18,9 +18,10 @@ def run(arguments: Sequence[str]) -> None:
     if npz and out.suffix != ".npz":
         raise UserError(f"--out is {out}; expected a name that ends in .npz")
 
-    from vasae_jax.dictionary import check_outputs, read_dictionary, write_dictionary
-    from vasae_jax.export import export_layout
-    from vasae_jax.publish import open_trained, publish
+    from vasae_jax.dictionary.files import check_outputs, read_dictionary, write_dictionary
+    from vasae_jax.dictionary.from_run import publish
+    from vasae_jax.dictionary.layouts import export_layout
+    from vasae_jax.training.trained import open_trained
 
     if npz:
         check_outputs(out, given.overwrite)

@@ -5,8 +5,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from vasae_jax.errors import UserError
-from vasae_jax.memory import keep_pages
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.memory import keep_pages
 
 VERBS = {
     "quickstart": "from a real model to a named dictionary in one command",
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     verb = arguments[0]
     if verb == "--version":
-        from vasae_jax import __version__
+        from vasae_jax.system.version import __version__
 
         print(f"vasae-jax {__version__}")
         return 0
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(run: Callable[[], None]) -> int:
     """Run a command; what a user can mend becomes one sentence and its exit code."""
-    from vasae_jax.signals import Stopped
+    from vasae_jax.system.signals import Stopped
 
     try:
         run()

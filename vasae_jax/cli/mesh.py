@@ -41,6 +41,6 @@ def asked_mesh(given: argparse.Namespace) -> "Mesh | None":
     if data is None and model is None:
         return None
 
-    from vasae_jax.mesh import make_mesh
+    from vasae_jax.devices.mesh import make_mesh
 
     return make_mesh(MeshConfig(1 if data is None else data, 1 if model is None else model))

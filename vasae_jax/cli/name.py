@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.files import refuse_existing, write_bytes
+from vasae_jax.system.files import refuse_existing, write_bytes
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -17,9 +17,10 @@ def run(arguments: Sequence[str]) -> None:
     out = Path(given.out) if given.out else home / f"names-by-{given.sort}-top{given.top}.txt"
     refuse_existing(out, given.overwrite)
 
-    from vasae_jax.dictionary import read_dictionary
-    from vasae_jax.nametable import name_table
-    from vasae_jax.publish import open_trained, publish
+    from vasae_jax.dictionary.files import read_dictionary
+    from vasae_jax.dictionary.from_run import publish
+    from vasae_jax.dictionary.table import name_table
+    from vasae_jax.training.trained import open_trained
 
     mesh = asked_mesh(given)
     dictionary = (

@@ -4,8 +4,8 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 
-from vasae_jax.configfile import parse_overrides
-from vasae_jax.errors import UserError
+from vasae_jax.config.overrides import parse_overrides
+from vasae_jax.system.errors import UserError
 
 PROGRAM = "vasae quickstart"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vasae_jax.cli.main import guarded
 from vasae_jax.config import Config
-from vasae_jax.configfile import load_runs, parse_overrides
-from vasae_jax.errors import UserError
+from vasae_jax.config.overrides import load_runs, parse_overrides
+from vasae_jax.system.errors import UserError
 
 PROGRAM = "vasae train [CONFIG.py]"
 Asked = Config | list[Config]
@@ -45,8 +45,10 @@ def run(arguments: Sequence[str]) -> None:
 
 def _train(asked: Asked) -> list[Path]:
     """The directories of what was asked for, trained."""
-    from vasae_jax.pack.loop import train_pack  # JAX starts only once the settings are read
-    from vasae_jax.train.loop import train
+    from vasae_jax.training.loop import train
+    from vasae_jax.training.pack.loop import (
+        train_pack,  # JAX starts only once the settings are read
+    )
 
     return train_pack(asked) if isinstance(asked, list) else [train(asked)]
 
@@ -59,7 +61,7 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
     """
     import jax
 
-    from vasae_jax.distributed import Hosts, is_first, joined
+    from vasae_jax.devices.distributed import Hosts, is_first, joined
 
     hosts = Hosts(
         given.distributed,

@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from vasae_jax.errors import UserError
 from vasae_jax.extract.layers import parse_layers
 from vasae_jax.extract.pipeline import Model, Settings, extract
 from vasae_jax.extract.text import read_documents
-from vasae_jax.signals import Stopped
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.signals import Stopped
 
 BOS = {"auto": None, "yes": True, "no": False}
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.errors import UserError
 from vasae_jax.extract import sources
+from vasae_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which layers of a model to extract."""
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 
 def parse_layers(text: str) -> tuple[int, ...] | None:

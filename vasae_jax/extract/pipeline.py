@@ -19,11 +19,11 @@ from vasae_jax.cache import (
     PartWriter,
     TextInfo,
 )
-from vasae_jax.errors import UserError
 from vasae_jax.extract.layers import check_layers
-from vasae_jax.extract.progress import Progress
 from vasae_jax.extract.windows import SPLITS, Batch, Windows, make_windows
-from vasae_jax.signals import Stopped, StopRequest
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.progress import Progress
+from vasae_jax.system.signals import Stopped, StopRequest
 
 SHARD_BYTES = 512 * 2**20
 SHARD_ROWS = 32768

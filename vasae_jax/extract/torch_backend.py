@@ -8,9 +8,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vasae_jax.errors import UserError
 from vasae_jax.extract import sources
 from vasae_jax.extract.torch_parts import find_blocks, find_final_norm
+from vasae_jax.system.errors import UserError
 
 try:
     import torch

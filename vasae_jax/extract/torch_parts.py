@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 NORM_NAMES = (
     "norm", "ln_f", "norm_f", "final_layer_norm", "final_layernorm", "final_norm",

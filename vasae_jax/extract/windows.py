@@ -14,7 +14,7 @@ from itertools import chain
 
 import numpy as np
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 SPLITS = ("train", "heldout")
 

@@ -1,7 +1,7 @@
 """Which architectures are read, and a helpful refusal of the others."""
 
-from vasae_jax.errors import UserError
 from vasae_jax.lm.spec import Family
+from vasae_jax.system.errors import UserError
 
 SUPPORTED: dict[str, Family] = {
     "GPT2LMHeadModel": "gpt2",

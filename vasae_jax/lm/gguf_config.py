@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.errors import UserError
 from vasae_jax.lm.architectures import UnknownArchitecture
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.hf_config import check_heads
 from vasae_jax.lm.rope import inverse_frequencies
 from vasae_jax.lm.spec import Spec
+from vasae_jax.system.errors import UserError
 
 _ENCODERS = ("bert", "nomic-bert", "jina-bert-v2", "modern-bert")
 

@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 
 class GgufFile:

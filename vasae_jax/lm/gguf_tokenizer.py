@@ -3,9 +3,9 @@
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
-from vasae_jax.errors import UserError
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.tokenizer import Tokenizer, make_tokenizer
+from vasae_jax.system.errors import UserError
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Values of tokenizer.ggml.token_type."""

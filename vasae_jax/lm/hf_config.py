@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vasae_jax.errors import UserError
 from vasae_jax.lm.architectures import family_of
 from vasae_jax.lm.layers import ACTIVATIONS
 from vasae_jax.lm.rope import inverse_frequencies
 from vasae_jax.lm.spec import Spec
+from vasae_jax.system.errors import UserError
 
 _MODEL_TYPES = {
     "gpt2": "GPT2LMHeadModel",

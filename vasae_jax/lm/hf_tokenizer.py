@@ -6,8 +6,8 @@ from typing import Any
 
 import tokenizers
 
-from vasae_jax.errors import UserError
 from vasae_jax.lm.tokenizer import Tokenizer, make_tokenizer
+from vasae_jax.system.errors import UserError
 
 FILE = "tokenizer.json"
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vasae_jax.errors import UserError
-from vasae_jax.files import sha256_bytes, sha256_file
 from vasae_jax.lm import model
 from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import Checkpoint
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_bytes, sha256_file
 
 
 class LM:

@@ -7,8 +7,6 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vasae_jax.errors import UserError
-from vasae_jax.hub import snapshot
 from vasae_jax.lm.gguf_config import spec_from_gguf
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
@@ -21,6 +19,8 @@ from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.safetensors_files import SafetensorsFiles
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import DTYPES, Checkpoint, load_blocks, load_model
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.hub import snapshot
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
 

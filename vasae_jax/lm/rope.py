@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 
 def inverse_frequencies(

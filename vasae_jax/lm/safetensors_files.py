@@ -9,7 +9,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np
 import safetensors
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -8,8 +8,8 @@ from typing import Any
 
 import tokenizers
 
-from vasae_jax.errors import UserError
-from vasae_jax.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab
+from vasae_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def make_tokenizer(
 
 
 def _kind(description: dict[str, Any]) -> str:
-    """Which spelling of bytes the token strings use; see :class:`vasae_jax.vocab.Vocab`."""
+    """Which spelling of bytes the token strings use; see :class:`vasae_jax.cache.vocab.Vocab`."""
     parts = json.dumps([description.get("pre_tokenizer"), description.get("decoder")])
     if '"ByteLevel"' in parts:
         return "byte_level"

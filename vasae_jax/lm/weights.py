@@ -9,10 +9,10 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from vasae_jax.errors import UserError
 from vasae_jax.lm.pieces import Piece
 from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
+from vasae_jax.system.errors import UserError
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.errors import UserError
 from vasae_jax.stream.source import Batch, Source
+from vasae_jax.system.errors import UserError
 
 
 def rows_in_order(

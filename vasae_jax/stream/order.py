@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.reader import PendingRows
-from vasae_jax.errors import UserError
+from vasae_jax.system.errors import UserError
 
 NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.errors import UserError
 from vasae_jax.stream.source import Source, median_norm, spread_chunks
+from vasae_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)

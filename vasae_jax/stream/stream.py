@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.errors import UserError
 from vasae_jax.stream.lane import Lane
 from vasae_jax.stream.order import Order, check
 from vasae_jax.stream.prefetch import Prefetch
 from vasae_jax.stream.source import Batch, Source
+from vasae_jax.system.errors import UserError
 
 QUEUE = 3  # batches that are made ahead
 RECENT = 8  # batches that the entropy is averaged over

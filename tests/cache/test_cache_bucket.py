@@ -1,0 +1,79 @@
+"""The same cache in a bucket, over TensorStore's own Google Cloud Storage driver."""
+
+import os
+
+import pytest
+from cache_bucket import Bucket
+from cache_fixtures import append, make_plan, make_rows, make_vocabulary
+
+from vasae_jax.cache import Cache, CacheWriter, info, verify
+from vasae_jax.stream import Stream
+from vasae_jax.system.errors import UserError
+
+URL = "gs://bucket/some/cache"
+
+
+@pytest.fixture(scope="module")
+def server():
+    bucket = Bucket()
+    # Read once a process by TensorStore, so there is one server for the module.
+    os.environ["TENSORSTORE_GCS_HTTP_URL"] = bucket.url
+    os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "any"
+    yield bucket
+    bucket.close()
+
+
+@pytest.fixture
+def bucket(server):
+    server.objects.clear()
+    return server
+
+
+def write(url, rows, heldout, finish=True):
+    plan = make_plan()
+    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+        append(writer, "train", make_rows(plan, rows), start=0)
+        append(writer, "heldout", make_rows(plan, heldout, seed=1, first_doc=10_000), start=0)
+        if finish:
+            writer.finish()
+
+
+def test_a_bucket_holds_the_files_of_a_directory(bucket, tmp_path):
+    write(URL, 300, 80)
+    local = tmp_path / "cache"
+    write(str(local), 300, 80)
+    files = {str(p.relative_to(local)): p.read_bytes() for p in local.rglob("*") if p.is_file()}
+    stored = {name: data for (_, name), (data, _) in bucket.objects.items()}
+    assert stored == {f"some/cache/{name}": data for name, data in files.items()}
+    assert verify(URL) == []
+    assert "300 rows" in info(URL)
+    remote, near = (
+        Stream(Cache.open(url), 3, "train", 64, 0, 4, 2, 1, 10.0).batch(3)
+        for url in (URL, str(local))
+    )
+    assert (remote.x == near.x).all()
+    assert (remote.keep == near.keep).all()
+
+
+def test_resume_refusal_and_damage_in_a_bucket(bucket):
+    write(URL, 150, 70, finish=False)
+    with pytest.raises(UserError, match="unfinished"):
+        Cache.open(URL)
+    write(URL, 300, 80)
+    with pytest.raises(UserError, match="complete cache"):
+        write(URL, 300, 80)
+    key = ("bucket", "some/cache/train/acts/layer_01/c/1/0")
+    data, _ = bucket.objects[key]
+    bucket.put(key, data[:-9] + b"x" + data[-8:])
+    assert any("train/acts/layer_01/c/1/0 has SHA-256" in problem for problem in verify(URL))
+    del bucket.objects[key]
+    assert any("train/acts/layer_01/c/1/0 is missing" in problem for problem in verify(URL))
+    with pytest.raises(UserError, match="train/acts/layer_01"):
+        Cache.open(URL).acts(1, "train").read(64, 80)
+
+
+def test_a_prefix_with_other_files_is_refused(bucket):
+    bucket.put(("bucket", "some/cache/notes.txt"), b"mine")
+    with pytest.raises(UserError, match="not a cache"):
+        write(URL, 100, 0)
+    assert list(bucket.objects) == [("bucket", "some/cache/notes.txt")]

@@ -1,0 +1,203 @@
+"""The command line as a user meets it: verbs over a tiny real model, and what errors look like."""
+
+import json
+import pydoc_data.topics
+
+import numpy as np
+import pytest
+from cache_fixtures import make_cache
+from lm_fixtures import llama_config, random_model, save_model
+
+from vasae_jax.cli.main import VERBS, main
+from vasae_jax.dictionary.files import read_dictionary
+
+SMALL = [
+    "--sae.d-sae=64", "--sae.k=4", "--run.steps=12", "--data.batch=64", "--data.lanes=4",
+    "--run.log-every=6", "--mesh.data=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model directory, a text directory, and the quickstart's output over both."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "model").mkdir()
+    save_model(random_model(llama_config()), home / "model")
+    (home / "texts").mkdir()
+    for name, text in list(pydoc_data.topics.topics.items())[:12]:
+        (home / "texts" / f"{name}.txt").write_text(text)
+    assert main([*quickstart_of(home), *SMALL]) == 0
+    return home
+
+
+def quickstart_of(home):
+    return [
+        "quickstart", f"--model={home / 'model'}", f"--text={home / 'texts'}", "--layers=1,2",
+        f"--out={home / 'out'}",
+    ]  # fmt: skip
+
+
+def refused(capsys, *arguments):
+    """The sentence of a refused command."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("vasae: ") and said.count("\n") == 1
+    return said
+
+
+def test_quickstart_leaves_everything_it_promises(home):
+    out = home / "out"
+    dictionary = read_dictionary(out / "dictionary.npz")
+    assert dictionary.W_enc.shape == (48, 64)
+    assert dictionary.meta["provenance"]["layer"] == 2
+    assert (out / "alignment.png").read_bytes()[:4] == b"\x89PNG"
+    names = [json.loads(line) for line in (out / "names.jsonl").read_text().split("\n")[:-1]]
+    assert len(names) == 64 and len(names[0]["names"]) == 10
+    with np.load(out / "dictionary.npz", allow_pickle=False) as arrays:
+        assert arrays["W_dec"].dtype == np.float32
+
+
+def test_quickstart_goes_on_where_it_was(home, capsys):
+    (home / "out" / "dictionary.npz").rename(home / "out" / "kept.npz")
+    for name in ("names.jsonl", "meta.json", "alignment.png"):
+        (home / "out" / name).unlink()
+    assert main([*quickstart_of(home), *SMALL]) == 0
+    said = capsys.readouterr()
+    assert "cache is complete" in said.err and "run is complete" in said.err
+    for words in (
+        "variance explained",
+        "just before one of them",
+        "Typical features",
+        "not one-to",
+    ):
+        assert words in said.out
+    one, other = (np.load(home / "out" / name) for name in ("kept.npz", "dictionary.npz"))
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_quickstart_overwrites_nothing_unasked(home, capsys):
+    assert "exists already" in refused(capsys, *quickstart_of(home))
+    other = [*quickstart_of(home)[:-1], f"--out={home / 'other'}", "--layer=5"]
+    assert "layer 5 is to be trained on but layers 1, 2" in refused(capsys, *other)
+    assert not (home / "other").exists()
+
+
+def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
+    run = home / "out" / "run"
+    assert main(["eval", str(run), f"--out={tmp_path / 'eval.json'}"]) == 0
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert 0 <= found["unmasked"]["alignment"][0]["firing_aligned"] <= 1
+    assert found["names"]["inputs"]["features"] > 0
+    assert "lm" not in found and "output" not in found["names"]
+    assert main(["name", str(run), "--top=3", f"--out={tmp_path / 'names.txt'}"]) == 0
+    assert main(["export", str(run), f"--out={tmp_path / 'dictionary.npz'}"]) == 0
+    assert main(["export", str(run), f"--out={tmp_path / 'lens'}", "--layout=sae_lens"]) == 0
+    assert (tmp_path / "lens" / "cfg.json").exists()
+    table = (tmp_path / "names.txt").read_text()
+    assert main(["name", str(tmp_path / "dictionary.npz"), "--top=3"]) == 0
+    assert table in capsys.readouterr().out
+    again = ("export", run, f"--out={tmp_path / 'dictionary.npz'}")
+    assert "exists already; expected a new path, or --overwrite" in refused(capsys, *again)
+    assert main([*map(str, again), "--overwrite"]) == 0
+
+
+def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
+    run, found = home / "out" / "run", []
+    for number, mesh in enumerate(([], ["--mesh.data=3", "--mesh.model=2"])):
+        out = tmp_path / str(number)
+        out.mkdir()
+        assert main(["eval", str(run), f"--out={out / 'eval.json'}", *mesh]) == 0
+        assert main(["export", str(run), f"--out={out / 'dictionary.npz'}", *mesh]) == 0
+        measured = json.loads((out / "eval.json").read_text())["unmasked"]
+        found.append((measured, np.load(out / "dictionary.npz")))
+    (one, names), (many, other_names) = found
+    assert many["rows"] == one["rows"] and many["dead"] == one["dead"]
+    assert many["fvu"] == pytest.approx(one["fvu"], rel=1e-5)  # float32 sums in another order
+    for share in ("firing_aligned", "mass_aligned", "firing_cosine"):
+        (ours, _), (theirs, _) = many["alignment"], one["alignment"]
+        assert ours[share] == pytest.approx(theirs[share], rel=1e-5)
+    np.testing.assert_array_equal(other_names["token_ids"], names["token_ids"])
+    out = ("--out", tmp_path / "none.json")
+    assert "the 64 features of run" in refused(capsys, "eval", run, *out, "--mesh.model=3")
+    assert "found 8 device(s)" in refused(capsys, "eval", run, *out, "--mesh.data=9")
+    too_many = ("--mesh.data=auto", "--mesh.model=9")
+    assert "data=1 x model=9" in refused(capsys, "eval", run, *out, *too_many)
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
+    run, out = str(home / "out" / "run"), tmp_path / "eval.json"
+    asked = ["eval", run, f"--lm={home / 'model'}", "--lm-windows=3", f"--against={run}"]
+    assert main([*asked, f"--out={out}"]) == 0
+    found = json.loads(out.read_text())
+    assert found["lm"]["windows"] == 3 and found["lm"]["computed"] == "flax bfloat16"
+    for patches in found["lm"]["patched"].values():
+        assert patches["identity"]["kl"] == pytest.approx(0, abs=1e-5)
+    names = found["names"]
+    assert names["output"]["rows"] > 0
+    assert names["stability"]["same_name"]["named"] == 1
+    said = capsys.readouterr().out
+    assert "masked rows left untouched" in said and "lowered most" in said
+
+
+def test_eval_refuses_another_model(home, tmp_path, capsys):
+    other = save_model(random_model(llama_config(), seed=1), tmp_path)
+    out = tmp_path / "eval.json"
+    asked = ("eval", home / "out" / "run", f"--out={out}", f"--lm={other}")
+    assert "has weights of digest" in refused(capsys, *asked)
+    assert "nowhere does not exist" in refused(capsys, *asked[:3], "--lm=./nowhere")
+    assert "nowhere holds no config.json" in refused(capsys, *asked[:3], "--against=nowhere")
+    assert not out.exists()
+
+
+def test_cache_info_and_verify(home, capsys):
+    url = str(home / "out" / "cache")
+    assert main(["cache", "info", url]) == 0
+    assert "layers      1, 2" in capsys.readouterr().out
+    assert main(["cache", "verify", url]) == 0
+
+
+def test_verify_names_the_damage(tmp_path, capsys):
+    cache = make_cache(tmp_path)
+    victim = next((tmp_path / "cache" / "train" / "acts").rglob("c/*/*"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(bytes(data))
+    assert "problem(s); expected none" in refused(capsys, "cache", "verify", cache.url)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tarin"], "unknown verb 'tarin'; expected one of quickstart, train"),
+        (["train", "nowhere.py"], "config nowhere.py is not there"),
+        (["train", "--sae.kk=3"], "did you mean --sae.k"),
+        (["train"], "--data.cache is empty"),
+        (["train", "--data.cache=nowhere", "--run.out=x"], "nowhere is no activation cache"),
+        (["eval", "nowhere"], "nowhere holds no config.json"),
+        (["name", "nowhere"], "nowhere holds no config.json"),
+        (["export", "nowhere", "--out=d.npz"], "nowhere holds no config.json"),
+        (["export", "nowhere", "--out=d.txt"], "expected a name that ends in .npz"),
+        (["quickstart", "--sae.kk=3"], "did you mean --sae.k"),
+        (["quickstart", "--model=./nowhere"], "nowhere does not exist"),
+        (["cache", "info", "nowhere"], "nowhere is no activation cache"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_code_2(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_verb(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(verb in said for verb in VERBS)
+    assert main([]) == 2
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0
+        assert f"vasae {verb}" in capsys.readouterr().out

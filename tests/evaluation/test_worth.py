@@ -1,0 +1,323 @@
+"""What names are worth: by hand, against brute force, and for features that earn nothing."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import lm_fixtures as fx
+import numpy as np
+import patching_fixtures as pf
+import pytest
+import torch
+
+from vasae_jax.evaluation.contexts import Firings, Watch, firings, name_hold, shuffled_hold
+from vasae_jax.evaluation.names import outputs
+from vasae_jax.evaluation.names.direct import direct_relation, raised_most
+from vasae_jax.evaluation.names.inputs import input_relation
+from vasae_jax.evaluation.names.measure import measure_names
+from vasae_jax.evaluation.names.outputs import largest, output_relation
+from vasae_jax.evaluation.names.relation import Share, spread_features, top_shares
+from vasae_jax.evaluation.names.stability import Side, stability
+from vasae_jax.evaluation.patching.model import open_model
+from vasae_jax.evaluation.run import NAMES, RunNames, evaluate_run, run_names
+from vasae_jax.naming.nearest import nearest_tokens
+from vasae_jax.system.errors import UserError
+
+D, K = 48, 6
+NO_FIRINGS = Firings(*np.zeros((5, 0), np.int64))
+NORM = {"kind": "rmsnorm", "eps": 1e-5, "weight": [1.0, 2.0], "bias": None}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return pf.make_home(tmp_path_factory.mktemp("home"), fx.llama_config())
+
+
+@pytest.fixture(scope="module")
+def lm(home):
+    return open_model(str(home.directory), "auto", home.cache)
+
+
+def some_firings():
+    """Feature 0 is named 5 or 6, feature 1 is named 7 or 8, 2 never fires, 3 is named 5 or 7."""
+    names = np.array([[5, 6], [7, 8], [1, 2], [5, 7]])
+    found = Firings(
+        feature=np.array([0, 0, 0, 1, 1, 3]),
+        activation=np.array([1.0, 2.0, 5.0, 3.0, 1.0, 4.0], np.float32),
+        token=np.array([5, 7, 6, 1, 8, 9]),
+        following=np.array([1, 6, -1, 7, 2, 7]),
+        row=np.array([0, 1, 1, 2, 3, 4]),
+    )
+    return found, names
+
+
+def dealt_anew(count):
+    """Every permutation that leaves no feature its own."""
+    for order in itertools.permutations(range(count)):
+        if all(place != own for own, place in enumerate(order)):
+            yield order
+
+
+def test_input_relation_by_hand():
+    """At: 6/8, 1/4, 0/4; just before: 2/8, 3/4, 4/4, of the three features that fire."""
+    found, names = some_firings()
+    relation = input_relation(found, names)
+    assert (relation.features, relation.names) == (3, 2)
+    assert relation.at.named == pytest.approx((6 / 8 + 1 / 4) / 3)
+    assert relation.just_before.named == pytest.approx((2 / 8 + 3 / 4 + 1) / 3)
+
+
+def test_shuffled_input_relation_is_the_mean_over_all_shuffles():
+    found, names = some_firings()
+    fires = [0, 1, 3]
+    holds = []
+    for order in dealt_anew(len(fires)):
+        dealt = names.copy()
+        dealt[fires] = names[fires][list(order)]
+        holds.append(name_hold(found, dealt))
+    expected = shuffled_hold(found, names)
+    np.testing.assert_allclose(expected.at, np.mean([hold.at for hold in holds], axis=0))
+    np.testing.assert_allclose(expected.before, np.mean([hold.before for hold in holds], axis=0))
+
+
+def test_top_shares_by_hand():
+    """Feature 0 (two rows) has 1/2 and 1, feature 2 has 0 and 0; feature 1 is not measured."""
+    names = np.array([3, 4, 9, 3, 8])
+    tops = np.array([[3, 1, 2, 0, 5], [1, 2, 3, 0, 5], [4, 3, 1, 0, 2]])
+    fires = np.array([True, True, True, True, False])
+    found = top_shares(np.array([0, 0, 2]), tops, names, fires, 3)
+    assert (found.features, found.rows) == (2, 3)
+    assert (found.top1.named, found.top5.named) == (1 / 4, 1 / 2)
+    # Shuffled: of the three other names (4, 9, 3) one is 3; for feature 2 (3, 4, 3) one is 4.
+    assert found.top1.shuffled == pytest.approx((1 / 3 / 2 + 1 / 3) / 2)
+    assert found.top5.shuffled == pytest.approx((1 / 3 + 3 / 3) / 2)
+
+
+def test_shuffled_top_shares_are_the_mean_over_all_shuffles():
+    rng = np.random.default_rng(0)
+    names, tops = rng.integers(0, 6, 5), np.stack([rng.permutation(6)[:5] for _ in range(5)])
+    everyone = np.arange(5)
+    expected = top_shares(everyone, tops, names, np.ones(5, bool), 0)
+    drawn = [
+        top_shares(everyone, tops, names[list(order)], np.ones(5, bool), 0)
+        for order in dealt_anew(5)
+    ]
+    assert expected.top1.shuffled == pytest.approx(np.mean([one.top1.named for one in drawn]))
+    assert expected.top5.shuffled == pytest.approx(np.mean([one.top5.named for one in drawn]))
+
+
+def test_features_are_spread_over_those_that_fire():
+    fired = np.array([0, 9, 1, 5, 0, 7, 3])
+    assert spread_features(fired, 2).tolist() == [5, 6]
+    assert spread_features(fired, 10).tolist() == [1, 5, 3, 6, 2]
+    assert spread_features(np.zeros(3), 2).tolist() == []
+
+
+@pytest.mark.parametrize("kind", ["rmsnorm", "layernorm"])
+def test_rows_that_point_at_unembeddings_raise_their_tokens_most(kind):
+    rng = np.random.default_rng(0)
+    unembedding = rng.normal(size=(90, 16)).astype(np.float32)
+    unembedding /= np.linalg.norm(unembedding, axis=1, keepdims=True)
+    weight = rng.uniform(0.5, 2, 16)
+    tokens = rng.permutation(90)[:20]
+    rows = unembedding[tokens].astype(np.float64)
+    if kind == "layernorm":
+        rows -= rows.mean(axis=1, keepdims=True)
+        unembedding -= unembedding.mean(axis=1, keepdims=True)
+    norm = {"kind": kind, "eps": 1e-5, "weight": weight.tolist(), "bias": None}
+    found = raised_most(rows / weight if kind == "rmsnorm" else rows, norm, unembedding)
+    logits = (rows * (1 if kind == "rmsnorm" else weight)) @ unembedding.T.astype(np.float64)
+    np.testing.assert_array_equal(found, np.argsort(-logits, axis=1)[:, :5])
+    if kind == "rmsnorm":
+        np.testing.assert_array_equal(found[:, 0], tokens)
+
+
+def test_direct_relation_by_hand():
+    """Weight (1, 2): the row (1, 1) reads as (1, 2), which raises token 1 by 2 and token 0 by 1."""
+    unembedding = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
+    assert raised_most(np.array([[1.0, 1.0]]), NORM, unembedding).tolist() == [[1, 0, -1, -1, -1]]
+    rows, fired = np.array([[1.0, 1.0], [-1.0, 0.1], [5.0, 0.0]]), np.array([2, 1, 0])
+    found = direct_relation(rows, np.array([1, 0, 0]), fired, NORM, unembedding)
+    assert (found.features, found.rows) == (2, 0)
+    assert found.top1 == Share(1 / 2, 0.0)
+    # Feature 1 raises 2 and 1; shuffled it has name 1, and feature 0 has name 0.
+    assert found.top5 == Share(1 / 2, 1.0)
+
+
+def test_a_row_that_moves_no_logit_names_nothing():
+    unembedding = np.ones((7, 2), np.float32)
+    assert (raised_most(np.array([[1.0, 1.0], [0.0, 0.0]]), NORM, unembedding) == -1).all()
+    assert (largest(np.zeros((2, 7), np.float32)) == -1).all()
+
+
+def test_output_relation_equals_torch_with_the_feature_removed(home, lm, monkeypatch):
+    run = pf.make_run(home, pf.random_params(D, 40), K)
+    found = firings(run.params, home.cache, run.config)
+    monkeypatch.setattr(outputs, "FEATURES", 7)
+    fired = np.bincount(found.feature, minlength=40)
+    removals = outputs.choose(found, fired)
+    tops = []
+    for feature, activation, row in zip(
+        removals.feature, removals.activation, removals.row, strict=True
+    ):
+        window, place = np.argwhere(pf.real())[row]
+        tokens = home.tokens[window : window + 1]
+        x = fx.torch_residuals(home.torch_model, tokens)[pf.LAYER]
+        x[0, place] -= activation * np.asarray(run.params["W_dec"])[feature]
+        block = home.torch_model.model.layers[pf.LAYER]
+        hook = block.register_forward_hook(lambda *_, x=x: torch.from_numpy(x))
+        without = fx.torch_logits(home.torch_model, tokens)[0, place]
+        hook.remove()
+        own = fx.torch_logits(home.torch_model, tokens)[0, place]
+        drop = (own - own.mean()) - (without - without.mean())
+        tops.append(np.argsort(-drop)[:5])
+        mine = found.activation[found.feature == feature]
+        assert activation >= np.sort(mine)[-min(3, len(mine))]
+    names = np.zeros(40, np.int64)
+    for feature, top in zip(removals.feature, tops, strict=True):
+        names[feature] = top[0]
+    expected = top_shares(removals.feature, np.array(tops), names, fired > 0, len(tops))
+    for at_once in (0, 2):
+        assert output_relation(run, lm, "heldout", found, names, at_once) == expected
+    assert expected.features == 7 and expected.top1.named > 0.3
+
+
+def test_features_built_to_say_a_token_lower_it_most(tmp_path):
+    """At the last layer removal reaches the logits through the norm and head alone."""
+    home = pf.make_home(tmp_path, fx.llama_config(num_hidden_layers=pf.LAYER + 1))
+    head, norm = home.cache.unembedding(), home.cache.final_norm()
+    head = head / np.linalg.norm(head, axis=1, keepdims=True)
+    weight = np.asarray(norm["weight"])
+    tokens = np.arange(40, 80)
+    rows = head[tokens] / weight
+    params = {**pf.random_params(D, 40), "W_enc": head[tokens] * weight, "W_dec": rows * 0.01}
+    run = pf.make_run(home, params, K)
+    found = firings(run.params, home.cache, run.config)
+    model = open_model(str(home.directory), "auto", home.cache)
+    relation = output_relation(run, model, "heldout", found, tokens)
+    fired = np.bincount(found.feature, minlength=40)
+    direct = direct_relation(run.params["W_dec"], tokens, fired, norm, home.cache.unembedding())
+    for one in (relation, direct):
+        assert one.top1.named > 0.9 and one.top5.named > 0.95
+        assert one.top1.shuffled < 0.01
+
+
+def test_stability_by_hand():
+    first = Side(
+        W_dec=np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]),
+        names=np.array([4, 5, 6]),
+        fires=np.array([True, True, False]),
+    )
+    second = Side(
+        W_dec=np.array([[0.6, 0.8], [1.0, 0.0], [0.0, 9.0], [3.0, 4.0]]),
+        names=np.array([5, 4, 5, 4]),
+        fires=np.array([True, False, False, True]),
+    )
+    # Matches are row 0 of the second (cosines 0.6 and 0.8, the twin in row 3 has a higher id).
+    found = stability(first, second)
+    assert (found.features, found.candidates) == (2, 2)
+    assert found.mean_max_cosine == pytest.approx(0.7)
+    assert found.same_name == Share(1 / 2, 1 / 2)
+
+
+def test_the_same_features_in_another_order_are_found_again():
+    rng = np.random.default_rng(0)
+    W_dec, order = rng.normal(size=(30, 8)), rng.permutation(30)
+    first = Side(W_dec=W_dec, names=np.arange(30), fires=np.ones(30, bool))
+    second = Side(W_dec=W_dec[order] * 3, names=order, fires=np.ones(30, bool))
+    found = stability(first, second)
+    assert found.mean_max_cosine == pytest.approx(1)
+    assert found.same_name == Share(1.0, pytest.approx(1 / 30))
+
+
+def test_dead_and_perfectly_aligned_features_earn_nothing(home, lm):
+    """Every row of W_dec is an embedding, which a tied head would raise most; none fires."""
+    embedding = home.cache.embedding()[:40]
+    params = {**pf.random_params(D, 40, bias=-1e6), "W_dec": embedding}
+    run = pf.make_run(home, params, K)
+    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
+    evaluation = evaluate_run(run, names, "heldout", watch)
+    assert evaluation.unmasked.alignment[0].dictionary_aligned == 1
+    worth = measure_names(run, names, watch, "heldout", lm, run, "itself")
+    nothing = Share(0.0, 0.0)
+    assert (worth.inputs.features, worth.inputs.at, worth.inputs.just_before) == (
+        0,
+        nothing,
+        nothing,
+    )
+    for found in (worth.direct, worth.output):
+        assert (found.features, found.top1, found.top5) == (0, nothing, nothing)
+    assert (worth.stability.mean_max_cosine, worth.stability.same_name) == (0, nothing)
+    assert input_relation(NO_FIRINGS, names.stated.ids).at == nothing
+
+
+def test_dead_features_change_no_figure(home, lm):
+    """A dead feature on each of 50 tokens beside 40 that live: every measure stays as it was."""
+    living = pf.random_params(D, 40)
+    dead = {
+        "W_enc": np.zeros((50, D)),
+        "W_dec": home.cache.embedding()[:50],
+        "b_enc": np.full(50, -1e6),
+        "b_dec": living["b_dec"],
+    }
+    both = {name: np.concatenate([living[name], dead[name]]) for name in living if name != "b_dec"}
+    found = []
+    for params in (living, {**both, "b_dec": living["b_dec"]}):
+        run = pf.make_run(home, params, K)
+        names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
+        evaluate_run(run, names, "heldout", watch)
+        found.append(measure_names(run, names, watch, "heldout", lm, run, "itself"))
+    for kind in ("at", "just_before"):
+        one, other = (getattr(worth.inputs, kind) for worth in found)
+        assert one.named == pytest.approx(other.named, rel=1e-5)
+        assert one.shuffled == pytest.approx(other.shuffled, rel=1e-5)
+    assert found[0] == replace(found[1], inputs=found[0].inputs)
+    assert found[0].stability.same_name.named == 1
+
+
+def test_watching_an_evaluation_gives_the_firings(home):
+    run = pf.make_run(home, pf.random_params(D, 40), K)
+    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
+    evaluation = evaluate_run(run, names, "heldout", watch)
+    assert watch.rows == evaluation.unmasked.rows
+    expected = firings(run.params, home.cache, run.config)
+    for one, other in zip(watch.firings(), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_of_a_long_split_every_nth_batch_is_watched(home):
+    rows = home.cache.rows("heldout")
+    watch = Watch(home.cache, "heldout", rows // 3)
+    for start in range(0, rows, 5):
+        size = min(5, rows - start)
+        watch(start, np.ones(size, bool), np.ones((size, 1)), np.zeros((size, 1), np.int32))
+    found = watch.firings()
+    assert sorted(set(found.row // 5)) == [0, 3, 6, 9]
+    tokens = home.cache.column("tokens", "heldout").read(0, rows)
+    np.testing.assert_array_equal(found.token, tokens[found.row])
+
+
+def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
+    run = pf.make_run(home, pf.random_params(D, 40), K)
+    raw = nearest_tokens(run.params["W_dec"], home.cache.embedding(), NAMES)
+    watch = Watch(home.cache, "heldout", 10**6)
+    evaluate_run(run, RunNames(raw, raw), "heldout", watch)
+    worth = measure_names(run, RunNames(raw, raw), watch, "heldout")
+    value = json.loads(json.dumps(worth.to_json()))
+    assert set(value) == {"anchor", "rows", "inputs", "direct"}
+    worth = measure_names(run, RunNames(raw, raw), watch, "heldout", lm, run, "itself")
+    assert {"output", "stability", "against"} <= set(worth.to_json())
+    for words in ("shuffled", "just before one of its 10 names", "lowered most", "itself"):
+        assert words in worth.table()
+
+
+def test_runs_that_cannot_be_compared_are_refused(home, monkeypatch):
+    from vasae_jax.evaluation.names import measure
+
+    run = pf.make_run(home, pf.random_params(D, 40), K)
+    centred = pf.make_run(home, pf.random_params(D, 40), K, center=True)
+    deeper = replace(run, config=replace(run.config, data=replace(run.config.data, layer=2)))
+    for other, sentence in ((centred, "names by input embeddings minus"), (deeper, "layer 2")):
+        monkeypatch.setattr(measure, "open_trained", lambda *_, other=other: other)
+        with pytest.raises(UserError, match=sentence):
+            measure.open_other("other", run)

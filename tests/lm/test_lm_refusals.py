@@ -1,0 +1,209 @@
+"""Each unusable source is one sentence naming what was found and what was expected."""
+
+import json
+
+import lm_fixtures as fx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vasae_jax.lm import load_lm
+from vasae_jax.lm.architectures import family_of
+from vasae_jax.lm.hf_config import spec_from_config
+from vasae_jax.system.errors import UserError
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return fx.save_model(fx.random_model(fx.llama_config(num_hidden_layers=1)), tmp_path / "small")
+
+
+def edit(path, **changes):
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("BertModel", "BertModel, an encoder .*expected one of GPT2LMHeadModel, LlamaForCausalLM"),
+        ("BertForMaskedLM", "BertForMaskedLM, an encoder"),
+        ("RobertaModel", "an encoder"),
+        ("T5ForConditionalGeneration", "an encoder-decoder"),
+        ("GPTNeoXForCausalLM", "GPTNeoXForCausalLM, .*tools/extract_torch.py"),
+        ("OddModel", "OddModel; expected one of"),
+    ],
+)
+def test_architectures_are_refused_by_name(architecture, message):
+    with pytest.raises(UserError, match=message):
+        family_of(architecture, "config.json")
+
+
+def test_architecture_is_refused_before_the_weights_are_opened(directory):
+    (directory / "model.safetensors").unlink()
+    edit(directory / "config.json", architectures=["BertModel"])
+    with pytest.raises(UserError, match="BertModel"):
+        load_lm(directory)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'; expected default"),
+        ({"rope_parameters": {**fx.LLAMA3, "factor": None}}, "factor None"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "a part of each"),
+        ({"hidden_size": None}, "hidden_size None; expected a whole number"),
+        ({"hidden_size": "48"}, "hidden_size '48'"),
+        ({"num_key_value_heads": 4}, "6 query heads and 4 key heads"),
+        ({"hidden_act": "mish"}, "activation 'mish'; expected one of silu"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised checkpoint"),
+        ({"mlp_bias": "yes"}, "mlp_bias 'yes'"),
+    ],
+)
+def test_unusable_settings_name_file_and_key(changes, message):
+    config = {**fx.llama_config().to_dict(), "architectures": ["LlamaForCausalLM"], **changes}
+    with pytest.raises(UserError, match=f"some/config.json .*{message}"):
+        spec_from_config(config, "some/config.json")
+
+
+def test_gpt2_settings_that_change_the_attention_are_refused():
+    config = {**fx.gpt2_config(scale_attn_by_inverse_layer_idx=True).to_dict()}
+    with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx True"):
+        spec_from_config({**config, "architectures": ["GPT2LMHeadModel"]}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/not/here", "does not exist"),
+        ("./not-here", "does not exist"),
+        ("not-here.gguf", "does not exist"),
+        ("", "name is empty"),
+    ],
+)
+def test_missing_local_paths_say_so(source, message):
+    with pytest.raises(UserError, match=message):
+        load_lm(source)
+
+
+def test_unreachable_hub_is_one_sentence(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(name, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no route\nmore lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(UserError, match=r"some-org/some-model is neither .*no route") as caught:
+        load_lm("some-org/some-model")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_name_loads_what_was_downloaded(monkeypatch, directory):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(directory))
+    lm = load_lm("some-org/some-model")
+    assert (lm.id, lm.revision) == ("some-org/some-model", "small")
+
+
+def test_unknown_dtype(directory):
+    with pytest.raises(UserError, match="'float16'; expected one of float32, bfloat16"):
+        load_lm(directory, "float16")
+
+
+def test_directory_without_a_config(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_lm(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_corrupt_config(directory, text):
+    (directory / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        load_lm(directory)
+
+
+def test_directory_without_weights(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"only pytorch_model\.bin; expected model\.safetensors"):
+        load_lm(directory)
+
+
+def test_cut_weights(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        load_lm(directory)
+
+
+def test_missing_shard(tmp_path):
+    fx.save_model(fx.random_model(fx.llama_config()), tmp_path, shard_size="60KB")
+    lost = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(UserError, match=f"lacks {lost.name}"):
+        load_lm(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement", "message"),
+    [
+        ("model.layers.0.mlp.up_proj.weight", None, r"no tensor layers\.0\.mlp\.up_proj\.weight"),
+        ("model.norm.weight", np.zeros(5, np.float32), r"norm\.weight of shape \(5,\).*\(48,\)"),
+        ("lm_head.weight", np.zeros((fx.VOCAB, 48), np.int8), "type I8"),
+    ],
+)
+def test_wrong_tensors_are_named(directory, name, replacement, message):
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(name)
+    if replacement is not None:
+        tensors[name] = replacement
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=message):
+        load_lm(directory)
+
+
+def test_tokenizer_larger_than_the_model(tmp_path):
+    fx.save_model(fx.random_model(fx.llama_config(vocab_size=300)), tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer\.json has token ids up to 383; .*300 rows"):
+        load_lm(tmp_path)
+
+
+def test_missing_and_corrupt_tokenizer(directory):
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
+        load_lm(directory)
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+        load_lm(directory)
+
+
+@pytest.mark.parametrize("keep", [10, 3000, -1000])
+def test_cut_gguf(tmp_path, keep):
+    path = fx.write_gguf(fx.random_model(fx.gpt2_config(n_layer=1)), tmp_path / "small.gguf")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"small\.gguf"):
+        load_lm(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "x.gguf").write_text("not a GGUF file at all")
+    with pytest.raises(UserError, match=r"x\.gguf cannot be read as GGUF"):
+        load_lm(tmp_path / "x.gguf")
+    (tmp_path / "x.bin").write_text("x")
+    with pytest.raises(UserError, match="is a file; expected a directory"):
+        load_lm(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gptneox"])
+def test_gguf_architecture_is_refused(tmp_path, architecture):
+    import gguf
+
+    path = tmp_path / "other.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=f"architecture {architecture}.*expected llama or gpt2"):
+        load_lm(path)

@@ -1,0 +1,153 @@
+"""Tokenizers from both kinds of file: the same ids as the source, specials as text."""
+
+import json
+from pydoc_data.topics import topics
+
+import lm_fixtures as fx
+import pytest
+import tokenizers
+import transformers
+from tokenizers import models
+
+from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
+from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
+from vasae_jax.lm.tokenizer import make_tokenizer
+from vasae_jax.system.errors import UserError
+
+TEXT = "\n".join(topics[name] for name in ("if", "lambda", "strings")) + " naïve 東京 \U0001f600"
+
+
+@pytest.fixture
+def directory(tmp_path):
+    fx.write_tokenizer(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def gguf_path(tmp_path_factory):
+    model = fx.random_model(fx.gpt2_config(n_layer=1))
+    return fx.write_gguf(model, tmp_path_factory.mktemp("gguf") / "small.gguf")
+
+
+def test_directory_gives_the_ids_of_its_file(directory):
+    tokenizer = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    reference = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    ids = tokenizer.encode(TEXT)
+    assert ids == reference.encode(TEXT).ids
+    assert b"".join(map(tokenizer.vocab().token_bytes, ids)) == TEXT.encode()
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.add_bos) == (0, 0, False)
+
+
+def test_bos_of_the_template_is_reported_but_not_added(tmp_path):
+    fx.write_tokenizer(tmp_path, add_bos=True)
+    tokenizer = tokenizer_from_directory(tmp_path, {}, fx.VOCAB)
+    assert (tokenizer.bos_id, tokenizer.add_bos) == (0, True)
+    assert 0 not in tokenizer.encode("some text")
+
+
+def test_special_tokens_in_text_are_text(directory, gguf_path):
+    for tokenizer in (
+        tokenizer_from_directory(directory, {}, fx.VOCAB),
+        tokenizer_from_gguf(GgufFile(gguf_path), fx.VOCAB),
+    ):
+        ids = tokenizer.encode(f"a{fx.BOS}b")
+        assert 0 not in ids
+        assert b"".join(map(tokenizer.vocab().token_bytes, ids)) == f"a{fx.BOS}b".encode()
+
+
+def test_gguf_gives_the_same_ids_and_digest_as_the_directory(directory, gguf_path):
+    one = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    two = tokenizer_from_gguf(GgufFile(gguf_path), fx.VOCAB)
+    assert one.encode(TEXT) == two.encode(TEXT)
+    assert one.digest == two.digest
+    assert one.vocab() == two.vocab()
+    assert (two.bos_id, two.eos_id, two.add_bos) == (0, 0, False)
+
+
+def test_digest_changes_with_a_merge(directory):
+    one = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    description = json.loads(fx.trained_bpe())
+    description["model"]["merges"].pop()
+    backend = tokenizers.Tokenizer.from_str(json.dumps(description))
+    assert make_tokenizer(backend, fx.VOCAB, 0, 0, False, "x").digest != one.digest
+
+
+def test_vocab_is_padded_to_the_embedding(directory):
+    vocab = tokenizer_from_directory(directory, {}, fx.VOCAB + 2).vocab()
+    assert len(vocab) == fx.VOCAB + 2
+    assert vocab.kind == "byte_level"
+    assert vocab.raw[-1] == f"<|unused-{fx.VOCAB + 1}|>"
+    assert vocab.display(0) == fx.BOS
+
+
+def test_token_of_the_model_config_is_used_where_the_tokenizer_names_none(directory):
+    (directory / "tokenizer_config.json").unlink()
+    tokenizer = tokenizer_from_directory(
+        directory, {"bos_token_id": 5, "eos_token_id": [7, 8]}, 384
+    )
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (5, 7)
+
+
+def test_vocab_and_merges_files_are_converted(directory):
+    """The older layout of GPT-2, through transformers."""
+    description = json.loads(fx.trained_bpe())["model"]
+    expected = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    (directory / "tokenizer.json").unlink()
+    (directory / "vocab.json").write_text(json.dumps(description["vocab"]))
+    merges = "\n".join(" ".join(pair) for pair in description["merges"])
+    (directory / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": fx.BOS, "eos_token": fx.BOS}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    (directory / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    converted = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    assert converted.encode(TEXT) == expected.encode(TEXT)
+
+
+def test_sentencepiece_kind_is_recognised():
+    backend = tokenizers.Tokenizer(models.BPE({"a": 0, "▁": 1}, [], byte_fallback=True))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    assert make_tokenizer(backend, 2, None, None, False, "x").vocab().kind == "sentencepiece"
+
+
+@pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "gpt-2"])
+def test_word_splitting_of_gguf(tmp_path, pre):
+    """Digits: one by one, by threes from the left, or the whole number."""
+    model = fx.random_model(fx.gpt2_config(n_layer=1))
+    path = fx.write_gguf(model, tmp_path / "small.gguf", pre=pre)
+    backend = tokenizer_from_gguf(GgufFile(path), fx.VOCAB).backend
+    words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str("it's   12345 x")]
+    assert (
+        words
+        == {
+            "smollm": ["it", "'s", "ĠĠĠ", "1", "2", "3", "4", "5", "Ġx"],
+            "llama-bpe": ["it", "'s", "ĠĠ", "Ġ", "123", "45", "Ġx"],
+            "gpt-2": ["it", "'s", "ĠĠ", "Ġ12345", "Ġx"],
+        }[pre]
+    )
+
+
+def test_llama3_splitting_equals_transformers(tmp_path):
+    path = fx.write_gguf(
+        fx.random_model(fx.llama_config(num_hidden_layers=1)), tmp_path / "x.gguf", pre="llama-bpe"
+    )
+    ours = tokenizer_from_gguf(GgufFile(path), fx.VOCAB)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path, gguf_file="x.gguf")
+    assert ours.encode(TEXT) == theirs.encode(TEXT, add_special_tokens=False)
+
+
+def test_sentencepiece_and_unknown_splitting_point_to_the_directory_form(tmp_path, monkeypatch):
+    model = fx.random_model(fx.gpt2_config(n_layer=1))
+    odd = fx.write_gguf(model, tmp_path / "odd.gguf", pre="odd")
+    with pytest.raises(UserError, match=r"kind gpt2, splitting odd.*tokenizer\.json"):
+        tokenizer_from_gguf(GgufFile(odd), fx.VOCAB)
+    import gguf
+
+    monkeypatch.setattr(
+        gguf.GGUFWriter,
+        "add_tokenizer_model",
+        lambda self, name: self.add_string("tokenizer.ggml.model", "llama"),
+    )
+    piece = fx.write_gguf(model, tmp_path / "piece.gguf")
+    with pytest.raises(UserError, match=r"kind llama.*Hugging Face directory"):
+        tokenizer_from_gguf(GgufFile(piece), fx.VOCAB)

@@ -1,0 +1,121 @@
+"""The frontier: its rows, what is not trained twice, its figure and its refusals."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cache_fixtures import make_cache
+
+from vasae_jax.report.frontier.figure import frontier_figure
+from vasae_jax.report.frontier.points import Grid, read_rows, run_points, table
+from vasae_jax.system.errors import UserError
+
+TOOL = Path(__file__).parents[2] / "tools" / "frontier.py"
+KEYS = {
+    "recipe",
+    "lambda",
+    "layer",
+    "seed",
+    "variance_explained",
+    "dead_share",
+    "firing_aligned",
+    "mass_aligned",
+    "coverage",
+    "raw_firing_aligned",
+    "holds_just_before",
+}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    url = make_cache(tmp_path_factory.mktemp("cache"), rows=600).url
+    return Grid(
+        cache=url,
+        lambdas={"published": (1e-4,), "default": (0.5,)},
+        layers=(1,),
+        seeds=(0, 1),
+        steps=6,
+        batch=32,
+        d_sae=32,
+        k=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(grid, tmp_path_factory):
+    """Rows of the grid, their file and the lines that were told."""
+    file, told = tmp_path_factory.mktemp("out") / "rows.jsonl", []
+    return run_points(grid, file, told.append), file, told
+
+
+def test_rows_say_what_was_trained_and_measured(found, grid):
+    rows, _, told = found
+    names = [(row["recipe"], row["lambda"], row["seed"]) for row in rows]
+    assert names == [
+        (name, weight, seed)
+        for seed in (0, 1)
+        for name, weight in (("published", 1e-4), ("default", 0.5))
+    ]
+    for row in rows:
+        assert row.keys() >= KEYS and row["layer"] == 1 and row["steps"] == 6
+        assert row["variance_explained"] < 1 and 0 <= row["dead_share"] <= 1
+    assert rows[0]["anchor"] == "input embeddings"
+    assert rows[1]["anchor"] == "input embeddings minus their mean"
+    # The published recipe names by raw embeddings, so its raw figures are its figures.
+    assert rows[0]["raw_firing_aligned"] == rows[0]["firing_aligned"]
+    assert len(told) == 4 and told[0].startswith("published lambda 0.0001 layer 1 seed 0")
+
+
+def test_finished_points_are_read_and_not_trained_again(found, grid):
+    rows, file, _ = found
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:3]) + "\n")
+    told: list[str] = []
+    again = run_points(grid, file, told.append)
+    assert len(told) == 1
+    # Trained again, the fourth point is the same to the last bit, but for the time it took.
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
+    assert len(read_rows(file)) == 4
+
+
+def test_the_table_has_a_line_for_each_point_and_spreads_over_seeds(found):
+    lines = table(found[0]).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| 1 | published | 0.0001 | 2 |")
+    assert "±" in lines[2]
+
+
+def test_the_figure_is_the_same_every_time_and_is_not_overwritten(found, tmp_path):
+    one = frontier_figure(found[0], tmp_path / "a.png").read_bytes()
+    assert one == frontier_figure(found[0], tmp_path / "b.png").read_bytes()
+    with pytest.raises(UserError, match=r"a\.png"):
+        frontier_figure(found[0], tmp_path / "a.png")
+
+
+def test_wrong_grids_and_files_are_refused_before_training(grid, tmp_path):
+    from dataclasses import replace
+
+    file = tmp_path / "rows.jsonl"
+    with pytest.raises(UserError, match="recipe best is not known; expected one of published"):
+        run_points(replace(grid, lambdas={"best": (1.0,)}), file, print)
+    with pytest.raises(UserError, match="layer 2 is not in cache"):
+        run_points(replace(grid, layers=(2,)), file, print)
+    file.write_text("{}\n")
+    with pytest.raises(UserError, match="does not hold rows of a frontier"):
+        run_points(grid, file, print)
+
+
+def test_the_tool_prints_json_and_refuses_with_exit_code_2(grid, found, tmp_path):
+    sizes = ["--steps", "3", "--batch", "32", "--d-sae", "32", "--k", "3"]
+    base = [sys.executable, str(TOOL), "--out", str(tmp_path / "out"), *sizes]
+    run = subprocess.run(
+        [*base, "--cache", grid.cache, "--quick", "--json"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    rows = json.loads(run.stdout)
+    assert [row["recipe"] for row in rows] == ["published", "default"]
+    assert rows[0]["layer"] == 3  # the middle one of two
+    assert (tmp_path / "out" / "frontier.png").exists()
+    wrong = subprocess.run([*base, "--cache", str(tmp_path)], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr

@@ -1,0 +1,109 @@
+"""The order of the rows against a plain reimplementation, and as numbers that never change."""
+
+import numpy as np
+import pytest
+
+from vasae_jax.stream.order import Order, check, permutation
+from vasae_jax.system.errors import UserError
+
+ORDERS = [
+    Order(rows=1000, chunk_rows=16, lanes=4, window=3, seed=0),
+    Order(rows=1000, chunk_rows=16, lanes=7, window=1, seed=5),
+    Order(rows=97, chunk_rows=16, lanes=7, window=100, seed=2**64 - 1),
+    Order(rows=40, chunk_rows=16, lanes=1, window=2, seed=1),
+    Order(rows=5, chunk_rows=16, lanes=1, window=4, seed=1),
+]
+
+
+def sort_by_draws(seed, lane, epoch, part, count):
+    key, counter = seed + (lane << 64), (part << 128) + (epoch << 192)
+    draws = np.random.Philox(key=key, counter=counter).random_raw(count)
+    return [int(i) for i in sorted(range(count), key=lambda index: int(draws[index]))]
+
+
+def lane_sequence(order, lane, epochs):
+    """Rows of a lane in order, epoch by epoch, the slow way."""
+    found = []
+    for epoch in range(epochs):
+        own = [
+            chunk
+            for chunk in range(-(-order.rows // order.chunk_rows))
+            if chunk % order.lanes == lane
+        ]
+        own = [own[i] for i in sort_by_draws(order.seed, lane, epoch, 0, len(own))]
+        for window, start in enumerate(range(0, len(own), order.window)):
+            rows = []
+            for chunk in own[start : start + order.window]:
+                first = chunk * order.chunk_rows
+                rows += range(first, min(first + order.chunk_rows, order.rows))
+            shuffled = sort_by_draws(order.seed, lane, epoch, window + 1, len(rows))
+            found += [rows[i] for i in shuffled]
+    return found
+
+
+def rows_of(order, lane, start, stop):
+    """Rows of a lane by the fast path's own pieces."""
+    found = []
+    for segment in order.segments(lane, start, stop):
+        chunks = order.window_chunks(lane, segment.epoch, segment.window)
+        rows = np.concatenate([np.arange(*order.chunk_range(chunk)) for chunk in chunks])
+        places = order.shuffle(lane, segment.epoch, segment.window)
+        found += rows[places[segment.start : segment.stop]].tolist()
+    return found
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_equals_the_slow_twin(order):
+    for lane in range(order.lanes):
+        expected = lane_sequence(order, lane, 3)
+        assert rows_of(order, lane, 0, len(expected)) == expected
+        assert len(expected) == 3 * order.lane_rows(lane)
+        for start in range(0, len(expected) - 11, 11):
+            assert rows_of(order, lane, start, start + 11) == expected[start : start + 11]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_epoch_visits_each_row_once(order):
+    for epoch in range(2):
+        seen = []
+        for lane in range(order.lanes):
+            length = order.lane_rows(lane)
+            seen += rows_of(order, lane, epoch * length, (epoch + 1) * length)
+        assert sorted(seen) == list(range(order.rows))
+
+
+def test_the_order_differs_by_seed_lane_epoch_and_window():
+    shuffles = {
+        tuple(permutation(seed, lane, epoch, part, 50).tolist())
+        for seed in (0, 1, 2**64 - 2, 2**64 - 1)
+        for lane in (0, 1)
+        for epoch in (0, 1)
+        for part in (0, 1)
+    }
+    assert len(shuffles) == 32
+
+
+def test_the_order_never_changes():
+    assert permutation(7, 2, 1, 3, 10).tolist() == [4, 2, 5, 3, 1, 6, 8, 9, 7, 0]
+    order = Order(rows=20, chunk_rows=4, lanes=2, window=2, seed=3)
+    assert rows_of(order, 0, 0, 16) == [16, 9, 8, 17, 10, 11, 19, 18, 1, 2, 3, 0, 9, 11, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch", "processes", "said"),
+    [
+        ({}, 30, 1, "batch is 30; expected a multiple of lanes"),
+        ({}, 40, 3, "lanes are 4; expected a multiple of the number of processes"),
+        ({}, 0, 1, "batch is 0"),
+        ({"lanes": 0}, 40, 1, "lanes is 0"),
+        ({"window": 0}, 40, 1, "window is 0"),
+        ({"seed": -1}, 40, 1, "seed is -1"),
+        ({"rows": 100, "lanes": 8}, 40, 1, "only 7 chunks of 16; expected lanes=5"),
+        ({"rows": 100, "lanes": 8}, 40, 2, "only 7 chunks of 16; expected lanes=4"),
+        ({"rows": 10, "lanes": 8}, 40, 2, "only 1 chunks of 16; expected at least 2 chunks"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(changes, batch, processes, said):
+    values = {"rows": 1000, "chunk_rows": 16, "lanes": 4, "window": 3, "seed": 0} | changes
+    with pytest.raises(UserError, match=said):
+        check(Order(**values), batch, processes)

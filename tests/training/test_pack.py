@@ -1,0 +1,207 @@
+"""A pack's runs are what they are alone, on every mesh, and its refusals."""
+
+import json
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from step_fixtures import ONE, D, F, V, make_config, make_rows
+
+from vasae_jax.config import MeshConfig
+from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.system.errors import UserError
+from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.pack import Knobs, Layout, check_pack, make_pack_step, make_round
+from vasae_jax.training.state import Start, make_state, state_init, state_maker
+from vasae_jax.training.step import make_step
+
+RUNS, STEPS = 8, 6
+
+
+def mesh_of(member, data, model):
+    return MeshConfig(data=data, model=model, member=member)
+
+
+def pack_of(mesh=ONE, runs=RUNS, **settings):
+    """Configs that differ in all that they may: lambda, learning rate, seed, directory."""
+    base = make_config(mesh, **{"search_share": 0.25, "per_feature": "root_rate", **settings})
+    return [
+        replace(
+            base,
+            data=replace(base.data, seed=0),
+            anchor=replace(base.anchor, weight=0.1 * (run + 1)),
+            optim=replace(base.optim, lr=1e-3 * (1 + run % 3)),
+            run=replace(base.run, seed=run // 2, out=f"run{run}"),
+        )
+        for run in range(runs)
+    ]
+
+
+def begin(config, anchors):
+    mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
+    rows = jnp.asarray(anchors)
+    start = Start(jax.random.key(config.run.seed), mean, rows, jnp.arange(V, dtype=jnp.int32))
+    return mesh, start, Context(rows, mean, jnp.float32(D))
+
+
+def pack_state(configs, anchors):
+    config = configs[0]
+    mesh, start, context = begin(config, anchors)
+    features = config.sae.d_sae
+    layout = Layout(jax.eval_shape(state_init(config, features), start), len(configs), mesh)
+    make = state_maker(config, features, mesh, start)
+    states = (make(start._replace(key=jax.random.key(c.run.seed))) for c in configs)
+    return mesh, layout, layout.gather(states), context
+
+
+def batches():
+    x, keep, anchors = make_rows()
+    return [Batch(jnp.asarray(x[t]), jnp.asarray(keep[t])) for t in range(STEPS)], anchors
+
+
+def train_pack(configs, execution="sparse"):
+    """Each run's final state on the host, and metrics [runs, steps, ...]."""
+    rows, anchors = batches()
+    mesh, layout, pack, context = pack_state(configs, anchors)
+    step = make_pack_step(configs, mesh, layout, execution)
+    seen = []
+    for batch in rows:
+        pack, metrics = step(pack, batch, context)
+        seen.append([[float(value) for value in own] for own in layout.read(metrics)])
+    states = [jax.device_get(layout.take(pack, run)) for run in range(len(configs))]
+    return states, np.array(seen).swapaxes(0, 1)
+
+
+def train_alone(config, execution="sparse"):
+    rows, anchors = batches()
+    mesh, start, context = begin(config, anchors)
+    state = make_state(config, config.sae.d_sae, mesh, start)
+    step = make_step(config, mesh, state, execution)
+    seen = []
+    for batch in rows:
+        state, metrics = step(state, batch, context)
+        seen.append([float(value) for value in metrics])
+    return jax.device_get(state), np.array(seen)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return train_pack(pack_of())
+
+
+def test_a_run_of_a_pack_is_bit_equal_to_the_run_alone(one_device):
+    run, (states, metrics) = 5, one_device
+    state, expected = train_alone(pack_of()[run])
+    np.testing.assert_array_equal(metrics[run], expected)
+    for own, alone in zip(jax.tree.leaves(states[run]), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(own, alone)
+
+
+def test_the_runs_of_a_pack_differ(one_device):
+    _, metrics = one_device
+    assert len({tuple(losses) for losses in metrics[:, -1]}) == RUNS
+
+
+def assert_close(found, expected):
+    """Sums over devices are taken in another order: float32 rounding over the steps."""
+    states, metrics = found
+    others, expected_metrics = expected
+    # The uncertified share differs by right: each part spends its own search budget.
+    np.testing.assert_allclose(metrics[..., :5], expected_metrics[..., :5], rtol=2e-5, atol=2e-6)
+    for state, other in zip(states, others, strict=True):
+        for name, value in other.params.items():
+            np.testing.assert_allclose(state.params[name], value, rtol=1e-4, atol=5e-6)
+        np.testing.assert_array_equal(state.counters.idle, other.counters.idle)
+        if other.anchor is not None:
+            np.testing.assert_array_equal(state.anchor.anchor_near, other.anchor.anchor_near)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "execution"),
+    [((2, 1, 4), "sparse"), ((4, 2, 1), "sparse"), ((8, 1, 1), "sparse"), ((2, 2, 2), "dense")],
+)
+def test_a_pack_on_a_mesh_equals_one_device(one_device, mesh, execution):
+    assert_close(train_pack(pack_of(mesh_of(*mesh)), execution), one_device)
+
+
+def test_a_plain_pack_on_a_mesh_equals_a_run_alone():
+    configs = pack_of(mesh_of(2, 2, 2), runs=4, method="plain")
+    states, metrics = train_pack(configs)
+    state, expected = train_alone(replace(configs[3], mesh=ONE))
+    assert_close((states[3:], metrics[3:]), ([state], expected[None]))
+
+
+@pytest.mark.parametrize("execution", ["sparse", "dense"])
+def test_nothing_is_sent_between_members(execution):
+    configs = pack_of(mesh_of(2, 2, 2))
+    rows, anchors = batches()
+    mesh, layout, pack, context = pack_state(configs, anchors)
+    knobs = Knobs(*(jnp.ones((2,), jnp.float32) for _ in Knobs._fields))
+    program = make_round(configs[0], mesh, layout, execution)
+    text = program.lower(pack[0], rows[0], context, knobs).as_text()
+    sent = re.findall(r"stablehlo\.(all_\w+|reduce_scatter|collective_\w+)\"", text)
+    found = re.findall(r"replica_groups = dense<(.*?)> : tensor<(\d+)x(\d+)xi64>", text)
+    assert len(found) == len(sent) > 5
+    for groups, count, size in found:
+        devices = np.array(json.loads(groups)).reshape(int(count), int(size))
+        # Member is the slowest axis: its first place has devices 0 to 3.
+        assert (devices // 4 == devices[:, :1] // 4).all(), groups
+
+
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 4), (8, 1, 1)])
+def test_every_array_of_a_pack_lies_where_the_rules_say(mesh):
+    _, anchors = batches()
+    configs = pack_of(mesh_of(*mesh))
+    _, _, pack, _ = pack_state(configs, anchors)
+    assert len(pack) == RUNS // mesh[0]
+    whole = {".step": 1, ".moments.count": 1}
+    whole |= {f"{room}['b_dec']": D for room in (".params", ".moments.mu", ".moments.nu")}
+    for state in pack:
+        found = {
+            jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        }
+        assert len(found) == 23 and set(whole) < set(found)
+        for name, leaf in found.items():
+            axes = ("member",) if name in whole else ("member", "model")
+            assert leaf.sharding.spec == P(axes), name
+            # What a device holds has the shape of a run alone on so many devices.
+            own = whole.get(name, F // mesh[2])
+            assert leaf.addressable_shards[0].data.shape[0] == own, name
+
+
+def changed(config, section, **fields):
+    return replace(config, **{section: replace(getattr(config, section), **fields)})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: changed(c, "sae", k=3), r"runs 0 and 2 .* differ in sae.k \(5 and 3\)"),
+        (lambda c: changed(c, "anchor", center=False), "differ in anchor.center"),
+        (lambda c: changed(c, "data", seed=None), "differ in data.seed"),
+        (lambda c: changed(c, "run", out="./run0"), r"runs 0 and 2 .* both have --run.out="),
+    ],
+)
+def test_runs_that_cannot_train_together_are_refused(change, sentence):
+    configs = pack_of(runs=3)
+    with pytest.raises(UserError, match=sentence):
+        check_pack([*configs[:2], change(configs[2])])
+
+
+def test_seeds_need_one_order_of_rows():
+    configs = [changed(config, "data", seed=None) for config in pack_of(runs=3)]
+    with pytest.raises(UserError, match=r"run.seed 0 and 1, .* expected one --data.seed"):
+        check_pack(configs)
+    check_pack(configs[:2])  # one seed: nothing to agree on
+
+
+def test_a_mesh_that_does_not_divide_the_runs_is_refused():
+    with pytest.raises(UserError, match=r"--mesh.member is 2; expected a divisor of the 3 runs"):
+        check_pack(pack_of(mesh_of(2, 1, 4), runs=3))
+    with pytest.raises(UserError, match="a pack has no runs"):
+        check_pack([])

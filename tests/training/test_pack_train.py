@@ -1,0 +1,148 @@
+"""Packs from a config file to run directories that are those of the runs alone."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from cache_fixtures import make_cache
+
+from vasae_jax.cli.main import main
+from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.config.overrides import to_dict
+from vasae_jax.system.errors import UserError
+from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.log import Log
+from vasae_jax.training.loop import train
+from vasae_jax.training.pack import loop
+from vasae_jax.training.rundir import RunDir
+from vasae_jax.training.step import Metrics
+
+STEPS = 12
+ALONE = MeshConfig(data=1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("cache"), rows=600, d=16, vocab=40, layers=(1,)).url
+
+
+def pack_of(cache, out, mesh=ALONE):
+    """Two runs that differ in lambda, learning rate and seed."""
+    first = Config(
+        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2, seed=3),
+        sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
+        anchor=AnchorConfig(weight=0.3, search_share=1.0),
+        mesh=mesh,
+        run=RunConfig(out=str(out / "a"), steps=STEPS, log_every=5, checkpoint_every=4),
+    )
+    second = replace(
+        first,
+        anchor=replace(first.anchor, weight=0.9),
+        optim=replace(first.optim, lr=3e-3),
+        run=replace(first.run, out=str(out / "b"), seed=1),
+    )
+    return [first, second]
+
+
+@pytest.fixture(scope="module")
+def alone(cache, tmp_path_factory):
+    """The second run of the pack, trained on its own."""
+    return train(pack_of(cache, tmp_path_factory.mktemp("alone"))[1])
+
+
+def everything(run):
+    """Every array of a run's last checkpoint, and the numbers of its log that are no times."""
+    step, params = load_params(run)
+    with Checkpoints(run) as checkpoints:
+        state = {**params, **checkpoints.raw(step)}
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = {"rows_per_s", "read_bytes_per_s", "queued_batches", "document_bits"}
+    return state, [{k: v for k, v in line.items() if k not in timed} for line in log]
+
+
+def assert_equal(run, other):
+    (state, log), (expected, expected_log) = everything(run), everything(other)
+    assert log == expected_log and len(log) == 4
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for leaf, value in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(value))
+
+
+def train_until(configs, steps, monkeypatch):
+    """Train a pack, but die after ``steps`` steps without saving."""
+    real = loop.make_pack_step
+
+    def dying(*args):
+        step, seen = real(*args), []
+
+        def run(*state):
+            if len(seen) == steps:
+                raise KeyboardInterrupt
+            seen.append(1)
+            return step(*state)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_pack_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train_pack(configs)
+
+
+def test_a_killed_pack_goes_on_together_or_alone(cache, alone, tmp_path, monkeypatch):
+    configs = pack_of(cache, tmp_path)
+    train_until(configs, 9, monkeypatch)
+    shutil.rmtree(tmp_path / "b" / "checkpoints" / "8")  # killed in a save: only a has it
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    assert loop.train_pack(configs) == [tmp_path / "a", tmp_path / "b"]
+    assert_equal(tmp_path / "b", alone)
+    apart = replace(configs[1], run=replace(configs[1].run, out=str(tmp_path / "c")))
+    assert_equal(train(apart), alone)
+    for step in (8, 12):
+        shutil.rmtree(tmp_path / "b" / "checkpoints" / str(step))
+    with pytest.raises(UserError, match=r"stand at different steps \(.*a at 12, .*b at 0\)"):
+        loop.train_pack(configs)
+
+
+def test_a_config_file_with_a_list_trains_a_pack_over_a_mesh(cache, alone, tmp_path, capsys):
+    runs = [to_dict(config) for config in pack_of(cache, tmp_path)]
+    file = tmp_path / "pack.py"
+    file.write_text(
+        "from vasae_jax.config.overrides import from_dict\n"
+        f"config = [from_dict(run, 'here') for run in {runs!r}]\n"
+    )
+    arguments = ["train", str(file), "--mesh.member=2", "--mesh.model=2", "--mesh.data=auto"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert "a pack of 2 runs, 2 at a time" in said.err
+    assert "mesh member=2 data=2 model=2" in said.err
+    assert f"{tmp_path / 'b'}: step 12/12" in said.err
+    _, params = load_params(tmp_path / "b")
+    for name, value in load_params(alone)[1].items():
+        np.testing.assert_allclose(params[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert main([*arguments, "--mesh.member=3"]) == 2
+    assert "expected a divisor of the 2 runs" in capsys.readouterr().err
+
+
+def test_nothing_is_written_where_one_run_is_refused(cache, tmp_path):
+    configs = pack_of(cache, tmp_path)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "precious.txt").write_text("keep me")
+    with pytest.raises(UserError, match="b exists and holds no run"):
+        loop.train_pack(configs)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_single_run_needs_no_member_axis(cache, tmp_path):
+    with pytest.raises(UserError, match=r"--mesh.member is 2; expected 1 for a single run"):
+        train(pack_of(cache, tmp_path, MeshConfig(member=2))[0])
+
+
+def test_a_diverging_run_is_named(tmp_path):
+    log = Log(RunDir(tmp_path), RunConfig(), 32, 0, None, name="runs/b")
+    with pytest.raises(UserError, match="runs/b: the loss is nan at step 5"):
+        log.report(5, Metrics(*[np.nan] * len(Metrics._fields)), None)

@@ -1,0 +1,182 @@
+"""One device: the step against NumPy float64, forward, every gradient and three Adam steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from step_fixtures import D, F, K, make_config, make_rows, start
+
+from vasae_jax.sae import decode, encode, forward, unit_rows
+from vasae_jax.training.loss import Batch, loss_and_grads
+from vasae_jax.training.step import learning_rate, make_step
+
+# float32 products of length 64 to 70 against float64
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
+
+
+def wide(params):
+    return {name: np.asarray(value, np.float64) for name, value in params.items()}
+
+
+def scrambled(state, seed=3):
+    """Parameters with every term alive: biases away from zero, decoder norms away from one."""
+    rng = np.random.default_rng(seed)
+    noise = {n: rng.normal(size=v.shape) * 0.3 for n, v in state.params.items()}
+    return {n: jnp.asarray(np.asarray(v) + noise[n], jnp.float32) for n, v in state.params.items()}
+
+
+def local_loss(config, mesh, params, batch, context, nearest, rate, execution):
+    specs = jax.sharding.PartitionSpec()
+    run = jax.shard_map(
+        lambda p: loss_and_grads(p, batch, context, nearest, rate, config, execution),
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=specs,
+        check_vma=False,
+    )
+    measures, grads = jax.jit(run)(params)
+    return float(measures.loss), grads
+
+
+@pytest.mark.parametrize("execution", ["sparse", "dense"])
+@pytest.mark.parametrize("pre_bias", [0.0, 1.0])
+def test_forward_equals_reference(execution, pre_bias):
+    x, _, anchors = make_rows()
+    _, state, _ = start(make_config(), anchors)
+    params = scrambled(state)
+    expected, z, _ = reference.forward(wide(params), x[0].astype(np.float64), K, pre_bias)
+    out = forward(params, jnp.asarray(x[0]), K, pre_bias, execution)
+    np.testing.assert_allclose(out.x_hat, expected, **TOLERANCE)
+    values, ids = encode(params, jnp.asarray(x[0]), K, pre_bias)
+    np.testing.assert_allclose(values, np.take_along_axis(z, np.asarray(ids), 1), **TOLERANCE)
+    np.testing.assert_allclose(decode(params, values, ids), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("execution", ["sparse", "dense"])
+@pytest.mark.parametrize(
+    ("mode", "enough"), [("nearest", 1.0), ("nearest", 0.6), ("logsumexp", 1.0), ("softmax", 1.0)]
+)
+@pytest.mark.parametrize(
+    ("loss", "pre_bias", "unit_norm"), [("variance", 1.0, True), ("mse", 0.0, False)]
+)
+def test_loss_and_every_gradient_equal_reference(
+    execution, mode, enough, loss, pre_bias, unit_norm
+):
+    config = make_config(
+        loss=loss, mode=mode, pre_bias=pre_bias, per_feature="root_rate", enough=enough,
+        unit_norm=unit_norm, relative=unit_norm,
+    )  # fmt: skip
+    x, keep, anchors = make_rows()
+    mesh, state, context = start(config, anchors, variance=7.0)
+    params = scrambled(state)
+    if unit_norm:
+        params["W_dec"] = unit_rows(params["W_dec"])
+    rate = np.random.default_rng(5).random(F).astype(np.float32)
+    cosines = reference.unit(np.asarray(params["W_dec"], np.float64)) @ anchors.T
+    nearest = jnp.asarray(anchors[cosines.argmax(axis=1)]) if mode == "nearest" else None
+    batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
+    value, grads = local_loss(
+        config, mesh, params, batch, context, nearest, jnp.asarray(rate), execution
+    )
+    weight = np.sqrt(rate.astype(np.float64))
+    unit = 7.0 if loss == "variance" else D
+    expected, expected_grads = reference.loss_and_grads(
+        wide(params), x[0].astype(np.float64), keep[0], K, pre_bias, unit,
+        config.anchor.weight, anchors.astype(np.float64), mode,
+        weight / weight.sum(), enough, unit_norm,
+    )  # fmt: skip
+    if unit_norm:
+        expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])
+    assert value == pytest.approx(expected, rel=1e-5)
+    for name, grad in expected_grads.items():
+        np.testing.assert_allclose(grads[name], grad, rtol=2e-4, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["plain", "soft", "tied"])
+@pytest.mark.parametrize("execution", ["sparse", "dense"])
+def test_three_adam_steps_of_the_published_recipe_equal_reference(method, execution):
+    config = make_config(
+        loss="mse", method=method, pre_bias=0.0, unit_norm=False, encoder_init="uniform",
+        decoder_init="uniform", bias_init="uniform", d_sae=70 if method == "tied" else F,
+    )  # fmt: skip
+    x, keep, anchors = make_rows()
+    mesh, state, context = start(config, anchors)
+    params = wide(state.params)
+    m = {n: np.zeros_like(v) for n, v in params.items()}
+    v = {n: np.zeros_like(value) for n, value in params.items()}
+    step = make_step(config, mesh, state, execution)
+    lam = config.anchor.weight if method == "soft" else 0.0
+    for t in range(3):
+        x64 = x[t].astype(np.float64)
+        loss, grads = reference.loss_and_grads(
+            params, x64, keep[t], K, 0.0, D, lam, anchors.astype(np.float64), "nearest",
+            np.full(F, 1 / F),
+        )  # fmt: skip
+        new = reference.adam(params, grads, m, v, t + 1, config.optim.lr)
+        frozen = ("W_dec", "b_dec") if method == "tied" else ()
+        params = {n: params[n] if n in frozen else value for n, value in new.items()}
+        batch = Batch(jnp.asarray(x[t]), jnp.asarray(keep[t]))
+        state, metrics = step(state, batch, context)
+        assert float(metrics.loss) == pytest.approx(loss, rel=1e-5)
+    for name, expected in params.items():
+        # Adam divides by the gradient's own size, so tiny gradients lose digits: absolute.
+        np.testing.assert_allclose(state.params[name], expected, atol=2e-5, err_msg=name)
+
+
+def test_unit_rows_stay_unit_and_dead_rows_are_not_moved_by_reconstruction():
+    config = make_config(method="plain")
+    x, keep, anchors = make_rows()
+    mesh, state, context = start(config, anchors)
+    # The first feature cannot fire, so nothing may reach its decoder row.
+    b_enc = state.params["b_enc"].at[0].set(-1e6)
+    state = state._replace(params={**state.params, "b_enc": b_enc})
+    before = np.asarray(state.params["W_dec"][0])
+    step = make_step(config, mesh, state, "sparse")
+    for t in range(3):
+        state, _ = step(state, Batch(jnp.asarray(x[t]), jnp.asarray(keep[t])), context)
+    norms = np.linalg.norm(np.asarray(state.params["W_dec"]), axis=1)
+    np.testing.assert_allclose(norms, 1, atol=1e-6)
+    np.testing.assert_allclose(state.params["W_dec"][0], before, atol=1e-6)
+    assert int(state.counters.idle[0]) == 3
+
+
+def test_masked_rows_change_nothing():
+    config = make_config()
+    x, keep, anchors = make_rows()
+    loud = np.where(keep[..., None], x, np.float32(50.0))
+    ends = []
+    for rows in (x, loud):
+        mesh, state, context = start(config, anchors)
+        step = make_step(config, mesh, state, "sparse")
+        for t in range(3):
+            state, _ = step(state, Batch(jnp.asarray(rows[t]), jnp.asarray(keep[t])), context)
+        ends.append(jax.device_get(state.params))
+    for name in ends[0]:
+        np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
+
+
+def test_every_buffer_of_the_state_is_donated():
+    config = make_config(search_share=0.25)
+    x, keep, anchors = make_rows()
+    mesh, state, context = start(config, anchors)
+    batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
+    make_step(config, mesh, state, "sparse")(state, batch, context)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_bfloat16_compute_stays_near_float32():
+    x, _, anchors = make_rows()
+    _, state, _ = start(make_config(), anchors)
+    full = forward(state.params, jnp.asarray(x[0]), K, 1.0, "dense", "float32").x_hat
+    half = forward(state.params, jnp.asarray(x[0]), K, 1.0, "dense", "bfloat16").x_hat
+    error = np.linalg.norm(full - half) / np.linalg.norm(full)
+    assert 0 < error < 0.1  # winners near the cut may change places
+
+
+def test_learning_rate_rises_stays_and_falls():
+    optim = make_config().optim.__class__(lr=1.0, warmup=0.1, decay=0.5)
+    rates = [float(learning_rate(jnp.int32(t), optim, 100)) for t in range(100)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
+    np.testing.assert_allclose(rates[10:51], 1.0)
+    np.testing.assert_allclose(rates[50:], (100 - np.arange(50, 100)) / 50, rtol=1e-6)

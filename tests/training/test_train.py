@@ -1,0 +1,231 @@
+"""The training loop over a small real cache: resume, stops, logs and every refusal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from cache_fixtures import make_cache
+
+from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.system.errors import UserError
+from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.loop import train
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("cache"), rows=600, d=16, vocab=40, layers=(1, 3)).url
+
+
+def config_for(cache, out, **run):
+    settings = {"steps": STEPS, "log_every": 5, "checkpoint_every": 7, **run}
+    return Config(
+        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2),
+        sae=SAEConfig(d_sae=32, k=3),
+        anchor=AnchorConfig(search_share=0.1),
+        mesh=MeshConfig(data=1),
+        run=RunConfig(out=str(out), **settings),
+    )
+
+
+def final(out):
+    """Every array of a finished run's last checkpoint, by step and all."""
+    step, params = load_params(out)
+    with Checkpoints(out) as checkpoints:
+        rest = checkpoints.raw(step)
+    return step, {**params, **rest}
+
+
+def assert_equal(one, other):
+    (step, left), (other_step, right) = one, other
+    assert step == other_step
+    leaves, others = jax.tree.leaves(left), jax.tree.leaves(right)
+    assert len(leaves) == len(others) > 10
+    for a, b in zip(leaves, others, strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    return train(config_for(cache, tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_metrics_have_one_line_for_each_due_step(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 24, 24]
+    last = lines.pop()
+    assert set(last) == {"step", "mismatch", "shortfall"} and 0 <= last["mismatch"] <= 1
+    assert lines[-1]["fvu"] < lines[0]["fvu"]
+    assert {"loss", "l0", "mean_cosine", "dead_share", "uncertified", "rows_per_s"} <= set(lines[0])
+
+
+# A kill between checkpoints, right after one, and before the first.
+@pytest.mark.parametrize("stop_at", [3, 7, 18])
+def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
+    config = config_for(cache, tmp_path / "cut")
+    with pytest.raises(Killed):
+        train_until(config, stop_at)
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 9')  # a half-written line, as a kill leaves it
+    train(config)
+    assert_equal(final(tmp_path / "cut"), final(whole))
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == [5, 10, 15, 20, 24, 24]
+
+
+class Killed(BaseException):
+    """As abrupt as a signal that cannot be caught: nothing gets to save."""
+
+
+def train_until(config, steps):
+    """Train, but die after ``steps`` steps without saving."""
+    from vasae_jax.training import loop
+
+    real = loop.make_step
+
+    def dying(*args):
+        step, seen = real(*args), []
+
+        def run(state, batch, context):
+            if len(seen) == steps:
+                raise Killed
+            seen.append(1)
+            return step(state, batch, context)
+
+        return run
+
+    loop.make_step = dying
+    try:
+        train(config)
+    finally:
+        loop.make_step = real
+
+
+def command_for(cache, out, *more):
+    """The command line of :func:`config_for`."""
+    return [
+        sys.executable, "-m", "vasae_jax.cli.main", "train", f"--data.cache={cache}",
+        "--data.layer=1", "--data.batch=32", "--data.lanes=4", "--data.window=2", "--sae.d-sae=32",
+        "--sae.k=3", "--anchor.search-share=0.1", "--mesh.data=1", f"--run.out={out}", *more,
+    ]  # fmt: skip
+
+
+ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_the_progress(cache, tmp_path, number):
+    out = tmp_path / "run"
+    long = command_for(cache, out, "--run.log-every=1", "--run.steps=1000000")
+    running = subprocess.Popen(long, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert "run the same command to continue" in said
+    with Checkpoints(out) as checkpoints:
+        assert checkpoints.latest() >= 1
+    assert "Traceback" not in said
+
+
+def test_a_finished_run_is_left_alone(cache, whole, capsys):
+    before = final(whole)
+    train(config_for(cache, whole))
+    assert "is complete" in capsys.readouterr().err
+    assert_equal(final(whole), before)
+
+
+def test_another_mesh_may_resume_a_run(cache, whole, tmp_path):
+    config = config_for(cache, tmp_path / "moved")
+    with pytest.raises(Killed):
+        train_until(config, 10)
+    train(replace(config, mesh=MeshConfig(data=2, model=4)))
+    _, mine = load_params(tmp_path / "moved")
+    _, theirs = load_params(whole)
+    for name in mine:
+        np.testing.assert_allclose(mine[name], theirs[name], atol=1e-4, err_msg=name)
+
+
+def test_reading_a_run_leaves_a_save_under_way_alone(cache, tmp_path):
+    out = train(config_for(cache, tmp_path / "run", steps=2))
+    saving = out / "checkpoints" / "3.orbax-checkpoint-tmp"
+    (saving / "params").mkdir(parents=True)
+    step, _ = load_params(out)
+    assert step == 2
+    assert (saving / "params").is_dir()
+
+
+def test_tensorboard_files_are_written(cache, tmp_path):
+    train(config_for(cache, tmp_path / "run", steps=2, tensorboard=True))
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def changed(config, section, **fields):
+    return replace(config, **{section: replace(getattr(config, section), **fields)})
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "sentence"),
+    [
+        ("data", {"cache": ""}, "data.cache is empty"),
+        ("data", {"layer": 2}, r"layer 2 is not in cache .*; it has layers 1, 3"),
+        ("data", {"batch": 30}, "data.batch is 30; expected a multiple of --data.lanes"),
+        ("sae", {"k": 64}, r"sae.k is 64; expected at most the number of features \(32\)"),
+        ("sae", {"k": 0}, "sae.k is 0; expected at least 1"),
+        ("sae", {"method": "tied"}, r"sae.method=tied has --sae.d-sae=32; expected 0 or .*40"),
+        ("mesh", {"data": 3}, r"data.batch is 32; expected a multiple of .* \(3\)"),
+        ("mesh", {"model": 5}, r"32 features cannot be split .* \(5\); .*--sae.d-sae=35"),
+        ("mesh", {"model": 16}, r"found 8 device\(s\)"),
+        ("optim", {"lr": 0.0}, "optim.lr is 0.0; expected more than 0"),
+        ("optim", {"warmup": 1.5}, "optim.warmup is 1.5; expected a share"),
+        ("anchor", {"search_share": 0.0}, "anchor.search-share is 0.0"),
+        ("anchor", {"enough": 1.5}, "anchor.enough is 1.5"),
+        ("run", {"out": ""}, "run.out is empty"),
+        ("run", {"steps": 0}, "run.steps is 0; expected at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_written(
+    cache, tmp_path, section, fields, sentence
+):
+    config = changed(config_for(cache, tmp_path / "run"), section, **fields)
+    with pytest.raises(UserError, match=sentence):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_in_the_directory_is_refused_and_overwritten_when_asked(cache, tmp_path):
+    config = config_for(cache, tmp_path / "run", steps=2)
+    train(config)
+    other = changed(config, "sae", k=2)
+    with pytest.raises(UserError, match=r"holds another run: sae.k was 3 and is now 2"):
+        train(other)
+    train(changed(other, "run", overwrite=True))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["sae"]["k"] == 2
+
+
+def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
+    precious = tmp_path / "precious.txt"
+    precious.write_text("keep me")
+    with pytest.raises(UserError, match="holds no run"):
+        train(config_for(cache, tmp_path, overwrite=True))
+    with pytest.raises(UserError, match="holds no run; expected a new or empty directory"):
+        train(config_for(cache, tmp_path))
+    assert precious.read_text() == "keep me"
+
+
+def test_a_diverging_run_stops_with_a_sentence(cache, tmp_path):
+    config = changed(config_for(cache, tmp_path / "run"), "optim", lr=1e30, warmup=0.0)
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
+        train(changed(config, "sae", unit_norm=False))

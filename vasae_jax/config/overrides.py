@@ -1,0 +1,138 @@
+"""Reading a config from ``configs/*.py``, from the command line and from a finished run."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vasae_jax.config.settings import Config
+from vasae_jax.system.errors import UserError
+
+
+def load_file(path: str) -> Config:
+    """The one ``config`` that a Python file defines.
+
+    Raises:
+        UserError: no such file, it fails to run, or it defines no ``config = Config(...)``.
+    """
+    found = load_runs(path)
+    if not isinstance(found, Config):
+        raise UserError(f"config {path} has a pack of {len(found)} runs; expected one Config")
+    return found
+
+
+def load_runs(path: str) -> Config | list[Config]:
+    """The ``config`` that a Python file defines, or the list of them: a pack.
+
+    Raises:
+        UserError: as :func:`load_file` does.
+    """
+    if not Path(path).is_file():
+        raise UserError(
+            f"config {path} is not there; expected a Python file with config = Config(...)"
+        )
+    try:
+        found = runpy.run_path(path).get("config")
+    except Exception as error:
+        raise UserError(f"config {path} fails: {type(error).__name__}: {error}") from error
+    if isinstance(found, list | tuple) and found and all(isinstance(c, Config) for c in found):
+        return list(found)
+    if not isinstance(found, Config):
+        raise UserError(
+            f"config {path} has config = {type(found).__name__}; expected a "
+            "vasae_jax.config.settings.Config, or a list of them to train together"
+        )
+    return found
+
+
+def parse_overrides(default: Config, arguments: Sequence[str], program: str) -> Config:
+    """``default`` with ``--section.field=value`` arguments applied, each by its type.
+
+    Raises:
+        UserError: an unknown setting (with the nearest known ones) or a value of a wrong type.
+    """
+    import tyro  # takes a third of a second that other commands need not spend
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config, unknown = tyro.cli(
+                Config,
+                default=default,
+                args=list(arguments),
+                prog=program,
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_plain(said.getvalue())) from None
+    if unknown:
+        raise UserError(_unknown(unknown[0]))
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(value: dict[str, Any], origin: str) -> Config:
+    """The config that :func:`to_dict` gave.
+
+    Raises:
+        UserError: sections or fields that this version does not know; ``origin`` names the file.
+    """
+    try:
+        sections = {
+            section.name: type(getattr(Config(), section.name))(**value[section.name])
+            for section in dataclasses.fields(Config)
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{origin} is not a config of this version: {error}") from error
+    return Config(**sections)
+
+
+def difference(old: Config, new: Config) -> str | None:
+    """The first setting in which two configs differ, in words; None where they are equal."""
+    for name, value in flatten(new).items():
+        before = flatten(old)[name]
+        if before != value:
+            return f"{name} was {before!r} and is now {value!r}"
+    return None
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted name, such as ``sae.k``."""
+    return {
+        f"{section}.{name}": value
+        for section, fields in to_dict(config).items()
+        for name, value in fields.items()
+    }
+
+
+def _unknown(argument: str) -> str:
+    key = argument.lstrip("-").split("=")[0].replace("-", "_")
+    names = list(flatten(Config()))
+    near = difflib.get_close_matches(key, names, n=2, cutoff=0.5)
+    near = near or [name for name in names if name.split(".")[1] == key.split(".")[-1]]
+    hint = " or ".join(f"--{name.replace('_', '-')}" for name in near)
+    asked = f"did you mean {hint}?" if hint else "see vasae train --help for all settings"
+    return f"unknown setting {argument.split('=')[0]}; {asked}"
+
+
+def _plain(box: str) -> str:
+    """The first paragraph of a message drawn in a box, as one line."""
+    text = re.sub(r"[╭╮╰╯│]", "", box)
+    body = [line.strip() for line in text.splitlines()]
+    kept: list[str] = []
+    for line in body[1:]:
+        if line.startswith("──"):
+            break
+        kept.append(line)
+    return " ".join(kept).strip() or "the settings could not be read; see vasae train --help"

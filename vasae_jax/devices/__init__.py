@@ -1,0 +1,1 @@
+"""The mesh and its rules, where arrays are placed, and several hosts."""

@@ -1,0 +1,162 @@
+"""A dictionary on disk: the ``.npz`` that was asked for, ``names.jsonl`` and ``meta.json``.
+
+Described in docs/dictionary.md; ``meta.json`` holds the digests of the other two.
+"""
+
+import contextlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vasae_jax.dictionary.artefact import ARRAYS, Dictionary, check_arrays
+from vasae_jax.dictionary.meta import FORMAT, VERSION
+from vasae_jax.naming.claim import bucket_names, bucket_of
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
+from vasae_jax.system.version import __version__
+
+NAMES, META = "names.jsonl", "meta.json"
+
+
+def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, Path]:
+    """The paths that :func:`write_dictionary` will write: the ``.npz``, names and metadata.
+
+    Raises:
+        UserError: the name does not end in .npz, or one of the files exists (and ``overwrite``
+            was not asked for).
+    """
+    npz = Path(out_npz)
+    if npz.suffix != ".npz":
+        raise UserError(f"{npz} is not an .npz name; expected something like dictionary.npz")
+    paths = (npz, npz.parent / NAMES, npz.parent / META)
+    for path in paths:
+        refuse_existing(path, overwrite)
+    return paths
+
+
+def write_dictionary(
+    out_npz: str | os.PathLike[str], dictionary: Dictionary, overwrite: bool = False
+) -> tuple[Path, Path, Path]:
+    """Write the three files; none is visible before all of them are whole.
+
+    Returns:
+        The paths, as :func:`check_outputs`.
+
+    Raises:
+        UserError: what :func:`check_outputs` refuses, arrays that do not fit, a place that
+            cannot be written.
+    """
+    paths = check_outputs(out_npz, overwrite)
+    arrays: dict[str, Any] = _arrays(dictionary)
+    check_arrays(arrays, str(paths[0]))
+    names = _names_text(dictionary).encode("utf-8", "backslashreplace")
+    with contextlib.ExitStack() as stack:
+        # Files appear in reverse order: meta.json, which vouches for the others, last.
+        meta_file, names_file, npz_file = (
+            stack.enter_context(atomic_file(path)) for path in reversed(paths)
+        )
+        np.savez(npz_file, **arrays)
+        npz_file.flush()
+        names_file.write(names)
+        digests = {"npz": sha256_file(npz_file.name), "names": sha256_bytes(names)}
+        meta = {**dictionary.meta, "sha256": digests}
+        text = json.dumps(meta, indent=2, ensure_ascii=False, allow_nan=False)
+        meta_file.write((text + "\n").encode())
+        for file in (meta_file, names_file):
+            file.flush()
+    return paths
+
+
+def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
+    """Read a dictionary from its ``.npz`` and the two files beside it.
+
+    Raises:
+        UserError: a file is missing, foreign, of a newer version, damaged, or not the one
+            that was written with the others.
+    """
+    path = Path(npz)
+    names, meta_path = path.parent / NAMES, path.parent / META
+    for file in (path, names, meta_path):
+        if not file.is_file():
+            raise UserError(
+                f"{file} is not there; expected a dictionary's .npz, {NAMES} and {META} "
+                "in one directory"
+            )
+    meta = _read_meta(meta_path)
+    for name, file in (("npz", path), ("names", names)):
+        if meta["sha256"].get(name) != sha256_file(file):
+            raise UserError(
+                f"{file} is not the file that {meta_path} was written with; "
+                "expected the three files of one export"
+            )
+    arrays: dict[str, Any] = _load(path)
+    arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
+    return Dictionary(**arrays, tokens=_tokens(names), meta=meta)
+
+
+def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(getattr(dictionary, name), dtype) for name, (dtype, _) in ARRAYS.items()
+    }
+
+
+def _names_text(dictionary: Dictionary) -> str:
+    buckets = [bucket_names()[index] for index in bucket_of(dictionary.cosines[:, 0])]
+    lines = []
+    columns = (dictionary.token_ids, dictionary.cosines, dictionary.fire_rate)
+    for feature, (ids, cosines, rate) in enumerate(
+        zip(*(c.tolist() for c in columns), strict=True)
+    ):
+        names = []
+        for token, cosine in zip(ids, cosines, strict=True):
+            raw, display = dictionary.tokens[token]
+            name = {"token_id": token, "raw": raw, "display": display, "cosine": round(cosine, 6)}
+            names.append(name)
+        record = {"feature": feature, "names": names, "bucket": buckets[feature]}
+        record["fire_rate"] = float(f"{rate:.6g}")
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    text = "".join(lines)
+    for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _tokens(names: Path) -> dict[int, tuple[str, str]]:
+    with open(names, encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    return {
+        name["token_id"]: (name["raw"], name["display"])
+        for record in records
+        for name in record["names"]
+    }
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON; expected the meta.json of a dictionary") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
+    if meta.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {meta.get('version')}; expected {VERSION}, "
+            f"which vasae_jax {__version__} reads"
+        )
+    if not isinstance(meta.get("sha256"), dict):
+        raise UserError(f"{path} has no digests; expected the meta.json of a dictionary")
+    return meta
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
+    check_arrays(arrays, str(path))
+    return arrays

@@ -1,0 +1,38 @@
+"""From a finished run to its named dictionary."""
+
+from vasae_jax.anchor import anchor_name
+from vasae_jax.config.overrides import to_dict
+from vasae_jax.dictionary.artefact import Dictionary, make_dictionary
+from vasae_jax.dictionary.meta import make_meta, provenance
+from vasae_jax.evaluation.evaluate import Evaluation
+from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
+from vasae_jax.training.trained import Run
+
+
+def name_run(run: Run, names: RunNames, evaluation: Evaluation) -> Dictionary:
+    """The named dictionary of a run."""
+    config = run.config
+    meta = make_meta(
+        anchor=anchor_name(config.anchor.center),
+        fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {evaluation.split} split",
+        provenance={**provenance(run.cache, config.data.layer), "step": run.step},
+        config=to_dict(config),
+        metrics=evaluation.to_json(),
+    )
+    return make_dictionary(
+        run.params,
+        k=config.sae.k,
+        pre_bias=config.sae.pre_bias,
+        names=names.stated,
+        raw_names=names.raw,
+        vocab=run.cache.vocab(),
+        fire_rate=evaluation.unmasked.fire_rate,
+        meta=meta,
+    )
+
+
+def publish(run: Run) -> tuple[Dictionary, Evaluation]:
+    """The named dictionary of a run and the evaluation that its figures come from."""
+    names = run_names(run)
+    evaluation = evaluate_run(run, names)
+    return name_run(run, names, evaluation), evaluation

@@ -1,0 +1,56 @@
+"""What the layouts share: folding the encoder bias, and writing a directory's files."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vasae_jax.dictionary.artefact import Dictionary
+from vasae_jax.system.files import atomic_file, refuse_existing
+
+
+def encoder_bias(dictionary: Dictionary, taken: float) -> np.ndarray:
+    """b_enc for a library that encodes x - ``taken`` * b_dec; float32 [d_sae].
+
+    (x - p b_dec) W + b = (x - taken b_dec) W + (b + (taken - p) b_dec W), so the
+    preactivations stay the same.
+    """
+    share = taken - dictionary.pre_bias
+    if share == 0:
+        return dictionary.b_enc
+    moved = dictionary.b_dec.astype(np.float64) @ dictionary.W_enc.astype(np.float64)
+    return (dictionary.b_enc + share * moved).astype(np.float32)
+
+
+def layer_and_model(dictionary: Dictionary) -> tuple[int, str]:
+    """The layer and the model id that the rows come from."""
+    provenance = dictionary.meta["provenance"]
+    return int(provenance["layer"]), str(provenance["model"]["id"])
+
+
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def write_files(
+    directory: str | os.PathLike[str], content: Mapping[str, bytes], overwrite: bool
+) -> tuple[Path, ...]:
+    """Write files by name into ``directory``, all or (before the first rename) none.
+
+    Raises:
+        UserError: one exists (and ``overwrite`` is False) or the place cannot be written.
+    """
+    paths = [Path(directory) / name for name in content]
+    for path in paths:
+        refuse_existing(path, overwrite)
+    with contextlib.ExitStack() as stack:
+        for path, data in zip(paths, content.values(), strict=True):
+            file = stack.enter_context(atomic_file(path))
+            file.write(data)
+            file.flush()
+    return tuple(paths)

@@ -1,0 +1,44 @@
+"""SAELens (6.x): ``cfg.json`` and ``sae_weights.safetensors``, architecture ``topk``.
+
+It can encode x or x - b_dec (``apply_b_dec_to_input``): pre_bias 1 and 0 are written as they
+are, any other share is folded into b_enc.
+"""
+
+import numpy as np
+from safetensors.numpy import save
+
+from vasae_jax.dictionary.artefact import Dictionary
+from vasae_jax.dictionary.layouts.files import encoder_bias, json_bytes, layer_and_model
+
+
+def files(dictionary: Dictionary) -> dict[str, bytes]:
+    """The files' content by name."""
+    taken = 1.0 if dictionary.pre_bias == 1 else 0.0
+    layer, model = layer_and_model(dictionary)
+    provenance = dictionary.meta["provenance"]
+    config = {
+        "architecture": "topk",
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "k": dictionary.k,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": taken == 1,
+        "rescale_acts_by_decoder_norm": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {
+            "model_name": model,
+            "hook_name": f"blocks.{layer}.hook_resid_post",
+            "context_size": provenance["context_length"],
+            "prepend_bos": provenance["bos"],
+            "made_by": dictionary.meta["created_by"],
+        },
+    }
+    weights = {
+        "W_enc": np.ascontiguousarray(dictionary.W_enc),
+        "b_enc": encoder_bias(dictionary, taken),
+        "W_dec": np.ascontiguousarray(dictionary.W_dec),
+        "b_dec": dictionary.b_dec,
+    }
+    return {"cfg.json": json_bytes(config), "sae_weights.safetensors": save(weights)}

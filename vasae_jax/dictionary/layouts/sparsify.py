@@ -1,0 +1,33 @@
+"""EleutherAI sparsify (1.x): ``cfg.json`` and ``sae.safetensors``.
+
+It always encodes x - b_dec: pre_bias 1 is written as it is, any other share is folded into
+the encoder's bias.
+"""
+
+import numpy as np
+from safetensors.numpy import save
+
+from vasae_jax.dictionary.artefact import Dictionary
+from vasae_jax.dictionary.layouts.files import encoder_bias, json_bytes
+
+
+def files(dictionary: Dictionary) -> dict[str, bytes]:
+    """The files' content by name."""
+    config = {
+        "activation": "topk",
+        "expansion_factor": max(1, dictionary.d_sae // dictionary.d_in),
+        "normalize_decoder": False,
+        "num_latents": dictionary.d_sae,
+        "k": dictionary.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": dictionary.d_in,
+    }
+    weights = {
+        "encoder.weight": np.ascontiguousarray(dictionary.W_enc.T),
+        "encoder.bias": encoder_bias(dictionary, 1.0),
+        "W_dec": np.ascontiguousarray(dictionary.W_dec),
+        "b_dec": dictionary.b_dec,
+    }
+    return {"cfg.json": json_bytes(config), "sae.safetensors": save(weights)}

@@ -1,0 +1,64 @@
+"""All that is measured of names, as JSON and as a table."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vasae_jax.evaluation.names.inputs import InputRelation
+from vasae_jax.evaluation.names.relation import Share, TopShares
+from vasae_jax.evaluation.names.stability import Stability
+
+
+@dataclass(frozen=True)
+class NameWorth:
+    """What a run's names are worth; a measure that was not asked for is None."""
+
+    anchor: str
+    """What the names refer to."""
+    rows: int
+    """Unmasked rows over which it was watched what fires."""
+    inputs: InputRelation
+    direct: TopShares
+    output: TopShares | None = None
+    """Needs the language model."""
+    stability: Stability | None = None
+    """Needs another run."""
+    against: str | None = None
+    """That other run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value without what was not measured."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def table(self) -> str:
+        """A readable table: each measure, and what shuffled names reach."""
+        head = f"names by {self.anchor}, over {self.rows} unmasked rows"
+        lines = [(head, "named", "shuffled"), *self._lines()]
+        width = max(len(line[0]) for line in lines)
+        return "\n".join(f"{a:<{width}}  {b:>12}  {c:>12}".rstrip() for a, b, c in lines)
+
+    def _lines(self) -> Iterator[tuple[str, str, str]]:
+        inputs = self.inputs
+        yield f"activation of {inputs.features} firing features, mean share", "", ""
+        yield _line(f"  at one of its {inputs.names} names", inputs.at)
+        yield _line(f"  just before one of its {inputs.names} names", inputs.just_before)
+        yield f"its row through the head, {self.direct.features} firing features", "", ""
+        yield from _tops(self.direct, "raised")
+        if self.output is not None:
+            found = self.output
+            yield f"taken from {found.rows} rows, {found.features} firing features", "", ""
+            yield from _tops(found, "lowered")
+        if self.stability is not None:
+            same = self.stability
+            yield f"found again among {same.candidates} firing features of {self.against}", "", ""
+            yield _line("  its nearest by decoder cosine has the same name", same.same_name)
+            yield "  mean cosine to the nearest", f"{same.mean_max_cosine:.3f}", ""
+
+
+def _tops(found: TopShares, how: str) -> Iterator[tuple[str, str, str]]:
+    yield _line(f"  its name is the token {how} most", found.top1)
+    yield _line(f"  its name is among the five {how} most", found.top5)
+
+
+def _line(head: str, share: Share) -> tuple[str, str, str]:
+    return head, f"{share.named:.2%}", f"{share.shuffled:.3%}"

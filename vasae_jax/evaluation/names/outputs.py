@@ -1,0 +1,123 @@
+"""The output relation: does removing a feature from the stream lower its name's logit most?"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vasae_jax.evaluation.contexts import Firings
+from vasae_jax.evaluation.names.relation import TOP, TopShares, spread_features, top_shares
+from vasae_jax.evaluation.patching.measure import windows_at_once
+from vasae_jax.evaluation.patching.model import Model, patched_logits
+from vasae_jax.evaluation.patching.windows import WindowTable
+from vasae_jax.system.progress import Progress
+from vasae_jax.training.trained import Run
+
+FEATURES = 64
+"""Firing features measured at most, evenly spaced in the order of how often they fire."""
+ROWS = 3
+"""Rows measured of each at most: those on which it fires most."""
+
+
+@dataclass(frozen=True)
+class Removals:
+    """Features to be removed from rows, arrays [n]: each line one feature from one row."""
+
+    feature: np.ndarray
+    activation: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.feature)
+
+
+def output_relation(
+    run: Run, model: Model, split: str, found: Firings, names: np.ndarray, at_once: int = 0
+) -> TopShares:
+    """How often a feature's name is among the tokens whose logits fall most without it.
+
+    The feature's part z_i W_dec[i] is taken from the layer's output at one row, the rest of
+    the model runs on, and the logits at that row are compared, each less their mean over the
+    vocabulary. Log-probabilities would give the same order: they differ by a constant.
+
+    Args:
+        run: whose features they are.
+        model: the language model of the run's cache.
+        split: the split that ``found`` comes from.
+        found: which features fire where, and how much.
+        names: int [F], each feature's name.
+        at_once: rows run at once; 0 for what :func:`windows_at_once` says.
+
+    Raises:
+        UserError: the cache lacks the split, or a column is damaged.
+    """
+    data, cache = run.config.data, run.cache
+    table = WindowTable.of(cache, data.layer, split, data.skip_positions, data.max_norm)
+    fired = np.bincount(found.feature, minlength=len(names))
+    removals = choose(found, fired)
+    size = at_once or windows_at_once(cache, len(removals))
+    tops = [np.zeros((0, TOP), np.int64)]
+    with Progress(len(removals), unit="removals") as progress:
+        for first in range(0, len(removals), size):
+            part = np.arange(first, min(first + size, len(removals)))
+            tops.append(_lowered(run, model, table, removals, part, size))
+            progress.update(int(part[-1]) + 1)
+        progress.finish(len(removals))
+    return top_shares(removals.feature, np.concatenate(tops), names, fired > 0, len(removals))
+
+
+def choose(found: Firings, fired: np.ndarray) -> Removals:
+    """FEATURES features and for each the ROWS rows on which it fires most, earlier rows first."""
+    lines: list[int] = []
+    for feature in spread_features(fired, FEATURES):
+        mine = np.flatnonzero(found.feature == feature)
+        best = np.argsort(-found.activation[mine], kind="stable")[:ROWS]
+        lines += mine[best].tolist()
+    taken = np.array(lines, np.int64)
+    return Removals(found.feature[taken], found.activation[taken], found.row[taken])
+
+
+def _lowered(
+    run: Run, model: Model, table: WindowTable, removals: Removals, part: np.ndarray, size: int
+) -> np.ndarray:
+    """The TOP tokens whose logits fall most, for the removals numbered ``part``; int [n, TOP]."""
+    layer, count = run.config.data.layer, len(part)
+    numbers, positions = table.locate(removals.row[part])
+    tokens = table.take(numbers, size).tokens
+    places = np.zeros(size, np.int32)
+    places[:count] = positions
+    gone = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
+    rows = np.asarray(run.params["W_dec"][removals.feature[part]])
+    gone[:count] = removals.activation[part][:, None] * rows
+    x = jnp.asarray(model.residuals(tokens, (layer,))[0])
+    without = _without(x, places, gone)
+    own, other = (jnp.asarray(patched_logits(model, tokens, one, layer)) for one in (x, without))
+    return largest(np.asarray(_drop(own, other, places))[:count])
+
+
+def largest(drop: np.ndarray) -> np.ndarray:
+    """The TOP tokens with the largest ``drop`` [n, V] above 0, ties by lowest id, then -1."""
+    count = min(TOP, drop.shape[1])
+    order = np.argsort(-drop, axis=1, kind="stable")[:, :count]
+    found = np.full((len(drop), TOP), -1, np.int64)
+    found[:, :count] = np.where(np.take_along_axis(drop, order, axis=1) > 0, order, -1)
+    return found
+
+
+@jax.jit
+def _without(x: jax.Array, places: jax.Array, gone: jax.Array) -> jax.Array:
+    """``x`` [S, T, d] less ``gone`` [S, d] at position ``places`` [S] of each window."""
+    there = jnp.arange(x.shape[1])[None, :] == places[:, None]
+    return x - jnp.where(there[..., None], gone[:, None, :], 0)
+
+
+@jax.jit
+def _drop(own: jax.Array, other: jax.Array, places: jax.Array) -> jax.Array:
+    """How much each logit falls at position ``places`` [S]: [S, T, V] twice to [S, V].
+
+    Less the mean over the vocabulary, so that what falls is what becomes less likely.
+    """
+    windows = jnp.arange(own.shape[0])
+    drop = (own[windows, places] - other[windows, places]).astype(jnp.float32)
+    return drop - jnp.mean(drop, axis=1, keepdims=True)

@@ -1,0 +1,85 @@
+"""The language model that a cache was made with, opened again to be patched."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from vasae_jax.cache import Cache
+from vasae_jax.lm import load_lm
+from vasae_jax.lm.architectures import UnknownArchitecture
+from vasae_jax.system.errors import UserError
+
+Backend = Literal["auto", "flax", "torch"]
+
+
+class Model(Protocol):
+    """What patching asks of a model; both backends have it."""
+
+    spec: Any
+    id: str
+    computed: str
+
+    @property
+    def source_digest(self) -> str: ...  # noqa: D102
+    def residuals(self, tokens: Any, layers: Sequence[int]) -> Any: ...  # noqa: D102
+    def logits(self, tokens: Any) -> Any: ...  # noqa: D102
+
+
+def open_model(source: str, backend: Backend, cache: Cache) -> Model:
+    """Load the model of ``cache``, with products of the type that the cache was made with.
+
+    ``auto`` takes the Flax model where its architecture is written in Flax, and PyTorch's
+    where it is not and PyTorch is installed.
+
+    Raises:
+        UserError: no such model, one that no backend reads, or another than the cache's.
+    """
+    dtype = "bfloat16" if "bfloat16" in cache.manifest.computed else "float32"
+    model = _load(source, backend, dtype)
+    check_model(model, cache)
+    return model
+
+
+def check_model(model: Model, cache: Cache) -> None:
+    """Raise UserError unless ``model`` is the one that the rows of ``cache`` come from."""
+    manifest = cache.manifest
+    for what, found, expected in (
+        ("rows of width", model.spec.d_model, manifest.d_model),
+        ("a vocabulary of", model.spec.vocab_size, manifest.vocab_size),
+        ("weights of digest", model.source_digest, manifest.model.source_digest),
+    ):
+        if found != expected:
+            raise UserError(
+                f"model {model.id} has {what} {found}; expected {expected}, those of "
+                f"{manifest.model.id} that cache {cache.url} was made with"
+            )
+
+
+def patched_logits(model: Any, tokens: Any, rows: Any, layer: int) -> Any:
+    """Logits [S, T, V] of ``model`` on ``tokens`` [S, T] if block ``layer`` put out ``rows``.
+
+    A model that JAX runs goes on from the rows; another one has ``patched``, which begins
+    with the tokens and replaces the block's output on the way.
+    """
+    if hasattr(model, "patched"):
+        return model.patched(tokens, rows, layer)
+    return model.continue_from(rows, layer)
+
+
+def _load(source: str, backend: Backend, dtype: str) -> Model:
+    if backend == "torch":
+        return _torch(source, dtype)
+    try:
+        return load_lm(source, dtype)
+    except UnknownArchitecture as unknown:
+        if backend == "flax":
+            raise
+        if importlib.util.find_spec("torch") is None:
+            raise unknown from None
+    return _torch(source, dtype)
+
+
+def _torch(source: str, dtype: str) -> Model:
+    from vasae_jax.extract.torch_backend import TorchLM, best_device
+
+    return TorchLM(source, best_device(), dtype)

@@ -1,0 +1,1 @@
+"""Files, signals, memory, clock and errors: what every room stands on."""

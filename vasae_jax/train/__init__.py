@@ -1,1 +1,0 @@
-"""Loss, step, state and loop of a training run."""

@@ -1,0 +1,150 @@
+"""Checkpoints of a run: the only file that knows Orbax.
+
+A checkpoint is one step of ``RUN/checkpoints`` with two items, ``params`` and ``rest`` (all
+else of the train state), so that a reader of the dictionary needs no optimiser. Orbax
+writes to a temporary directory and renames it, so a killed save leaves the one before it.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+from vasae_jax.sae import Params
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import require_space, unwritable
+
+KEPT = 2
+"""Checkpoints kept, so that one is whole whatever happens to the other."""
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; use as a context manager."""
+
+    def __init__(self, run: str | os.PathLike[str]) -> None:
+        """Open ``run``/checkpoints, creating it.
+
+        Raises:
+            UserError: it cannot be created.
+        """
+        directory = Path(run).absolute() / "checkpoints"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+        # On CPU a save in the background would read the arrays that the next step overwrites.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=jax.default_backend() != "cpu",
+        )
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(directory, options=options)
+
+    def __enter__(self) -> Self:
+        """The open checkpoints."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for a save under way and close."""
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The last step saved whole, or None."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All steps saved whole, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any) -> None:
+        """Save ``state`` (a NamedTuple with ``params``) as ``step``.
+
+        On accelerators the write goes on in the background after the arrays have left the
+        device.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        if step in self.steps():
+            return
+        # Asked before, since a write that fails half-way is reported from many threads at once.
+        require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        rest = state._asdict()
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
+        )
+        try:
+            self._manager.save(step, args=items, force=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).rsplit(": ", 1)[-1]
+            raise UserError(
+                f"checkpoint of step {step} cannot be written to {self._directory} ({reason}); "
+                "expected a writable place with free space; the checkpoints before it are kept"
+            ) from error
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state saved as ``step``, laid out and sharded as ``like``.
+
+        Raises:
+            UserError: the checkpoint cannot be read or has other shapes.
+        """
+        rest = jax.tree.map(_abstract, like)._asdict()
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(rest.pop("params")),
+            rest=ocp.args.StandardRestore(rest),
+        )
+        try:
+            found = self._manager.restore(step, args=items)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"checkpoint of step {step} cannot be restored: {error}") from error
+        return type(like)(params=found["params"], **found["rest"])
+
+    def raw(self, step: int) -> dict[str, Any]:
+        """Everything but the parameters that was saved as ``step``, laid out as it was."""
+        return self._manager.restore(
+            step, args=ocp.args.Composite(rest=ocp.args.StandardRestore())
+        )["rest"]
+
+
+def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
+    """The last step of a run and its parameters on one device, whatever mesh trained it.
+
+    Raises:
+        UserError: ``run`` has no checkpoint.
+    """
+    directory = Path(run).absolute() / "checkpoints"
+    if not directory.is_dir():
+        raise UserError(f"{run} has no checkpoints; expected the directory of a run of vasae train")
+    # Read-only: the run may be training, and what it is saving now is not ours to clean up.
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        step = manager.latest_step()
+    if step is None:
+        raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
+    item = directory / str(step) / "params"
+    device = SingleDeviceSharding(jax.devices()[0])
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            shapes = reader.metadata(item).item_metadata.tree
+            like = {
+                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+                for name, leaf in shapes.items()
+            }
+            params: Params = reader.restore(item, like)
+            return step, params
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {item} cannot be read: {error}") from error
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

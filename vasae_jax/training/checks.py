@@ -1,0 +1,103 @@
+"""Everything that can be wrong with a run, found before anything compiles or is written."""
+
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config
+from vasae_jax.system.errors import UserError
+
+
+def features(config: Config, vocab_size: int) -> int:
+    """d_sae, where 0 stands for the size of the vocabulary."""
+    return config.sae.d_sae or vocab_size
+
+
+def order_seed(config: Config) -> int:
+    """The seed of the order of the rows."""
+    return config.run.seed if config.data.seed is None else config.data.seed
+
+
+def check_settings(config: Config) -> None:
+    """Raise UserError for settings that are wrong whatever the cache is."""
+    _require(bool(config.data.cache), "--data.cache is empty; expected an activation cache")
+    _require(bool(config.run.out), "--run.out is empty; expected a directory for the run")
+    for name, value, least in _least(config):
+        _require(value >= least, f"--{name} is {value}; expected at least {least}")
+    optim = config.optim
+    _require(optim.lr > 0, f"--optim.lr is {optim.lr}; expected more than 0")
+    for name, share in (("optim.warmup", optim.warmup), ("optim.decay", optim.decay)):
+        _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
+    share = config.anchor.search_share
+    _require(0 < share <= 1, f"--anchor.search-share is {share}; expected a share above 0, up to 1")
+    enough = config.anchor.enough
+    _require(0 < enough <= 1, f"--anchor.enough is {enough}; expected a cosine above 0, up to 1")
+    _require(
+        config.data.batch % config.data.lanes == 0,
+        f"--data.batch is {config.data.batch}; expected a multiple of --data.lanes "
+        f"({config.data.lanes})",
+    )
+
+
+def check_cache(config: Config, cache: Cache) -> None:
+    """Raise UserError where the settings do not fit the cache's layers and sizes."""
+    manifest = cache.manifest
+    _require(
+        config.data.layer in manifest.layers,
+        f"layer {config.data.layer} is not in cache {config.data.cache}; "
+        f"it has layers {', '.join(map(str, manifest.layers))}",
+    )
+    d_sae = features(config, manifest.vocab_size)
+    k = config.sae.k
+    _require(k <= d_sae, f"--sae.k is {k}; expected at most the number of features ({d_sae})")
+    _require(
+        config.sae.method != "tied" or d_sae == manifest.vocab_size,
+        f"--sae.method=tied has --sae.d-sae={d_sae}; expected 0 or the cache's vocabulary "
+        f"({manifest.vocab_size})",
+    )
+
+
+def check_mesh(config: Config, data: int, model: int, d_sae: int) -> None:
+    """Raise UserError where rows or features cannot be split evenly over the mesh."""
+    batch = config.data.batch
+    _require(
+        batch % data == 0,
+        f"--data.batch is {batch}; expected a multiple of the mesh's data axis ({data})",
+    )
+    above = -(-d_sae // model) * model
+    _require(
+        d_sae % model == 0,
+        f"{d_sae} features cannot be split over the mesh's model axis ({model}); "
+        f"expected a multiple of it, such as --sae.d-sae={above}",
+    )
+    _require(
+        config.sae.k <= d_sae // model,
+        f"--sae.k is {config.sae.k}; expected at most the features of one device "
+        f"({d_sae // model})",
+    )
+
+
+def _least(config: Config) -> list[tuple[str, float, float]]:
+    """(setting, value, least value) for the plain lower bounds."""
+    data, sae, run = config.data, config.sae, config.run
+    return [
+        ("data.layer", data.layer, 0),
+        ("data.batch", data.batch, 1),
+        ("data.lanes", data.lanes, 1),
+        ("data.window", data.window, 1),
+        ("data.skip-positions", data.skip_positions, 0),
+        ("data.max-norm", data.max_norm, 0),
+        ("sae.d-sae", sae.d_sae, 0),
+        ("sae.k", sae.k, 1),
+        ("anchor.weight", config.anchor.weight, 0),
+        ("data.seed", order_seed(config), 0),
+        ("mesh.member", config.mesh.member, 1),
+        ("mesh.data", config.mesh.rows_over, 0),
+        ("mesh.model", config.mesh.model, 1),
+        ("run.steps", run.steps, 1),
+        ("run.log-every", run.log_every, 1),
+        ("run.checkpoint-every", run.checkpoint_every, 1),
+        ("run.seed", run.seed, 0),
+    ]
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UserError(sentence)

@@ -1,0 +1,227 @@
+"""The training loop: from a config and a cache to checkpoints, from top to bottom."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vasae_jax.anchor import anchor_matrix, spread_staleness
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config, RunConfig
+from vasae_jax.devices.distributed import Stop, check_same, is_first, together
+from vasae_jax.devices.mesh import DATA, MODEL, make_mesh
+from vasae_jax.devices.placement import check_rows, on_all, rows_on_mesh, seed_key
+from vasae_jax.sae import choose_execution
+from vasae_jax.stream import Batch as HostBatch
+from vasae_jax.stream import Stats, Stream, statistics, tokens_by_count
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.signals import Stopped
+from vasae_jax.training.checkpoint import Checkpoints
+from vasae_jax.training.checks import (
+    check_cache,
+    check_mesh,
+    check_settings,
+    features,
+    order_seed,
+)
+from vasae_jax.training.log import Log, say
+from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.rundir import RunDir, open_run
+from vasae_jax.training.state import Start, TrainState, make_state
+from vasae_jax.training.step import make_step
+
+S = TypeVar("S")
+M = TypeVar("M")
+M_contra = TypeVar("M_contra", contravariant=True)
+
+
+def train(config: Config) -> Path:
+    """Train, or resume, the run that ``config`` describes; returns its directory.
+
+    Raises:
+        UserError: the settings, the cache or the output cannot be used (before anything
+            compiles or is written), or the run diverged.
+        Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
+    """
+    cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
+    check_same([config], cache.digest)
+    # Only the first process writes; the others wait until the directory is there.
+    run = together(
+        lambda: open_run(config, cache.digest) if is_first() else RunDir(Path(config.run.out))
+    )
+    with Stop() as stop, Checkpoints(run.path) as checkpoints:
+        done = checkpoints.latest() or 0
+        if done >= config.run.steps:
+            say(f"{run.path} is complete: {done} steps")
+            return run.path
+        execution = choose_execution(config.sae.execution, jax.default_backend())
+        announce(config, cache, mesh, d_sae, execution)
+        context, state = begin(config, cache, mesh, d_sae)
+        if done:
+            say(f"resuming {run.path} after step {done}")
+            state = checkpoints.restore(done, state)
+        run.cut_metrics(done)
+        step = make_step(config, mesh, state, execution)
+        with (
+            stream.prefetch(done) as host_batches,
+            contextlib.closing(Log(run, config.run, config.data.batch, done, stream)) as log,
+        ):
+            batches = on_device(host_batches, mesh, done, config.run.steps)
+            state = advance(config.run, batches, step, state, context, log, checkpoints.save, stop)
+            compare_anchors([(state, log)], context, mesh)
+    return run.path
+
+
+class Notes(Protocol[M_contra]):
+    """What is told of each step's metrics; see :class:`vasae_jax.training.log.Log`."""
+
+    def note(self, step: int, metrics: M_contra) -> None:
+        """Keep the metrics of one step."""
+
+    def flush(self) -> None:
+        """Report what is kept."""
+
+
+def advance(
+    config: RunConfig,
+    batches: Iterable[tuple[int, Batch]],
+    step: Callable[[S, Batch, Context], tuple[S, M]],
+    state: S,
+    context: Context,
+    log: Notes[M],
+    save: Callable[[int, S], None],
+    stop: Stop,
+) -> S:
+    """The state after all of the numbered ``batches``; what is due is logged and saved.
+
+    Raises:
+        UserError: the run diverged, or cannot be written.
+        Stopped: after saving the step at which ``stop`` said so.
+    """
+    for number, batch in batches:
+        state, metrics = step(state, batch, context)
+        log.flush()  # the step before's, now that the device has this one to do
+        if _due(number, config.log_every, config.steps):
+            log.note(number, metrics)
+        stopped = stop.after(number)
+        if stopped or _due(number, config.checkpoint_every, config.steps):
+            log.flush()
+            save(number, state)
+        if stopped:
+            raise Stopped(stopped, _stop_message(stopped, number, config.out))
+    return state
+
+
+def compare_anchors(found: Iterable[tuple[TrainState, Log]], context: Context, mesh: Mesh) -> None:
+    """Report cached anchors against a full search, in each run's own log; none where none pull."""
+    look = jax.jit(lambda W, *rest: spread_staleness(mesh, W.shape[0])(W, *rest))
+    for state, log in found:
+        if state.anchor is not None:
+            log.searched(look(state.params["W_dec"], context.anchors, state.anchor))
+
+
+def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:
+    if config.mesh.member > 1:
+        raise UserError(
+            f"--mesh.member is {config.mesh.member}; expected 1 for a single run (a config file "
+            "with a list of them trains a pack)"
+        )
+    return checked(config)
+
+
+def checked(config: Config) -> tuple[Cache, Mesh, int, Stream]:
+    """Everything that a run needs before it writes, or the UserError that stands against it."""
+    check_settings(config)
+    cache = Cache.open(config.data.cache)
+    check_cache(config, cache)
+    d_sae = features(config, cache.manifest.vocab_size)
+    mesh = make_mesh(config.mesh)
+    check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
+    check_rows(config.data.batch, mesh)
+    return cache, mesh, d_sae, make_stream(config, cache)
+
+
+def make_stream(config: Config, cache: Cache) -> Stream:
+    """The shuffled training rows of ``config``, this process's part."""
+    data = config.data
+    return Stream(
+        cache,
+        data.layer,
+        "train",
+        data.batch,
+        order_seed(config),
+        data.lanes,
+        data.window,
+        data.skip_positions,
+        data.max_norm,
+        jax.process_index(),
+        jax.process_count(),
+    )
+
+
+def run_statistics(config: Config, cache: Cache) -> Stats:
+    """Mean and variance of the training rows under the config's mask."""
+    data = config.data
+    return statistics(cache, data.layer, "train", data.skip_positions, data.max_norm)
+
+
+def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
+    """What the steps read, and the state at step 0, both on the mesh."""
+    context, start = prepare(config, cache, mesh)
+    return context, make_state(config, d_sae, mesh, start)
+
+
+def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
+    """What the steps read, and what the state at step 0 is made from, both on the mesh."""
+    stats = run_statistics(config, cache)
+    embedding = cache.embedding()
+    tied = config.sae.method == "tied"
+    rows = embedding if tied else anchor_matrix(embedding, config.anchor.center)
+    anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
+    tokens = on_all(mesh, tokens_by_count(cache, "train"))
+    start = Start(seed_key(config.run.seed, mesh), mean, anchors, tokens)
+    if config.sae.method != "soft":
+        anchors = on_all(mesh, np.zeros((1, rows.shape[1]), np.float32))
+    return Context(anchors, mean, on_all(mesh, np.float32(stats.variance))), start
+
+
+def on_device(
+    batches: Iterable[tuple[int, HostBatch]], mesh: Mesh, done: int, steps: int
+) -> Iterator[tuple[int, Batch]]:
+    """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
+    source = iter(batches)
+    ahead = _send(next(source)[1], mesh)
+    for number in range(done + 1, steps + 1):
+        batch = ahead
+        if number < steps:
+            ahead = _send(next(source)[1], mesh)
+        yield number, batch
+
+
+def _send(host: HostBatch, mesh: Mesh) -> Batch:
+    return Batch(*rows_on_mesh(mesh, (host.x, np.asarray(host.keep))))
+
+
+def _due(number: int, every: int, last: int) -> bool:
+    return number % every == 0 or number == last
+
+
+def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
+    """Say what is trained and how."""
+    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    say(
+        f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
+        f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
+        f"rows, {execution} execution in {config.sae.compute}, "
+        f"mesh {axes} on {jax.default_backend()}"
+    )
+
+
+def _stop_message(number: int, step: int, path: str) -> str:
+    name = signal.Signals(number).name
+    return f"stopped by {name} after step {step}, kept in {path}; run the same command to continue"

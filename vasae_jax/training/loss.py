@@ -1,0 +1,150 @@
+"""The training loss of one batch, for this device's part of rows and features.
+
+    loss = reconstruction - pull * sum_i w_i min(s_i, enough)
+
+reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
+(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its
+nearest anchor; the weights w_i sum to 1 over all features (arXiv:2606.27941 has them equal).
+pull is lambda (as there), or lambda times the batch's reconstruction where lambda is relative:
+the gradient is then that of log(reconstruction) - lambda * sum_i ..., but for a factor that
+Adam takes no notice of.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.anchor import aligned_and_pull
+from vasae_jax.config import Config
+from vasae_jax.devices.mesh import DATA, MODEL
+from vasae_jax.sae import Params, forward
+from vasae_jax.sae.collective import own_rows, sum_parts
+from vasae_jax.sae.forward import Execution
+
+
+class Batch(NamedTuple):
+    """One batch on the device."""
+
+    x: jax.Array
+    """[B, d], the rows, bfloat16 or float32."""
+    keep: jax.Array
+    """[B] bool, False for rows that are masked."""
+
+
+class Context(NamedTuple):
+    """Arrays that a run's steps only read."""
+
+    anchors: jax.Array
+    """[V, d] float32 unit rows ([1, d] where the method has no anchor)."""
+    mean: jax.Array
+    """[d] float32 mean of the training rows."""
+    variance: jax.Array
+    """[] float32, mean of |x - mean|^2 over the training rows."""
+
+
+class Measures(NamedTuple):
+    """Of one step, over the rows of all devices; equal on every device but for ``fired``."""
+
+    loss: jax.Array
+    """[] the training loss."""
+    aligned: jax.Array
+    """[] sum_i w_i min(s_i, enough) over all features (0 without an anchor)."""
+    squared_error: jax.Array
+    """[] sum of |x - x_hat|^2 over kept rows."""
+    squared_spread: jax.Array
+    """[] sum of |x - mean|^2 over kept rows."""
+    rows: jax.Array
+    """[] float32, kept rows, at least 1."""
+    fired: jax.Array
+    """[F part] float32, kept rows on which each of this device's features fired."""
+
+
+def loss_and_grads(
+    params: Params,
+    batch: Batch,
+    context: Context,
+    nearest: jax.Array | None,
+    rate: jax.Array,
+    config: Config,
+    execution: Execution,
+) -> tuple[Measures, Params]:
+    """The loss and its gradient in this device's part of the parameters; inside shard_map.
+
+    Args:
+        params: this device's features. batch: its rows. context: of the run.
+        nearest: [F part, d] nearest anchors, None where all are searched or none pulls.
+        rate: [F part], recent firing rates.
+        config: of the run. execution: how the active features are multiplied.
+    """
+    kept = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
+    unit = context.variance if config.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
+    grad = jax.value_and_grad(_reconstruction, has_aux=True)
+    (error, (spread, fired)), grads = grad(
+        params, batch, context, 1.0 / (kept * unit), config, execution
+    )
+    error, spread, fired = jax.lax.psum((error, spread, fired), DATA)
+    if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
+        grads = jax.lax.psum(grads, DATA)
+    aligned = jnp.zeros((), jnp.float32)
+    weight = config.anchor.weight * (error if config.anchor.relative else jnp.ones_like(error))
+    if config.sae.method == "soft":
+        # Every device along data holds the same features: this comes after their sum.
+        aligned, pull = aligned_and_pull(
+            params["W_dec"],
+            _share(rate, config),
+            context.anchors,
+            nearest,
+            config.anchor.mode,
+            config.anchor.enough,
+            keeps_unit(config),
+        )
+        aligned = jax.lax.psum(aligned, MODEL)
+        grads = {**grads, "W_dec": grads["W_dec"] - weight * pull}
+    loss = error - weight * aligned
+    return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
+
+
+def keeps_unit(config: Config) -> bool:
+    """Whether the run's decoder rows have norm 1 at every step."""
+    return config.sae.unit_norm and config.sae.method != "tied"
+
+
+def _reconstruction(
+    params: Params,
+    batch: Batch,
+    context: Context,
+    scale: jax.Array,
+    config: Config,
+    execution: Execution,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """This device's rows' part of the reconstruction loss, their spread, what fired."""
+    x = batch.x.astype(jnp.float32)
+    keep = batch.keep.astype(jnp.float32)
+    split = execution == "dense" and x.shape[0] % jax.lax.axis_size(MODEL) == 0
+    out = forward(
+        params,
+        x,
+        config.sae.k,
+        config.sae.pre_bias,
+        execution,
+        config.sae.compute,
+        MODEL,
+        keep,
+        DATA,
+        split,
+        keeps_unit(config),
+    )
+    if split:
+        x, keep = own_rows(x, MODEL), own_rows(keep, MODEL)
+    error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
+    spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)
+    if split:
+        error, spread = sum_parts(error, MODEL), sum_parts(spread, MODEL)
+    return error * scale, (spread, out.fired)
+
+
+def _share(rate: jax.Array, config: Config) -> jax.Array:
+    """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
+    weight = jnp.sqrt(rate) if config.anchor.per_feature == "root_rate" else jnp.ones_like(rate)
+    return weight / jax.lax.psum(weight.sum(), MODEL)

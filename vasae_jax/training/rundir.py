@@ -1,0 +1,127 @@
+"""A run's directory: its settings, its metrics, and whether it may be resumed."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vasae_jax.config import Config
+from vasae_jax.config.overrides import difference, from_dict, to_dict
+from vasae_jax.devices.distributed import is_first
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import unwritable, write_bytes, write_json
+from vasae_jax.system.version import __version__
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """An open run directory."""
+
+    path: Path
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop lines after ``step`` and a half-written last line, before resuming there."""
+        file = self.path / METRICS
+        if is_first() and file.exists():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            write_bytes(file, "".join(line + "\n" for line in kept).encode())
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl, on the first process.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        if not is_first():
+            return
+        try:
+            with open(self.path / METRICS, "a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise unwritable(self.path / METRICS, error) from error
+
+
+def open_run(config: Config, cache_digest: str) -> RunDir:
+    """The run directory of ``config``: a new one, or the same run's to resume.
+
+    Raises:
+        UserError: it is another run's (the first setting that differs is named), was trained
+            on another cache, is no run directory, or cannot be written.
+    """
+    check_run(config, cache_digest)
+    path = Path(config.run.out)
+    if config.run.overwrite and path.exists():
+        shutil.rmtree(path)
+    if not (path / CONFIG).exists():
+        record = {
+            "created_by": f"vasae_jax {__version__}",
+            "cache_digest": cache_digest,
+            "config": to_dict(replace(config, run=replace(config.run, overwrite=False))),
+        }
+        write_json(path / CONFIG, record)
+    return RunDir(path)
+
+
+def check_run(config: Config, cache_digest: str) -> None:
+    """Raise the UserError of :func:`open_run`, but for a disk's; nothing is written."""
+    path = Path(config.run.out)
+    if config.run.overwrite:
+        _check_deletable(path)
+    elif (path / CONFIG).exists():
+        found, digest = read_run(path)
+        changed = difference(_lasting(found), _lasting(config))
+        if digest != cache_digest:
+            changed = f"the cache {config.data.cache} has changed"
+        if changed:
+            raise UserError(
+                f"{path} holds another run: {changed}; expected the same settings to resume it, "
+                "another --run.out, or --run.overwrite"
+            )
+    elif path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+        raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
+
+
+def read_run(path: Path) -> tuple[Config, str]:
+    """The settings of a run and the digest of the cache that it was trained on.
+
+    Raises:
+        UserError: ``path`` is not the directory of a run.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
+    try:
+        record = json.loads(file.read_text())
+        return from_dict(record["config"], str(file)), record["cache_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
+
+
+def _lasting(config: Config) -> Config:
+    """The settings that shape the result; the others may change when a run is resumed."""
+    blank = Config()
+    run = replace(
+        config.run,
+        out="",
+        overwrite=False,
+        tensorboard=False,
+        log_every=blank.run.log_every,
+        checkpoint_every=blank.run.checkpoint_every,
+    )
+    return replace(config, run=run, mesh=blank.mesh, data=replace(config.data, cache=""))
+
+
+def _check_deletable(path: Path) -> None:
+    if path.exists() and not (path / CONFIG).is_file():
+        raise UserError(f"{path} holds no run; --run.overwrite deletes only the directory of a run")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

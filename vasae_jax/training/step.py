@@ -1,0 +1,137 @@
+"""One training step over a mesh: loss, gradients, Adam, anchor upkeep, counters.
+
+The whole step runs inside one shard_map, so what crosses devices is written where it
+happens: the offers of top-k and the sum of x_hat over ``model``, the gradients over
+``data``. On one device every collective is the identity and the program is the plain one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from vasae_jax.anchor import Budget, update
+from vasae_jax.config import Config, OptimConfig
+from vasae_jax.devices.compiler import options
+from vasae_jax.devices.mesh import MODEL, Rules
+from vasae_jax.sae import Params, unit_rows
+from vasae_jax.sae.forward import Execution
+from vasae_jax.training.loss import Batch, Context, Measures, keeps_unit, loss_and_grads
+from vasae_jax.training.state import Counters, TrainState, adam
+
+DEAD_STEPS = 200
+"""A feature that has not fired for this many steps counts as dead in the progress line."""
+RATE_DECAY = 0.99
+"""Per-step decay of the moving average of firing rates."""
+
+
+class Metrics(NamedTuple):
+    """Scalars of one step, equal on every device."""
+
+    loss: jax.Array
+    """the training loss"""
+    fvu: jax.Array
+    """sum |x - x_hat|^2 / sum |x - mean|^2 over the batch's kept rows"""
+    l0: jax.Array
+    """features that fire on a kept row, mean"""
+    mean_cosine: jax.Array
+    """weighted mean of the nearest cosine, as in the loss"""
+    dead_share: jax.Array
+    """share of features that have not fired for DEAD_STEPS steps"""
+    uncertified: jax.Array
+    """share of features whose cached nearest anchor is not certified"""
+
+
+Step = Callable[[TrainState, Batch, Context], tuple[TrainState, Metrics]]
+
+
+def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Execution) -> Step:
+    """The jitted step; the state passed in is donated.
+
+    ``state`` gives the structure and shapes only.
+    """
+    rules = Rules()
+    specs = rules.state(state)
+    local = jax.shard_map(
+        lambda state, batch, context: local_step(state, batch, context, config, execution),
+        mesh=mesh,
+        in_specs=(specs, rules.batch(), P()),
+        out_specs=(specs, P()),
+        check_vma=False,
+    )
+    return jax.jit(local, donate_argnums=0, compiler_options=options(mesh))
+
+
+def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
+    """Linear warm-up, constant, linear fall to 0 at the last step; [] float32.
+
+    ``warmup`` and ``decay`` are shares of ``steps``; with both 0 the rate is constant.
+    """
+    at = step.astype(jnp.float32)
+    rise = (at + 1.0) / max(1.0, optim.warmup * steps)
+    fall = (steps - at) / max(1.0, optim.decay * steps) if optim.decay else jnp.float32(1.0)
+    return jnp.float32(optim.lr) * jnp.minimum(1.0, jnp.minimum(rise, fall))
+
+
+def local_step(
+    state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
+) -> tuple[TrainState, Metrics]:
+    """One step of this device's part of the features and rows; inside shard_map."""
+    rows = None if state.anchor is None else state.anchor.anchor_rows
+    measures, grads = loss_and_grads(
+        state.params, batch, context, rows, state.counters.rate, config, execution
+    )
+    rate = learning_rate(state.step, config.optim, config.run.steps)
+    params, moments = _adam(state, grads, rate, config)
+    if execution == "dense":
+        params, moments = jax.lax.optimization_barrier((params, moments))
+    anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
+    if anchor is not None:
+        allowed, unit = budget(config, params["W_dec"].shape[0]), keeps_unit(config)
+        anchor, uncertified = update(params["W_dec"], context.anchors, anchor, allowed, unit)
+    counters = _count(state.counters, measures)
+    metrics = _metrics(measures, counters, uncertified)
+    return TrainState(state.step + 1, params, moments, anchor, counters), metrics
+
+
+def budget(config: Config, features: int) -> Budget:
+    """Features that may be looked at again in a step, of ``features`` on this device."""
+    limit = max(1, round(min(1.0, config.anchor.search_share) * features))
+    return Budget(search=limit, refresh=limit)
+
+
+def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> tuple[Params, Any]:
+    """Adam on every parameter that learns; unit decoder rows where they are asked for."""
+    old = state.params
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
+        updates, moments = adam.update(grads, state.moments)
+    # Nothing else says that the new weights come after b_dec's gradient, the last to read the
+    # old ones; without it XLA reads them from copies, in case. NaN where that diverged.
+    rate = rate + 0.0 * grads["b_dec"][0]
+    new: Params = jax.tree.map(lambda p, u: p - rate * u, old, updates)
+    if config.sae.method == "tied":
+        return {**new, "W_dec": old["W_dec"], "b_dec": old["b_dec"]}, moments
+    return ({**new, "W_dec": unit_rows(new["W_dec"])} if keeps_unit(config) else new), moments
+
+
+def _count(counters: Counters, measures: Measures) -> Counters:
+    """Counters after a step with these ``measures``."""
+    fired = measures.fired
+    idle = jnp.where(fired > 0, jnp.zeros_like(counters.idle), counters.idle + 1)
+    rate = RATE_DECAY * counters.rate + (1 - RATE_DECAY) * fired / measures.rows
+    return Counters(idle, rate)
+
+
+def _metrics(measures: Measures, counters: Counters, uncertified: jax.Array) -> Metrics:
+    dead = (counters.idle >= DEAD_STEPS).astype(jnp.float32)
+    return Metrics(
+        loss=measures.loss,
+        fvu=measures.squared_error / jnp.maximum(measures.squared_spread, 1e-30),
+        l0=jax.lax.psum(measures.fired.sum(), MODEL) / measures.rows,
+        mean_cosine=measures.aligned,
+        dead_share=jax.lax.pmean(dead.mean(), MODEL),
+        uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
+    )
