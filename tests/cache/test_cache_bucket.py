@@ -7,7 +7,8 @@ from cache_bucket import Bucket
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
 from vasae_jax.cache import Cache, CacheWriter, info, verify
-from vasae_jax.stream import Stream
+from vasae_jax.config import Mask
+from vasae_jax.stream import Shuffle, Stream
 from vasae_jax.system.errors import UserError
 
 URL = "gs://bucket/some/cache"
@@ -47,8 +48,9 @@ def test_a_bucket_holds_the_files_of_a_directory(bucket, tmp_path):
     assert stored == {f"some/cache/{name}": data for name, data in files.items()}
     assert verify(URL) == []
     assert "300 rows" in info(URL)
+    shuffle = Shuffle(batch=64, seed=0, lanes=4, window=2)
     remote, near = (
-        Stream(Cache.open(url), 3, "train", 64, 0, 4, 2, 1, 10.0).batch(3)
+        Stream(Cache.open(url), 3, "train", Mask(1, 10.0), shuffle).batch(3)
         for url in (URL, str(local))
     )
     assert (remote.x == near.x).all()

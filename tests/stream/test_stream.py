@@ -10,11 +10,14 @@ from cache_fixtures import make_cache
 from test_stream_order import lane_sequence
 
 from vasae_jax.cache import RowArray
-from vasae_jax.stream import Prefetch, Stream, median_norm, rows_in_order, statistics
+from vasae_jax.config import Mask
+from vasae_jax.stream import Prefetch, Shuffle, Stream, median_norm, rows_in_order, statistics
 from vasae_jax.stream.stream import entropy_bits
 from vasae_jax.system.errors import UserError
 
 LAYER = 3
+MASK, NO_MASK = Mask(skip_positions=1, max_norm=1.2), Mask(skip_positions=0, max_norm=0.0)
+SHUFFLE = Shuffle(batch=60, seed=0, lanes=4, window=3)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def memory(cache):
-    """The training split in memory, with the mask policy (1, 1.2) spelled out."""
+    """The training split in memory, with MASK spelled out."""
     rows = cache.manifest.splits["train"].rows
     x = cache.acts(LAYER, "train").read(0, rows)
     positions = cache.column("positions", "train").read(0, rows)
@@ -35,7 +38,7 @@ def memory(cache):
 
 
 def make_stream(cache, batch=60, seed=0, lanes=4, window=3, **process):
-    return Stream(cache, LAYER, "train", batch, seed, lanes, window, 1, 1.2, **process)
+    return Stream(cache, LAYER, "train", MASK, Shuffle(batch, seed, lanes, window), **process)
 
 
 def same(one, other):
@@ -119,22 +122,22 @@ def test_each_chunk_is_read_once_an_epoch_and_only_by_its_owner(cache, monkeypat
 
 def test_columns_that_no_mask_needs_are_not_read(cache, monkeypatch):
     reads = record_reads(monkeypatch)
-    stream = Stream(cache, LAYER, "train", 60, 0, 4, 3, 0, 0.0)
+    stream = Stream(cache, LAYER, "train", NO_MASK, SHUFFLE)
     assert stream.batch(0).keep.all()
     assert len([kind for kind, _ in reads if kind != "acts"]) == len(reads) // 2  # docs alone
 
 
 def test_streams_refuse_what_the_cache_lacks(cache):
     with pytest.raises(UserError, match="no layer 2"):
-        Stream(cache, 2, "train", 60, 0, 4, 3, 1, 0.0)
+        Stream(cache, 2, "train", MASK, SHUFFLE)
     with pytest.raises(UserError, match="no split 'dev'"):
-        Stream(cache, LAYER, "dev", 60, 0, 4, 3, 1, 0.0)
+        Stream(cache, LAYER, "dev", MASK, SHUFFLE)
     with pytest.raises(UserError, match="expected lanes=60"):
         make_stream(cache, batch=600, lanes=100)
     with pytest.raises(UserError, match="not negative"):
-        Stream(cache, LAYER, "train", 60, 0, 4, 3, -1, 0.0)
+        Stream(cache, LAYER, "train", Mask(-1, 0.0), SHUFFLE)
     with pytest.raises(UserError, match="smaller skip_positions"):
-        Stream(cache, LAYER, "train", 60, 0, 4, 3, 1000, 5.0)
+        Stream(cache, LAYER, "train", Mask(1000, 5.0), SHUFFLE)
 
 
 def test_prefetch_yields_the_batches_in_order(cache):
@@ -199,7 +202,7 @@ def test_rows_in_order(cache, size):
     x = cache.acts(LAYER, "heldout").read(0, 203)
     docs = cache.column("docs", "heldout").read(0, 203)
     keep = cache.column("positions", "heldout").read(0, 203) >= 2
-    batches = list(rows_in_order(cache, LAYER, "heldout", size, 2, 0.0))
+    batches = list(rows_in_order(cache, LAYER, "heldout", Mask(2, 0.0), batch=size))
     assert {len(batch.keep) for batch in batches} == {size}
     assert len(batches) == -(-203 // size)
     joined = [
@@ -215,23 +218,23 @@ def test_rows_in_order(cache, size):
 
 def test_rows_in_order_reads_each_chunk_once(cache, monkeypatch):
     reads = record_reads(monkeypatch)
-    list(rows_in_order(cache, LAYER, "heldout", 50, 0, 0.0))
+    list(rows_in_order(cache, LAYER, "heldout", NO_MASK, batch=50))
     assert sorted(chunk for kind, chunk in reads if kind == "acts") == [0, 3, 6, 9, 12]
     with pytest.raises(UserError, match="no layer 0"):
-        rows_in_order(cache, 0, "heldout", 50, 0, 0.0)
+        rows_in_order(cache, 0, "heldout", NO_MASK, batch=50)
 
 
 def test_statistics_equal_the_slow_twin(cache, memory):
     x, keep, _ = memory
     kept = x[keep].astype(np.float64)
-    stats = statistics(cache, LAYER, "train", 1, 1.2)
+    stats = statistics(cache, LAYER, "train", MASK)
     np.testing.assert_allclose(stats.mean, kept.mean(axis=0), rtol=1e-12, atol=1e-12)
     variance = np.square(kept - kept.mean(axis=0)[None, :]).sum(axis=1).mean()
     np.testing.assert_allclose(stats.variance, variance, rtol=1e-12)
     positions = cache.column("positions", "train").read(0, 1000)
     norms = np.linalg.norm(x.astype(np.float64), axis=1)[positions >= 1]
     np.testing.assert_allclose(stats.median_norm, np.median(norms), rtol=1e-6)
-    assert stats.median_norm == median_norm(cache, LAYER, "train", 1)
+    assert stats.median_norm == median_norm(cache, LAYER, "train", MASK)
     assert stats.rows == keep.sum()
 
 
@@ -239,14 +242,14 @@ def test_statistics_of_a_sample_are_of_spread_whole_chunks(cache, memory):
     x, keep, _ = memory
     rows = np.concatenate([np.arange(start * 16, start * 16 + 16) for start in (0, 15, 31, 47)])
     part = x[rows][keep[rows]].astype(np.float64)
-    stats = statistics(cache, LAYER, "train", 1, 1.2, max_rows=64)
+    stats = statistics(cache, LAYER, "train", MASK, max_rows=64)
     np.testing.assert_allclose(stats.mean, part.mean(axis=0), rtol=1e-12, atol=1e-12)
     assert stats.rows == len(part)
 
 
 def test_statistics_need_a_row(cache):
     with pytest.raises(UserError, match="no unmasked row"):
-        statistics(cache, LAYER, "train", 1, 1e-9)
+        statistics(cache, LAYER, "train", Mask(1, 1e-9))
 
 
 def test_entropy_over_documents():

@@ -104,8 +104,8 @@ def make_config(given: argparse.Namespace, order: str) -> Config:
 
 def read_split(cache: Cache, config: Config, split: str) -> Batch:
     """Every row of a split, in storage order."""
-    data, size = config.data, 4096
-    parts = list(rows_in_order(cache, data.layer, split, size, data.skip_positions, data.max_norm))
+    data = config.data
+    parts = list(rows_in_order(cache, data.layer, split, data.mask, batch=4096))
     count = cache.rows(split)
     x, keep, docs = (
         np.concatenate([getattr(part, name) for part in parts])[:count]

@@ -30,11 +30,14 @@ import numpy as np
 
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, ModelInfo, TextInfo
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.stream import Stream
+from vasae_jax.config import Mask
+from vasae_jax.stream import Shuffle, Stream
 from vasae_jax.stream.stream import entropy_bits
 
 BATCHES = 32
 """Batches that the entropies are averaged over."""
+MASK = Mask(skip_positions=1, max_norm=10.0)
+"""Such that positions and norms are read too."""
 
 
 def main() -> None:
@@ -99,7 +102,8 @@ def measure(cache: Cache, given: argparse.Namespace) -> dict:
     rows = batches * given.batch
     shape = (cache.manifest.shard_rows, acts.shape[1])
     buffers = [np.zeros(shape, acts.dtype) for _ in range(2)]
-    stream = Stream(cache, given.layer, "train", given.batch, 0, given.lanes, given.window, 1, 10.0)
+    shuffle = Shuffle(given.batch, seed=0, lanes=given.lanes, window=given.window)
+    stream = Stream(cache, given.layer, "train", MASK, shuffle)
     taken = iter(itertools.count(0, batches))
     raw, shuffled = [], []
     for turn in range(given.rounds + 1):

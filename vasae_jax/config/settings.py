@@ -9,6 +9,18 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Which rows do not count.
+
+    A row is masked if its position is below ``skip_positions``, or if its norm exceeds
+    ``max_norm`` times the median norm of its layer and split (0: no row is too long).
+    """
+
+    skip_positions: int
+    max_norm: float
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which rows are trained on."""
 
@@ -29,6 +41,11 @@ class DataConfig:
     they start differs by layer: see docs/frontier.md."""
     seed: int | None = None
     """Seed of the order of the rows; None takes run.seed."""
+
+    @property
+    def mask(self) -> Mask:
+        """Which rows do not count."""
+        return Mask(self.skip_positions, self.max_norm)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def firings(params: Params, cache: Cache, config: Config, split: str = "heldout"
     data, sae = config.data, config.sae
     watch = Watch(cache, split, cache.rows(split))
     fire = jax.jit(lambda params, x: encode(params, x.astype(np.float32), sae.k, sae.pre_bias))
-    batches = rows_in_order(cache, data.layer, split, BATCH, data.skip_positions, data.max_norm)
+    batches = rows_in_order(cache, data.layer, split, data.mask, batch=BATCH)
     for number, batch in enumerate(batches):
         values, ids = jax.device_get(fire(params, batch.x))
         watch(number * BATCH, batch.keep, values, ids)

@@ -52,7 +52,7 @@ def evaluate_run(
     data = config.data
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
-    batches = rows_in_order(run.cache, data.layer, split, size, data.skip_positions, data.max_norm)
+    batches = rows_in_order(run.cache, data.layer, split, data.mask, batch=size)
     sae = config.sae
     return evaluate(run.params, batches, sae.k, sae.pre_bias, kinds, split, observe, run.mesh)
 

@@ -1,6 +1,7 @@
 """Batches out of a cache: shuffled for training, in order for evaluation."""
 
 from vasae_jax.stream.inorder import rows_in_order
+from vasae_jax.stream.order import Shuffle
 from vasae_jax.stream.prefetch import Prefetch
 from vasae_jax.stream.source import Batch, median_norm
 from vasae_jax.stream.statistics import Stats, statistics, tokens_by_count
@@ -10,6 +11,7 @@ __all__ = [
     "Batch",
     "Prefetch",
     "ReadStats",
+    "Shuffle",
     "Stats",
     "Stream",
     "median_norm",

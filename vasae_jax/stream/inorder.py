@@ -5,18 +5,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.config import Mask
 from vasae_jax.stream.source import Batch, Source
 from vasae_jax.system.errors import UserError
 
 
 def rows_in_order(
-    cache: Cache, layer: int, split: str, batch: int, skip_positions: int, max_norm: float
+    cache: Cache, layer: int, split: str, mask: Mask, *, batch: int
 ) -> Iterator[Batch]:
-    """Each row of a split once, in batches of ``batch`` rows.
+    """Each row of a split once, in batches of ``batch`` rows; those of ``mask`` do not count.
 
     The last batch is filled up with rows of zeros that have ``keep`` False and ``docs`` -1.
-    The mask policy is that of :class:`vasae_jax.stream.Stream`. The next rows are read
-    while the consumer works.
+    The next rows are read while the consumer works.
 
     Raises:
         UserError: at once if the cache lacks the layer or split or a number does not fit;
@@ -24,7 +24,7 @@ def rows_in_order(
     """
     if batch < 1:
         raise UserError(f"batch is {batch}; expected at least 1")
-    return _batches(Source(cache, layer, split, skip_positions, max_norm), batch)
+    return _batches(Source(cache, layer, split, mask), batch)
 
 
 def _batches(source: Source, size: int) -> Iterator[Batch]:

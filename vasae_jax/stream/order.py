@@ -12,6 +12,7 @@ that a NumPy release may change.
 
 import functools
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -26,6 +27,23 @@ class Segment:
     window: int
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """How the rows of a split are mixed into batches.
+
+    Attributes:
+        batch: rows in a batch, over all processes.
+        seed: of the order, from 0 to 2**64 - 1.
+        lanes: divides ``batch``; at most as many as the split has chunks.
+        window: chunks that a lane shuffles together.
+    """
+
+    batch: int
+    seed: int
+    lanes: int
+    window: int
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,11 @@ class Order:
     lanes: int
     window: int
     seed: int
+
+    @classmethod
+    def of(cls, shuffle: Shuffle, rows: int, chunk_rows: int) -> Self:
+        """The order of ``rows`` rows, stored in chunks of ``chunk_rows``."""
+        return cls(rows, chunk_rows, shuffle.lanes, shuffle.window, shuffle.seed)
 
     @property
     def chunks(self) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.reader import PendingRows
+from vasae_jax.config import Mask
 from vasae_jax.system.errors import UserError
 
 NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
@@ -28,33 +29,29 @@ class Batch:
 
 
 class Source:
-    """The rows of one layer and split, with the mask policy applied.
+    """The rows of one layer and split, with ``mask`` applied.
 
-    A row is masked if its position is below ``skip_positions``, or if its norm exceeds
-    ``max_norm`` times the split's median norm (``max_norm`` 0: no row is too long). See
-    :func:`median_norm` for the median.
+    See :func:`median_norm` for the median that norms are compared with.
 
     Raises:
         UserError: the cache lacks the layer or split, or a number is negative.
     """
 
-    def __init__(
-        self, cache: Cache, layer: int, split: str, skip_positions: int, max_norm: float
-    ) -> None:
-        if skip_positions < 0 or not max_norm >= 0:
+    def __init__(self, cache: Cache, layer: int, split: str, mask: Mask) -> None:
+        if mask.skip_positions < 0 or not mask.max_norm >= 0:
             raise UserError(
-                f"skip_positions is {skip_positions} and max_norm is {max_norm}; expected "
-                "numbers that are not negative"
+                f"skip_positions is {mask.skip_positions} and max_norm is {mask.max_norm}; "
+                "expected numbers that are not negative"
             )
         self.rows = cache.rows(split)
         self.acts = cache.acts(layer, split)
         self._docs = cache.column("docs", split)
-        self._positions = cache.column("positions", split) if skip_positions else None
-        self._norms = cache.norms(layer, split) if max_norm else None
-        self._skip = skip_positions
+        self._positions = cache.column("positions", split) if mask.skip_positions else None
+        self._norms = cache.norms(layer, split) if mask.max_norm else None
+        self._skip = mask.skip_positions
         self._limit = np.inf
-        if max_norm:
-            self._limit = max_norm * median_norm(cache, layer, split, skip_positions)
+        if mask.max_norm:
+            self._limit = mask.max_norm * median_norm(cache, layer, split, mask)
 
     def read_async(self, ranges: Sequence[tuple[int, int]]) -> "PendingBatch":
         """Begin to read ranges of rows, to be laid side by side."""
@@ -133,8 +130,8 @@ def spread_chunks(rows: int, chunk_rows: int, most: int) -> list[tuple[int, int]
     return [(start, min(start + chunk_rows, rows)) for start in starts]
 
 
-def median_norm(cache: Cache, layer: int, split: str, skip_positions: int) -> float:
-    """Median L2 norm of a split's rows at positions of at least ``skip_positions``.
+def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
+    """Median L2 norm of a split's rows at positions that ``mask`` does not skip.
 
     Exact up to 2**20 rows; above, over evenly spaced whole chunks of that many rows.
 
@@ -144,11 +141,11 @@ def median_norm(cache: Cache, layer: int, split: str, skip_positions: int) -> fl
     norms, positions = cache.norms(layer, split), cache.column("positions", split)
     ranges = spread_chunks(cache.rows(split), norms.chunk_rows, NORM_SAMPLE)
     reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
-    kept = [norm.result()[place.result() >= skip_positions] for norm, place in reads]
+    kept = [norm.result()[place.result() >= mask.skip_positions] for norm, place in reads]
     found = np.concatenate(kept)
     if not len(found):
         raise UserError(
-            f"{cache.url} has no row at position {skip_positions} or later in its split "
-            f"{split!r}; expected a smaller skip_positions than its longest context"
+            f"{cache.url} has no row at position {mask.skip_positions} or later in its "
+            f"split {split!r}; expected a smaller skip_positions than its longest context"
         )
     return float(np.median(found))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.config import Mask
 from vasae_jax.stream.source import Source, median_norm, spread_chunks
 from vasae_jax.system.errors import UserError
 
@@ -26,22 +27,15 @@ class Stats:
     rows: int
 
 
-def statistics(
-    cache: Cache,
-    layer: int,
-    split: str,
-    skip_positions: int,
-    max_norm: float,
-    max_rows: int = 65536,
-) -> Stats:
+def statistics(cache: Cache, layer: int, split: str, mask: Mask, *, max_rows: int = 65536) -> Stats:
     """Moments over evenly spaced whole chunks of about ``max_rows`` rows, in float64.
 
-    Masked rows do not count; the policy is that of :class:`vasae_jax.stream.Stream`.
+    Rows of ``mask`` do not count.
 
     Raises:
         UserError: the cache lacks the layer or split, or no row is kept.
     """
-    source = Source(cache, layer, split, skip_positions, max_norm)
+    source = Source(cache, layer, split, mask)
     mean, squares, rows = np.zeros(cache.manifest.d_model), 0.0, 0
     for part in spread_chunks(source.rows, source.acts.chunk_rows, max_rows):
         block = source.read(*part)
@@ -53,7 +47,7 @@ def statistics(
             f"{cache.url} has no unmasked row in its split {split!r}; expected some (lower "
             "skip_positions or raise max_norm)"
         )
-    median = median_norm(cache, layer, split, skip_positions)
+    median = median_norm(cache, layer, split, mask)
     return Stats(mean=mean, variance=squares / rows, median_norm=median, rows=rows)
 
 

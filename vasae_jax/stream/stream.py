@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.config import Mask
 from vasae_jax.stream.lane import Lane
-from vasae_jax.stream.order import Order, check
+from vasae_jax.stream.order import Order, Shuffle, check
 from vasae_jax.stream.prefetch import Prefetch
 from vasae_jax.stream.source import Batch, Source
 from vasae_jax.system.errors import UserError
@@ -53,12 +54,8 @@ class Stream:
         cache: where rows are read.
         layer: whose rows.
         split: ``train`` or ``heldout``.
-        batch: rows in a global batch.
-        seed: of the order.
-        lanes: divides ``batch``; at most the split's number of chunks.
-        window: chunks that a lane shuffles together.
-        skip_positions: rows at positions below are masked.
-        max_norm: rows longer than this many median norms are masked; 0 masks none.
+        mask: which rows do not count.
+        shuffle: how they are mixed into batches.
         process_index: number of this process.
         process_count: number of processes; divides ``lanes``.
 
@@ -71,24 +68,21 @@ class Stream:
         cache: Cache,
         layer: int,
         split: str,
-        batch: int,
-        seed: int,
-        lanes: int,
-        window: int,
-        skip_positions: int,
-        max_norm: float,
+        mask: Mask,
+        shuffle: Shuffle,
+        *,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
-        self.order = Order(cache.rows(split), cache.manifest.chunk_rows, lanes, window, seed)
-        check(self.order, batch, process_count)
-        source = Source(cache, layer, split, skip_positions, max_norm)
-        own = lanes // process_count
+        self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
+        check(self.order, shuffle.batch, process_count)
+        source = Source(cache, layer, split, mask)
+        own = shuffle.lanes // process_count
         first = process_index * own
         self._lanes = [
             Lane(self.order, lane, source, self._count) for lane in range(first, first + own)
         ]
-        self._per_lane = batch // lanes
+        self._per_lane = shuffle.batch // shuffle.lanes
         self._width, self._dtype = cache.manifest.d_model, source.acts.dtype
         self._lock = threading.Lock()
         self._rows = self._bytes = 0

@@ -18,7 +18,7 @@ from vasae_jax.devices.mesh import DATA, MODEL, make_mesh
 from vasae_jax.devices.placement import check_rows, on_all, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Batch as HostBatch
-from vasae_jax.stream import Stats, Stream, statistics, tokens_by_count
+from vasae_jax.stream import Shuffle, Stats, Stream, statistics, tokens_by_count
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.signals import Stopped
 from vasae_jax.training.checkpoint import Checkpoints
@@ -153,21 +153,17 @@ def make_stream(config: Config, cache: Cache) -> Stream:
         cache,
         data.layer,
         "train",
-        data.batch,
-        order_seed(config),
-        data.lanes,
-        data.window,
-        data.skip_positions,
-        data.max_norm,
-        jax.process_index(),
-        jax.process_count(),
+        data.mask,
+        Shuffle(data.batch, seed=order_seed(config), lanes=data.lanes, window=data.window),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
 
 
 def run_statistics(config: Config, cache: Cache) -> Stats:
     """Mean and variance of the training rows under the config's mask."""
     data = config.data
-    return statistics(cache, data.layer, "train", data.skip_positions, data.max_norm)
+    return statistics(cache, data.layer, "train", data.mask)
 
 
 def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:

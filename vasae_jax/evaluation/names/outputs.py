@@ -53,7 +53,7 @@ def output_relation(
         UserError: the cache lacks the split, or a column is damaged.
     """
     data, cache = run.config.data, run.cache
-    table = WindowTable.of(cache, data.layer, split, data.skip_positions, data.max_norm)
+    table = WindowTable.of(cache, data.layer, split, data.mask)
     fired = np.bincount(found.feature, minlength=len(names))
     removals = choose(found, fired)
     size = at_once or windows_at_once(cache, len(removals))

@@ -38,7 +38,7 @@ def measure_lm(
         UserError: the cache lacks the split, or a column is damaged.
     """
     data = run.config.data
-    place = (run.cache, data.layer, split, data.skip_positions, data.max_norm)
+    place = (run.cache, data.layer, split, data.mask)
     table = WindowTable.of(*place)
     mean = jnp.asarray(statistics(*place).mean, jnp.float32)
     numbers, sums = table.sample(most_windows), _Pass(run, model, mean)

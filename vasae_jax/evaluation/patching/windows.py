@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.config import Mask
 from vasae_jax.stream.source import Source
 from vasae_jax.system.errors import UserError
 
@@ -56,8 +57,8 @@ class WindowTable:
         self._lengths = np.diff(np.append(self._starts, len(positions)))
 
     @classmethod
-    def of(cls, cache: Cache, layer: int, split: str, skip_positions: int, max_norm: float) -> Self:
-        """The windows of a split; masked rows are those of :class:`vasae_jax.stream.Stream`.
+    def of(cls, cache: Cache, layer: int, split: str, mask: Mask) -> Self:
+        """The windows of a split, rows of ``mask`` not kept.
 
         Raises:
             UserError: the cache lacks the layer or split, or a column is damaged.
@@ -66,7 +67,7 @@ class WindowTable:
         tokens, positions = (
             cache.column(name, split).read(0, rows) for name in ("tokens", "positions")
         )
-        keep = Source(cache, layer, split, skip_positions, max_norm).keep()
+        keep = Source(cache, layer, split, mask).keep()
         return cls(tokens, positions, keep, cache.manifest.context_length)
 
     def __len__(self) -> int:
