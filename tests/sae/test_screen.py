@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from vasae_jax.sae import forward, screen
+from vasae_jax.sae import Pass, forward, screen
 
 D, F, ROWS, K = 32, 700, 40, 8
 
@@ -91,6 +91,6 @@ def test_a_forward_pass_by_the_screen_equals_the_reference(monkeypatch):
     x = rng.normal(size=(ROWS, D)) + 3 * params["b_dec"]
     expected, _, _ = reference.forward(params, x, K, 1.0)
     narrow = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
-    found = forward(narrow, jnp.asarray(x, jnp.float32), K, 1.0, "sparse").x_hat
+    found = forward(narrow, jnp.asarray(x, jnp.float32), Pass(K, pre_bias=1.0)).x_hat
     # float32 sums of terms up to about 100
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)

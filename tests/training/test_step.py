@@ -7,7 +7,7 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
-from vasae_jax.sae import decode, encode, forward, unit_rows
+from vasae_jax.sae import Pass, decode, encode, forward, unit_rows
 from vasae_jax.training.loss import Batch, loss_and_grads
 from vasae_jax.training.step import learning_rate, make_step
 
@@ -46,7 +46,7 @@ def test_forward_equals_reference(execution, pre_bias):
     _, state, _ = start(make_config(), anchors)
     params = scrambled(state)
     expected, z, _ = reference.forward(wide(params), x[0].astype(np.float64), K, pre_bias)
-    out = forward(params, jnp.asarray(x[0]), K, pre_bias, execution)
+    out = forward(params, jnp.asarray(x[0]), Pass(K, pre_bias, execution))
     np.testing.assert_allclose(out.x_hat, expected, **TOLERANCE)
     values, ids = encode(params, jnp.asarray(x[0]), K, pre_bias)
     np.testing.assert_allclose(values, np.take_along_axis(z, np.asarray(ids), 1), **TOLERANCE)
@@ -168,8 +168,8 @@ def test_every_buffer_of_the_state_is_donated():
 def test_bfloat16_compute_stays_near_float32():
     x, _, anchors = make_rows()
     _, state, _ = start(make_config(), anchors)
-    full = forward(state.params, jnp.asarray(x[0]), K, 1.0, "dense", "float32").x_hat
-    half = forward(state.params, jnp.asarray(x[0]), K, 1.0, "dense", "bfloat16").x_hat
+    full = forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "float32")).x_hat
+    half = forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "bfloat16")).x_hat
     error = np.linalg.norm(full - half) / np.linalg.norm(full)
     assert 0 < error < 0.1  # winners near the cut may change places
 

@@ -38,7 +38,7 @@ import numpy as np
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.sae import choose_execution
-from vasae_jax.sae.forward import Execution
+from vasae_jax.sae.execution import Execution
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.state import Start, TrainState, make_state

@@ -16,6 +16,7 @@ def aligned_and_pull(
     anchors: jax.Array,
     rows: jax.Array | None,
     mode: str,
+    *,
     enough: float = 1.0,
     unit: bool = False,
 ) -> tuple[jax.Array, jax.Array]:

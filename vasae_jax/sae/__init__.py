@@ -1,6 +1,7 @@
 """The sparse autoencoder: parameters, forward pass, sparse and dense execution, module."""
 
-from vasae_jax.sae.forward import Forward, choose_execution, decode, encode, forward
+from vasae_jax.sae.execution import Pass, choose_execution
+from vasae_jax.sae.forward import Forward, decode, encode, forward
 from vasae_jax.sae.module import SAE
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
@@ -8,6 +9,7 @@ __all__ = [
     "SAE",
     "Forward",
     "Params",
+    "Pass",
     "choose_execution",
     "decode",
     "encode",

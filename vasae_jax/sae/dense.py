@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.sae.execution import Pass
 from vasae_jax.sae.params import row_dots
 from vasae_jax.sae.threshold import candidates, kth_largest, last_of_ties
 
@@ -32,7 +33,7 @@ class Bar(NamedTuple):
     """int32, the largest global id that wins with just that."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9, 10))
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
 def reconstruct(
     x: jax.Array,
     shift: jax.Array,
@@ -40,20 +41,14 @@ def reconstruct(
     b_enc: jax.Array,
     W_dec: jax.Array,
     keep: jax.Array,
-    k: int,
-    compute: Any,
-    axis: str | None,
-    rows_axis: str | None,
-    unit: bool,
+    how: Pass,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec, [B, d], and the kept rows on which each feature fires.
 
     z keeps the k winners of each row of relu((x - shift) W_enc^T + b_enc), ties to the lowest
-    id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F]. Devices along
-    ``rows_axis`` hold other rows and take part in the same decisions. With ``unit`` the rows of
-    W_dec have norm 1 and keep it: their gradient is only the part that turns them.
+    id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F].
     """
-    return _fwd(x, shift, W_enc, b_enc, W_dec, keep, k, compute, axis, rows_axis, unit)[0]
+    return _fwd(x, shift, W_enc, b_enc, W_dec, keep, how)[0]
 
 
 def _fwd(
@@ -63,44 +58,34 @@ def _fwd(
     b_enc: jax.Array,
     W_dec: jax.Array,
     keep: jax.Array,
-    k: int,
-    compute: Any,
-    axis: str | None,
-    rows_axis: str | None,
-    unit: bool,
+    how: Pass,
 ) -> tuple[Any, Any]:
+    compute, axis = how.dtype, how.axis
     centred = (x - shift[None, :]).astype(compute)
-    product = _product(W_enc.astype(compute), centred, 1, 1)
+    product = _product(W_enc.astype(compute), centred, over=(1, 1))
     pre = barrier(jax.nn.relu(product + b_enc[:, None]))
-    bar = find_bar(pre, k, axis, rows_axis)
+    bar = find_bar(pre, how.k, axis, how.rows_axis)
     fires = fired(pre, bar, axis)
-    part = _product(_active(pre, fires, compute), W_dec.astype(compute), 0, 0)
+    part = _product(_active(pre, fires, compute), W_dec.astype(compute), over=(0, 0))
     times = _row_sums(fires.astype(compute), keep.astype(compute))
     return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
-def _bwd(
-    k: int,
-    compute: Any,
-    axis: str | None,
-    rows_axis: str | None,
-    unit: bool,
-    saved: Any,
-    g: Any,
-) -> tuple[Any, ...]:
+def _bwd(how: Pass, saved: Any, g: Any) -> tuple[Any, ...]:
+    compute = how.dtype
     centred, pre, bar, W_enc, W_dec = saved
     out = g[0].astype(compute)
-    fires = fired(pre, bar, axis)
-    d_z = _product(W_dec.astype(compute), out, 1, 1)
+    fires = fired(pre, bar, how.axis)
+    d_z = _product(W_dec.astype(compute), out, over=(1, 1))
     d_pre = barrier(_active(d_z, fires, compute))
     d_b = _row_sums(d_pre, jnp.ones(d_pre.shape[1:], compute))
-    d_enc = _product(d_pre, centred, 1, 0)
-    d_dec = _product(_active(pre, fires, compute), out, 1, 0)
-    if unit:
+    d_enc = _product(d_pre, centred, over=(1, 0))
+    d_dec = _product(_active(pre, fires, compute), out, over=(1, 0))
+    if how.unit:
         d_dec = d_dec - row_dots(d_dec, W_dec)[:, None] * W_dec
     # Nobody asks for that of x in training, and then it is not computed; shift moves all rows
     # alike, so its own needs no product over them.
-    d_x = _product(d_pre, W_enc.astype(compute), 0, 0)
+    d_x = _product(d_pre, W_enc.astype(compute), over=(0, 0))
     return d_x, -(d_b @ W_enc), d_enc, d_b, d_dec, None
 
 
@@ -149,10 +134,10 @@ def _row_sums(a: jax.Array, weights: jax.Array) -> jax.Array:
     add up rows.
     """
     columns = jnp.broadcast_to(weights[:, None], (weights.shape[0], LANES))
-    return _product(a, columns, 1, 0)[:, 0]
+    return _product(a, columns, over=(1, 0))[:, 0]
 
 
-def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+def _product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
     """a and b multiplied and summed over one axis of each, in float32."""
-    dims = (((a_axis,), (b_axis,)), ((), ()))
+    dims = (((over[0],), (over[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)

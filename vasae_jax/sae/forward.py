@@ -1,6 +1,7 @@
 """x -> x_hat, by either execution, on one device or on this device's part of the features."""
 
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,8 @@ import jax.numpy as jnp
 from vasae_jax.sae import dense, sparse
 from vasae_jax.sae.active import Active, preactivations, select
 from vasae_jax.sae.collective import share, sum_parts, sum_parts_of_own_rows
+from vasae_jax.sae.execution import Pass
 from vasae_jax.sae.params import Params
-
-Execution = Literal["dense", "sparse"]
 
 
 class Forward(NamedTuple):
@@ -22,49 +22,39 @@ class Forward(NamedTuple):
     """[F] float32, kept rows on which each feature fires (this device's parts)."""
 
 
-def forward(
-    params: Params,
-    x: jax.Array,
-    k: int,
-    pre_bias: float = 0.0,
-    execution: Execution = "sparse",
-    compute: str = "float32",
-    axis: str | None = None,
-    keep: jax.Array | None = None,
-    rows_axis: str | None = None,
-    split_rows: bool = False,
-    unit: bool = False,
-) -> Forward:
+def forward(params: Params, x: jax.Array, how: Pass, keep: jax.Array | None = None) -> Forward:
     """Reconstruct rows ``x [B, d]`` float32.
 
-    z = top-k of relu((x - p*b_dec) W_enc^T + b_enc), x_hat = z W_dec + b_dec, p = ``pre_bias``.
+    z = top-k of relu((x - p*b_dec) W_enc^T + b_enc), x_hat = z W_dec + b_dec.
 
-    Differentiable in ``params``. ``axis`` names the mesh axis that splits the features,
-    ``rows_axis`` the one that splits the rows; ``keep`` [B] float32 are the rows that count as
-    fired on, all without it. With ``split_rows`` x_hat is [B / n, d], that of this device's
-    n-th of the rows (n devices along ``axis``, a divisor of B). ``unit``: the rows of W_dec keep
-    norm 1, and their gradient is only the part that turns them.
+    Differentiable in ``params``. ``keep`` [B] float32, 0 or 1, are the rows that count as fired
+    on, all without it. Where ``how`` splits rows, x_hat is [B / n, d], that of this device's
+    n-th of the rows (n devices along its axis, a divisor of B).
     """
-    if axis is not None and jax.lax.axis_size(axis) == 1:
-        axis = None  # one device has nobody to agree with: no offers, no second sort
+    if how.axis is not None and jax.lax.axis_size(how.axis) == 1:
+        # One device has nobody to agree with: no offers, no second sort.
+        how = replace(how, axis=None)
     keep = jnp.ones(x.shape[:1], jnp.float32) if keep is None else keep
     # With a factor of 0 a compiler must still compute what it multiplies: it may be infinite.
     b_dec = params["b_dec"]
-    shift = pre_bias * share(b_dec, axis) if pre_bias else jnp.zeros_like(b_dec)
-    encoder = (params["W_enc"], params["b_enc"])
-    dtype = jnp.dtype(compute)
-    if execution == "dense":
-        part, fired = dense.reconstruct(
-            x, shift, *encoder, params["W_dec"], keep, k, dtype, axis, rows_axis, unit
-        )
-    else:
-        active = sparse.encode(x, shift, *encoder, k, dtype, axis, pre_bias == 1.0)
-        part = sparse.decode(active.values, active.ids, params["W_dec"], unit)
-        fired = _fired(active, keep, params["W_dec"].shape[0])
-    if split_rows and axis is not None:
-        own = sum_parts_of_own_rows(part, axis, dtype)
-        return Forward(own + share(b_dec, axis)[None, :], fired)
-    return Forward(sum_parts(part, axis) + b_dec[None, :], fired)
+    shift = how.pre_bias * share(b_dec, how.axis) if how.pre_bias else jnp.zeros_like(b_dec)
+    part, fired = _part(params, x, shift, keep, how)
+    if how.split_rows and how.axis is not None:
+        own = sum_parts_of_own_rows(part, how.axis, how.dtype)
+        return Forward(own + share(b_dec, how.axis)[None, :], fired)
+    return Forward(sum_parts(part, how.axis) + b_dec[None, :], fired)
+
+
+def _part(
+    params: Params, x: jax.Array, shift: jax.Array, keep: jax.Array, how: Pass
+) -> tuple[jax.Array, jax.Array]:
+    """This device's part of z W_dec [B, d], and the kept rows on which its features fire [F]."""
+    encoder, W_dec = (params["W_enc"], params["b_enc"]), params["W_dec"]
+    if how.execution == "dense":
+        return dense.reconstruct(x, shift, *encoder, W_dec, keep, how)
+    active = sparse.encode(x, shift, *encoder, how)
+    part = sparse.decode(active.values, active.ids, W_dec, how.unit)
+    return part, _fired(active, keep, W_dec.shape[0])
 
 
 def _fired(active: Active, keep: jax.Array, features: int) -> jax.Array:
@@ -88,14 +78,3 @@ def encode(
 def decode(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
     """x_hat [B, d] float32 from active ``values`` and ``ids`` [B, k]."""
     return sparse.weighted_rows(values, ids, params["W_dec"]) + params["b_dec"][None, :]
-
-
-def choose_execution(asked: str, platform: str) -> Execution:
-    """The execution to use: ``asked``, or by platform where that is ``auto``.
-
-    A TPU's matrix unit finishes all F products before its gathers finish k; elsewhere the
-    sparse form does a small part of the work.
-    """
-    if asked == "auto":
-        return "dense" if platform == "tpu" else "sparse"
-    return "dense" if asked == "dense" else "sparse"

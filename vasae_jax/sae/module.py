@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vasae_jax.config import SAEConfig
-from vasae_jax.sae.forward import Execution, decode, encode, forward
+from vasae_jax.sae.execution import Execution, Pass
+from vasae_jax.sae.forward import decode, encode, forward
 from vasae_jax.sae.params import Params, init_params
 
 
@@ -68,10 +69,8 @@ class SAE(nnx.Module):
         """Reconstruct ``x [..., d_in]``, float32; differentiable in the parameters."""
         rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
         config = self.config
-        out = forward(
-            self.params(), rows, config.k, config.pre_bias, execution, config.compute
-        ).x_hat
-        return out.reshape(x.shape)
+        how = Pass(config.k, config.pre_bias, execution, config.compute)
+        return forward(self.params(), rows, how).x_hat.reshape(x.shape)
 
     def active(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Features that fire on rows ``x [B, d_in]``: values [B, k], ids [B, k] int32."""

@@ -13,54 +13,35 @@ import jax.numpy as jnp
 
 from vasae_jax.sae import screen
 from vasae_jax.sae.active import Active, agree, preactivations, select
+from vasae_jax.sae.execution import Pass
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def encode(
-    x: jax.Array,
-    shift: jax.Array,
-    W_enc: jax.Array,
-    b_enc: jax.Array,
-    k: int,
-    compute: Any,
-    axis: str | None,
-    centred: bool = False,
-) -> Active:
-    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only.
-
-    ``centred``: these rows lie about 0. Others are as long as what they share, which the bound of
-    a product screened in bfloat16 would be as loose as.
-    """
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def encode(x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass) -> Active:
+    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
     features = W_enc.shape[0]
-    if centred and compute == jnp.float32 and screen.pays(features, k):
-        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, k)
-        return agree(*found, features, k, axis)
-    return select(preactivations(x, shift, W_enc, b_enc, compute), k, axis)
+    # Rows that do not lie about 0 are as long as what they share, which the bound of a product
+    # screened in bfloat16 would be as loose as.
+    if how.centred and how.dtype == jnp.float32 and screen.pays(features, how.k):
+        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k)
+        return agree(*found, features, how.k, how.axis)
+    return select(preactivations(x, shift, W_enc, b_enc, how.dtype), how.k, how.axis)
 
 
 def _encode_fwd(
-    x: jax.Array,
-    shift: jax.Array,
-    W_enc: jax.Array,
-    b_enc: jax.Array,
-    k: int,
-    compute: Any,
-    axis: str | None,
-    centred: bool,
+    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass
 ) -> tuple[Active, Any]:
-    active = encode(x, shift, W_enc, b_enc, k, compute, axis, centred)
+    active = encode(x, shift, W_enc, b_enc, how)
     return active, (x, shift, W_enc, active.values, active.ids)
 
 
-def _encode_bwd(
-    k: int, compute: Any, axis: str | None, centred: bool, saved: Any, g: Active
-) -> tuple[Any, ...]:
+def _encode_bwd(how: Pass, saved: Any, g: Active) -> tuple[Any, ...]:
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
     # Two sums that start at the same constant would share it, and then each needs a copy; -0
     # is the other number that adding to changes nothing.
-    d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0], -0.0)
+    d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0], zero=-0.0)
     return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b
 
 
@@ -86,7 +67,7 @@ def _decode_fwd(
 def _decode_bwd(unit: bool, saved: Any, g: jax.Array) -> tuple[Any, ...]:
     values, ids, W_dec = saved
     d_values = row_products(g, ids, W_dec)
-    d_W = scatter_rows(values, ids, g, W_dec.shape[0], 0.0)
+    d_W = scatter_rows(values, ids, g, W_dec.shape[0], zero=0.0)
     if unit:  # <d_W[i], W_dec[i]> out of numbers that are there, without reading either
         along = jnp.zeros(W_dec.shape[0], jnp.float32).at[ids].add(values * d_values)
         d_W = d_W - along[:, None] * W_dec
@@ -113,7 +94,7 @@ def row_products(g: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
 
 
 def scatter_rows(
-    values: jax.Array, ids: jax.Array, x: jax.Array, d_sae: int, zero: float
+    values: jax.Array, ids: jax.Array, x: jax.Array, d_sae: int, *, zero: float
 ) -> jax.Array:
     """sum over b, j of values[b, j] * x[b] into row ids[b, j], from ``zero`` on: [d_sae, d]."""
 

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from vasae_jax.anchor import aligned_and_pull
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
-from vasae_jax.sae import Params, forward
+from vasae_jax.sae import Params, Pass, forward
 from vasae_jax.sae.collective import own_rows, sum_parts
-from vasae_jax.sae.forward import Execution
+from vasae_jax.sae.execution import Execution
 
 
 class Batch(NamedTuple):
@@ -96,8 +96,8 @@ def loss_and_grads(
             context.anchors,
             nearest,
             config.anchor.mode,
-            config.anchor.enough,
-            keeps_unit(config),
+            enough=config.anchor.enough,
+            unit=keeps_unit(config),
         )
         aligned = jax.lax.psum(aligned, MODEL)
         grads = {**grads, "W_dec": grads["W_dec"] - weight * pull}
@@ -122,19 +122,7 @@ def _reconstruction(
     x = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
     split = execution == "dense" and x.shape[0] % jax.lax.axis_size(MODEL) == 0
-    out = forward(
-        params,
-        x,
-        config.sae.k,
-        config.sae.pre_bias,
-        execution,
-        config.sae.compute,
-        MODEL,
-        keep,
-        DATA,
-        split,
-        keeps_unit(config),
-    )
+    out = forward(params, x, _how(config, execution, split_rows=split), keep)
     if split:
         x, keep = own_rows(x, MODEL), own_rows(keep, MODEL)
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
@@ -142,6 +130,20 @@ def _reconstruction(
     if split:
         error, spread = sum_parts(error, MODEL), sum_parts(spread, MODEL)
     return error * scale, (spread, out.fired)
+
+
+def _how(config: Config, execution: Execution, *, split_rows: bool) -> Pass:
+    """The run's forward pass."""
+    return Pass(
+        k=config.sae.k,
+        pre_bias=config.sae.pre_bias,
+        execution=execution,
+        compute=config.sae.compute,
+        unit=keeps_unit(config),
+        axis=MODEL,
+        rows_axis=DATA,
+        split_rows=split_rows,
+    )
 
 
 def _share(rate: jax.Array, config: Config) -> jax.Array:

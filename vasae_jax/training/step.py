@@ -18,7 +18,7 @@ from vasae_jax.config import Config, OptimConfig
 from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
-from vasae_jax.sae.forward import Execution
+from vasae_jax.sae.execution import Execution
 from vasae_jax.training.loss import Batch, Context, Measures, keeps_unit, loss_and_grads
 from vasae_jax.training.state import Counters, TrainState, adam
 

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.config import Config
 from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MEMBER, Rules
-from vasae_jax.sae.forward import Execution
+from vasae_jax.sae.execution import Execution
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pack.state import Layout, PackState
 from vasae_jax.training.state import TrainState

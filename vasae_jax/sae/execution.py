@@ -1,0 +1,52 @@
+"""How a forward pass is made: by which products, of which type, on which devices."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+Execution = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Settings of a forward pass, fixed when it is compiled."""
+
+    k: int
+    """Features that may fire on a row."""
+    pre_bias: float = 0.0
+    """p, the share of b_dec taken from the input before encoding."""
+    execution: Execution = "sparse"
+    """Which products are made in full."""
+    compute: str = "float32"
+    """Type of the products' inputs."""
+    unit: bool = False
+    """The rows of W_dec have norm 1 and keep it: their gradient only turns them."""
+    axis: str | None = None
+    """The mesh axis that splits the features; None where one device holds all."""
+    rows_axis: str | None = None
+    """The one that splits the rows; its devices take part in the same decisions."""
+    split_rows: bool = False
+    """Each device along ``axis`` gets x_hat of its own part of the rows alone."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """``compute`` as a type."""
+        return jnp.dtype(self.compute)
+
+    @property
+    def centred(self) -> bool:
+        """Whether the rows that are encoded lie about 0."""
+        return self.pre_bias == 1.0
+
+
+def choose_execution(asked: str, platform: str) -> Execution:
+    """The execution to use: ``asked``, or by platform where that is ``auto``.
+
+    A TPU's matrix unit finishes all F products before its gathers finish k; elsewhere the
+    sparse form does a small part of the work.
+    """
+    if asked == "auto":
+        return "dense" if platform == "tpu" else "sparse"
+    return "dense" if asked == "dense" else "sparse"
