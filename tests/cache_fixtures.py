@@ -82,6 +82,7 @@ def append(writer: CacheWriter, split: str, rows: Rows, start: int | None = None
 
 def make_cache(
     tmp_path: Path,
+    *,
     rows=1000,
     d=16,
     vocab=40,

@@ -6,7 +6,7 @@ import pytest
 from cache_fixtures import make_cache, make_plan, make_rows, make_vocabulary
 from lm_fixtures import gpt2_config, random_model, save_model
 
-from vasae_jax.cache import Cache, PartWriter, finish, verify
+from vasae_jax.cache import Cache, Part, PartWriter, finish, verify
 from vasae_jax.cli.main import main
 from vasae_jax.extract import extract, read_documents
 from vasae_jax.extract.pipeline import Settings
@@ -19,7 +19,7 @@ PARTS = 3
 
 def open_part(url, index, count=PARTS, **changes):
     plan = make_plan(**changes)
-    return PartWriter(str(url), plan, ROWS, index, count, **make_vocabulary(plan))
+    return PartWriter(str(url), plan, ROWS, Part(index, count), **make_vocabulary(plan))
 
 
 def sources(plan):
@@ -35,7 +35,7 @@ def write_part(url, index, stop=None):
         for split, rows in sources(writer.plan).items():
             for start in range(0, ROWS[split], 50):
                 one = rows.part(start, start + 50)
-                writer.append(split, one.tokens, one.positions, one.docs, one.acts, start)
+                writer.append(split, one.tokens, one.positions, one.docs, one.acts, start=start)
                 if stop is not None and start >= stop:
                     return
         writer.finish_part()
@@ -100,6 +100,6 @@ def test_extraction_in_parts_equals_one_extraction(tmp_path):
 
     run("one")
     for index in (1, 0):
-        run("many", (index, 2))
+        run("many", Part(index, 2))
     finish(str(tmp_path / "many"))
     assert files(tmp_path / "many") == files(tmp_path / "one")

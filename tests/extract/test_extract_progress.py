@@ -43,7 +43,7 @@ def test_a_terminal_keeps_one_line():
 
 
 def test_the_rate_after_a_restart_counts_new_rows_only():
-    first = shown(False, done=500, counts=range(500, 1001, 100)).splitlines()[0]
+    first = shown(tty=False, done=500, counts=range(500, 1001, 100)).splitlines()[0]
     assert first == "800 / 1,000 rows (80 %), 50 rows/s, 4 s left"
 
 
@@ -60,7 +60,7 @@ def test_an_error_begins_on_a_line_of_its_own():
 
 
 def test_an_unknown_total_shows_no_time_left():
-    assert shown(False, total=None).splitlines()[-1] == "1,000 rows in 22 s"
+    assert shown(tty=False, total=None).splitlines()[-1] == "1,000 rows in 22 s"
 
 
 def test_durations():

@@ -54,7 +54,7 @@ def stored_rows(windows, size):
 @pytest.mark.parametrize("size", [1, 7])
 def test_rows_are_those_of_the_slow_twin(bos, size):
     texts = documents()
-    windows = make_windows(texts, encode, T, bos, 0.2)
+    windows = make_windows(texts, encode, T, bos_id=bos, heldout_share=0.2)
     expected = slow_rows(texts, T, bos, 0.2)
     found = stored_rows(windows, size)
     for split in SPLITS:
@@ -65,7 +65,7 @@ def test_rows_are_those_of_the_slow_twin(bos, size):
 
 
 def test_padding_is_zero_and_never_a_row():
-    windows = make_windows(["abc", "defghijklmn"], encode, T, None, 0.5)
+    windows = make_windows(["abc", "defghijklmn"], encode, T, heldout_share=0.5)
     batch = windows.batch(0, 4)
     assert windows.lengths.tolist() == [3, 8, 3]
     assert batch.tokens[0, 3:].tolist() == [0] * 5
@@ -75,7 +75,9 @@ def test_padding_is_zero_and_never_a_row():
 
 def test_a_documents_split_depends_on_its_text_alone():
     texts = documents()
-    forward, backward = (make_windows(t, encode, T, None, 0.3) for t in (texts, texts[::-1]))
+    forward, backward = (
+        make_windows(t, encode, T, heldout_share=0.3) for t in (texts, texts[::-1])
+    )
 
     def heldout(windows, order):
         return {order[doc] for doc, held in zip(windows.docs, windows.heldout, strict=True) if held}
@@ -86,14 +88,14 @@ def test_a_documents_split_depends_on_its_text_alone():
 
 def test_both_splits_get_a_document_however_small_the_share():
     texts = documents(12)
-    few = make_windows(texts, encode, T, None, 1e-9)
-    most = make_windows(texts, encode, T, None, 1 - 1e-9)
+    few = make_windows(texts, encode, T, heldout_share=1e-9)
+    most = make_windows(texts, encode, T, heldout_share=1 - 1e-9)
     assert few.count("heldout")[1] == 1
     assert most.count("train")[1] == 1
 
 
 def test_equal_documents_share_a_split():
-    windows = make_windows(["same text", "other text", "same text"], encode, T, None, 0.5)
+    windows = make_windows(["same text", "other text", "same text"], encode, T, heldout_share=0.5)
     held = {doc: bool(h) for doc, h in zip(windows.docs, windows.heldout, strict=True)}
     assert held[0] == held[2] != held[1]
 
@@ -105,15 +107,17 @@ def test_max_rows_keeps_whole_windows_and_reads_no_further():
             yield f"document number {index}"
             index += 1
 
-    windows = make_windows(endless(), encode, T, None, 0.2, max_rows=100)
+    windows = make_windows(endless(), encode, T, heldout_share=0.2, max_rows=100)
     assert 100 - T < len(windows.tokens) <= 100
-    whole = make_windows((next(g) for g in [endless()] for _ in range(20)), encode, T, None, 0.2)
+    whole = make_windows(
+        (next(g) for g in [endless()] for _ in range(20)), encode, T, heldout_share=0.2
+    )
     np.testing.assert_array_equal(windows.tokens, whole.tokens[: len(windows.tokens)])
 
 
 def test_the_digest_tells_documents_apart():
     digests = {
-        make_windows(texts, encode, T, None, 0.5).digest
+        make_windows(texts, encode, T, heldout_share=0.5).digest
         for texts in (["ab", "cd", "ef"], ["abc", "d", "ef"], ["cd", "ab", "ef"], ["ab", "cd"])
     }
     assert len(digests) == 4

@@ -5,7 +5,7 @@ docs/cache.md describes the format.
 
 from vasae_jax.cache.info import info
 from vasae_jax.cache.manifest import CachePlan, Manifest, ModelInfo, SplitInfo, TextInfo
-from vasae_jax.cache.parts import PartWriter, finish
+from vasae_jax.cache.parts import Part, PartWriter, finish
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.verify import verify
 from vasae_jax.cache.writer import CacheWriter
@@ -16,6 +16,7 @@ __all__ = [
     "CacheWriter",
     "Manifest",
     "ModelInfo",
+    "Part",
     "PartWriter",
     "RowArray",
     "SplitInfo",

@@ -8,6 +8,7 @@ its process, so that no two write the same shards; a bucket has no such lock.
 import fcntl
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,20 @@ from vasae_jax.system.errors import UserError
 PARTS = "parts"
 
 
+@dataclass(frozen=True)
+class Part:
+    """Part ``index``, from 0, of the ``count`` that a cache is written in."""
+
+    index: int
+    count: int
+
+
 class PartWriter(CacheWriter):
-    """Writes part ``index`` of ``count`` of a cache; resumes its own part like CacheWriter.
+    """Writes one part of a cache; resumes its own part like CacheWriter.
 
     Args:
         rows: rows of each split of the whole cache.
-        index, count: which part, from 0.
+        part: which part it is.
         Others are :class:`CacheWriter`'s.
 
     Raises:
@@ -57,8 +66,7 @@ class PartWriter(CacheWriter):
         url: str,
         plan: CachePlan,
         rows: Mapping[str, int],
-        index: int,
-        count: int,
+        part: Part,
         *,
         embedding: np.ndarray,
         unembedding: np.ndarray | None,
@@ -70,15 +78,15 @@ class PartWriter(CacheWriter):
         parts = Vocabulary(embedding, unembedding, final_norm, vocab)
         vocabulary_files.check(parts, plan)
         self._digests = parts.digests()
-        self._whole, self._key, self._done = dict(rows), _key(index, count), False
+        self._whole, self._key, self._done = dict(rows), _key(part), False
         self._lock = _claim(self._store, self._key)
-        self._ranges = {split: part_range(rows[split], plan, index, count) for split in SPLITS}
+        self._ranges = {split: part_range(rows[split], plan, part) for split in SPLITS}
         try:
-            self._shards = self._begin(index)
+            self._shards = self._begin()
         except UserError:
             self._release()
             raise
-        if index == 0 and not self._shards:
+        if part.index == 0 and not self._shards:
             self._shards = self._write_vocabulary(parts)
         self._write_journal()
         self._arrays = self._create_arrays()
@@ -99,6 +107,7 @@ class PartWriter(CacheWriter):
         positions: np.ndarray,
         docs: np.ndarray,
         acts: Mapping[int, np.ndarray],
+        *,
         start: int | None = None,
     ) -> None:
         """Add the rows that are this part's, of rows that begin at row ``start``."""
@@ -109,7 +118,7 @@ class PartWriter(CacheWriter):
         if low < high:
             cut = slice(low, high)
             rows = {layer: values[cut] for layer, values in acts.items()}
-            super().append(split, tokens[cut], positions[cut], docs[cut], rows, start + low)
+            super().append(split, tokens[cut], positions[cut], docs[cut], rows, start=start + low)
 
     def finish_part(self) -> None:
         """Write what is held; the part is complete on return."""
@@ -131,11 +140,11 @@ class PartWriter(CacheWriter):
             os.close(self._lock)
             self._lock = None
 
-    def _begin(self, index: int) -> dict[str, tuple[ShardInfo, ...]]:
+    def _begin(self) -> dict[str, tuple[ShardInfo, ...]]:
         for name, what in ((MANIFEST, "a complete cache"), (JOURNAL, "a cache written whole")):
             if self._store.read(name) is not None:
                 raise UserError(f"{self._store.url} is {what}; expected a new place for its parts")
-        mine = decode(self._journal(False), self._key)
+        mine = decode(self._journal(complete=False), self._key)
         for key in journals(self._store):
             other = decode(self._store.read(key) or b"{}", self._store.name(key))
             for name in ("plan", "digests", "rows"):
@@ -167,18 +176,18 @@ class PartWriter(CacheWriter):
         }
 
     def _write_journal(self) -> None:
-        self._store.write(self._key, self._journal(self._done))
+        self._store.write(self._key, self._journal(complete=self._done))
 
-    def _journal(self, complete: bool) -> bytes:
+    def _journal(self, *, complete: bool) -> bytes:
         shards = getattr(self, "_shards", {})
         value = decode(journal_bytes(self.plan, self._digests, shards), self._key)
         return encode(value | {"complete": complete, "rows": self._whole}, indent=None)
 
 
-def part_range(rows: int, plan: CachePlan, index: int, count: int) -> tuple[int, int]:
-    """The rows of a split that part ``index`` of ``count`` owns: whole shards, in order."""
+def part_range(rows: int, plan: CachePlan, part: Part) -> tuple[int, int]:
+    """The rows of a split that ``part`` owns: whole shards, in order."""
     shards = -(-rows // plan.shard_rows)
-    first, last = (shards * place // count for place in (index, index + 1))
+    first, last = (shards * place // part.count for place in (part.index, part.index + 1))
     return first * plan.shard_rows, min(last * plan.shard_rows, rows)
 
 
@@ -195,8 +204,9 @@ def finish(url: str) -> Manifest:
     count = int(found[0].split("-of-")[1].removesuffix(".json"))
     read = []
     for index in range(count):
-        data = store.read(_key(index, count))
-        value = None if data is None else decode(data, store.name(_key(index, count)))
+        key = _key(Part(index, count))
+        data = store.read(key)
+        value = None if data is None else decode(data, store.name(key))
         if value is None or value.get("format") != FORMAT or not value["complete"]:
             state = "is not there" if value is None else "is unfinished"
             raise UserError(f"{url}: part {index}/{count} {state}; expected all {count} parts")
@@ -221,8 +231,8 @@ def journals(store: Store) -> list[str]:
     return [key for key in store.keys(PARTS) if key.endswith(".json")]
 
 
-def _key(index: int, count: int) -> str:
-    return f"{PARTS}/{index:05d}-of-{count:05d}.json"
+def _key(part: Part) -> str:
+    return f"{PARTS}/{part.index:05d}-of-{part.count:05d}.json"
 
 
 def _claim(store: Store, key: str) -> int | None:

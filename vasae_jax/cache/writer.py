@@ -101,6 +101,7 @@ class CacheWriter:
         positions: np.ndarray,
         docs: np.ndarray,
         acts: Mapping[int, np.ndarray],
+        *,
         start: int | None = None,
     ) -> None:
         """Add n rows at the end of a split.

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from vasae_jax.cache import Part
 from vasae_jax.extract.layers import parse_layers
 from vasae_jax.extract.pipeline import Model, Settings, extract
 from vasae_jax.extract.text import read_documents
@@ -74,8 +75,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def parse_part(text: str | None, overwrite: bool) -> tuple[int, int] | None:
-    """(i, n) of ``"i/n"``; raises UserError."""
+def parse_part(text: str | None, *, overwrite: bool) -> Part | None:
+    """Part i of n, of ``"i/n"``; raises UserError."""
     if text is None:
         return None
     index, _, count = text.partition("/")
@@ -83,7 +84,7 @@ def parse_part(text: str | None, overwrite: bool) -> tuple[int, int] | None:
         raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N-1, as in 0/16")
     if overwrite:
         raise UserError("--overwrite was given with --shard; expected a new place for the parts")
-    return int(index), int(count)
+    return Part(int(index), int(count))
 
 
 def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> int:
@@ -102,14 +103,14 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
             settings,
             source=arguments.text,
             overwrite=arguments.overwrite,
-            part=parse_part(arguments.shard, arguments.overwrite),
+            part=parse_part(arguments.shard, overwrite=arguments.overwrite),
         )
     except UserError as error:
-        return _say(f"extract: {error}", 2)
+        return _say(f"extract: {error}", code=2)
     except Stopped as stopped:
-        return _say(f"extract: {stopped}", stopped.exit_code)
+        return _say(f"extract: {stopped}", code=stopped.exit_code)
     except KeyboardInterrupt:
-        return _say("extract: stopped before any new row; what was stored earlier stays", 130)
+        return _say("extract: stopped before any new row; what was stored earlier stays", code=130)
     if manifest is None:
         print(f"{arguments.out}: part {arguments.shard} is complete; vasae cache finish joins all")
         return 0
@@ -133,6 +134,6 @@ def main(
     return run(made.parse_args(argv), build)
 
 
-def _say(sentence: str, code: int) -> int:
+def _say(sentence: str, *, code: int) -> int:
     print(sentence, file=sys.stderr)
     return code

@@ -16,6 +16,7 @@ from vasae_jax.cache import (
     CacheWriter,
     Manifest,
     ModelInfo,
+    Part,
     PartWriter,
     TextInfo,
 )
@@ -87,7 +88,7 @@ def extract(
     *,
     source: str,
     overwrite: bool = False,
-    part: tuple[int, int] | None = None,
+    part: Part | None = None,
 ) -> Manifest | None:
     """Write the cache ``url`` of the model's residual streams over ``documents``.
 
@@ -102,8 +103,8 @@ def extract(
         settings: how text becomes rows.
         source: what the manifest says of the text's origin.
         overwrite: replace the cache that is there.
-        part: (i, n) to write only part i, from 0, of n: each by a job of its own, in any order
-            or at once; :func:`vasae_jax.cache.finish` then joins them.
+        part: the one part to write: each by a job of its own, in any order or at once;
+            :func:`vasae_jax.cache.finish` then joins them.
 
     Returns:
         The manifest of the finished cache; None for a part.
@@ -121,7 +122,7 @@ def extract(
     plan = _plan(model, settings, layers, windows, source)
     if part is not None:
         rows = {split: windows.count(split)[0] for split in SPLITS}
-        with PartWriter(url, plan, rows, *part, **ends) as one:
+        with PartWriter(url, plan, rows, part, **ends) as one:
             _run(model, windows, layers, settings, one)
             one.finish_part()
         return None
@@ -221,10 +222,10 @@ def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows
             documents,
             model.tokenizer.encode,
             settings.context_length,
-            bos_id,
-            settings.heldout_share,
-            settings.max_rows,
-            progress.update,
+            bos_id=bos_id,
+            heldout_share=settings.heldout_share,
+            max_rows=settings.max_rows,
+            report=progress.update,
         )
         progress.finish(len(windows.tokens))
     return windows

@@ -96,6 +96,7 @@ def make_windows(
     documents: Iterable[str],
     encode: Callable[[str], list[int]],
     context_length: int,
+    *,
     bos_id: int | None = None,
     heldout_share: float = 0.1,
     max_rows: int | None = None,
