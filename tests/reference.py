@@ -52,6 +52,7 @@ def loss_and_grads(
     params,
     x,
     keep,
+    *,
     k,
     pre_bias,
     unit_of_loss,

@@ -69,7 +69,7 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
     out = Path(wanted.out)
     npz, figure = out / "dictionary.npz", out / "alignment.png"
     check_outputs(npz, wanted.overwrite)
-    refuse_existing(figure, wanted.overwrite)
+    refuse_existing(figure, overwrite=wanted.overwrite)
     stages: dict[str, float] = {}
 
     layer = _make_cache(wanted, stages, str(out / "cache"))

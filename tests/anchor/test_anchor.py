@@ -129,11 +129,11 @@ def test_a_vocabulary_shorter_than_the_list_is_always_covered():
 
 def test_anchor_matrix_centres_and_normalises():
     embedding = np.random.default_rng(6).normal(size=(50, 8)).astype(np.float32) + 5
-    raw, centred = anchor_matrix(embedding, False), anchor_matrix(embedding, True)
+    raw, centred = (anchor_matrix(embedding, center=center) for center in (False, True))
     wide = embedding.astype(np.float64)
     np.testing.assert_allclose(raw, unit(wide), atol=1e-6)
     np.testing.assert_allclose(centred, unit(wide - wide.mean(0)), atol=1e-6)
-    assert (anchor_matrix(np.zeros((3, 4), np.float32), True) == 0).all()
+    assert (anchor_matrix(np.zeros((3, 4), np.float32), center=True) == 0).all()
 
 
 @pytest.mark.parametrize(("turned", "left"), [(1, 1), (2, 0)])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vasae_jax.config import SAEConfig
 from vasae_jax.evaluation.evaluate import evaluate
 from vasae_jax.evaluation.metrics import Nearest
 from vasae_jax.system.errors import UserError
@@ -53,7 +54,7 @@ def batches(x, keep, size):
 def run(case, size, pre_bias=1.0, x=None, keep=None):
     params = {name: jnp.asarray(value) for name, value in case[2].items()}
     x, keep = case[0] if x is None else x, case[1] if keep is None else keep
-    return evaluate(params, batches(x, keep, size), K, pre_bias, case[3])
+    return evaluate(params, SAEConfig(k=K, pre_bias=pre_bias), batches(x, keep, size), case[3])
 
 
 def twin(x, params, pre_bias):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vasae_jax.config import MeshConfig
+from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.evaluation.evaluate import evaluate, measure_program
 from vasae_jax.evaluation.metrics import Nearest
@@ -50,7 +50,8 @@ def evaluation(mesh=None):
     params = {name: jnp.asarray(value) for name, value in make_params().items()}
     anchors = np.random.default_rng(3).normal(size=(V, D)).astype(np.float32)
     by = Nearest("made up", *nearest(params["W_dec"], anchors), V)
-    return evaluate(params, make_batches(), K, 1.0, (by,), mesh=mesh).to_json()
+    sae = SAEConfig(k=K, pre_bias=1.0)
+    return evaluate(params, sae, make_batches(), (by,), mesh=mesh).to_json()
 
 
 @pytest.mark.parametrize("mesh", MESHES)

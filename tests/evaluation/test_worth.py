@@ -85,7 +85,7 @@ def test_top_shares_by_hand():
     names = np.array([3, 4, 9, 3, 8])
     tops = np.array([[3, 1, 2, 0, 5], [1, 2, 3, 0, 5], [4, 3, 1, 0, 2]])
     fires = np.array([True, True, True, True, False])
-    found = top_shares(np.array([0, 0, 2]), tops, names, fires, 3)
+    found = top_shares(np.array([0, 0, 2]), tops, names, fires, rows=3)
     assert (found.features, found.rows) == (2, 3)
     assert (found.top1.named, found.top5.named) == (1 / 4, 1 / 2)
     # Shuffled: of the three other names (4, 9, 3) one is 3; for feature 2 (3, 4, 3) one is 4.
@@ -97,9 +97,9 @@ def test_shuffled_top_shares_are_the_mean_over_all_shuffles():
     rng = np.random.default_rng(0)
     names, tops = rng.integers(0, 6, 5), np.stack([rng.permutation(6)[:5] for _ in range(5)])
     everyone = np.arange(5)
-    expected = top_shares(everyone, tops, names, np.ones(5, bool), 0)
+    expected = top_shares(everyone, tops, names, np.ones(5, bool), rows=0)
     drawn = [
-        top_shares(everyone, tops, names[list(order)], np.ones(5, bool), 0)
+        top_shares(everyone, tops, names[list(order)], np.ones(5, bool), rows=0)
         for order in dealt_anew(5)
     ]
     assert expected.top1.shuffled == pytest.approx(np.mean([one.top1.named for one in drawn]))
@@ -176,9 +176,9 @@ def test_output_relation_equals_torch_with_the_feature_removed(home, lm, monkeyp
     names = np.zeros(40, np.int64)
     for feature, top in zip(removals.feature, tops, strict=True):
         names[feature] = top[0]
-    expected = top_shares(removals.feature, np.array(tops), names, fired > 0, len(tops))
+    expected = top_shares(removals.feature, np.array(tops), names, fired > 0, rows=len(tops))
     for at_once in (0, 2):
-        assert output_relation(run, lm, "heldout", found, names, at_once) == expected
+        assert output_relation(run, lm, "heldout", found, names, at_once=at_once) == expected
     assert expected.features == 7 and expected.top1.named > 0.3
 
 
@@ -238,7 +238,7 @@ def test_dead_and_perfectly_aligned_features_earn_nothing(home, lm):
     names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
     evaluation = evaluate_run(run, names, "heldout", watch)
     assert evaluation.unmasked.alignment[0].dictionary_aligned == 1
-    worth = measure_names(run, names, watch, "heldout", lm, run, "itself")
+    worth = measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
     nothing = Share(0.0, 0.0)
     assert (worth.inputs.features, worth.inputs.at, worth.inputs.just_before) == (
         0,
@@ -266,7 +266,9 @@ def test_dead_features_change_no_figure(home, lm):
         run = pf.make_run(home, params, K)
         names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
         evaluate_run(run, names, "heldout", watch)
-        found.append(measure_names(run, names, watch, "heldout", lm, run, "itself"))
+        found.append(
+            measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
+        )
     for kind in ("at", "just_before"):
         one, other = (getattr(worth.inputs, kind) for worth in found)
         assert one.named == pytest.approx(other.named, rel=1e-5)
@@ -305,7 +307,9 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
     worth = measure_names(run, RunNames(raw, raw), watch, "heldout")
     value = json.loads(json.dumps(worth.to_json()))
     assert set(value) == {"anchor", "rows", "inputs", "direct"}
-    worth = measure_names(run, RunNames(raw, raw), watch, "heldout", lm, run, "itself")
+    worth = measure_names(
+        run, RunNames(raw, raw), watch, "heldout", model=lm, other=run, against="itself"
+    )
     assert {"output", "stability", "against"} <= set(worth.to_json())
     for words in ("shuffled", "just before one of its 10 names", "lowered most", "itself"):
         assert words in worth.table()

@@ -40,11 +40,11 @@ def test_json_refuses_what_other_readers_cannot_read(tmp_path):
 
 def test_existing_files_are_refused_unless_asked(tmp_path):
     file = tmp_path / "file"
-    refuse_existing(file, False)
+    refuse_existing(file, overwrite=False)
     file.write_text("x")
     with pytest.raises(UserError, match="exists already"):
-        refuse_existing(file, False)
-    refuse_existing(file, True)
+        refuse_existing(file, overwrite=False)
+    refuse_existing(file, overwrite=True)
 
 
 def test_space_is_asked_for_before_it_is_needed(tmp_path):

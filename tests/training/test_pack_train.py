@@ -143,6 +143,6 @@ def test_a_single_run_needs_no_member_axis(cache, tmp_path):
 
 
 def test_a_diverging_run_is_named(tmp_path):
-    log = Log(RunDir(tmp_path), RunConfig(), 32, 0, None, name="runs/b")
+    log = Log(RunDir(tmp_path), Config(), 0, None, name="runs/b")
     with pytest.raises(UserError, match="runs/b: the loss is nan at step 5"):
         log.report(5, Metrics(*[np.nan] * len(Metrics._fields)), None)

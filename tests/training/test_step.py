@@ -26,7 +26,7 @@ def scrambled(state, seed=3):
     return {n: jnp.asarray(np.asarray(v) + noise[n], jnp.float32) for n, v in state.params.items()}
 
 
-def local_loss(config, mesh, params, batch, context, nearest, rate, execution):
+def local_loss(config, mesh, params, batch, context, *, nearest, rate, execution):
     specs = jax.sharding.PartitionSpec()
     run = jax.shard_map(
         lambda p: loss_and_grads(p, batch, context, nearest, rate, config, execution),
@@ -77,14 +77,15 @@ def test_loss_and_every_gradient_equal_reference(
     nearest = jnp.asarray(anchors[cosines.argmax(axis=1)]) if mode == "nearest" else None
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
     value, grads = local_loss(
-        config, mesh, params, batch, context, nearest, jnp.asarray(rate), execution
-    )
+        config, mesh, params, batch, context,
+        nearest=nearest, rate=jnp.asarray(rate), execution=execution,
+    )  # fmt: skip
     weight = np.sqrt(rate.astype(np.float64))
     unit = 7.0 if loss == "variance" else D
     expected, expected_grads = reference.loss_and_grads(
-        wide(params), x[0].astype(np.float64), keep[0], K, pre_bias, unit,
-        config.anchor.weight, anchors.astype(np.float64), mode,
-        weight / weight.sum(), enough, unit_norm,
+        wide(params), x[0].astype(np.float64), keep[0], k=K, pre_bias=pre_bias, unit_of_loss=unit,
+        lam=config.anchor.weight, anchors=anchors.astype(np.float64), mode=mode,
+        weight=weight / weight.sum(), enough=enough, relative=unit_norm,
     )  # fmt: skip
     if unit_norm:
         expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])
@@ -110,8 +111,8 @@ def test_three_adam_steps_of_the_published_recipe_equal_reference(method, execut
     for t in range(3):
         x64 = x[t].astype(np.float64)
         loss, grads = reference.loss_and_grads(
-            params, x64, keep[t], K, 0.0, D, lam, anchors.astype(np.float64), "nearest",
-            np.full(F, 1 / F),
+            params, x64, keep[t], k=K, pre_bias=0.0, unit_of_loss=D, lam=lam,
+            anchors=anchors.astype(np.float64), mode="nearest", weight=np.full(F, 1 / F),
         )  # fmt: skip
         new = reference.adam(params, grads, m, v, t + 1, config.optim.lr)
         frozen = ("W_dec", "b_dec") if method == "tied" else ()

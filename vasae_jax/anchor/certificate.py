@@ -156,7 +156,7 @@ class Staleness(NamedTuple):
 def staleness(W_dec: jax.Array, anchors: jax.Array, state: AnchorState) -> Staleness:
     """How far ``state`` is from the truth, found by searching every feature."""
     unit = unit_rows(W_dec)
-    cosines, ids = cosine_topm(unit, anchors, 1)
+    cosines, ids = cosine_topm(unit, anchors, m=1)
     short = jnp.maximum(cosines[:, 0] - row_dots(unit, state.anchor_rows), 0.0)
     # Tokens may share an embedding: another id at the same cosine is no mismatch.
     differs = (ids[:, 0] != state.anchor_near) & (short > 0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def anchor_matrix(embedding: np.ndarray, center: bool) -> np.ndarray:
+def anchor_matrix(embedding: np.ndarray, *, center: bool) -> np.ndarray:
     """Unit anchor rows, float32 [V, d], from the embedding matrix [V, d].
 
     Embeddings of one model share a strong common direction, so raw cosines between any two
@@ -16,6 +16,6 @@ def anchor_matrix(embedding: np.ndarray, center: bool) -> np.ndarray:
     return (rows / np.where(norms == 0, 1.0, norms)).astype(np.float32)
 
 
-def anchor_name(center: bool) -> str:
+def anchor_name(*, center: bool) -> str:
     """What names refer to, in words, for metadata and figures."""
     return "input embeddings minus their mean" if center else "input embeddings"

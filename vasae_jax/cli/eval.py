@@ -21,13 +21,15 @@ def run(arguments: Sequence[str]) -> None:
 
     trained = open_trained(given.run, given.cache, asked_mesh(given))
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")
-    refuse_existing(out, given.overwrite)
+    refuse_existing(out, overwrite=given.overwrite)
     other = open_other(given.against, trained) if given.against else None
     model = open_model(given.lm, given.backend, trained.cache) if given.lm else None
 
     names, watch = run_names(trained), Watch(trained.cache, given.split, ROWS)
     evaluation = evaluate_run(trained, names, given.split, watch)
-    worth = measure_names(trained, names, watch, given.split, model, other, given.against)
+    worth = measure_names(
+        trained, names, watch, given.split, model=model, other=other, against=given.against
+    )
     result, tables = evaluation.to_json(), [evaluation.table(), worth.table()]
     result["names"] = worth.to_json()
     if model is not None:

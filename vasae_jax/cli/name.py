@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> None:
     exported = source.suffix == ".npz"
     home = source.parent if exported else source
     out = Path(given.out) if given.out else home / f"names-by-{given.sort}-top{given.top}.txt"
-    refuse_existing(out, given.overwrite)
+    refuse_existing(out, overwrite=given.overwrite)
 
     from vasae_jax.dictionary.files import read_dictionary
     from vasae_jax.dictionary.from_run import publish

@@ -34,7 +34,7 @@ def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Pat
         raise UserError(f"{npz} is not an .npz name; expected something like dictionary.npz")
     paths = (npz, npz.parent / NAMES, npz.parent / META)
     for path in paths:
-        refuse_existing(path, overwrite)
+        refuse_existing(path, overwrite=overwrite)
     return paths
 
 

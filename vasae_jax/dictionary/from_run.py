@@ -13,7 +13,7 @@ def name_run(run: Run, names: RunNames, evaluation: Evaluation) -> Dictionary:
     """The named dictionary of a run."""
     config = run.config
     meta = make_meta(
-        anchor=anchor_name(config.anchor.center),
+        anchor=anchor_name(center=config.anchor.center),
         fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {evaluation.split} split",
         provenance={**provenance(run.cache, config.data.layer), "step": run.step},
         config=to_dict(config),

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.config import MeshConfig
+from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.devices.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.metrics import Alignment, Figures, Nearest, Sums, figures
 from vasae_jax.sae import decode, encode
@@ -88,10 +88,10 @@ class Measured(NamedTuple):
 
 def evaluate(
     params: Params | Mapping[str, jax.Array],
+    sae: SAEConfig,
     batches: Iterable[Rows],
-    k: int,
-    pre_bias: float,
     nearest: tuple[Nearest, ...],
+    *,
     split: str = "heldout",
     observe: Observer | None = None,
     mesh: Mesh | None = None,
@@ -103,9 +103,8 @@ def evaluate(
 
     Args:
         params: the SAE's parameters.
+        sae: its settings; k and pre_bias are used.
         batches: every row of the split once, the last batch padded.
-        k: features that may fire on a row.
-        pre_bias: share of b_dec taken from the input before encoding.
         nearest: each feature's nearest anchor, the kind that names refer to first.
         split: the split's name, for the result.
         observe: is told what fires, so that no other pass is needed to know it.
@@ -117,7 +116,7 @@ def evaluate(
     """
     d_sae, d_in = params["W_dec"].shape
     mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
-    program = measure_program(mesh, k, pre_bias)
+    program = measure_program(mesh, sae.k, sae.pre_bias)
     placed = jax.device_put(params, shardings(mesh, Rules().state(params)))
     unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
     for measured, weights in _measured(program, placed, batches):

@@ -36,7 +36,7 @@ def run_names(run: Run) -> RunNames:
     raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
     if not run.config.anchor.center:
         return RunNames(raw, raw)
-    centred = anchor_matrix(embedding, True)
+    centred = anchor_matrix(embedding, center=True)
     return RunNames(nearest_tokens(rows, centred, NAMES, mesh=run.mesh), raw)
 
 
@@ -45,16 +45,17 @@ def evaluate_run(
 ) -> Evaluation:
     """Every measure of a run over ``split``; ``observe`` is told what fires."""
     config = run.config
-    stated = _nearest(anchor_name(config.anchor.center), names.stated, run.cache)
+    stated = _nearest(anchor_name(center=config.anchor.center), names.stated, run.cache)
     kinds: tuple[Nearest, ...] = (stated,)
     if config.anchor.center:
-        kinds += (_nearest(anchor_name(False), names.raw, run.cache),)
+        kinds += (_nearest(anchor_name(center=False), names.raw, run.cache),)
     data = config.data
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
     batches = rows_in_order(run.cache, data.layer, split, data.mask, batch=size)
-    sae = config.sae
-    return evaluate(run.params, batches, sae.k, sae.pre_bias, kinds, split, observe, run.mesh)
+    return evaluate(
+        run.params, config.sae, batches, kinds, split=split, observe=observe, mesh=run.mesh
+    )
 
 
 def _nearest(anchor: str, names: Names, cache: Cache) -> Nearest:

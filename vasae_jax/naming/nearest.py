@@ -87,7 +87,7 @@ def nearest(
     w_dec: np.ndarray | jax.Array, anchors: np.ndarray | jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
     """The one nearest anchor of each row: ids int32 [F], cosines float32 [F]."""
-    ids, cosines = nearest_tokens(w_dec, anchors, 1)
+    ids, cosines = nearest_tokens(w_dec, anchors, m=1)
     return ids[:, 0], cosines[:, 0]
 
 

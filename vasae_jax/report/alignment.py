@@ -30,7 +30,7 @@ def alignment_figure(
     Raises:
         UserError: ``out`` exists and ``overwrite`` was not asked for, or it cannot be written.
     """
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite=overwrite)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}):
         figure = _draw(dictionary)
         with atomic_file(out) as file:

@@ -68,7 +68,7 @@ def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
     )
 
 
-def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
+def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise UserError if ``path`` exists and the user did not ask to overwrite it."""
     if Path(path).exists() and not overwrite:
         raise UserError(f"{path} exists already; expected a new path, or --overwrite to replace it")

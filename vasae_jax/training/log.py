@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from vasae_jax.anchor import Staleness
-from vasae_jax.config import RunConfig
+from vasae_jax.config import Config
 from vasae_jax.devices.distributed import is_first
 from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.system.clock import duration
@@ -26,14 +26,17 @@ class Log:
     """
 
     def __init__(
-        self, run: RunDir, config: RunConfig, batch: int, start: int, stream: Stream, name: str = ""
+        self, run: RunDir, config: Config, start: int, stream: Stream, *, name: str = ""
     ) -> None:
-        """``name`` begins every line for people, where there are several runs to tell apart."""
+        """Of a run that goes on after step ``start``.
+
+        ``name`` begins every line for people, where there are several runs to tell apart.
+        """
         self._stream, self._name = stream, f"{name}: " if name else ""
         self._noted: tuple[int, Metrics] | None = None
-        self._run, self._steps, self._batch = run, config.steps, batch
+        self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
-        board = config.tensorboard and is_first()
+        board = config.run.tensorboard and is_first()
         self._board = _tensorboard(run.path / "tensorboard") if board else None
 
     def note(self, step: int, metrics: Metrics) -> None:

@@ -3,8 +3,9 @@
 import contextlib
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -69,10 +70,11 @@ def train(config: Config) -> Path:
         step = make_step(config, mesh, state, execution)
         with (
             stream.prefetch(done) as host_batches,
-            contextlib.closing(Log(run, config.run, config.data.batch, done, stream)) as log,
+            contextlib.closing(Log(run, config, done, stream)) as log,
         ):
             batches = on_device(host_batches, mesh, done, config.run.steps)
-            state = advance(config.run, batches, step, state, context, log, checkpoints.save, stop)
+            hooks = Hooks(log, checkpoints.save, stop)
+            state = advance(config.run, batches, step, state, context, hooks)
             compare_anchors([(state, log)], context, mesh)
     return run.path
 
@@ -87,31 +89,40 @@ class Notes(Protocol[M_contra]):
         """Report what is kept."""
 
 
+@dataclass(frozen=True)
+class Hooks(Generic[S, M]):
+    """What goes on beside the steps."""
+
+    log: Notes[M]
+    save: Callable[[int, S], None]
+    """Keeps the state after the step of that number."""
+    stop: Stop
+
+
 def advance(
     config: RunConfig,
     batches: Iterable[tuple[int, Batch]],
     step: Callable[[S, Batch, Context], tuple[S, M]],
     state: S,
     context: Context,
-    log: Notes[M],
-    save: Callable[[int, S], None],
-    stop: Stop,
+    hooks: Hooks[S, M],
 ) -> S:
     """The state after all of the numbered ``batches``; what is due is logged and saved.
 
     Raises:
         UserError: the run diverged, or cannot be written.
-        Stopped: after saving the step at which ``stop`` said so.
+        Stopped: after saving the step at which ``hooks.stop`` said so.
     """
+    log = hooks.log
     for number, batch in batches:
         state, metrics = step(state, batch, context)
         log.flush()  # the step before's, now that the device has this one to do
         if _due(number, config.log_every, config.steps):
             log.note(number, metrics)
-        stopped = stop.after(number)
+        stopped = hooks.stop.after(number)
         if stopped or _due(number, config.checkpoint_every, config.steps):
             log.flush()
-            save(number, state)
+            hooks.save(number, state)
         if stopped:
             raise Stopped(stopped, _stop_message(stopped, number, config.out))
     return state
@@ -177,7 +188,7 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     stats = run_statistics(config, cache)
     embedding = cache.embedding()
     tied = config.sae.method == "tied"
-    rows = embedding if tied else anchor_matrix(embedding, config.anchor.center)
+    rows = embedding if tied else anchor_matrix(embedding, center=config.anchor.center)
     anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
     start = Start(seed_key(config.run.seed, mesh), mean, anchors, tokens)

@@ -30,7 +30,7 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
         "threshold": np.array(-1, np.float32),  # below 0: the library's mark for "not estimated"
         "decoder.weight": dictionary.W_dec.T,
         "encoder.weight": dictionary.W_enc.T,
-        "encoder.bias": encoder_bias(dictionary, 1.0),
+        "encoder.bias": encoder_bias(dictionary, taken=1.0),
         "b_dec": dictionary.b_dec,
     }
     return {"config.json": json_bytes({"trainer": trainer}), "ae.pt": _torch_bytes(arrays)}

@@ -13,7 +13,7 @@ from vasae_jax.dictionary.artefact import Dictionary
 from vasae_jax.system.files import atomic_file, refuse_existing
 
 
-def encoder_bias(dictionary: Dictionary, taken: float) -> np.ndarray:
+def encoder_bias(dictionary: Dictionary, *, taken: float) -> np.ndarray:
     """b_enc for a library that encodes x - ``taken`` * b_dec; float32 [d_sae].
 
     (x - p b_dec) W + b = (x - taken b_dec) W + (b + (taken - p) b_dec W), so the
@@ -47,7 +47,7 @@ def write_files(
     """
     paths = [Path(directory) / name for name in content]
     for path in paths:
-        refuse_existing(path, overwrite)
+        refuse_existing(path, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         for path, data in zip(paths, content.values(), strict=True):
             file = stack.enter_context(atomic_file(path))

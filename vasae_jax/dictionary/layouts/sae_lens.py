@@ -37,7 +37,7 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
     }
     weights = {
         "W_enc": np.ascontiguousarray(dictionary.W_enc),
-        "b_enc": encoder_bias(dictionary, taken),
+        "b_enc": encoder_bias(dictionary, taken=taken),
         "W_dec": np.ascontiguousarray(dictionary.W_dec),
         "b_dec": dictionary.b_dec,
     }

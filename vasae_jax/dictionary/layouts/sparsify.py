@@ -26,7 +26,7 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
     }
     weights = {
         "encoder.weight": np.ascontiguousarray(dictionary.W_enc.T),
-        "encoder.bias": encoder_bias(dictionary, 1.0),
+        "encoder.bias": encoder_bias(dictionary, taken=1.0),
         "W_dec": np.ascontiguousarray(dictionary.W_dec),
         "b_dec": dictionary.b_dec,
     }

@@ -37,9 +37,9 @@ def direct_relation(
     """
     chosen = spread_features(fired, FEATURES)
     if not len(chosen):
-        return top_shares(chosen, np.zeros((0, TOP), np.int64), names, fired > 0, 0)
+        return top_shares(chosen, np.zeros((0, TOP), np.int64), names, fired > 0, rows=0)
     tops = raised_most(np.asarray(W_dec)[chosen], final_norm, unembedding)
-    return top_shares(chosen, tops, names, fired > 0, 0)
+    return top_shares(chosen, tops, names, fired > 0, rows=0)
 
 
 def raised_most(

@@ -23,6 +23,7 @@ def measure_names(
     names: RunNames,
     watch: Watch,
     split: str,
+    *,
     model: Model | None = None,
     other: Run | None = None,
     against: str | None = None,
@@ -47,7 +48,7 @@ def measure_names(
     cache = run.cache
     direct = (run.params["W_dec"], first, fired, cache.final_norm(), cache.unembedding())
     return NameWorth(
-        anchor=anchor_name(run.config.anchor.center),
+        anchor=anchor_name(center=run.config.anchor.center),
         rows=watch.rows,
         inputs=input_relation(found, stated),
         direct=direct_relation(*direct),
@@ -68,8 +69,8 @@ def open_other(path: str, run: Run) -> Run:
         ("layer", other.config.data.layer, run.config.data.layer),
         (
             "names by",
-            anchor_name(other.config.anchor.center),
-            anchor_name(run.config.anchor.center),
+            anchor_name(center=other.config.anchor.center),
+            anchor_name(center=run.config.anchor.center),
         ),
     ):
         if found != expected:

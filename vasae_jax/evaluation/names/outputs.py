@@ -33,7 +33,7 @@ class Removals:
 
 
 def output_relation(
-    run: Run, model: Model, split: str, found: Firings, names: np.ndarray, at_once: int = 0
+    run: Run, model: Model, split: str, found: Firings, names: np.ndarray, *, at_once: int = 0
 ) -> TopShares:
     """How often a feature's name is among the tokens whose logits fall most without it.
 
@@ -64,7 +64,7 @@ def output_relation(
             tops.append(_lowered(run, model, table, removals, part, size))
             progress.update(int(part[-1]) + 1)
         progress.finish(len(removals))
-    return top_shares(removals.feature, np.concatenate(tops), names, fired > 0, len(removals))
+    return top_shares(removals.feature, np.concatenate(tops), names, fired > 0, rows=len(removals))
 
 
 def choose(found: Firings, fired: np.ndarray) -> Removals:

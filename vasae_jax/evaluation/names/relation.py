@@ -43,7 +43,7 @@ def spread_features(fired: np.ndarray, most: int) -> np.ndarray:
 
 
 def top_shares(
-    features: np.ndarray, tops: np.ndarray, names: np.ndarray, fires: np.ndarray, rows: int
+    features: np.ndarray, tops: np.ndarray, names: np.ndarray, fires: np.ndarray, *, rows: int
 ) -> TopShares:
     """How often names are among the tokens that features raise most, and shuffled names.
 

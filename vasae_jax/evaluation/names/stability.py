@@ -45,7 +45,8 @@ def stability(first: Side, second: Side) -> Stability:
     """
     mine, others = np.flatnonzero(first.fires), np.flatnonzero(second.fires)
     if not len(mine) or not len(others):
-        return Stability(len(mine), len(others), 0.0, Share(0.0, 0.0))
+        nothing = Share(named=0.0, shuffled=0.0)
+        return Stability(len(mine), len(others), mean_max_cosine=0.0, same_name=nothing)
     ids, cosines = nearest(np.asarray(first.W_dec)[mine], np.asarray(second.W_dec)[others])
     names, matched = first.names[mine], second.names[others][ids]
     size = int(max(first.names.max(), second.names.max())) + 1

@@ -40,7 +40,7 @@ def frontier_figure(rows: list[Row], out: str | os.PathLike[str], overwrite: boo
     Raises:
         UserError: ``out`` exists and ``overwrite`` was not asked for, or it cannot be written.
     """
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite=overwrite)
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}):
         figure = _draw(rows)
         with atomic_file(out) as file:

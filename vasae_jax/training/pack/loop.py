@@ -18,7 +18,15 @@ from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_settings
 from vasae_jax.training.log import Log, say
-from vasae_jax.training.loop import advance, announce, checked, compare_anchors, on_device, prepare
+from vasae_jax.training.loop import (
+    Hooks,
+    advance,
+    announce,
+    checked,
+    compare_anchors,
+    on_device,
+    prepare,
+)
 from vasae_jax.training.loss import Context
 from vasae_jax.training.pack.checks import check_pack
 from vasae_jax.training.pack.log import PackLog
@@ -69,7 +77,7 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
                 checkpoints.save(number, layout.take(pack, index))
 
         rows, log = on_device(batches, mesh, done, first.run.steps), PackLog(logs, layout, stream)
-        pack = advance(first.run, rows, step, pack, context, log, save, stop)
+        pack = advance(first.run, rows, step, pack, context, Hooks(log, save, stop))
         states = (layout.take(pack, index) for index in range(len(runs)))
         compare_anchors(zip(states, logs, strict=True), context, mesh)
     return [run.path for run in runs]
@@ -135,4 +143,4 @@ def _begin(
 
 
 def _log(config: Config, run: RunDir, done: int, stream: Stream) -> Log:
-    return Log(run, config.run, config.data.batch, done, stream, name=str(run.path))
+    return Log(run, config, done, stream, name=str(run.path))
