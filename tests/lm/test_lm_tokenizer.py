@@ -70,7 +70,8 @@ def test_digest_changes_with_a_merge(directory):
     description = json.loads(fx.trained_bpe())
     description["model"]["merges"].pop()
     backend = tokenizers.Tokenizer.from_str(json.dumps(description))
-    assert make_tokenizer(backend, fx.VOCAB, 0, 0, False, "x").digest != one.digest
+    other = make_tokenizer(backend, fx.VOCAB, "x", bos_id=0, eos_id=0, add_bos=False)
+    assert other.digest != one.digest
 
 
 def test_vocab_is_padded_to_the_embedding(directory):
@@ -107,7 +108,8 @@ def test_vocab_and_merges_files_are_converted(directory):
 def test_sentencepiece_kind_is_recognised():
     backend = tokenizers.Tokenizer(models.BPE({"a": 0, "▁": 1}, [], byte_fallback=True))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    assert make_tokenizer(backend, 2, None, None, False, "x").vocab().kind == "sentencepiece"
+    tokenizer = make_tokenizer(backend, 2, "x", bos_id=None, eos_id=None, add_bos=False)
+    assert tokenizer.vocab().kind == "sentencepiece"
 
 
 @pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "gpt-2"])

@@ -74,7 +74,7 @@ def test_an_epoch_visits_each_row_once(order):
 
 def test_the_order_differs_by_seed_lane_epoch_and_window():
     shuffles = {
-        tuple(permutation(seed, lane, epoch, part, 50).tolist())
+        tuple(permutation(seed, lane, epoch, part=part, count=50).tolist())
         for seed in (0, 1, 2**64 - 2, 2**64 - 1)
         for lane in (0, 1)
         for epoch in (0, 1)
@@ -84,7 +84,7 @@ def test_the_order_differs_by_seed_lane_epoch_and_window():
 
 
 def test_the_order_never_changes():
-    assert permutation(7, 2, 1, 3, 10).tolist() == [4, 2, 5, 3, 1, 6, 8, 9, 7, 0]
+    assert permutation(7, 2, 1, part=3, count=10).tolist() == [4, 2, 5, 3, 1, 6, 8, 9, 7, 0]
     order = Order(rows=20, chunk_rows=4, lanes=2, window=2, seed=3)
     assert rows_of(order, 0, 0, 16) == [16, 9, 8, 17, 10, 11, 19, 18, 1, 2, 3, 0, 9, 11, 8, 10]
 

@@ -37,11 +37,35 @@ class Chip:
 
 CHIPS = {
     # 4 matrix units of 128 x 128, two flops a cell and cycle: 197e12 at 1.5 GHz.
-    "v5e": Chip("v5litepod", 1, 197e12, 1.5e9, 16 * 2**30, 819e9, 200e9),
+    "v5e": Chip(
+        "v5litepod",
+        cores=1,
+        flops=197e12,
+        hertz=1.5e9,
+        hbm=16 * 2**30,
+        hbm_rate=819e9,
+        ici_rate=200e9,
+    ),
     # 2 cores, each 4 units of 128 x 128, compiled as one device: 459e12 at 1.75 GHz.
-    "v5p": Chip("v5p", 2, 459e12, 1.75e9, 95 * 2**30, 2765e9, 600e9),
+    "v5p": Chip(
+        "v5p",
+        cores=2,
+        flops=459e12,
+        hertz=1.75e9,
+        hbm=95 * 2**30,
+        hbm_rate=2765e9,
+        ici_rate=600e9,
+    ),
     # 4 units of 256 x 256 (as 2 * 262144 flops a cycle): 918e12 at 1.75 GHz.
-    "v6e": Chip("v6e", 1, 918e12, 1.75e9, 32 * 2**30, 1640e9, 448e9),
+    "v6e": Chip(
+        "v6e",
+        cores=1,
+        flops=918e12,
+        hertz=1.75e9,
+        hbm=32 * 2**30,
+        hbm_rate=1640e9,
+        ici_rate=448e9,
+    ),
 }
 
 

@@ -47,10 +47,10 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
     return make_tokenizer(
         backend,
         vocab_size,
-        bos,
-        file.get("tokenizer.ggml.eos_token_id"),
-        bool(file.get("tokenizer.ggml.add_bos_token")),
         str(file.path),
+        bos_id=bos,
+        eos_id=file.get("tokenizer.ggml.eos_token_id"),
+        add_bos=bool(file.get("tokenizer.ggml.add_bos_token")),
     )
 
 

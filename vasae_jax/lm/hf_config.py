@@ -58,8 +58,8 @@ def check_heads(spec: Spec, where: str) -> None:
 
 def _gpt2(reader: "_Reader", architecture: str) -> Spec:
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        reader.refuse(key, False)
-    reader.refuse("scale_attn_weights", True)
+        reader.refuse(key, needed=False)
+    reader.refuse("scale_attn_weights", needed=True)
     d_model, heads = reader.count("n_embd"), reader.count("n_head")
     return Spec(
         family="gpt2",
@@ -72,8 +72,8 @@ def _gpt2(reader: "_Reader", architecture: str) -> Spec:
         d_ff=reader.count("n_inner", 4 * d_model),
         vocab_size=reader.count("vocab_size"),
         context_length=reader.count("n_positions"),
-        tied=reader.flag("tie_word_embeddings", True),
-        norm_eps=reader.number("layer_norm_epsilon", 1e-5),
+        tied=reader.flag("tie_word_embeddings", default=True),
+        norm_eps=reader.number("layer_norm_epsilon", default=1e-5),
         activation=str(reader.config.get("activation_function", "gelu_new")),
         qkv_bias=True,
         out_bias=True,
@@ -85,7 +85,7 @@ def _llama(reader: "_Reader", architecture: str) -> Spec:
     qwen2 = architecture == "Qwen2ForCausalLM"
     d_model, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
     head_dim = reader.count("head_dim", max(d_model // heads, 1))
-    biased = reader.flag("attention_bias", False)
+    biased = reader.flag("attention_bias", default=False)
     return Spec(
         family="llama",
         architecture=architecture,
@@ -97,12 +97,12 @@ def _llama(reader: "_Reader", architecture: str) -> Spec:
         d_ff=reader.count("intermediate_size"),
         vocab_size=reader.count("vocab_size"),
         context_length=reader.count("max_position_embeddings"),
-        tied=reader.flag("tie_word_embeddings", False),
-        norm_eps=reader.number("rms_norm_eps", 1e-6),
+        tied=reader.flag("tie_word_embeddings", default=False),
+        norm_eps=reader.number("rms_norm_eps", default=1e-6),
         activation=str(reader.config.get("hidden_act", "silu")),
         qkv_bias=biased or qwen2,
         out_bias=biased and not qwen2,
-        mlp_bias=reader.flag("mlp_bias", False),
+        mlp_bias=reader.flag("mlp_bias", default=False),
         inverse_frequencies=_rotary(reader, head_dim),
         window=_window(reader, qwen2),
     )
@@ -120,7 +120,7 @@ def _rotary(reader: "_Reader", head_dim: int) -> tuple[float, ...]:
 
 
 def _window(reader: "_Reader", qwen2: bool) -> int | None:
-    used = reader.flag("use_sliding_window", False) if qwen2 else True
+    used = reader.flag("use_sliding_window", default=False) if qwen2 else True
     if not used or reader.config.get("sliding_window") is None:
         return None
     return reader.count("sliding_window")
@@ -140,20 +140,20 @@ class _Reader:
             raise UserError(f"{self.where} has {key} {value!r}; expected a whole number above 0")
         return value
 
-    def number(self, key: str, default: float) -> float:
+    def number(self, key: str, *, default: float) -> float:
         value = self.config.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{self.where} has {key} {value!r}; expected a number")
         return float(value)
 
-    def flag(self, key: str, default: bool) -> bool:
+    def flag(self, key: str, *, default: bool) -> bool:
         value = self.config.get(key, default)
         if not isinstance(value, bool):
             raise UserError(f"{self.where} has {key} {value!r}; expected true or false")
         return value
 
-    def refuse(self, key: str, needed: bool) -> None:
-        if self.flag(key, needed) != needed:
+    def refuse(self, key: str, *, needed: bool) -> None:
+        if self.flag(key, default=needed) != needed:
             raise UserError(
                 f"{self.where} has {key} {not needed}, which is not supported; expected {needed}"
             )

@@ -35,7 +35,7 @@ def tokenizer_from_directory(
         add_bos = start is not None
     where = str(path if path.is_file() else directory)
     bos = start if bos is None else bos
-    return make_tokenizer(backend, vocab_size, bos, eos, add_bos, where)
+    return make_tokenizer(backend, vocab_size, where, bos_id=bos, eos_id=eos, add_bos=add_bos)
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:

@@ -1,7 +1,7 @@
 """How each parameter is spelled and laid out in a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,10 +58,8 @@ def _affine(table: Mapping[str, Piece]) -> dict[str, Piece]:
     """Each entry as a weight and as a bias (a bias has no [in] axis to transpose)."""
     pieces = {}
     for key, piece in table.items():
-        pieces[f"{key}.weight"] = Piece(
-            f"{piece.name}.weight", piece.transposed, piece.third, piece.interleaved
-        )
-        pieces[f"{key}.bias"] = Piece(f"{piece.name}.bias", False, piece.third, piece.interleaved)
+        pieces[f"{key}.weight"] = replace(piece, name=f"{piece.name}.weight")
+        pieces[f"{key}.bias"] = replace(piece, name=f"{piece.name}.bias", transposed=False)
     return pieces
 
 

@@ -62,10 +62,11 @@ class Tokenizer:
 def make_tokenizer(
     backend: tokenizers.Tokenizer,
     vocab_size: int,
+    where: str,
+    *,
     bos_id: int | None,
     eos_id: int | None,
     add_bos: bool,
-    where: str,
 ) -> Tokenizer:
     """Settle ``backend`` for documents of any length and check it against the model.
 

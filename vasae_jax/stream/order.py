@@ -97,7 +97,8 @@ class Order:
     def shuffle(self, lane: int, epoch: int, window: int) -> np.ndarray:
         """Where each row of the shuffled window lies among its chunks laid side by side."""
         _, bounds = _epoch(self, lane, epoch)
-        return permutation(self.seed, lane, epoch, window + 1, int(np.diff(bounds)[window]))
+        rows = int(np.diff(bounds)[window])
+        return permutation(self.seed, lane, epoch, part=window + 1, count=rows)
 
     def segments(self, lane: int, start: int, stop: int) -> list[Segment]:
         """Where rows ``start`` to ``stop`` of a lane's endless sequence are found."""
@@ -113,7 +114,7 @@ class Order:
         return found
 
 
-def permutation(seed: int, lane: int, epoch: int, part: int, count: int) -> np.ndarray:
+def permutation(seed: int, lane: int, epoch: int, *, part: int, count: int) -> np.ndarray:
     """The permutation of ``range(count)`` that belongs to these four numbers.
 
     Part 0 of an epoch orders its chunks, part w + 1 the rows of its window w.
@@ -167,7 +168,7 @@ def _epoch(order: Order, lane: int, epoch: int) -> tuple[np.ndarray, np.ndarray]
     The second array ends with the epoch's length.
     """
     own = np.arange(lane, order.chunks, order.lanes)
-    permuted = own[permutation(order.seed, lane, epoch, 0, len(own))]
+    permuted = own[permutation(order.seed, lane, epoch, part=0, count=len(own))]
     sizes = np.minimum(order.chunk_rows, order.rows - permuted * order.chunk_rows)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     return permuted, np.append(ends[: -1 : order.window], ends[-1])
