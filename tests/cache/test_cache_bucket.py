@@ -6,6 +6,13 @@ import pytest
 from cache_bucket import Bucket
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
+from vasae_jax.anchor.layer import (
+    layer_anchors,
+    origin_of,
+    problems,
+    read_anchors,
+    remove_anchors,
+)
 from vasae_jax.cache import Cache, CacheWriter, info, verify
 from vasae_jax.config import Mask
 from vasae_jax.stream import Shuffle, Stream
@@ -79,3 +86,23 @@ def test_a_prefix_with_other_files_is_refused(bucket):
     with pytest.raises(UserError, match="not a cache"):
         write(URL, 100, 0)
     assert list(bucket.objects) == [("bucket", "some/cache/notes.txt")]
+
+
+def test_anchors_are_kept_in_a_bucket_as_in_a_directory(bucket, tmp_path):
+    write(URL, 300, 80)
+    local = tmp_path / "cache"
+    write(str(local), 300, 80)
+    for url in (URL, str(local)):
+        layer_anchors(Cache.open(url), 3, 1, 3.0)
+    files = {
+        p.relative_to(local).as_posix(): p.read_bytes()
+        for p in local.rglob("anchors/**/*")
+        if p.is_file()
+    }
+    stored = {name: data for (_, name), (data, _) in bucket.objects.items() if "/anchors/" in name}
+    assert files and stored == {f"some/cache/{name}": data for name, data in files.items()}
+    remote = Cache.open(URL)
+    assert read_anchors(remote, origin_of(remote, 3, 1, 3.0)) is not None
+    assert verify(URL) == problems(remote) == []
+    remove_anchors(remote, origin_of(remote, 3, 1, 3.0))
+    assert not any("/anchors/" in name for _, name in bucket.objects)

@@ -15,13 +15,7 @@ from vasae_jax.evaluation.contexts import (
     firings,
     largest,
     name_hold,
-    next_tokens,
 )
-
-
-def test_next_tokens_end_with_their_window():
-    tokens, positions = np.array([5, 6, 7, 8, 9]), np.array([0, 1, 2, 0, 1])
-    np.testing.assert_array_equal(next_tokens(tokens, positions), [6, 7, -1, 9, -1])
 
 
 def test_shares_equal_a_plain_loop(tmp_path):

@@ -21,6 +21,8 @@ EMBEDDING = "vocab/embedding"
 UNEMBEDDING = "vocab/unembedding"
 FINAL_NORM = "vocab/final_norm.json"
 TOKENS = "vocab/tokens.json"
+ANCHORS = "anchors"
+"""Folder for what is read off a finished cache and kept beside it: no part of the cache."""
 
 
 def column_key(split: str, name: str) -> str:

@@ -170,7 +170,7 @@ def array_metadata(dtype: str, rows: int, width: int, chunk: int, shard: int) ->
     return {
         "shape": [rows, *tail],
         "data_type": dtype,
-        "fill_value": 0 if dtype == "int32" else 0.0,
+        "fill_value": 0 if dtype.startswith("int") else 0.0,
         "chunk_grid": grid,
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],

@@ -12,6 +12,7 @@ from vasae_jax.cache import vocabulary as vocabulary_files
 from vasae_jax.cache.buffers import SplitBuffer
 from vasae_jax.cache.journal import begin, journal_bytes
 from vasae_jax.cache.manifest import (
+    ANCHORS,
     FINAL_NORM,
     JOURNAL,
     SPLITS,
@@ -230,11 +231,14 @@ class CacheWriter:
         self._store.write(JOURNAL, journal_bytes(self.plan, self._digests, self._shards))
 
     def _clear_undurable(self) -> None:
-        """Remove what an interrupted writer left beyond its journal, lock files included."""
+        """Remove what an interrupted writer left beyond its journal, lock files included.
+
+        Also what was read off a cache that is being replaced.
+        """
         kept = {FINAL_NORM, TOKENS} if self._shards else set()
         for key, shards in self._shards.items():
             kept |= {f"{key}/zarr.json", *(shard_key(key, i) for i in range(len(shards)))}
-        for folder in ("vocab", *SPLITS):
+        for folder in ("vocab", *SPLITS, ANCHORS):
             for key in self._store.keys(folder):
                 if key not in kept:
                     self._store.delete(key)

@@ -29,7 +29,9 @@ def run(arguments: Sequence[str]) -> None:
         rows = sum(split.rows for split in cache.finish(given.url).splits.values())
         print(f"{given.url}: complete, {rows:,} rows")
         return
-    problems = cache.verify(given.url)
+    from vasae_jax.anchor import layer
+
+    problems = cache.verify(given.url) + layer.problems(cache.Cache.open(given.url))
     for problem in problems:
         print(problem)
     if problems:

@@ -15,6 +15,7 @@ VERBS = {
     "name": "print and write the names of a run's features",
     "export": "write a run's named dictionary for NumPy and other libraries",
     "cache": "look into an activation cache, or verify it",
+    "anchors": "read off a cache where its layers put each token",
 }
 
 USAGE = """usage: vasae VERB [ARGUMENTS]

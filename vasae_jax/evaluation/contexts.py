@@ -14,7 +14,7 @@ import numpy as np
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.sae import Params, encode
-from vasae_jax.stream import rows_in_order
+from vasae_jax.stream import next_tokens, rows_in_order
 
 BATCH = 2048
 
@@ -163,14 +163,6 @@ def shuffled_hold(found: Firings, names: np.ndarray) -> Hold:
         return held / np.where(total == 0, 1, total) / max(int(fires.sum()) - 1, 1)
 
     return Hold(share(found.token), share(found.following))
-
-
-def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """The token after each row in its window, -1 at a window's end; int32 [rows]."""
-    after = np.full(len(tokens), -1, np.int32)
-    goes_on = positions[1:] == positions[:-1] + 1
-    after[:-1][goes_on] = tokens[1:][goes_on]
-    return after
 
 
 def largest(shares: np.ndarray, count: int) -> list[tuple[int, float]]:

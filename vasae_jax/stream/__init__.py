@@ -6,6 +6,7 @@ from vasae_jax.stream.prefetch import Prefetch
 from vasae_jax.stream.source import Batch, median_norm
 from vasae_jax.stream.statistics import Stats, statistics, tokens_by_count
 from vasae_jax.stream.stream import ReadStats, Stream
+from vasae_jax.stream.windows import next_tokens
 
 __all__ = [
     "Batch",
@@ -15,6 +16,7 @@ __all__ = [
     "Stats",
     "Stream",
     "median_norm",
+    "next_tokens",
     "rows_in_order",
     "statistics",
     "tokens_by_count",

@@ -1,0 +1,141 @@
+"""Layer anchors beside the cache: kept once, checked when read, no part of the cache."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
+
+from vasae_jax.anchor import layer as layer_package
+from vasae_jax.anchor.layer import layer_anchors, make, origin_of, problems, read_anchors
+from vasae_jax.cache import Cache, CacheWriter, verify
+from vasae_jax.cli.main import main
+from vasae_jax.system.errors import UserError
+
+FOLDER = Path("anchors") / "layer_03-skip1-norm3.0"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache with the anchors of its layer 3."""
+    cache = make_cache(tmp_path_factory.mktemp("kept"), rows=300, vocab=60)
+    layer_anchors(cache, 3, 1, 3.0)
+    return cache
+
+
+@pytest.fixture
+def copy(kept, tmp_path):
+    shutil.copytree(kept.url, tmp_path / "copy")
+    return Cache.open(str(tmp_path / "copy"))
+
+
+def no_making(*_):
+    raise AssertionError("anchors were made; expected those that are kept")
+
+
+def read(cache):
+    return read_anchors(cache, origin_of(cache, 3, 1, 3.0))
+
+
+def refused(cache):
+    with pytest.raises(UserError) as error:
+        layer_anchors(cache, 3, 1, 3.0)
+    assert problems(cache) == [str(error.value)]
+    return str(error.value)
+
+
+def test_what_is_made_once_is_read_after(kept, monkeypatch):
+    made = layer_package.make_anchors(kept, origin_of(kept, 3, 1, 3.0))
+    monkeypatch.setattr(make, "make_anchors", no_making)
+    found = layer_anchors(kept, 3, 1, 3.0)
+    assert (found.of, found.rows, found.next_rows) == (made.of, made.rows, made.next_rows)
+    assert found.here_explained == made.here_explained
+    assert found.next_explained == made.next_explained
+    for name, array in made.arrays().items():
+        assert found.arrays()[name].dtype == array.dtype
+        np.testing.assert_array_equal(found.arrays()[name], array)
+    assert layer_anchors(kept, 3, 1, 3).of == found.of
+    assert read_anchors(kept, origin_of(kept, 3, 1, 2.0)) is None
+    assert read_anchors(kept, origin_of(kept, 1, 1, 3.0)) is None
+
+
+def test_a_cache_is_as_sound_with_anchors_as_without(kept, capsys):
+    assert verify(kept.url) == [] and problems(kept) == []
+    assert main(["cache", "verify", kept.url]) == 0
+    assert Cache.open(kept.url).digest == kept.digest
+
+
+def test_a_flipped_bit_in_any_file_is_refused(kept, tmp_path):
+    rng = np.random.default_rng(0)
+    home = Path(kept.url)
+    for path in sorted(path for path in (home / "anchors").rglob("*") if path.is_file()):
+        shutil.copytree(home, tmp_path / "copy")
+        data = bytearray(path.read_bytes())
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(7))
+        name = path.relative_to(home)
+        (tmp_path / "copy" / name).write_bytes(data)
+        said = refused(Cache.open(str(tmp_path / "copy")))
+        assert str(name).split("/c/")[0].removesuffix("/zarr.json") in said
+        assert "expected" in said and "\n" not in said
+        shutil.rmtree(tmp_path / "copy")
+
+
+def test_another_content_under_the_same_checks_is_refused(copy):
+    """A whole array swapped for another of its shape: only the digest tells."""
+    home = Path(copy.url) / FOLDER
+    here, after = (next(home.glob(f"{name}-*")) for name in ("here", "next"))
+    shutil.rmtree(here)
+    shutil.copytree(after, here)
+    assert "has content of SHA-256" in refused(copy)
+
+
+def test_a_lost_array_is_refused_and_lost_anchors_are_made(copy):
+    home = Path(copy.url) / FOLDER
+    shutil.rmtree(next(home.glob("next_within-*")))
+    assert "next_within" in refused(copy)
+    (home / "anchors.json").unlink()
+    assert read(copy) is None and problems(copy) == []
+    layer_anchors(copy, 3, 1, 3.0)
+    assert read(copy) is not None and problems(copy) == []
+
+
+def test_anchors_of_another_cache_are_refused(copy, tmp_path):
+    other = make_cache(tmp_path, rows=301, vocab=60, name="other")
+    shutil.copytree(Path(copy.url) / "anchors", Path(other.url) / "anchors")
+    said = refused(other)
+    assert f"is of cache {copy.digest}; expected {other.digest}" in said
+    assert "--overwrite" in said
+
+
+def test_anchors_of_another_layer_are_refused(copy):
+    home = Path(copy.url) / "anchors"
+    shutil.copytree(home / FOLDER.name, home / "layer_01-skip1-norm3.0")
+    with pytest.raises(UserError, match="is of layer 3; expected 1"):
+        layer_anchors(copy, 1, 1, 3.0)
+    assert len(problems(copy)) == 1
+
+
+def test_a_newer_format_is_refused(copy):
+    seal = Path(copy.url) / FOLDER / "anchors.json"
+    seal.write_text(seal.read_text().replace('"version": 1', '"version": 2'))
+    assert "has version 2; expected 1" in refused(copy)
+
+
+def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path, capsys):
+    cache = make_cache(tmp_path, rows=300, vocab=60)
+    (tmp_path / "cache" / "anchors").write_text("in the way")
+    found = layer_anchors(cache, 3, 1, 3.0)
+    said = capsys.readouterr().err
+    assert said.count("used but not kept") == 1 and said.count("\n") == 1
+    assert found.here.any()
+    assert (tmp_path / "cache" / "anchors").read_text() == "in the way"
+
+
+def test_a_cache_that_is_replaced_loses_its_anchors(copy):
+    plan = make_plan(vocab=60)
+    with CacheWriter(copy.url, plan, **make_vocabulary(plan), overwrite=True) as writer:
+        append(writer, "train", make_rows(plan, 200))
+        writer.finish()
+    assert not (Path(copy.url) / "anchors").exists()
+    assert layer_anchors(Cache.open(copy.url), 3, 1, 3.0).of.cache != copy.digest

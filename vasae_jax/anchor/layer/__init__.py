@@ -1,0 +1,33 @@
+"""Layer anchors: where a layer itself puts each token, read off an activation cache.
+
+docs/anchors.md has the formula, the artefact and what it costs.
+"""
+
+from vasae_jax.anchor.layer.estimate import LayerAnchors, estimate
+from vasae_jax.anchor.layer.files import problems, read_anchors, remove_anchors, write_anchors
+from vasae_jax.anchor.layer.make import layer_anchors, make_anchors
+from vasae_jax.anchor.layer.moments import Moments, Relations, measure, merge, token_blocks
+from vasae_jax.anchor.layer.origin import Origin, origin_of
+from vasae_jax.anchor.layer.rows import LayerRows
+from vasae_jax.anchor.layer.unit import KINDS, anchor_rows
+
+__all__ = [
+    "KINDS",
+    "LayerAnchors",
+    "LayerRows",
+    "Moments",
+    "Origin",
+    "Relations",
+    "anchor_rows",
+    "estimate",
+    "layer_anchors",
+    "make_anchors",
+    "measure",
+    "merge",
+    "origin_of",
+    "problems",
+    "read_anchors",
+    "remove_anchors",
+    "token_blocks",
+    "write_anchors",
+]

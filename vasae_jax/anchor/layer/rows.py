@@ -1,0 +1,87 @@
+"""The training rows of a layer in storage order, with each row's token and the one after it."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from vasae_jax.cache import Cache
+from vasae_jax.cache.reader import PendingRows
+from vasae_jax.stream import next_tokens, statistics
+from vasae_jax.stream.source import PendingBatch, Source
+
+PIECE_BYTES = 64 * 2**20
+"""A piece's rows as float32; about four such blocks are in memory."""
+
+
+class Piece(NamedTuple):
+    """Unmasked rows that follow one another in the cache."""
+
+    x: np.ndarray
+    """float32 [n, d], less the offset"""
+    token: np.ndarray
+    """int32 [n]"""
+    following: np.ndarray
+    """int32 [n], -1 at a window's end; whether the row after it is masked does not matter"""
+    read: int
+    """rows read for it, masked ones too"""
+
+
+class LayerRows:
+    """The unmasked rows of ``layer`` in the split ``train``.
+
+    Attributes:
+        vocab_size, width: V and d.
+        count: rows of the split, masked ones too.
+        offset: float32 [d], near the mean of the rows and the same for every part of them:
+            sums of what is left lose no digits to it.
+
+    Raises:
+        UserError: the cache lacks the layer, a number is negative, or no row is kept.
+    """
+
+    def __init__(self, cache: Cache, layer: int, skip_positions: int, max_norm: float) -> None:
+        self._source = Source(cache, layer, "train", skip_positions, max_norm)
+        self._tokens = cache.column("tokens", "train")
+        self._positions = cache.column("positions", "train")
+        self.vocab_size, self.width = cache.manifest.vocab_size, cache.manifest.d_model
+        self.count = self._source.rows
+        stats = statistics(cache, layer, "train", skip_positions, max_norm)
+        self.offset = stats.mean.astype(np.float32)
+
+    def pieces(self, part: tuple[int, int] = (0, 1)) -> Iterator[Piece]:
+        """Part ``i`` of ``n`` of the rows, whole chunks; the next piece is being read meanwhile.
+
+        The n parts have each row once.
+
+        Raises:
+            UserError: a chunk is missing or damaged.
+        """
+        pending = []
+        for start, stop in self._ranges(*part):
+            pending.append((stop - start, self._begin(start, stop)))
+            if len(pending) == 2:
+                yield self._piece(*pending.pop(0))
+        for read in pending:
+            yield self._piece(*read)
+
+    def _ranges(self, index: int, parts: int) -> Iterator[tuple[int, int]]:
+        chunk = self._source.acts.chunk_rows
+        chunks = -(-self.count // chunk)
+        first, last = (chunks * place // parts * chunk for place in (index, index + 1))
+        step = chunk * max(1, PIECE_BYTES // (4 * self.width * chunk))
+        for start in range(first, min(last, self.count), step):
+            yield start, min(start + step, last, self.count)
+
+    def _begin(self, start: int, stop: int) -> tuple[PendingBatch, PendingRows, PendingRows]:
+        beyond = min(stop + 1, self.count)  # the last row may be followed by the next piece's first
+        rows = self._source.read_async([(start, stop)])
+        tokens = self._tokens.read_async(start, beyond)
+        return rows, tokens, self._positions.read_async(start, beyond)
+
+    def _piece(self, read: int, pending: tuple[PendingBatch, PendingRows, PendingRows]) -> Piece:
+        batch, tokens = pending[0].result(), pending[1].result()
+        following = next_tokens(tokens, pending[2].result())[:read]
+        x = batch.x[batch.keep].astype(np.float32)
+        x -= self.offset
+        return Piece(x, tokens[:read][batch.keep], following[batch.keep], read)

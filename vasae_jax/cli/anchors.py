@@ -1,0 +1,75 @@
+"""``vasae anchors``."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from vasae_jax.config import DataConfig
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Make the layer anchors of a cache, and say what they are like."""
+    given = _parser().parse_args(arguments)
+
+    from vasae_jax.anchor.layer import (
+        make_anchors,
+        origin_of,
+        read_anchors,
+        remove_anchors,
+        write_anchors,
+    )
+    from vasae_jax.cache import Cache
+    from vasae_jax.extract.layers import parse_layers
+    from vasae_jax.system.clock import duration
+
+    cache = Cache.open(given.cache)
+    layers = parse_layers(given.layers) or cache.manifest.layers
+    for layer in layers:
+        cache.norms(layer, "train")  # a layer that is not there is told before work begins
+    for layer in layers:
+        of = origin_of(cache, layer, given.skip_positions, given.max_norm)
+        began = time.monotonic()
+        found = None if given.overwrite else read_anchors(cache, of)
+        state = "kept before"
+        if found is None:
+            found = make_anchors(cache, of)
+            if given.overwrite:
+                remove_anchors(cache, of)
+            write_anchors(cache, found)
+            state = f"made in {duration(time.monotonic() - began)}"
+        size = sum(array.nbytes for array in found.arrays().values())
+        print(
+            f"layer {layer}: {found.rows:,} rows; seen {(found.here_count > 0).sum():,} tokens at "
+            f"rows and {(found.next_count > 0).sum():,} after them, of {len(found.here):,}; "
+            f"explained by embeddings: here {found.here_explained:.3f}, "
+            f"next {found.next_explained:.3f}; {size / 1e6:,.1f} MB, {state}",
+            flush=True,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vasae anchors",
+        description="Read off a cache where each layer itself puts each token: the mean row at "
+        "the token, and the mean row before it. They are kept beside the cache. docs/anchors.md "
+        "has the formula.",
+    )
+    add, data = parser.add_argument, DataConfig()
+    add("cache", help="an activation cache: a directory or a gs:// or s3:// URL")
+    add("--layers", default="all", help="layers, as in 3,9, or all (default: all of the cache)")
+    add(
+        "--skip-positions",
+        type=int,
+        default=data.skip_positions,
+        metavar="N",
+        help="rows at the first N positions of a window do not count (default: %(default)s)",
+    )
+    add(
+        "--max-norm",
+        type=float,
+        default=data.max_norm,
+        metavar="X",
+        help="nor rows longer than X times the median norm; 0 keeps all (default: %(default)s)",
+    )
+    add("--overwrite", action="store_true", help="make them anew, and replace what is kept")
+    return parser
