@@ -55,7 +55,9 @@ def start(config, anchors, variance=float(D)):
     mesh = make_mesh(config.mesh)
     mean = jnp.full((D,), 0.1, jnp.float32)
     rows, tokens = jnp.asarray(anchors), jnp.arange(V, dtype=jnp.int32)
-    state = make_state(config, config.sae.d_sae, mesh, Start(jax.random.key(0), mean, rows, tokens))
+    state = make_state(
+        config, config.sae.d_sae, mesh, Start(jax.random.key(0), mean, rows, rows, tokens)
+    )
     return mesh, state, Context(rows, mean, jnp.float32(variance))
 
 

@@ -78,9 +78,11 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
         config = replace(config, run=replace(config.run, overwrite=True))
     _timed(stages, "training", lambda: train(config))
     trained = open_trained(config.run.out)
-    dictionary, evaluation = _timed(stages, "evaluation and naming", lambda: publish(trained))
+    dictionary, evaluation, watch = _timed(
+        stages, "evaluation and naming", lambda: publish(trained)
+    )
     _timed(stages, "files", lambda: _write(dictionary, npz, figure, wanted.overwrite))
-    print(summary(trained, dictionary, evaluation))
+    print(summary(trained, dictionary, evaluation, watch))
     print(f"{out}: dictionary.npz, names.jsonl, meta.json, alignment.png")
     print(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items()))
 

@@ -44,7 +44,7 @@ def pack_of(mesh=ONE, runs=RUNS, **settings):
 def begin(config, anchors):
     mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
     rows = jnp.asarray(anchors)
-    start = Start(jax.random.key(config.run.seed), mean, rows, jnp.arange(V, dtype=jnp.int32))
+    start = Start(jax.random.key(config.run.seed), mean, rows, rows, jnp.arange(V, dtype=jnp.int32))
     return mesh, start, Context(rows, mean, jnp.float32(D))
 
 

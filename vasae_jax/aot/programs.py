@@ -36,7 +36,7 @@ class Shapes:
     """The sizes that a compiled program depends on.
 
     Attributes:
-        d: width of a row. vocab: anchors. features: d_sae. rows: rows of a batch.
+        d: width of a row. vocab: tokens. features: d_sae. rows: rows of a batch.
     """
 
     d: int
@@ -71,13 +71,13 @@ def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> An
 
 def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     rules = Rules()
-    start = _start_shapes(shapes)
+    start = _start_shapes(config, shapes)
     state = jax.eval_shape(state_init(config, shapes.features), start)
     batch = Batch(
         _shape(jnp.bfloat16, shapes.rows, shapes.d),
         _shape(np.bool_, shapes.rows),
     )
-    context = Context(start.anchors, start.mean, _f32())
+    context = Context(start.targets, start.mean, _f32())
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
@@ -89,15 +89,16 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The state at step 0, with its search of all features among all anchors."""
-    start = _start_shapes(shapes)
+    start = _start_shapes(config, shapes)
     program = state_maker(config, shapes.features, mesh, start)
     return program, (_lay(mesh, start, jax.tree.map(lambda _: P(), start)),)
 
 
-def _start_shapes(shapes: Shapes) -> Start:
+def _start_shapes(config: Config, shapes: Shapes) -> Start:
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
-    anchors = _f32(shapes.vocab, shapes.d)
-    return Start(key, _f32(shapes.d), anchors, _shape(np.int32, shapes.vocab))
+    anchors = shapes.vocab * (2 if config.anchor.kind == "both" else 1)
+    rows, targets = _f32(shapes.vocab, shapes.d), _f32(anchors, shapes.d)
+    return Start(key, _f32(shapes.d), rows, targets, _shape(np.int32, shapes.vocab))
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:

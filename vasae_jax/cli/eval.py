@@ -12,8 +12,8 @@ def run(arguments: Sequence[str]) -> None:
     """Print every measure of a run over a split, and write them as JSON."""
     given = _parser().parse_args(arguments)
 
-    from vasae_jax.evaluation.contexts import Watch
-    from vasae_jax.evaluation.names.measure import ROWS, measure_names, open_other
+    from vasae_jax.evaluation.contexts import ROWS, Watch
+    from vasae_jax.evaluation.names.measure import measure_names, open_other
     from vasae_jax.evaluation.patching.measure import measure_lm
     from vasae_jax.evaluation.patching.model import open_model
     from vasae_jax.evaluation.run import evaluate_run, run_names

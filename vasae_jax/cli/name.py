@@ -26,7 +26,9 @@ def run(arguments: Sequence[str]) -> None:
     dictionary = (
         read_dictionary(source) if exported else publish(open_trained(given.source, mesh=mesh))[0]
     )
-    table = name_table(dictionary, given.top, given.features or dictionary.d_sae, given.sort)
+    table = name_table(
+        dictionary, given.top, given.features or dictionary.d_sae, given.sort, given.verdict
+    )
     write_bytes(out, table.encode())
     print(table)
     print(f"written to {out}")
@@ -35,8 +37,9 @@ def run(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae name",
-        description="Name features by the tokens whose embeddings are nearest to their decoder "
-        "directions. Prints a table and writes it.",
+        description="Name features by the tokens at which, or before which, they should fire, "
+        "and by the nearest embedding. Prints a table, with what each name holds on held-out "
+        "text, and writes it.",
     )
     parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
     parser.add_argument(
@@ -50,9 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--sort",
-        choices=("fire_rate", "cosine", "feature"),
-        default="fire_rate",
-        help="most often firing first, best aligned first, or by number (default: fire_rate)",
+        choices=("hold", "fire_rate", "cosine", "feature"),
+        default="hold",
+        help="by the share of activation that names hold, most often firing first, best aligned "
+        "to an embedding first, or by number (default: hold)",
+    )
+    parser.add_argument(
+        "--verdict",
+        choices=("holds", "no evidence", "contradicted"),
+        help="only features whose names were judged so on held-out rows (default: all)",
     )
     add_mesh(parser)
     parser.add_argument("--out", help="text file (default: beside the source)")

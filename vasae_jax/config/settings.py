@@ -77,10 +77,18 @@ class SAEConfig:
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """The pull of decoder rows towards their nearest token embedding."""
+    """The pull of decoder rows towards their nearest anchor."""
 
+    kind: Literal["embedding", "here", "next", "both"] = "embedding"
+    """What anchors are. embedding: the model's token embeddings (published recipe). Or where the
+    layer itself puts each token (docs/anchors.md): here, the mean of its rows; next, the mean of
+    the rows that it follows; both."""
     weight: float = 3.5
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
+    ramp_from: float = 0.0
+    """Share of the steps before the pull sets in: features first find what they respond to."""
+    ramp: float = 0.0
+    """Share of the steps over which the pull then rises linearly to its full weight."""
     relative: bool = True
     """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
     one value then means the same on layers that are easy and hard to reconstruct, and early and
@@ -88,7 +96,8 @@ class AnchorConfig:
     mode: Literal["nearest", "logsumexp", "softmax"] = "nearest"
     """Which cosines count: the largest, or a soft mean of the ten largest (slow)."""
     center: bool = True
-    """Anchors are the embeddings minus their mean (published recipe: raw embeddings)."""
+    """Embeddings as anchors are taken minus their mean (published recipe: raw). Layer anchors are
+    always less the mean of all rows."""
     per_feature: Literal["uniform", "root_rate"] = "root_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
     enough: float = 0.82

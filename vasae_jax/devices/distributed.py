@@ -129,6 +129,14 @@ def together(work: Callable[[], T]) -> T:
     return found[0]
 
 
+def first_then_all(work: Callable[[], T]) -> T:
+    """What ``work`` gives, done by the first process before any other: it may leave files."""
+    if jax.process_count() == 1:
+        return work()
+    found = together(lambda: [work()] if is_first() else [])
+    return found[0] if found else work()
+
+
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:
     """Raise UserError on every process unless all have the same runs and one cache's content.
 

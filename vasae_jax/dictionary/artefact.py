@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from vasae_jax.cache.vocab import Vocab
+from vasae_jax.evaluation.names.evidence import Evidence
+from vasae_jax.naming.layer import LayerNames
 from vasae_jax.naming.nearest import Names
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
@@ -42,8 +44,24 @@ class Dictionary:
     """float32 [d_sae, m]"""
     fire_rate: np.ndarray
     """float32 [d_sae], share of rows on which the feature fires."""
+    layer_token_ids: np.ndarray
+    """int32 [d_sae, n], layer names: tokens at or before which it should fire, best first."""
+    layer_relation: np.ndarray
+    """int8 [d_sae], 0 where it should fire at its layer names, 1 where just before them."""
+    layer_expected: np.ndarray
+    """float32 [d_sae, n], share of its activation expected at each layer name."""
+    layer_hold: np.ndarray
+    """float32 [d_sae, n], share of its activation there on held-out rows."""
+    layer_lift: np.ndarray
+    """float32 [d_sae, n], that over the share of held-out rows there."""
+    layer_rows: np.ndarray
+    """int32 [d_sae, n], held-out rows there on which it fires."""
+    hold: np.ndarray
+    """float32 [d_sae], share of its activation on held-out rows that its layer names hold."""
+    verdict: np.ndarray
+    """int8 [d_sae], 1 its layer names hold, 0 no evidence, -1 contradicted."""
     tokens: Mapping[int, tuple[str, str]]
-    """Raw and display string of every token id in token_ids."""
+    """Raw and display string of every token id in token_ids and layer_token_ids."""
     meta: Mapping[str, Any]
     """The content of meta.json."""
 
@@ -70,8 +88,17 @@ ARRAYS: dict[str, tuple[str, str]] = {
     "raw_token_ids": ("int32", "sm"),
     "raw_cosines": ("float32", "sm"),
     "fire_rate": ("float32", "s"),
+    "layer_token_ids": ("int32", "sn"),
+    "layer_relation": ("int8", "s"),
+    "layer_expected": ("float32", "sn"),
+    "layer_hold": ("float32", "sn"),
+    "layer_lift": ("float32", "sn"),
+    "layer_rows": ("int32", "sn"),
+    "hold": ("float32", "s"),
+    "verdict": ("int8", "s"),
 }
-"""Arrays of the ``.npz``: dtype, and axes by letter (i: d_in, s: d_sae, m: names a feature)."""
+"""Arrays of the ``.npz``: dtype, and axes by letter (i: d_in, s: d_sae, m: names a feature by
+embeddings, n: by the layer)."""
 
 
 def make_dictionary(
@@ -81,6 +108,8 @@ def make_dictionary(
     pre_bias: float,
     names: Names,
     raw_names: Names,
+    layer_names: LayerNames,
+    worth: Evidence,
     vocab: Vocab,
     fire_rate: np.ndarray,
     meta: Mapping[str, Any],
@@ -93,6 +122,8 @@ def make_dictionary(
         pre_bias: share of b_dec taken from the input before encoding.
         names: the nearest of the stated anchors, ids and cosines [d_sae, m].
         raw_names: the nearest of the raw input embeddings, likewise.
+        layer_names: by the layer's own anchors.
+        worth: what those are worth on held-out rows.
         vocab: the V token strings.
         fire_rate: [d_sae], share of rows on which each feature fires.
         meta: see :func:`make_meta`.
@@ -100,7 +131,7 @@ def make_dictionary(
     Raises:
         UserError: a name has no string in the vocabulary.
     """
-    used = np.unique(names.ids).tolist()
+    used = np.union1d(names.ids, layer_names.ids).tolist()
     if used and used[-1] >= len(vocab):
         raise UserError(
             f"token {used[-1]} is a name and the vocabulary has {len(vocab)} strings; "
@@ -120,6 +151,14 @@ def make_dictionary(
         raw_token_ids=raw_names.ids,
         raw_cosines=raw_names.cosines,
         fire_rate=np.asarray(fire_rate, np.float32),
+        layer_token_ids=layer_names.ids,
+        layer_relation=layer_names.relation,
+        layer_expected=layer_names.expected,
+        layer_hold=worth.name_hold,
+        layer_lift=worth.name_lift,
+        layer_rows=worth.name_rows,
+        hold=worth.hold,
+        verdict=worth.verdict,
         tokens={token: (vocab.raw[token], vocab.display(token)) for token in used},
         meta=meta,
     )

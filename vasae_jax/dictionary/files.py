@@ -14,7 +14,9 @@ import numpy as np
 
 from vasae_jax.dictionary.artefact import ARRAYS, Dictionary, check_arrays
 from vasae_jax.dictionary.meta import FORMAT, VERSION
+from vasae_jax.evaluation.names.evidence import VERDICTS
 from vasae_jax.naming.claim import bucket_names, bucket_of
+from vasae_jax.naming.layer import RELATIONS
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
 from vasae_jax.system.version import __version__
@@ -105,24 +107,50 @@ def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
 
 
 def _names_text(dictionary: Dictionary) -> str:
-    buckets = [bucket_names()[index] for index in bucket_of(dictionary.cosines[:, 0])]
+    buckets = bucket_of(dictionary.cosines[:, 0])
     lines = []
-    columns = (dictionary.token_ids, dictionary.cosines, dictionary.fire_rate)
-    for feature, (ids, cosines, rate) in enumerate(
-        zip(*(c.tolist() for c in columns), strict=True)
-    ):
-        names = []
-        for token, cosine in zip(ids, cosines, strict=True):
-            raw, display = dictionary.tokens[token]
-            name = {"token_id": token, "raw": raw, "display": display, "cosine": round(cosine, 6)}
-            names.append(name)
-        record = {"feature": feature, "names": names, "bucket": buckets[feature]}
-        record["fire_rate"] = float(f"{rate:.6g}")
+    for feature in range(dictionary.d_sae):
+        record = {
+            "feature": feature,
+            **_layer_record(dictionary, feature),
+            "names": _embedding_names(dictionary, feature),
+            "bucket": bucket_names()[buckets[feature]],
+            "fire_rate": float(f"{dictionary.fire_rate[feature]:.6g}"),
+        }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     text = "".join(lines)
     for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _layer_record(dictionary: Dictionary, feature: int) -> dict[str, Any]:
+    columns = (dictionary.layer_token_ids, dictionary.layer_hold, dictionary.layer_lift)
+    names = [
+        {**_token(dictionary, token), "hold": round(hold, 6), "lift": round(lift, 2), "rows": rows}
+        for token, hold, lift, rows in zip(
+            *(column[feature].tolist() for column in (*columns, dictionary.layer_rows)), strict=True
+        )
+    ]
+    return {
+        "layer_names": names,
+        "relation": RELATIONS[dictionary.layer_relation[feature]],
+        "hold": round(float(dictionary.hold[feature]), 6),
+        "verdict": VERDICTS[int(dictionary.verdict[feature])],
+    }
+
+
+def _embedding_names(dictionary: Dictionary, feature: int) -> list[dict[str, Any]]:
+    columns = (dictionary.token_ids[feature].tolist(), dictionary.cosines[feature].tolist())
+    return [
+        {**_token(dictionary, token), "cosine": round(cosine, 6)}
+        for token, cosine in zip(*columns, strict=True)
+    ]
+
+
+def _token(dictionary: Dictionary, token: int) -> dict[str, Any]:
+    raw, display = dictionary.tokens[token]
+    return {"token_id": token, "raw": raw, "display": display}
 
 
 def _tokens(names: Path) -> dict[int, tuple[str, str]]:
@@ -131,7 +159,7 @@ def _tokens(names: Path) -> dict[int, tuple[str, str]]:
     return {
         name["token_id"]: (name["raw"], name["display"])
         for record in records
-        for name in record["names"]
+        for name in (*record["names"], *record["layer_names"])
     }
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vasae_jax.cache import Cache
-from vasae_jax.naming.claim import CLAIM
+from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
 from vasae_jax.system.version import __version__
 
-FORMAT, VERSION = "vasae-dictionary", 1
+FORMAT, VERSION = "vasae-dictionary", 2
 
 
 def make_meta(
@@ -32,6 +32,7 @@ def make_meta(
         "version": VERSION,
         "created_by": f"vasae_jax {__version__}",
         "claim": CLAIM,
+        "layer_claim": LAYER_CLAIM,
         "anchor": anchor,
         "fire_rate_over": fire_rate_over,
         "provenance": dict(provenance),

@@ -1,55 +1,87 @@
-"""The table that a user reads: features, their names, how well these fit, how often they fire."""
+"""The table that a user reads: features, their names, what these hold, how often they fire."""
 
 import textwrap
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 
 from vasae_jax.dictionary.artefact import Dictionary
-from vasae_jax.naming.claim import CLAIM, bucket_names, bucket_of
+from vasae_jax.evaluation.names.evidence import HOLDS, VERDICTS
+from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
+from vasae_jax.naming.layer import RELATIONS
 
-Sort = Literal["fire_rate", "cosine", "feature"]
+Sort = Literal["hold", "fire_rate", "cosine", "feature"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
+HEAD = ("feature", "fires", "holds", "verdict", "", "layer names (share held)", "by embedding")
 
 
 def name_table(
-    dictionary: Dictionary, top: int = 5, features: int = 40, sort: Sort = "fire_rate"
+    dictionary: Dictionary,
+    top: int = 5,
+    features: int = 40,
+    sort: Sort = "hold",
+    verdict: str | None = None,
 ) -> str:
-    """The ``features`` first features by ``sort``, with up to ``top`` names each.
+    """The ``features`` first features by ``sort``, with up to ``top`` layer names each.
 
-    ``fire_rate``: those that fire most often first. ``cosine``: best aligned first, features
-    that never fire after all that do. ``feature``: by number.
+    Features whose names hold come before all others, except with ``feature``. Among them,
+    ``hold``: most of whose activation is held; ``fire_rate``: that fire most often; ``cosine``:
+    best aligned to an embedding. ``feature``: all by number. Only those of a ``verdict``, in
+    words, if one is given.
     """
-    buckets = bucket_of(dictionary.cosines[:, 0])
-    lines = [
-        f"{'feature':>7}  {'fires':>8}  {'bucket':<6}  names (cosine to {_anchor(dictionary)})"
+    chosen = [f for f in _order(dictionary, sort) if verdict in (None, _verdict(dictionary, f))]
+    shown = chosen[:features]
+    lines = [HEAD, *(_line(dictionary, feature, top) for feature in shown)]
+    over = dictionary.meta["fire_rate_over"]
+    end = [f"{len(shown)} of {dictionary.d_sae} features. Fires, holds: over the {over}."]
+    end += textwrap.wrap(LAYER_CLAIM, 90)
+    end += textwrap.wrap(f"By embedding ({dictionary.meta['anchor']}): {CLAIM}", 90)
+    return "\n".join([*aligned(lines), "", *end]) + "\n"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of equally many cells as text, each column but the last as wide as its widest."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
+    return [
+        "  ".join([*(f"{text:<{w}}" for text, w in zip(line[:-1], widths, strict=True)), line[-1]])
+        for line in lines
     ]
-    for feature in _order(dictionary, sort)[:features]:
-        rate = dictionary.fire_rate[feature]
-        fires = f"{rate:.3%}" if rate > 0 else "never"
-        bucket = bucket_names()[buckets[feature]]
-        lines.append(f"{feature:>7}  {fires:>8}  {bucket:<6}  {_names(dictionary, feature, top)}")
-    shown = min(features, dictionary.d_sae)
-    lines += ["", f"{shown} of {dictionary.d_sae} features. Fires: share of the rows"]
-    lines[-1] += f" ({dictionary.meta['fire_rate_over']})."
-    return "\n".join([*lines, *textwrap.wrap(CLAIM, 90)]) + "\n"
 
 
-def _anchor(dictionary: Dictionary) -> str:
-    return str(dictionary.meta["anchor"])
+def _line(dictionary: Dictionary, feature: int, top: int) -> tuple[str, ...]:
+    rate = dictionary.fire_rate[feature]
+    token, cosine = dictionary.token_ids[feature, 0], dictionary.cosines[feature, 0]
+    return (
+        str(feature),
+        f"{rate:.3%}" if rate > 0 else "never",
+        f"{dictionary.hold[feature]:.0%}",
+        _verdict(dictionary, feature),
+        RELATIONS[dictionary.layer_relation[feature]],
+        layer_names_text(dictionary, feature, top),
+        f"{dictionary.tokens[int(token)][1]} {cosine:.2f}",
+    )
+
+
+def layer_names_text(dictionary: Dictionary, feature: int, top: int) -> str:
+    """Up to ``top`` layer names of a feature, each with the share that it holds."""
+    ids = dictionary.layer_token_ids[feature, :top].tolist()
+    shares = dictionary.layer_hold[feature, :top].tolist()
+    return "  ".join(
+        f"{dictionary.tokens[token][1]} {share:.0%}"
+        for token, share in zip(ids, shares, strict=True)
+    )
+
+
+def _verdict(dictionary: Dictionary, feature: int) -> str:
+    return VERDICTS[int(dictionary.verdict[feature])]
 
 
 def _order(dictionary: Dictionary, sort: Sort) -> list[int]:
-    best, rate = dictionary.cosines[:, 0], dictionary.fire_rate
     if sort == "feature":
         return list(range(dictionary.d_sae))
-    keys = (-rate, -best) if sort == "fire_rate" else (rate <= 0, -best)
-    return np.lexsort(keys[::-1]).tolist()
-
-
-def _names(dictionary: Dictionary, feature: int, top: int) -> str:
-    ids = dictionary.token_ids[feature, :top].tolist()
-    cosines = dictionary.cosines[feature, :top].tolist()
-    return "  ".join(
-        f"{dictionary.tokens[token][1]} {cosine:.2f}"
-        for token, cosine in zip(ids, cosines, strict=True)
-    )
+    rate = dictionary.fire_rate
+    by = {"hold": dictionary.hold, "fire_rate": rate, "cosine": dictionary.cosines[:, 0]}
+    keys = (dictionary.verdict != HOLDS, rate <= 0, -by[sort])
+    order: list[int] = np.lexsort(keys[::-1]).tolist()
+    return order

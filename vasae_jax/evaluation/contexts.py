@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.config import Config
-from vasae_jax.sae import Params, encode
-from vasae_jax.stream import next_tokens, rows_in_order
+from vasae_jax.stream import next_tokens
 
-BATCH = 2048
+ROWS = 2**18
+"""Rows of a split over which it is watched what fires, about; k of 24 bytes are kept of each."""
 
 
 class Firings(NamedTuple):
@@ -31,6 +29,19 @@ class Firings(NamedTuple):
     """the token after it in its window, -1 at a window's end"""
     row: np.ndarray
     """the row's place in the split"""
+
+
+class Watched(NamedTuple):
+    """The rows of a split over which firings were watched; arrays [rows of the split]."""
+
+    window: np.ndarray
+    """int32, a number for each window of the text"""
+    at: np.ndarray
+    """int32, the row's token"""
+    before: np.ndarray
+    """int32, the token after it in its window, -1 at a window's end"""
+    seen: np.ndarray
+    """bool, whether the row is unmasked and was watched"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,10 @@ class Watch:
         self._tokens = cache.column("tokens", split).read(0, rows)
         positions = cache.column("positions", split).read(0, rows)
         self._following = next_tokens(self._tokens, positions)
+        self._window = np.cumsum(
+            np.r_[True, positions[1:] != positions[:-1] + 1][:rows], dtype=np.int32
+        )
+        self._seen = np.zeros(rows, bool)
         self._every = max(1, -(-rows // max(1, most_rows)))
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._batches = 0
@@ -87,10 +102,15 @@ class Watch:
         if (self._batches - 1) % self._every:
             return
         self.rows += int(keep.sum())
+        self._seen[np.flatnonzero(keep) + start] = True
         row, slot = np.nonzero((values > 0) & keep[:, None])
         place = row + start
         found = ids[row, slot], values[row, slot], self._tokens[place], self._following[place]
         self._parts.append((*found, place))
+
+    def watched(self) -> Watched:
+        """The rows that were watched."""
+        return Watched(self._window, self._tokens, self._following, self._seen)
 
     def firings(self) -> Firings:
         """Everything kept so far."""
@@ -98,22 +118,6 @@ class Watch:
         empty = tuple(np.zeros(0, kind) for kind in kinds)
         parts = zip(empty, *self._parts, strict=True)
         return Firings(*(np.concatenate(part) for part in parts))
-
-
-def firings(params: Params, cache: Cache, config: Config, split: str = "heldout") -> Firings:
-    """All firings over the unmasked rows of ``split`` (up to k a row, 24 bytes each).
-
-    Raises:
-        UserError: the cache lacks the layer or split, or an array is damaged.
-    """
-    data, sae = config.data, config.sae
-    watch = Watch(cache, split, cache.rows(split))
-    fire = jax.jit(lambda params, x: encode(params, x.astype(np.float32), sae.k, sae.pre_bias))
-    batches = rows_in_order(cache, data.layer, split, data.mask, batch=BATCH)
-    for number, batch in enumerate(batches):
-        values, ids = jax.device_get(fire(params, batch.x))
-        watch(number * BATCH, batch.keep, values, ids)
-    return watch.firings()
 
 
 def contexts(found: Firings, features: Sequence[int], vocab_size: int) -> Contexts:

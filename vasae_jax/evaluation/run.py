@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from vasae_jax.anchor import anchor_matrix, anchor_name
-from vasae_jax.cache import Cache
+from vasae_jax.anchor.layer import anchor_rows, layer_anchors
 from vasae_jax.devices.mesh import DATA
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate
 from vasae_jax.evaluation.metrics import Nearest
+from vasae_jax.naming.layer import LayerNames, layer_names
 from vasae_jax.naming.nearest import Names, nearest_tokens
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.trained import Run
@@ -24,39 +25,56 @@ class RunNames:
     """The tokens nearest to every feature of a run."""
 
     stated: Names
-    """By the anchors that it was trained towards: its names."""
+    """By its embedding anchors: the input embeddings, less their mean where the run says so."""
     raw: Names
     """By the raw input embeddings, so that published figures stay comparable."""
+    layer: LayerNames
+    """By the layer's own anchors: at which tokens, or before which, a feature should fire."""
+    kinds: tuple[Nearest, ...]
+    """The nearest anchor of each kind that alignment is reported to, the run's own first."""
 
 
 def run_names(run: Run) -> RunNames:
-    """Search the whole vocabulary for every feature's nearest tokens."""
-    embedding = run.cache.embedding()
-    rows = run.params["W_dec"]
-    raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
-    if not run.config.anchor.center:
-        return RunNames(raw, raw)
-    centred = anchor_matrix(embedding, center=True)
-    return RunNames(nearest_tokens(rows, centred, NAMES, mesh=run.mesh), raw)
+    """Name every feature, by the vocabulary's embeddings and by the layer's anchors.
+
+    The layer's anchors are read off the run's cache, or made on first use.
+    """
+    config, rows, cache = run.config, run.params["W_dec"], run.cache
+    embedding, size = cache.embedding(), cache.manifest.vocab_size
+    stated = raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
+    kinds = (_nearest(anchor_name(center=False), raw, size),)
+    if config.anchor.center:
+        centred = anchor_matrix(embedding, center=True)
+        stated = nearest_tokens(rows, centred, NAMES, mesh=run.mesh)
+        kinds = (_nearest(anchor_name(center=True), stated, size), *kinds)
+    data = config.data
+    anchors = layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
+    if config.anchor.kind != "embedding":
+        targets = anchor_rows(anchors, config.anchor.kind)
+        found = nearest_tokens(rows, targets, 1, mesh=run.mesh)
+        kinds = (_nearest(f"layer anchors ({config.anchor.kind})", found, len(targets)), *kinds)
+    named = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
+    return RunNames(stated, raw, named, kinds)
 
 
 def evaluate_run(
     run: Run, names: RunNames, split: str = SPLIT, observe: Observer | None = None
 ) -> Evaluation:
     """Every measure of a run over ``split``; ``observe`` is told what fires."""
-    config = run.config
-    stated = _nearest(anchor_name(center=config.anchor.center), names.stated, run.cache)
-    kinds: tuple[Nearest, ...] = (stated,)
-    if config.anchor.center:
-        kinds += (_nearest(anchor_name(center=False), names.raw, run.cache),)
-    data = config.data
+    data = run.config.data
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
     batches = rows_in_order(run.cache, data.layer, split, data.mask, batch=size)
     return evaluate(
-        run.params, config.sae, batches, kinds, split=split, observe=observe, mesh=run.mesh
+        run.params,
+        run.config.sae,
+        batches,
+        names.kinds,
+        split=split,
+        observe=observe,
+        mesh=run.mesh,
     )
 
 
-def _nearest(anchor: str, names: Names, cache: Cache) -> Nearest:
-    return Nearest(anchor, names.ids[:, 0], names.cosines[:, 0], cache.manifest.vocab_size)
+def _nearest(anchor: str, names: Names, size: int) -> Nearest:
+    return Nearest(anchor, names.ids[:, 0], names.cosines[:, 0], size)

@@ -9,6 +9,14 @@ CLAIM = (
 )
 """The claim boundary, kept wherever names are shown."""
 
+LAYER_CLAIM = (
+    "A layer name is the token at which, or just before which, a feature should fire, by where its "
+    "encoder points among the layer's mean rows of tokens. How much of its activation the name "
+    "holds is counted on held-out text. It says when a feature fires: not why, not what it causes, "
+    "not all that it responds to, and several features may share a name."
+)
+"""The same for layer names."""
+
 BUCKETS = (("strong", 0.8), ("medium", 0.5), ("weak", 0.3))
 """Alignment buckets: name and the least cosine in it, best first. Below all of them: none."""
 

@@ -4,90 +4,107 @@ import textwrap
 
 import numpy as np
 
-from vasae_jax.dictionary.artefact import Dictionary
-from vasae_jax.evaluation.contexts import (
-    Firings,
-    Hold,
-    contexts,
-    firings,
-    largest,
-    name_hold,
-    shuffled_hold,
-)
+from vasae_jax.dictionary import Dictionary
+from vasae_jax.dictionary.table import aligned, layer_names_text
+from vasae_jax.evaluation.contexts import Firings, Watch, contexts, largest
 from vasae_jax.evaluation.evaluate import Evaluation
+from vasae_jax.evaluation.names.evidence import HOLDS, VERDICTS, Evidence
+from vasae_jax.evaluation.names.holds import held, held_table
 from vasae_jax.evaluation.names.relation import spread_features
-from vasae_jax.naming.claim import CLAIM
+from vasae_jax.naming.claim import LAYER_CLAIM
+from vasae_jax.naming.layer import BEFORE, RELATIONS, LayerNames
+from vasae_jax.report.snippets import Snippets
 from vasae_jax.training.trained import Run
 
 SHOWN = 12
 """Features in each of the two tables."""
 OFTEN = 0.001
 """Share of rows on which a feature of the first table fires at least."""
-TOKENS = 3
-"""Tokens listed for each feature and place."""
+NAMES = 3
+"""Layer names shown of each feature."""
+HEAD = ("feature", "fires", "", "name (share held)", "holds", "verdict", "most", "an example")
 
 
-def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation) -> str:
+def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: Watch) -> str:
     """The evaluation, how well names hold, and two tables: the best names and typical ones."""
-    found = firings(run.params, run.cache, run.config, evaluation.split)
-    hold = name_hold(found, dictionary.token_ids)
-    best = best_features(dictionary, hold)
+    found = watch.firings()
+    shown = _Table(run, found, dictionary, evaluation.split)
     parts = [
         evaluation.table(),
-        hold_lines(found, hold, dictionary),
+        held_table(held(found, *_names(dictionary)), watch.rows),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
-        feature_table(run, found, dictionary, best),
+        shown.text(best_features(dictionary)),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
-        feature_table(run, found, dictionary, typical_features(dictionary)),
-        "\n".join(textwrap.wrap(CLAIM, 90)),
+        shown.text(typical_features(dictionary)),
+        "\n".join(textwrap.wrap(LAYER_CLAIM, 90)),
     ]
     return "\n\n".join(["", *parts])
 
 
-def hold_lines(found: Firings, hold: Hold, dictionary: Dictionary) -> str:
-    """Mean share of a firing feature's activation that its names are at hand for."""
-    names = dictionary.token_ids
-    shuffled = shuffled_hold(found, names)
-    fires = np.bincount(found.feature, minlength=len(names)) > 0
-    lines = [f"activation of a firing feature near its {names.shape[1]} names, mean (shuffled)"]
-    for place, mine, other in (
-        ("at", hold.at, shuffled.at),
-        ("just before", hold.before, shuffled.before),
-    ):
-        lines.append(f"  {place} one of them: {mine[fires].mean():.2%} ({other[fires].mean():.2%})")
-    return "\n".join(lines)
+def best_features(dictionary: Dictionary) -> list[int]:
+    """The SHOWN features whose names hold, and hold most of their activation."""
+    often = (dictionary.fire_rate >= OFTEN) & (dictionary.verdict == HOLDS)
+    score = np.where(often, dictionary.hold, -1.0)
+    order: list[int] = np.argsort(-score, kind="stable")[: min(SHOWN, int(often.sum()))].tolist()
+    return order
 
 
-def best_features(dictionary: Dictionary, hold: Hold) -> list[int]:
-    """The SHOWN features most of whose activation lies at or before their names."""
-    often = dictionary.fire_rate >= OFTEN
-    score = np.where(often, np.maximum(hold.at, hold.before), -1.0)
-    return np.argsort(-score, kind="stable")[: min(SHOWN, int(often.sum()))].tolist()
+def typical_features(dictionary: Dictionary, count: int = SHOWN) -> list[int]:
+    """``count`` features evenly spaced in the order of fire rate, of those that fire."""
+    chosen: list[int] = spread_features(dictionary.fire_rate, count).tolist()
+    return chosen
 
 
-def typical_features(dictionary: Dictionary) -> list[int]:
-    """SHOWN features evenly spaced in the order of fire rate, of those that fire."""
-    return spread_features(dictionary.fire_rate, SHOWN).tolist()
+class _Table:
+    """Lines about features: names, what they hold, where features fire, an example."""
 
+    def __init__(self, run: Run, found: Firings, dictionary: Dictionary, split: str) -> None:
+        self._found, self._dictionary = found, dictionary
+        self._vocab = run.cache.vocab()
+        self._snippets = Snippets(run.cache, split)
 
-def feature_table(run: Run, found: Firings, dictionary: Dictionary, features: list[int]) -> str:
-    """Names of ``features`` beside the tokens that they fire at and fire before."""
-    vocab = run.cache.vocab()
-    where = contexts(found, features, len(vocab))
+    def text(self, features: list[int]) -> str:
+        """A table of ``features``."""
+        where = contexts(self._found, features, len(self._vocab))
+        lines = [HEAD]
+        for place, feature in enumerate(features):
+            before = self._dictionary.layer_relation[feature] == BEFORE
+            lines.append(self._line(feature, (where.before if before else where.at)[place]))
+        return "\n".join(aligned(lines))
 
-    def shares(row: np.ndarray) -> str:
-        return "  ".join(
-            f"{vocab.display(token)} {share:.0%}" for token, share in largest(row, TOKENS)
+    def _line(self, feature: int, shares: np.ndarray) -> tuple[str, ...]:
+        dictionary = self._dictionary
+        most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in largest(shares, 2))
+        return (
+            str(feature),
+            f"{dictionary.fire_rate[feature]:.2%}",
+            RELATIONS[dictionary.layer_relation[feature]],
+            layer_names_text(dictionary, feature, NAMES),
+            f"{dictionary.hold[feature]:.0%}",
+            VERDICTS[int(dictionary.verdict[feature])],
+            most,
+            self._example(feature),
         )
 
-    lines = [("feature", "fires", "cosine", "name", "fires at", "just before")]
-    for place, feature in enumerate(features):
-        cosine = f"{dictionary.cosines[feature, 0]:.2f}"
-        name = vocab.display(int(dictionary.token_ids[feature, 0]))
-        line = (str(feature), f"{dictionary.fire_rate[feature]:.2%}", cosine, name)
-        lines.append((*line, shares(where.at[place]), shares(where.before[place])))
-    widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    return "\n".join(
-        "  ".join([*(f"{text:<{w}}" for text, w in zip(line[:5], widths, strict=True)), line[5]])
-        for line in lines
+    def _example(self, feature: int) -> str:
+        """The text about the row on which the feature fires most."""
+        mine = np.flatnonzero(self._found.feature == feature)
+        if not len(mine):
+            return ""
+        strongest = mine[np.argmax(self._found.activation[mine])]
+        return self._snippets.text(int(self._found.row[strongest]))
+
+
+def _names(dictionary: Dictionary) -> tuple[LayerNames, Evidence, np.ndarray]:
+    """The layer names of a dictionary, what they are worth, and norms of the decoder rows."""
+    names = LayerNames(
+        dictionary.layer_token_ids, dictionary.layer_relation, dictionary.layer_expected
     )
+    worth = Evidence(
+        name_hold=dictionary.layer_hold,
+        name_lift=dictionary.layer_lift,
+        name_rows=dictionary.layer_rows,
+        hold=dictionary.hold,
+        verdict=dictionary.verdict,
+    )
+    return names, worth, np.linalg.norm(dictionary.W_dec.astype(np.float64), axis=1)

@@ -25,6 +25,8 @@ def check_settings(config: Config) -> None:
     _require(optim.lr > 0, f"--optim.lr is {optim.lr}; expected more than 0")
     for name, share in (("optim.warmup", optim.warmup), ("optim.decay", optim.decay)):
         _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
+    for name, share in (("ramp-from", config.anchor.ramp_from), ("ramp", config.anchor.ramp)):
+        _require(0 <= share <= 1, f"--anchor.{name} is {share}; expected a share from 0 to 1")
     share = config.anchor.search_share
     _require(0 < share <= 1, f"--anchor.search-share is {share}; expected a share above 0, up to 1")
     enough = config.anchor.enough

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import anchor_matrix, spread_staleness
+from vasae_jax.anchor import spread_staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
 from vasae_jax.devices.distributed import Stop, check_same, is_first, together
@@ -35,6 +35,7 @@ from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.rundir import RunDir, open_run
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
+from vasae_jax.training.targets import starting_rows, target_rows
 
 S = TypeVar("S")
 M = TypeVar("M")
@@ -186,15 +187,13 @@ def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context
 def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     """What the steps read, and what the state at step 0 is made from, both on the mesh."""
     stats = run_statistics(config, cache)
-    embedding = cache.embedding()
-    tied = config.sae.method == "tied"
-    rows = embedding if tied else anchor_matrix(embedding, center=config.anchor.center)
+    rows = starting_rows(config, cache)
+    targets = target_rows(config, cache, rows)
     anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
+    pulled_to = anchors if targets is rows else on_all(mesh, targets)
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
-    start = Start(seed_key(config.run.seed, mesh), mean, anchors, tokens)
-    if config.sae.method != "soft":
-        anchors = on_all(mesh, np.zeros((1, rows.shape[1]), np.float32))
-    return Context(anchors, mean, on_all(mesh, np.float32(stats.variance))), start
+    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens)
+    return Context(pulled_to, mean, on_all(mesh, np.float32(stats.variance))), start
 
 
 def on_device(

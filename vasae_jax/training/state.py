@@ -50,8 +50,10 @@ class Start(NamedTuple):
     key: jax.Array
     mean: jax.Array
     """[d_in]"""
-    anchors: jax.Array
-    """[V, d_in]"""
+    rows: jax.Array
+    """[V, d_in], a row for each token that a decoder may start at"""
+    targets: jax.Array
+    """[A, d_in], the anchors that it is pulled towards"""
     tokens: jax.Array
     """[V] int32"""
 
@@ -62,12 +64,12 @@ def state_init(
     """A function that makes the state at step 0; ``look`` searches all anchors."""
 
     def init(start: Start) -> TrainState:
-        params = init_params(start.key, config.sae, d_sae, start.mean, start.anchors, start.tokens)
+        params = init_params(start.key, config.sae, d_sae, start.mean, start.rows, start.tokens)
         counters = Counters(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
         )
-        anchor = look(params["W_dec"], start.anchors) if uses_certificate(config) else None
+        anchor = look(params["W_dec"], start.targets) if uses_certificate(config) else None
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init

@@ -6,6 +6,7 @@ happens: the offers of top-k and the sum of x_hat over ``model``, the gradients 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -76,13 +77,34 @@ def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
     return jnp.float32(optim.lr) * jnp.minimum(1.0, jnp.minimum(rise, fall))
 
 
+def at_step(config: Config, step: jax.Array) -> Config:
+    """``config`` for use under ``jax.jit``, with lambda as it is at ``step``.
+
+    It is 0 until the share ``anchor.ramp_from`` of the run and rises over the share
+    ``anchor.ramp`` to its full weight.
+    """
+    anchor = config.anchor
+    if not anchor.ramp_from and not anchor.ramp:
+        return config
+    start, length = anchor.ramp_from * config.run.steps, max(anchor.ramp * config.run.steps, 1.0)
+    risen = jnp.clip((step.astype(jnp.float32) - start) / length, 0.0, 1.0)
+    weight: Any = anchor.weight * risen
+    return replace(config, anchor=replace(anchor, weight=weight))
+
+
 def local_step(
     state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
 ) -> tuple[TrainState, Metrics]:
     """One step of this device's part of the features and rows; inside shard_map."""
     rows = None if state.anchor is None else state.anchor.anchor_rows
     measures, grads = loss_and_grads(
-        state.params, batch, context, rows, state.counters.rate, config, execution
+        state.params,
+        batch,
+        context,
+        rows,
+        state.counters.rate,
+        at_step(config, state.step),
+        execution,
     )
     rate = learning_rate(state.step, config.optim, config.run.steps)
     params, moments = _adam(state, grads, rate, config)

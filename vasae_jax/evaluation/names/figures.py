@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vasae_jax.evaluation.names.holds import Held, held_table
 from vasae_jax.evaluation.names.inputs import InputRelation
 from vasae_jax.evaluation.names.relation import Share, TopShares
 from vasae_jax.evaluation.names.stability import Stability
@@ -17,6 +18,8 @@ class NameWorth:
     """What the names refer to."""
     rows: int
     """Unmasked rows over which it was watched what fires."""
+    layer: tuple[Held, ...]
+    """What layer names hold, over all firing features first."""
     inputs: InputRelation
     direct: TopShares
     output: TopShares | None = None
@@ -31,7 +34,10 @@ class NameWorth:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def table(self) -> str:
-        """A readable table: each measure, and what shuffled names reach."""
+        """Two readable tables: layer names, and names by embeddings beside shuffled ones."""
+        return f"{held_table(self.layer, self.rows)}\n\n{self._embedding_table()}"
+
+    def _embedding_table(self) -> str:
         head = f"names by {self.anchor}, over {self.rows} unmasked rows"
         lines = [(head, "named", "shuffled"), *self._lines()]
         width = max(len(line[0]) for line in lines)

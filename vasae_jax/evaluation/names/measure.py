@@ -3,9 +3,11 @@
 import numpy as np
 
 from vasae_jax.anchor import anchor_name
-from vasae_jax.evaluation.contexts import Watch
+from vasae_jax.evaluation.contexts import ROWS, Watch
 from vasae_jax.evaluation.names.direct import direct_relation
+from vasae_jax.evaluation.names.evidence import evidence
 from vasae_jax.evaluation.names.figures import NameWorth
+from vasae_jax.evaluation.names.holds import held
 from vasae_jax.evaluation.names.inputs import input_relation
 from vasae_jax.evaluation.names.outputs import output_relation
 from vasae_jax.evaluation.names.stability import Side, Stability, stability
@@ -13,9 +15,6 @@ from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.trained import Run, open_trained
-
-ROWS = 2**17
-"""Rows of a split over which it is watched what fires, about; k of 24 bytes are kept of each."""
 
 
 def measure_names(
@@ -45,11 +44,13 @@ def measure_names(
     found, stated = watch.firings(), names.stated.ids
     first = stated[:, 0]
     fired = np.bincount(found.feature, minlength=len(stated))
-    cache = run.cache
+    cache, rows = run.cache, np.asarray(run.params["W_dec"], np.float64)
+    worth = evidence(found, names.layer, watch.watched())
     direct = (run.params["W_dec"], first, fired, cache.final_norm(), cache.unembedding())
     return NameWorth(
         anchor=anchor_name(center=run.config.anchor.center),
         rows=watch.rows,
+        layer=held(found, names.layer, worth, np.linalg.norm(rows, axis=1)),
         inputs=input_relation(found, stated),
         direct=direct_relation(*direct),
         output=None if model is None else output_relation(run, model, split, found, first),

@@ -1,0 +1,36 @@
+"""What decoder rows are pulled towards in a run."""
+
+import numpy as np
+
+from vasae_jax.anchor import anchor_matrix
+from vasae_jax.anchor.layer import anchor_rows, layer_anchors
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config
+from vasae_jax.devices.distributed import first_then_all
+
+
+def starting_rows(config: Config, cache: Cache) -> np.ndarray:
+    """Float32 [V, d]: a row for each token, for a decoder that starts at tokens or is tied."""
+    if config.sae.method == "tied":
+        return cache.embedding()
+    return anchor_matrix(cache.embedding(), center=config.anchor.center)
+
+
+def target_rows(config: Config, cache: Cache, start: np.ndarray) -> np.ndarray:
+    """Unit float32 rows [A, d] that the run pulls towards, A a multiple of V.
+
+    ``start`` are :func:`starting_rows`: with embeddings as anchors they serve as both. Layer
+    anchors are made on first use, by the first process while the others wait.
+
+    Raises:
+        UserError: the layer's anchors cannot be made, or what is kept of them is damaged.
+    """
+    if config.sae.method != "soft":
+        return np.zeros((1, start.shape[1]), np.float32)
+    if config.anchor.kind == "embedding":
+        return start
+    data = config.data
+    anchors = first_then_all(
+        lambda: layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
+    )
+    return anchor_rows(anchors, config.anchor.kind)
