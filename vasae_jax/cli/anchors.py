@@ -3,8 +3,12 @@
 import argparse
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from vasae_jax.config import DataConfig
+
+if TYPE_CHECKING:
+    from vasae_jax.anchor.layer import LayerAnchors
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -37,14 +41,17 @@ def run(arguments: Sequence[str]) -> None:
                 remove_anchors(cache, of)
             write_anchors(cache, found)
             state = f"made in {duration(time.monotonic() - began)}"
-        size = sum(array.nbytes for array in found.arrays().values())
-        print(
-            f"layer {layer}: {found.rows:,} rows; seen {(found.here_count > 0).sum():,} tokens at "
-            f"rows and {(found.next_count > 0).sum():,} after them, of {len(found.here):,}; "
-            f"explained by embeddings: here {found.here_explained:.3f}, "
-            f"next {found.next_explained:.3f}; {size / 1e6:,.1f} MB, {state}",
-            flush=True,
-        )
+        print(f"layer {layer}: {_told(found)}, {state}", flush=True)
+
+
+def _told(found: "LayerAnchors") -> str:
+    size = sum(array.nbytes for array in found.arrays().values())
+    return (
+        f"{found.rows:,} rows; seen {(found.here_count > 0).sum():,} tokens at rows and "
+        f"{(found.next_count > 0).sum():,} after them, of {len(found.here):,}; explained by "
+        f"embeddings: here {found.here_explained:.3f}, next {found.next_explained:.3f}; "
+        f"{size / 1e6:,.1f} MB"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
