@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae name",
         description="Name features by the tokens whose embeddings are nearest to their decoder "
-        "directions. Prints a table and writes it.",
+        "directions. Prints a table and writes it to a file. A name is a geometric label: not an "
+        "explanation, not a causal claim, not one-to-one.",
     )
     parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
     parser.add_argument(
@@ -52,10 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         "--sort",
         choices=("fire_rate", "cosine", "feature"),
         default="fire_rate",
-        help="most often firing first, best aligned first, or by number (default: fire_rate)",
+        help="order: fires most often, best aligned, or by number (default: fire_rate)",
     )
     add_mesh(parser)
-    parser.add_argument("--out", help="text file (default: beside the source)")
+    parser.add_argument("--out", help="text file (default: next to the source)")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     return parser
 
