@@ -9,13 +9,14 @@ from vasae_jax.system.errors import UserError
 def run(arguments: Sequence[str]) -> None:
     """Print what a cache holds, check every byte of it, or join its parts."""
     parser = argparse.ArgumentParser(
-        prog="vasae cache", description="Look into an activation cache, or verify it."
+        prog="vasae cache",
+        description="Show what an activation cache holds, verify it, or join its parts.",
     )
     parser.add_argument(
         "action",
         choices=("info", "verify", "finish"),
-        help="info: what it holds; verify: read all, check all; finish: join the parts of "
-        "an extraction with --shard",
+        help="info: print what it holds; verify: read and check every byte; finish: join the parts "
+        "of an extraction with --shard",
     )
     parser.add_argument("url", help="the cache: a directory or a gs:// or s3:// URL")
     given = parser.parse_args(arguments)
@@ -36,4 +37,4 @@ def run(arguments: Sequence[str]) -> None:
         print(problem)
     if problems:
         raise UserError(f"{given.url} has {len(problems)} problem(s); expected none")
-    print(f"{given.url}: every array, count and digest is as written")
+    print(f"{given.url}: every array, count and digest is correct")

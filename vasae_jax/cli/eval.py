@@ -44,18 +44,24 @@ def run(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae eval",
-        description="Measure a run on documents that it was not trained on. The figures that lead "
-        "are over the features that fire. docs/evaluation.md defines every one.",
+        description="Measure a run on documents that it was not trained on. The main figures are "
+        "over the features that fire. docs/evaluation.md defines every figure. A name is a "
+        "geometric label, not an explanation.",
     )
     add = parser.add_argument
     add("run", help="directory of a run of vasae train")
     add("--cache", help="another cache of the same model (default: the run's own)")
-    add("--split", choices=("heldout", "train"), default="heldout", help="rows to measure over")
+    add(
+        "--split",
+        choices=("heldout", "train"),
+        default="heldout",
+        help="split to measure (default: heldout)",
+    )
     add(
         "--lm",
         metavar="MODEL",
-        help="the cache's language model (directory, .gguf file or Hugging Face name), to patch "
-        "its layer: cross-entropy recovered, KL, logit lens, and what features do to their names",
+        help="the cache's language model (directory, .gguf file or Hugging Face name). Patches its "
+        "layer: cross-entropy recovered, KL, logit lens, and the effect of features on their names",
     )
     add(
         "--lm-windows",
@@ -68,12 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         "--backend",
         choices=("auto", "flax", "torch"),
         default="auto",
-        help="what runs the model; auto: Flax, or PyTorch for architectures that Flax lacks here",
+        help="library that runs the model; auto: Flax, or PyTorch if the Flax code lacks the model",
     )
     add(
         "--against",
         metavar="RUN2",
-        help="another run on the same layer, to see whether its features bear the same names",
+        help="another run on the same layer, to compare the names of matching features",
     )
     add_mesh(parser)
     add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")

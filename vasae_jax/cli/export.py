@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae export",
-        description="Write a run's named dictionary: weights, names, fire rates and provenance, "
-        "readable with NumPy alone; or its weights as another library reads them.",
+        description="Write a run's named dictionary (weights, names, fire rates and origin), "
+        "readable with NumPy alone, or its weights in the layout of another library.",
     )
     parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
     parser.add_argument(
@@ -54,5 +54,5 @@ def _parser() -> argparse.ArgumentParser:
         "--layout", choices=LAYOUTS, default="npz", help="file layout (default: %(default)s)"
     )
     add_mesh(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser

@@ -12,9 +12,9 @@ VERBS = {
     "quickstart": "from a real model to a named dictionary in one command",
     "train": "train an SAE from a config and an activation cache, or resume it",
     "eval": "measure a run on held-out documents",
-    "name": "print and write the names of a run's features",
+    "name": "print the names of a run's features, and write them to a file",
     "export": "write a run's named dictionary for NumPy and other libraries",
-    "cache": "look into an activation cache, or verify it",
+    "cache": "show what an activation cache holds, or verify it",
     "anchors": "read off a cache where its layers put each token",
 }
 
@@ -24,10 +24,10 @@ Train sparse autoencoders whose features are named by the nearest token embeddin
 
 {verbs}
 
-vasae VERB --help explains a verb. Activation caches are made by tools/extract_flax.py and
-tools/extract_torch.py; vasae quickstart makes its own.
+Run vasae VERB --help for the arguments of a verb. tools/extract_flax.py and
+tools/extract_torch.py make activation caches; vasae quickstart makes its own.
 A name is a geometric label: the token whose embedding is nearest to a feature's direction.
-It is not an explanation of the feature and not a causal claim.
+It is not an explanation of the feature, not a causal claim, and not one-to-one.
 """
 
 

@@ -16,7 +16,7 @@ def add_mesh(parser: argparse.ArgumentParser) -> None:
         dest="mesh_data",
         type=_auto_or_number,
         metavar="D",
-        help="devices that split the rows; auto takes all that --mesh.model leaves (default: 1)",
+        help="devices that split the rows; auto: all that --mesh.model does not use (default: 1)",
     )
     parser.add_argument(
         "--mesh.model",

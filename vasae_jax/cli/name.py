@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="vasae name",
         description="Name features by the tokens at which, or before which, they should fire, "
         "and by the nearest embedding. Prints a table, with what each name holds on held-out "
-        "text, and writes it.",
+        "text, and writes it to a file. A name says when a feature fires: it is not an "
+        "explanation, not a causal claim, not one-to-one.",
     )
     parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
     parser.add_argument(
@@ -55,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         "--sort",
         choices=("hold", "fire_rate", "cosine", "feature"),
         default="hold",
-        help="by the share of activation that names hold, most often firing first, best aligned "
-        "to an embedding first, or by number (default: hold)",
+        help="order: names hold most, fires most often, best aligned to an embedding, or by "
+        "number (default: hold)",
     )
     parser.add_argument(
         "--verdict",
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only features whose names were judged so on held-out rows (default: all)",
     )
     add_mesh(parser)
-    parser.add_argument("--out", help="text file (default: beside the source)")
+    parser.add_argument("--out", help="text file (default: next to the source)")
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     return parser
 

@@ -40,24 +40,25 @@ def run(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Fetch a small real model (or take yours), extract a few layers over English "
-        "text, train a soft SAE, measure it on held-out documents, and leave dictionary.npz, "
-        "names.jsonl, meta.json and alignment.png. Run it again to go on after an interruption.",
+        description="Fetch a small real model (or use yours), extract a few layers over English "
+        "text, train a soft SAE, measure it on held-out documents, and write dictionary.npz, "
+        "names.jsonl, meta.json and alignment.png. After an interruption, run the same command "
+        "to continue.",
         epilog="Settings of vasae train, such as --sae.k=64, may follow.",
     )
     add = parser.add_argument
-    add("--out", default="out/quickstart", help="directory for everything (default: %(default)s)")
+    add("--out", default="out/quickstart", help="directory for all output (default: %(default)s)")
     add("--model", help="model directory, .gguf file or hub name (default: SmolLM2-135M, 93 MB)")
     add(
         "--text",
         default="pydoc-topics",
-        help=".txt, .jsonl or .parquet file, a directory of these, hf:NAME, or pydoc-topics, which "
-        "needs no download (default: %(default)s)",
+        help=".txt, .jsonl or .parquet file, a directory of these, hf:NAME, or pydoc-topics "
+        "(needs no download; default: %(default)s)",
     )
     add("--layers", type=layer_numbers, help="layers to extract, such as 5,10 (default: three)")
     add("--layer", type=int, help="layer to train on (default: the last of --layers)")
-    add("--max-rows", type=int, default=200_000, help="tokens used at most (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace what an earlier run left in --out")
+    add("--max-rows", type=int, default=200_000, help="most tokens to use (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace the output of an earlier run in --out")
     return parser
 
 

@@ -82,7 +82,7 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
                 raise
             raise UserError(
                 f"process {jax.process_index()} lost another process of the run "
-                f"({str(error).splitlines()[0]}); run the same command on every host to go on "
+                f"({str(error).splitlines()[0]}); run the same command on every host to resume "
                 "from the last checkpoint"
             ) from error
 
@@ -96,9 +96,9 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
 def _hosts_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae train",
-        description="Train the run of CONFIG.py, or the pack of runs that it lists. The arguments "
-        "here join the processes of a run on several hosts: give the same command on each. All "
-        "settings of the run follow below.",
+        description="Train the run of CONFIG.py, or the pack of runs that it lists. A stopped run "
+        "resumes when its command is run again. The arguments here join the processes of a run on "
+        "several hosts: run the same command on each. All settings of the run follow below.",
         usage="vasae train [CONFIG.py] [arguments]",
         add_help=False,
         allow_abbrev=False,
@@ -107,7 +107,7 @@ def _hosts_parser() -> argparse.ArgumentParser:
     add(
         "--distributed",
         metavar="auto|HOST:PORT",
-        help="auto: as a TPU pod, Slurm or Open MPI says; or the address of process 0",
+        help="auto: ask the TPU pod, Slurm or Open MPI; otherwise the address of process 0",
     )
     add("--process-id", type=int, help="number of this process, from 0 (not with auto)")
     add("--processes", type=int, help="number of processes (not with auto)")
