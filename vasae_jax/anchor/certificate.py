@@ -228,11 +228,13 @@ def _refresh(
 
 
 def _take(state: AnchorState, ids: jax.Array) -> AnchorState:
-    return jax.tree.map(lambda leaf: leaf[ids], state)
+    taken: AnchorState = jax.tree.map(lambda leaf: leaf[ids], state)
+    return taken
 
 
 def _put(state: AnchorState, ids: jax.Array, new: AnchorState) -> AnchorState:
-    return jax.tree.map(lambda leaf, rows: leaf.at[ids].set(rows), state, new)
+    put: AnchorState = jax.tree.map(lambda leaf, rows: leaf.at[ids].set(rows), state, new)
+    return put
 
 
 def _choose(needs: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

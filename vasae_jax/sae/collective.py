@@ -46,7 +46,8 @@ def sum_parts_of_own_rows(x: jax.Array, axis: str, compute: Any) -> jax.Array:
     The gradient of all rows, gathered as ``compute``, reaches each part. Against
     :func:`sum_parts` half or less is sent, and what is done with the sum is done once.
     """
-    return jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True)
+    own: jax.Array = jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True)
+    return own
 
 
 def _own_rows_bwd(axis: str, compute: Any, _: None, g: jax.Array) -> tuple[jax.Array]:

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import optimization_barrier as barrier
 
 from vasae_jax.sae.execution import Pass
 from vasae_jax.sae.params import row_dots
 from vasae_jax.sae.threshold import candidates, kth_largest, last_of_ties
-
-barrier = jax.lax.optimization_barrier
 
 LANES = 128
 """Columns of the narrowest product that a matrix unit takes."""
@@ -48,7 +47,8 @@ def reconstruct(
     z keeps the k winners of each row of relu((x - shift) W_enc^T + b_enc), ties to the lowest
     id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F].
     """
-    return _fwd(x, shift, W_enc, b_enc, W_dec, keep, how)[0]
+    found, _ = _fwd(x, shift, W_enc, b_enc, W_dec, keep, how)
+    return found
 
 
 def _fwd(
@@ -59,7 +59,7 @@ def _fwd(
     W_dec: jax.Array,
     keep: jax.Array,
     how: Pass,
-) -> tuple[Any, Any]:
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
     compute, axis = how.dtype, how.axis
     centred = (x - shift[None, :]).astype(compute)
     product = _product(W_enc.astype(compute), centred, over=(1, 1))
@@ -107,7 +107,10 @@ def find_bar(pre: jax.Array, k: int, axis: str | None, rows_axis: str | None) ->
     for name in (axis, rows_axis):
         again = again if name is None else jax.lax.pmax(again.astype(jnp.int32), name) > 0
     all_ties = jnp.full(cut.shape, jnp.iinfo(jnp.int32).max)
-    return jax.lax.cond(again, lambda: _looked_through(pre, k, axis), lambda: Bar(cut, all_ties))
+    bar: Bar = jax.lax.cond(
+        again, lambda: _looked_through(pre, k, axis), lambda: Bar(cut, all_ties)
+    )
+    return bar
 
 
 def fired(pre: jax.Array, bar: Bar, axis: str | None) -> jax.Array:

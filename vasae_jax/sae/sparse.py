@@ -90,7 +90,8 @@ def weighted_rows(values: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
 
 def row_products(g: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
     """<g[b], W[ids[b, j]]>: [B, k] from g [B, d], ids [B, k] and W [F, d]."""
-    return jax.lax.map(lambda row: jnp.sum(g * W[row], axis=1), ids.T).T
+    products: jax.Array = jax.lax.map(lambda row: jnp.sum(g * W[row], axis=1), ids.T)
+    return products.T
 
 
 def scatter_rows(
