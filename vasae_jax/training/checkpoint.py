@@ -60,7 +60,8 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The last step saved whole, or None."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def steps(self) -> list[int]:
         """All steps saved whole, in order."""
@@ -111,9 +112,9 @@ class Checkpoints:
 
     def raw(self, step: int) -> dict[str, Any]:
         """Everything but the parameters that was saved as ``step``, laid out as it was."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(rest=ocp.args.StandardRestore())
-        )["rest"]
+        items = ocp.args.Composite(rest=ocp.args.StandardRestore())
+        rest: dict[str, Any] = self._manager.restore(step, args=items)["rest"]
+        return rest
 
 
 def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:

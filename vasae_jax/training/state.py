@@ -75,7 +75,8 @@ def state_init(
 
 def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainState:
     """State at step 0, sharded by the mesh's rules; each device makes its part."""
-    return state_maker(config, d_sae, mesh, start)(start)
+    state: TrainState = state_maker(config, d_sae, mesh, start)(start)
+    return state
 
 
 def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> Any:

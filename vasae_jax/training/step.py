@@ -73,7 +73,9 @@ def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
     at = step.astype(jnp.float32)
     rise = (at + 1.0) / max(1.0, optim.warmup * steps)
     fall = (steps - at) / max(1.0, optim.decay * steps) if optim.decay else jnp.float32(1.0)
-    return jnp.float32(optim.lr) * jnp.minimum(1.0, jnp.minimum(rise, fall))
+    share = jnp.minimum(1.0, jnp.minimum(rise, fall))
+    rate: jax.Array = jnp.float32(optim.lr) * share
+    return rate
 
 
 def local_step(

@@ -51,7 +51,8 @@ class Layout:
 
     def take(self, pack: PackState, run: int) -> TrainState:
         """The state of one run."""
-        return self._take(pack[run // self._over], jnp.int32(run % self._over))
+        state: TrainState = self._take(pack[run // self._over], jnp.int32(run % self._over))
+        return state
 
     def read(self, metrics: tuple[Metrics, ...]) -> list[Metrics]:
         """Every run's metrics as numbers on the host; waits for the device."""
@@ -63,7 +64,7 @@ class Layout:
         ]
 
     def _round(self, states: Iterator[TrainState]) -> TrainState:
-        made = self._empty()
+        made: TrainState = self._empty()
         for place in range(self._over):
             made = self._put(made, next(states), jnp.int32(place))
         return made
