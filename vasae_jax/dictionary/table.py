@@ -43,7 +43,8 @@ def _order(dictionary: Dictionary, sort: Sort) -> list[int]:
     if sort == "feature":
         return list(range(dictionary.d_sae))
     keys = (-rate, -best) if sort == "fire_rate" else (rate <= 0, -best)
-    return np.lexsort(keys[::-1]).tolist()
+    order: list[int] = np.lexsort(keys[::-1]).tolist()
+    return order
 
 
 def _names(dictionary: Dictionary, feature: int, top: int) -> str:

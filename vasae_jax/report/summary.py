@@ -62,12 +62,14 @@ def best_features(dictionary: Dictionary, hold: Hold) -> list[int]:
     """The SHOWN features most of whose activation lies at or before their names."""
     often = dictionary.fire_rate >= OFTEN
     score = np.where(often, np.maximum(hold.at, hold.before), -1.0)
-    return np.argsort(-score, kind="stable")[: min(SHOWN, int(often.sum()))].tolist()
+    best: list[int] = np.argsort(-score, kind="stable")[: min(SHOWN, int(often.sum()))].tolist()
+    return best
 
 
 def typical_features(dictionary: Dictionary) -> list[int]:
     """SHOWN features evenly spaced in the order of fire rate, of those that fire."""
-    return spread_features(dictionary.fire_rate, SHOWN).tolist()
+    features: list[int] = spread_features(dictionary.fire_rate, SHOWN).tolist()
+    return features
 
 
 def feature_table(run: Run, found: Firings, dictionary: Dictionary, features: list[int]) -> str:
