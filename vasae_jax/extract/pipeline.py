@@ -137,7 +137,8 @@ def start_rows(model: Any, tokens: np.ndarray, layers: tuple[int, ...], dtype: s
     Rows are cast to ``dtype`` before they leave the device: [len(layers), S, T, d_model].
     """
     if hasattr(model, "rows"):
-        return model.rows(tokens, layers, dtype)
+        fetch: Fetch = model.rows(tokens, layers, dtype)
+        return fetch
     rows = _cast(model.residuals(tokens, layers), dtype)
     rows.copy_to_host_async()
     return lambda: np.asarray(rows)
