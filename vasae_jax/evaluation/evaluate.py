@@ -17,7 +17,7 @@ from vasae_jax.evaluation.metrics import Alignment, Figures, Nearest, Sums, figu
 from vasae_jax.sae import decode, encode
 from vasae_jax.sae.params import Params
 
-Program = Callable[[Any, Any, Any], "Measured"]
+Program = Callable[[Params, np.ndarray, np.ndarray], "Measured"]
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 """Is told of each batch: its first row's place in the split, which rows count (bool [B]), and
@@ -138,9 +138,9 @@ def evaluate(
 
 
 def _measured(
-    program: Program, params: Any, batches: Iterable[Rows]
+    program: Program, params: Params, batches: Iterable[Rows]
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """Results on the host, with row masks bool [2, B]; one batch is read ahead of the device."""
+    """Each batch's Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
     waiting = None
     for batch in batches:
         real = batch.docs >= 0

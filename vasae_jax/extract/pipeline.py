@@ -22,6 +22,7 @@ from vasae_jax.cache import (
 )
 from vasae_jax.extract.layers import check_layers
 from vasae_jax.extract.windows import SPLITS, Batch, Windows, make_windows
+from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.progress import Progress
 from vasae_jax.system.signals import Stopped, StopRequest
@@ -40,14 +41,15 @@ class Model(Protocol):
     """
 
     spec: Any
-    tokenizer: Any
+    """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
+    tokenizer: Tokenizer
     id: str
     revision: str | None
     computed: str
 
     @property
     def source_digest(self) -> str: ...  # noqa: D102
-    def residuals(self, tokens: Any, layers: Sequence[int]) -> Any: ...  # noqa: D102
+    def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> Any: ...  # noqa: D102
     def embedding(self) -> np.ndarray: ...  # noqa: D102
     def unembedding(self) -> np.ndarray: ...  # noqa: D102
     def final_norm(self) -> dict[str, Any]: ...  # noqa: D102

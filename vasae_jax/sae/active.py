@@ -1,9 +1,10 @@
 """Which features fire: the encoder product and its exact top-k, whole or sharded."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vasae_jax.sae.topk import top_k
 
@@ -18,7 +19,7 @@ class Active(NamedTuple):
 
 
 def preactivations(
-    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: Any
+    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: np.dtype
 ) -> jax.Array:
     """relu((x - shift) W_enc^T + b_enc), [B, F] float32.
 

@@ -9,10 +9,11 @@ the activations before the selection, float32, and the gradient behind it.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax import optimization_barrier as barrier
 
 from vasae_jax.sae.execution import Pass
@@ -30,6 +31,10 @@ class Bar(NamedTuple):
     """float32, the smallest winner."""
     last: jax.Array
     """int32, the largest global id that wins with just that."""
+
+
+Saved = tuple[jax.Array, jax.Array, Bar, jax.Array, jax.Array]
+"""For the gradient: centred rows [B, d], activations [F, B], the bar, W_enc, W_dec [F, d]."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -59,7 +64,7 @@ def _fwd(
     W_dec: jax.Array,
     keep: jax.Array,
     how: Pass,
-) -> tuple[tuple[jax.Array, jax.Array], Any]:
+) -> tuple[tuple[jax.Array, jax.Array], Saved]:
     compute, axis = how.dtype, how.axis
     centred = (x - shift[None, :]).astype(compute)
     product = _product(W_enc.astype(compute), centred, over=(1, 1))
@@ -71,7 +76,7 @@ def _fwd(
     return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
-def _bwd(how: Pass, saved: Any, g: Any) -> tuple[Any, ...]:
+def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
     compute = how.dtype
     centred, pre, bar, W_enc, W_dec = saved
     out = g[0].astype(compute)
@@ -126,7 +131,7 @@ def _looked_through(pre: jax.Array, k: int, axis: str | None) -> Bar:
     return Bar(cut, last_of_ties(pre, cut, k, axis))
 
 
-def _active(values: jax.Array, fires: jax.Array, compute: Any) -> jax.Array:
+def _active(values: jax.Array, fires: jax.Array, compute: np.dtype) -> jax.Array:
     return jnp.where(fires, values, jnp.zeros_like(values)).astype(compute)
 
 

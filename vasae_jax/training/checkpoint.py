@@ -17,6 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import require_space, unwritable
+from vasae_jax.training.state import TrainState
 
 KEPT = 2
 """Checkpoints kept, so that one is whole whatever happens to the other."""
@@ -67,8 +68,8 @@ class Checkpoints:
         """All steps saved whole, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any) -> None:
-        """Save ``state`` (a NamedTuple with ``params``) as ``step``.
+    def save(self, step: int, state: TrainState) -> None:
+        """Save ``state`` as ``step``.
 
         On accelerators the write goes on in the background after the arrays have left the
         device.
@@ -93,7 +94,7 @@ class Checkpoints:
                 "expected a writable place with free space; the checkpoints before it are kept"
             ) from error
 
-    def restore(self, step: int, like: Any) -> Any:
+    def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved as ``step``, laid out and sharded as ``like``.
 
         Raises:

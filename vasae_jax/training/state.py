@@ -1,7 +1,7 @@
 """Everything a step changes, born sharded."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     """[] int32, steps taken."""
     params: Params
-    moments: Any
+    moments: optax.OptState
     """Adam's state."""
     anchor: AnchorState | None
     """Nearest-anchor state; None where the loss has no cached anchor."""
@@ -79,7 +79,7 @@ def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainSta
     return state
 
 
-def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> Any:
+def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> jax.stages.Wrapped:
     """:func:`make_state` as a jitted function; of ``start`` only the shapes count."""
     init = state_init(config, d_sae, spread_search(mesh, d_sae))
     out = shardings(mesh, Rules().state(jax.eval_shape(state_init(config, d_sae), start)))

@@ -6,10 +6,11 @@ happens: the offers of top-k and the sum of x_hat over ``model``, the gradients 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -105,7 +106,9 @@ def budget(config: Config, features: int) -> Budget:
     return Budget(search=limit, refresh=limit)
 
 
-def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> tuple[Params, Any]:
+def _adam(
+    state: TrainState, grads: Params, rate: jax.Array, config: Config
+) -> tuple[Params, optax.OptState]:
     """Adam on every parameter that learns; unit decoder rows where they are asked for."""
     old = state.params
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count

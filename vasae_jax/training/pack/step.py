@@ -59,7 +59,9 @@ def make_pack_step(
     return step
 
 
-def make_round(config: Config, mesh: Mesh, layout: Layout, execution: Execution) -> Any:
+def make_round(
+    config: Config, mesh: Mesh, layout: Layout, execution: Execution
+) -> jax.stages.Wrapped:
     """The jitted step of one round, a :data:`Round`; the state passed in is donated.
 
     Args:
