@@ -154,7 +154,10 @@ class Staleness(NamedTuple):
 
 
 def staleness(W_dec: jax.Array, anchors: jax.Array, state: AnchorState) -> Staleness:
-    """How far ``state`` is from the truth, found by searching every feature."""
+    """How far ``state`` is from the truth, found by searching every feature.
+
+    ``W_dec`` [F, d], ``anchors`` [V, d] unit rows.
+    """
     unit = unit_rows(W_dec)
     cosines, ids = cosine_topm(unit, anchors, m=1)
     short = jnp.maximum(cosines[:, 0] - row_dots(unit, state.anchor_rows), 0.0)

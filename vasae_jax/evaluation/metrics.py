@@ -185,7 +185,7 @@ def buckets(cosines: np.ndarray) -> dict[str, int]:
 
 
 def density(fired: np.ndarray, rows: int) -> dict[str, list[Any]]:
-    """Histogram of log10(fire rate) over the features that fire at all."""
+    """Histogram of log10(fire rate) over the features that fire at all; ``fired`` [F] times."""
     rates = np.log10(fired[fired > 0] / rows)
     counts, _ = np.histogram(np.clip(rates, DENSITY_EDGES[0], DENSITY_EDGES[-1]), DENSITY_EDGES)
     return {"log10_edges": list(DENSITY_EDGES), "features": counts.tolist()}

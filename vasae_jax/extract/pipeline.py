@@ -35,9 +35,10 @@ Fetch = Callable[[], np.ndarray]
 class Model(Protocol):
     """What extraction asks of a model; :class:`vasae_jax.lm.LM` is one.
 
-    ``residuals(tokens, layers)`` gives a jax.Array [len(layers), S, T, d_model]. A model
-    that is not run by JAX has ``rows(tokens, layers, dtype)`` as well, which returns a
-    function that waits for the same in NumPy.
+    ``residuals(tokens, layers)`` of tokens [S, T] gives a jax.Array [len(layers), S, T, d_model];
+    both embeddings are float32 [V, d_model]. A model that is not run by JAX has
+    ``rows(tokens, layers, dtype)`` as well, which returns a function that waits for the same in
+    NumPy.
     """
 
     spec: Any

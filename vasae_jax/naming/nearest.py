@@ -94,7 +94,7 @@ def nearest(
 def search_program(
     w_dec: jax.Array, anchors: jax.Array, m: int, block: int = ANCHOR_BLOCK
 ) -> jax.stages.Compiled:
-    """The compiled search of :func:`nearest_tokens` for inputs of these shapes (to time it)."""
+    """The compiled :func:`nearest_tokens` for inputs [F, d] and [V, d] (to time it)."""
     return _nearest.lower(w_dec, anchors, m=m, block=block).compile()
 
 

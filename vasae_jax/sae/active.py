@@ -39,9 +39,9 @@ def select(pre: jax.Array, k: int, axis: str | None) -> Active:
 def agree(values: jax.Array, ids: jax.Array, features: int, k: int, axis: str | None) -> Active:
     """The k winners of all devices on ``axis``, of which each has ``features`` features.
 
-    ``values`` and ``ids`` are the k largest of each row here, largest first. Each device offers
-    its own k; the winners are the k largest of all offers. Equal values go to the lowest global
-    id, as on one device: offers lie in order of device, and within a device in order of id.
+    ``values`` and ``ids`` [B, k] are the k largest of each row here, largest first. Each device
+    offers its own k; the winners are the k largest of all offers. Equal values go to the lowest
+    global id, as on one device: offers lie in order of device, and within a device in order of id.
     """
     if axis is None:
         return Active(values, ids)

@@ -16,7 +16,11 @@ Backend = Literal["auto", "flax", "torch"]
 
 
 class Model(Protocol):
-    """What patching asks of a model; both backends have it."""
+    """What patching asks of a model; both backends have it.
+
+    Tokens are int [S, T]. ``residuals`` gives float32 [len(layers), S, T, d_model], ``logits``
+    [S, T, V].
+    """
 
     spec: Any
     """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
