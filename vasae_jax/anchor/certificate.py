@@ -154,7 +154,10 @@ class Staleness(NamedTuple):
 
 
 def staleness(W_dec: jax.Array, anchors: jax.Array, state: AnchorState) -> Staleness:
-    """How far ``state`` is from the truth, found by searching every feature."""
+    """How far ``state`` is from the truth, found by searching every feature.
+
+    ``W_dec`` [F, d], ``anchors`` [V, d] unit rows.
+    """
     unit = unit_rows(W_dec)
     cosines, ids = cosine_topm(unit, anchors, m=1)
     short = jnp.maximum(cosines[:, 0] - row_dots(unit, state.anchor_rows), 0.0)
@@ -228,11 +231,13 @@ def _refresh(
 
 
 def _take(state: AnchorState, ids: jax.Array) -> AnchorState:
-    return jax.tree.map(lambda leaf: leaf[ids], state)
+    taken: AnchorState = jax.tree.map(lambda leaf: leaf[ids], state)
+    return taken
 
 
 def _put(state: AnchorState, ids: jax.Array, new: AnchorState) -> AnchorState:
-    return jax.tree.map(lambda leaf, rows: leaf.at[ids].set(rows), state, new)
+    put: AnchorState = jax.tree.map(lambda leaf, rows: leaf.at[ids].set(rows), state, new)
+    return put
 
 
 def _choose(needs: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:

@@ -10,6 +10,9 @@ ANCHOR_BLOCK = 4096
 _GROUP = 32
 _NO_ID = jnp.iinfo(jnp.int32).max
 
+Best = tuple[jax.Array, jax.Array]
+"""Of each row the largest so far, best first, and their ids: float32 and int32 [R, m]."""
+
 
 def cosine_topm(
     rows_unit: jax.Array, anchors_unit: jax.Array, m: int, block: int = ANCHOR_BLOCK
@@ -31,23 +34,25 @@ def cosine_topm(
     n_rows, n_anchors = rows_unit.shape[0], anchors_unit.shape[0]
     row_block, block = min(ROW_BLOCK, n_rows), min(block, n_anchors)
 
-    def rows_step(index: jax.Array, found: tuple[jax.Array, jax.Array]):
+    def rows_step(index: jax.Array, found: Best) -> Best:
         # The last block is moved back to end with the rows; rows done twice get equal results.
         start = jnp.minimum(index * row_block, n_rows - row_block)
         rows = jax.lax.dynamic_slice_in_dim(rows_unit, start, row_block)
         best = _best_of_rows(rows, anchors_unit, m, block)
-        return jax.tree.map(
-            lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, start, 0), found, best
+        return (
+            jax.lax.dynamic_update_slice_in_dim(found[0], best[0], start, 0),
+            jax.lax.dynamic_update_slice_in_dim(found[1], best[1], start, 0),
         )
 
     empty = (jnp.zeros((n_rows, m), jnp.float32), jnp.zeros((n_rows, m), jnp.int32))
-    return jax.lax.fori_loop(0, -(-n_rows // row_block), rows_step, empty)
+    best: Best = jax.lax.fori_loop(0, -(-n_rows // row_block), rows_step, empty)
+    return best
 
 
-def _best_of_rows(rows: jax.Array, anchors: jax.Array, m: int, block: int):
+def _best_of_rows(rows: jax.Array, anchors: jax.Array, m: int, block: int) -> Best:
     n_anchors = anchors.shape[0]
 
-    def step(index: jax.Array, best: tuple[jax.Array, jax.Array]):
+    def step(index: jax.Array, best: Best) -> Best:
         start = jnp.minimum(index * block, n_anchors - block)
         part = jax.lax.dynamic_slice_in_dim(anchors, start, block)
         product = jax.lax.dot_general(
@@ -65,10 +70,11 @@ def _best_of_rows(rows: jax.Array, anchors: jax.Array, m: int, block: int):
 
     shape = (rows.shape[0], m)
     none = (jnp.full(shape, -jnp.inf, jnp.float32), jnp.full(shape, _NO_ID, jnp.int32))
-    return jax.lax.fori_loop(0, -(-n_anchors // block), step, none)
+    best: Best = jax.lax.fori_loop(0, -(-n_anchors // block), step, none)
+    return best
 
 
-def _candidates(product: jax.Array, start: jax.Array, first: jax.Array, m: int):
+def _candidates(product: jax.Array, start: jax.Array, first: jax.Array, m: int) -> Best:
     """Values and ids of the m groups of neighbouring columns with the largest maxima.
 
     The m best columns are among them: a column outside has m columns, one in each of these
@@ -96,7 +102,7 @@ def _candidates(product: jax.Array, start: jax.Array, first: jax.Array, m: int):
     return values.reshape(rows, -1), ids.reshape(rows, -1)
 
 
-def _select(values: jax.Array, ids: jax.Array, m: int) -> tuple[jax.Array, jax.Array]:
+def _select(values: jax.Array, ids: jax.Array, m: int) -> Best:
     """The ``m`` largest of each row, best first, ties by lowest id; [r, n] -> [r, m] twice.
 
     m passes of plain reductions: XLA turns ``top_k`` inside a larger program into a full sort.

@@ -2,9 +2,10 @@
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
@@ -75,7 +76,7 @@ class Slice:
 
     name: str
     chip: Chip
-    devices: Any
+    devices: Sequence[jax.Device]
 
     def mesh(self, model: int) -> Mesh:
         """All its devices, ``model`` of them along the features; UserError if they do not fit."""

@@ -38,7 +38,7 @@ class SplitBuffer:
         return self.plan.shard_rows - self.held
 
     def add(self, columns: Mapping[str, np.ndarray], rows: Mapping[int, np.ndarray]) -> None:
-        """Copy in at most ``room`` rows.
+        """Copy in n rows, at most ``room``: ``columns`` [n], ``rows`` [n, d_model] by layer.
 
         Raises:
             UserError: a row has a value that is not finite as it would be stored.

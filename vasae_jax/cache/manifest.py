@@ -137,7 +137,8 @@ class CachePlan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return value
 
     def split_arrays(self, split: str) -> dict[str, tuple[str, int]]:
         """The arrays of one split: key -> (data type, width, where 0 means one number a row)."""

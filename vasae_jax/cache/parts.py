@@ -110,7 +110,7 @@ class PartWriter(CacheWriter):
         *,
         start: int | None = None,
     ) -> None:
-        """Add the rows that are this part's, of rows that begin at row ``start``."""
+        """Add the rows that are this part's, of n that begin at row ``start`` of the split."""
         if start is None:
             raise ValueError("rows of a part need the row of the split that they start at")
         low = self._buffers[split].position - start

@@ -37,7 +37,7 @@ class PendingRows:
         self._future = ts.array(out).write(array.tensorstore[start:stop])
 
     def result(self) -> np.ndarray:
-        """The rows, once they are there.
+        """The rows [n, d_model] or [n], once they are there.
 
         Raises:
             UserError: a chunk is missing or damaged.
@@ -72,11 +72,15 @@ class RowArray:
         return PendingRows(self, start, stop, out)
 
     def read_into(self, start: int, stop: int, out: np.ndarray) -> PendingRows:
-        """Like :meth:`read_async`, into memory of the right shape and type."""
+        """Like :meth:`read_async`, into ``out`` of the right type, [n, d_model] or [n]."""
         return PendingRows(self, start, stop, out)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop`` (exclusive); raises UserError if they are damaged."""
+        """Rows ``start`` to ``stop`` (exclusive), [n, d_model] or [n].
+
+        Raises:
+            UserError: a chunk is missing or damaged.
+        """
         return self.read_async(start, stop).result()
 
 

@@ -20,8 +20,9 @@ def on_all(mesh: Mesh, tree: Any) -> Any:
 
 def seed_key(seed: int, mesh: Mesh) -> jax.Array:
     """``jax.random.key(seed)`` on every device."""
-    made = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(mesh, P()))
-    return made()
+    make = jax.jit(lambda: jax.random.key(seed), out_shardings=NamedSharding(mesh, P()))
+    key: jax.Array = make()
+    return key
 
 
 def check_rows(batch: int, mesh: Mesh) -> None:
@@ -57,7 +58,8 @@ def _gather(mesh: Mesh) -> Any:
 
 
 def _place(layout: NamedSharding, array: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
-    return jax.make_array_from_process_local_data(layout, array, shape)
+    placed: jax.Array = jax.make_array_from_process_local_data(layout, array, shape)
+    return placed
 
 
 def _share_rows(mesh: Mesh) -> bool:

@@ -68,12 +68,14 @@ class Dictionary:
     @property
     def d_in(self) -> int:
         """Width of a row."""
-        return self.W_dec.shape[1]
+        width: int = self.W_dec.shape[1]
+        return width
 
     @property
     def d_sae(self) -> int:
         """Number of features."""
-        return self.W_dec.shape[0]
+        features: int = self.W_dec.shape[0]
+        return features
 
 
 ARRAYS: dict[str, tuple[str, str]] = {

@@ -170,7 +170,7 @@ def shuffled_hold(found: Firings, names: np.ndarray) -> Hold:
 
 
 def largest(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
-    """The ``count`` tokens with the largest shares of one feature, those above 0 only."""
+    """The ``count`` tokens with the largest ``shares`` [V] of one feature, those above 0 only."""
     order = np.argsort(-shares, kind="stable")[:count]
     return [(int(token), float(shares[token])) for token in order if shares[token] > 0]
 

@@ -17,7 +17,7 @@ from vasae_jax.evaluation.metrics import Alignment, Figures, Nearest, Sums, figu
 from vasae_jax.sae import decode, encode
 from vasae_jax.sae.params import Params
 
-Program = Callable[[Any, Any, Any], "Measured"]
+Program = Callable[[Params, np.ndarray, np.ndarray], "Measured"]
 
 Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 """Is told of each batch: its first row's place in the split, which rows count (bool [B]), and
@@ -138,9 +138,9 @@ def evaluate(
 
 
 def _measured(
-    program: Program, params: Any, batches: Iterable[Rows]
+    program: Program, params: Params, batches: Iterable[Rows]
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """Results on the host, with row masks bool [2, B]; one batch is read ahead of the device."""
+    """Each batch's Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
     waiting = None
     for batch in batches:
         real = batch.docs >= 0
@@ -177,7 +177,7 @@ _PARAMS = {
 }
 
 
-def _measure(params: Any, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
+def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
     x = x.astype(jnp.float32)
     values, ids = _winners(params, x, k, pre_bias)
     distance = jnp.sum(jnp.square(x - _decode(params, values, ids)), axis=1)
@@ -191,7 +191,7 @@ def _measure(params: Any, x: jax.Array, weights: jax.Array, k: int, pre_bias: fl
     return Measured(mean, spread_sum, error, values, ids)
 
 
-def _winners(params: Any, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
+def _winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
     """Values and global ids [B, k] of the features that fire, from every device's own k best.
 
     Offers lie in order of device and within one in order of value, then id, so that equal
@@ -206,26 +206,27 @@ def _winners(params: Any, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Ar
     return best, jnp.take_along_axis(offer_ids, at, axis=1)
 
 
-def _decode(params: Any, values: jax.Array, ids: jax.Array) -> jax.Array:
+def _decode(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
     """x_hat [B, d_in]: each device decodes the winners that are its own."""
     own = params["W_dec"].shape[0]
     first = jax.lax.axis_index(MODEL) * own
     mine = (ids >= first) & (ids < first + own)
-    unbiased: Any = {**params, "b_dec": jnp.zeros_like(params["b_dec"])}
+    unbiased: Params = {**params, "b_dec": jnp.zeros_like(params["b_dec"])}
     part = decode(
         unbiased,
         jnp.where(mine, values, jnp.zeros_like(values)),
         jnp.clip(ids - first, 0, own - 1),
     )
-    return jax.lax.psum(part, MODEL) + params["b_dec"][None, :]
+    whole: jax.Array = jax.lax.psum(part, MODEL)
+    return whole + params["b_dec"][None, :]
 
 
 def _mean(x: jax.Array, weight: jax.Array) -> jax.Array:
     """Mean of all devices' rows ``x`` [B, d] where ``weight`` is True; 0 if there is none."""
     count = jnp.sum(weight.astype(jnp.float32))
     total = jnp.sum(jnp.where(weight[:, None], x, 0), axis=0)
-    total, count = jax.lax.psum((total, count), DATA)
-    return total / jnp.maximum(count, 1)
+    sums: tuple[jax.Array, jax.Array] = jax.lax.psum((total, count), DATA)
+    return sums[0] / jnp.maximum(sums[1], 1)
 
 
 def _lines(left: Figures, right: Figures) -> Iterator[tuple[str, ...]]:

@@ -114,7 +114,7 @@ class Figures:
     """Features that fired on none of the rows."""
     dead_share: float
     """dead over the number of features."""
-    density: dict[str, list]
+    density: dict[str, list[Any]]
     """Histogram of log10(fire rate) of the features that fire: "log10_edges" and "features"."""
     alignment: tuple[Alignment, ...]
     """One for each kind of anchor; the first is the one that the names refer to."""
@@ -184,8 +184,8 @@ def buckets(cosines: np.ndarray) -> dict[str, int]:
     return dict(zip(bucket_names(), counts.tolist(), strict=True))
 
 
-def density(fired: np.ndarray, rows: int) -> dict[str, list]:
-    """Histogram of log10(fire rate) over the features that fire at all."""
+def density(fired: np.ndarray, rows: int) -> dict[str, list[Any]]:
+    """Histogram of log10(fire rate) over the features that fire at all; ``fired`` [F] times."""
     rates = np.log10(fired[fired > 0] / rows)
     counts, _ = np.histogram(np.clip(rates, DENSITY_EDGES[0], DENSITY_EDGES[-1]), DENSITY_EDGES)
     return {"log10_edges": list(DENSITY_EDGES), "features": counts.tolist()}

@@ -90,7 +90,8 @@ class HfFlaxLM:
                 f"{self.id} cannot be loaded by {self._names.model}: {reason}"
             ) from error
         # A tied head is never read from here: FlaxLlama leaves it newly initialised.
-        return model.params
+        params: dict[str, Any] = model.params
+        return params
 
     def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> jax.Array:
         """Residual stream after each of ``layers`` (ascending): [len(layers), S, T, d_model]."""
@@ -99,7 +100,8 @@ class HfFlaxLM:
             self._forwards[wanted] = _forward(self._names, self._config, wanted, self._dtype)
         params = self.params[self._names.base]
         with _lenient():
-            return self._forwards[wanted](params, jnp.asarray(tokens, jnp.int32))
+            rows: jax.Array = self._forwards[wanted](params, jnp.asarray(tokens, jnp.int32))
+            return rows
 
     def embedding(self) -> np.ndarray:
         """Input embeddings, float32 [V, d_model]."""

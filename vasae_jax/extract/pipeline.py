@@ -22,6 +22,7 @@ from vasae_jax.cache import (
 )
 from vasae_jax.extract.layers import check_layers
 from vasae_jax.extract.windows import SPLITS, Batch, Windows, make_windows
+from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.progress import Progress
 from vasae_jax.system.signals import Stopped, StopRequest
@@ -34,20 +35,22 @@ Fetch = Callable[[], np.ndarray]
 class Model(Protocol):
     """What extraction asks of a model; :class:`vasae_jax.lm.LM` is one.
 
-    ``residuals(tokens, layers)`` gives a jax.Array [len(layers), S, T, d_model]. A model
-    that is not run by JAX has ``rows(tokens, layers, dtype)`` as well, which returns a
-    function that waits for the same in NumPy.
+    ``residuals(tokens, layers)`` of tokens [S, T] gives a jax.Array [len(layers), S, T, d_model];
+    both embeddings are float32 [V, d_model]. A model that is not run by JAX has
+    ``rows(tokens, layers, dtype)`` as well, which returns a function that waits for the same in
+    NumPy.
     """
 
     spec: Any
-    tokenizer: Any
+    """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
+    tokenizer: Tokenizer
     id: str
     revision: str | None
     computed: str
 
     @property
     def source_digest(self) -> str: ...  # noqa: D102
-    def residuals(self, tokens: Any, layers: Sequence[int]) -> Any: ...  # noqa: D102
+    def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> Any: ...  # noqa: D102
     def embedding(self) -> np.ndarray: ...  # noqa: D102
     def unembedding(self) -> np.ndarray: ...  # noqa: D102
     def final_norm(self) -> dict[str, Any]: ...  # noqa: D102
@@ -137,7 +140,8 @@ def start_rows(model: Any, tokens: np.ndarray, layers: tuple[int, ...], dtype: s
     Rows are cast to ``dtype`` before they leave the device: [len(layers), S, T, d_model].
     """
     if hasattr(model, "rows"):
-        return model.rows(tokens, layers, dtype)
+        fetch: Fetch = model.rows(tokens, layers, dtype)
+        return fetch
     rows = _cast(model.residuals(tokens, layers), dtype)
     rows.copy_to_host_async()
     return lambda: np.asarray(rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vasae_jax.lm.rope import rotate, rotations
@@ -32,7 +33,7 @@ Arrays = Mapping[str, Any]
 """Parameters by the names of :mod:`vasae_jax.lm.spec`: arrays, or their shapes and dtypes."""
 
 
-def product(equation: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+def product(equation: str, x: jax.Array, y: jax.Array, dtype: np.dtype) -> jax.Array:
     """``jnp.einsum`` of two operands taken as ``dtype``, accumulated and returned in float32."""
     return jnp.einsum(
         equation,
@@ -128,7 +129,9 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, dtype: Any) -> jax.Array:
+def causal_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, dtype: np.dtype
+) -> jax.Array:
     """softmax(q k^T / sqrt(head_dim)) v over positions up to the query's own.
 
     Args:
@@ -158,7 +161,7 @@ def causal_attention(query: jax.Array, key: jax.Array, value: jax.Array, dtype: 
 
 
 def _attend(
-    query: jax.Array, places: jax.Array, key: jax.Array, value: jax.Array, dtype: Any
+    query: jax.Array, places: jax.Array, key: jax.Array, value: jax.Array, dtype: np.dtype
 ) -> jax.Array:
     """Queries [S, t, kv_heads, group, head_dim] at positions ``places`` [t] read all keys."""
     scores = product("stkgd,sukd->skgtu", query, key, dtype) * query.shape[-1] ** -0.5

@@ -64,7 +64,7 @@ class LM:
         wanted = tuple(int(layer) for layer in layers)
         self._check_layers(wanted)
         distinct = sorted(set(wanted))
-        kept = model.residuals(
+        kept: jax.Array = model.residuals(
             self._graph, self._weights, self._tokens(tokens), np.asarray(distinct, np.int32)
         )
         if wanted == tuple(distinct):
@@ -73,7 +73,8 @@ class LM:
 
     def logits(self, tokens: Any) -> jax.Array:
         """Next-token logits: integers [S, T] to float32 [S, T, V]; errors as residuals."""
-        return model.logits(self._graph, self._weights, self._tokens(tokens))
+        logits: jax.Array = model.logits(self._graph, self._weights, self._tokens(tokens))
+        return logits
 
     def continue_from(self, resid: Any, layer: int) -> jax.Array:
         """Logits [S, T, V] if the residual stream after block ``layer`` were ``resid``.
@@ -93,7 +94,9 @@ class LM:
                 f"{self.spec.d_model}]"
             )
         self._check_length(shape[1])
-        return model.continue_from(self._graph, self._weights, jnp.asarray(resid), np.int32(layer))
+        rows, after = jnp.asarray(resid), np.int32(layer)
+        logits: jax.Array = model.continue_from(self._graph, self._weights, rows, after)
+        return logits
 
     def embedding(self) -> np.ndarray:
         """Input embeddings as the files hold them, float32 [V, d_model]."""

@@ -19,6 +19,8 @@ from vasae_jax.lm.spec import Spec
 
 STREAM = ("batch", "position", "embed")
 """Logical axes of the residual stream."""
+Carry = tuple[jax.Array, jax.Array]
+"""The stream [S, T, d], and what is kept of it [n, S, T, d]."""
 
 
 class Decoder(nnx.Module):
@@ -68,7 +70,7 @@ class Decoder(nnx.Module):
         """
         graph, weights = nnx.split(self.blocks)
 
-        def body(layer: jax.Array, carry: tuple[jax.Array, jax.Array]) -> Any:
+        def body(layer: jax.Array, carry: Carry) -> Carry:
             x, kept = carry
             one = jax.tree.map(lambda stack: _layer_of(stack, layer), weights)
             x = self.placement.constrain(nnx.merge(graph, one)(x), STREAM)
@@ -78,7 +80,8 @@ class Decoder(nnx.Module):
 
         kept = jnp.zeros((layers.shape[0], *x.shape), x.dtype)
         kept = self.placement.constrain(kept, ("layers", *STREAM))
-        return jax.lax.fori_loop(start, layers[-1] + 1, body, (x, kept))
+        found: Carry = jax.lax.fori_loop(start, layers[-1] + 1, body, (x, kept))
+        return found
 
     def unembedded(self, x: jax.Array) -> jax.Array:
         """Final norm and head: the last residual stream [S, T, d] to logits [S, T, V]."""
@@ -89,7 +92,7 @@ class Decoder(nnx.Module):
 @partial(jax.jit, static_argnums=0)
 def residuals(graph: Any, weights: Any, tokens: jax.Array, layers: jax.Array) -> jax.Array:
     """Post-block residual streams, float32 [len(layers), S, T, d]; ``layers`` increase."""
-    decoder = nnx.merge(graph, weights)
+    decoder: Decoder = nnx.merge(graph, weights)
     return decoder.run_blocks(decoder.embedded(tokens), jnp.int32(0), layers)[1]
 
 
@@ -113,7 +116,8 @@ def _layer_of(stack: jax.Array, layer: jax.Array) -> jax.Array:
     where it touches one layer; hoisted out it would hold a float32 copy of all of them.
     """
     stack, layer = jax.lax.optimization_barrier((stack, layer))
-    return jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
+    one: jax.Array = jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
+    return one
 
 
 def _finish(decoder: Decoder, x: jax.Array, start: jax.Array) -> jax.Array:

@@ -36,7 +36,8 @@ class Placement:
     def put(self, host: np.ndarray, axes: tuple[str, ...]) -> jax.Array:
         """Place ``host`` [*axes], the same on every process, on the devices."""
         if self.mesh is None:
-            return jax.device_put(host)
+            placed: jax.Array = jax.device_put(host)
+            return placed
         sharding = NamedSharding(self.mesh, self.spec(axes, host.shape))
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
@@ -45,7 +46,8 @@ class Placement:
         if self.mesh is None:
             return x
         sharding = NamedSharding(self.mesh, self.spec(axes, x.shape))
-        return jax.lax.with_sharding_constraint(x, sharding)
+        constrained: jax.Array = jax.lax.with_sharding_constraint(x, sharding)
+        return constrained
 
     def _mesh_axis(self, axis: str, size: int) -> str | None:
         name = getattr(self.rules, axis, None)

@@ -54,7 +54,8 @@ class SafetensorsFiles:
         if kind not in _FLOATS:
             expected = ", ".join(_FLOATS)
             raise UserError(f"{path} holds tensor {full} of type {kind}; expected {expected}")
-        return self._handles[path].get_tensor(full)
+        tensor: np.ndarray = self._handles[path].get_tensor(full)
+        return tensor
 
     def _full_name(self, name: str) -> str | None:
         return next((p + name for p in _PREFIXES if p + name in self._places), None)

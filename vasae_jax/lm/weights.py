@@ -95,4 +95,5 @@ def load_blocks(checkpoint: Checkpoint, dtype: str, placement: Placement) -> dic
 
 def _dtype(slot: Slot, dtype: str) -> np.dtype:
     """Vectors (norms, biases) are few and stay float32."""
-    return DTYPES[dtype if slot.inputs else "float32"]
+    found: np.dtype = DTYPES[dtype if slot.inputs else "float32"]
+    return found

@@ -24,7 +24,8 @@ BUCKETS = (("strong", 0.8), ("medium", 0.5), ("weak", 0.3))
 def bucket_of(cosines: np.ndarray) -> np.ndarray:
     """The bucket of each cosine as its index in BUCKETS; ``len(BUCKETS)`` is none. int [F]."""
     borders = np.array([least for _, least in BUCKETS])
-    return np.sum(np.asarray(cosines)[:, None] < borders[None, :], axis=1)
+    index: np.ndarray = np.sum(np.asarray(cosines)[:, None] < borders[None, :], axis=1)
+    return index
 
 
 def bucket_names() -> tuple[str, ...]:

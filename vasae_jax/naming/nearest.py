@@ -94,12 +94,14 @@ def nearest(
 def search_program(
     w_dec: jax.Array, anchors: jax.Array, m: int, block: int = ANCHOR_BLOCK
 ) -> jax.stages.Compiled:
-    """The compiled search of :func:`nearest_tokens` for inputs of these shapes (to time it)."""
+    """The compiled :func:`nearest_tokens` for inputs [F, d] and [V, d] (to time it)."""
     return _nearest.lower(w_dec, anchors, m=m, block=block).compile()
 
 
 @partial(jax.jit, static_argnames=("m", "block"))
-def _nearest(w_dec, anchors, m: int, block: int):
+def _nearest(
+    w_dec: jax.Array, anchors: jax.Array, m: int, block: int
+) -> tuple[jax.Array, jax.Array]:
     return cosine_topm(_directions(w_dec), _directions(anchors), m, block)
 
 
@@ -110,7 +112,7 @@ def _directions(x: jax.Array) -> jax.Array:
     return unit_rows(rows / jnp.where(largest > 0, largest, jnp.ones_like(largest)))
 
 
-def _check(w_dec, anchors, m: int) -> None:
+def _check(w_dec: np.ndarray | jax.Array, anchors: np.ndarray | jax.Array, m: int) -> None:
     if w_dec.ndim != 2 or anchors.ndim != 2 or w_dec.shape[1] != anchors.shape[1]:
         raise UserError(
             f"decoder rows have shape {tuple(w_dec.shape)} and anchors {tuple(anchors.shape)}; "

@@ -1,9 +1,10 @@
 """Which features fire: the encoder product and its exact top-k, whole or sharded."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vasae_jax.sae.topk import top_k
 
@@ -18,7 +19,7 @@ class Active(NamedTuple):
 
 
 def preactivations(
-    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: Any
+    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: np.dtype
 ) -> jax.Array:
     """relu((x - shift) W_enc^T + b_enc), [B, F] float32.
 
@@ -38,9 +39,9 @@ def select(pre: jax.Array, k: int, axis: str | None) -> Active:
 def agree(values: jax.Array, ids: jax.Array, features: int, k: int, axis: str | None) -> Active:
     """The k winners of all devices on ``axis``, of which each has ``features`` features.
 
-    ``values`` and ``ids`` are the k largest of each row here, largest first. Each device offers
-    its own k; the winners are the k largest of all offers. Equal values go to the lowest global
-    id, as on one device: offers lie in order of device, and within a device in order of id.
+    ``values`` and ``ids`` [B, k] are the k largest of each row here, largest first. Each device
+    offers its own k; the winners are the k largest of all offers. Equal values go to the lowest
+    global id, as on one device: offers lie in order of device, and within a device in order of id.
     """
     if axis is None:
         return Active(values, ids)

@@ -8,9 +8,9 @@ theirs: the conjugate pair below.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
+import numpy as np
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -40,16 +40,17 @@ share.defvjp(lambda x, axis: (x, None), _share_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def sum_parts_of_own_rows(x: jax.Array, axis: str, compute: Any) -> jax.Array:
+def sum_parts_of_own_rows(x: jax.Array, axis: str, compute: np.dtype) -> jax.Array:
     """Sum of every device's ``x`` [B, d] on this device's n-th of the rows, [B / n, d].
 
     The gradient of all rows, gathered as ``compute``, reaches each part. Against
     :func:`sum_parts` half or less is sent, and what is done with the sum is done once.
     """
-    return jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True)
+    own: jax.Array = jax.lax.psum_scatter(x, axis, scatter_dimension=0, tiled=True)
+    return own
 
 
-def _own_rows_bwd(axis: str, compute: Any, _: None, g: jax.Array) -> tuple[jax.Array]:
+def _own_rows_bwd(axis: str, compute: np.dtype, _: None, g: jax.Array) -> tuple[jax.Array]:
     return (jax.lax.all_gather(g.astype(compute), axis, tiled=True).astype(g.dtype),)
 
 

@@ -9,16 +9,16 @@ the activations before the selection, float32, and the gradient behind it.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.lax import optimization_barrier as barrier
 
 from vasae_jax.sae.execution import Pass
 from vasae_jax.sae.params import row_dots
 from vasae_jax.sae.threshold import candidates, kth_largest, last_of_ties
-
-barrier = jax.lax.optimization_barrier
 
 LANES = 128
 """Columns of the narrowest product that a matrix unit takes."""
@@ -31,6 +31,10 @@ class Bar(NamedTuple):
     """float32, the smallest winner."""
     last: jax.Array
     """int32, the largest global id that wins with just that."""
+
+
+Saved = tuple[jax.Array, jax.Array, Bar, jax.Array, jax.Array]
+"""For the gradient: centred rows [B, d], activations [F, B], the bar, W_enc, W_dec [F, d]."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -48,7 +52,8 @@ def reconstruct(
     z keeps the k winners of each row of relu((x - shift) W_enc^T + b_enc), ties to the lowest
     id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F].
     """
-    return _fwd(x, shift, W_enc, b_enc, W_dec, keep, how)[0]
+    found, _ = _fwd(x, shift, W_enc, b_enc, W_dec, keep, how)
+    return found
 
 
 def _fwd(
@@ -59,7 +64,7 @@ def _fwd(
     W_dec: jax.Array,
     keep: jax.Array,
     how: Pass,
-) -> tuple[Any, Any]:
+) -> tuple[tuple[jax.Array, jax.Array], Saved]:
     compute, axis = how.dtype, how.axis
     centred = (x - shift[None, :]).astype(compute)
     product = _product(W_enc.astype(compute), centred, over=(1, 1))
@@ -71,7 +76,7 @@ def _fwd(
     return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
-def _bwd(how: Pass, saved: Any, g: Any) -> tuple[Any, ...]:
+def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
     compute = how.dtype
     centred, pre, bar, W_enc, W_dec = saved
     out = g[0].astype(compute)
@@ -107,7 +112,10 @@ def find_bar(pre: jax.Array, k: int, axis: str | None, rows_axis: str | None) ->
     for name in (axis, rows_axis):
         again = again if name is None else jax.lax.pmax(again.astype(jnp.int32), name) > 0
     all_ties = jnp.full(cut.shape, jnp.iinfo(jnp.int32).max)
-    return jax.lax.cond(again, lambda: _looked_through(pre, k, axis), lambda: Bar(cut, all_ties))
+    bar: Bar = jax.lax.cond(
+        again, lambda: _looked_through(pre, k, axis), lambda: Bar(cut, all_ties)
+    )
+    return bar
 
 
 def fired(pre: jax.Array, bar: Bar, axis: str | None) -> jax.Array:
@@ -123,7 +131,7 @@ def _looked_through(pre: jax.Array, k: int, axis: str | None) -> Bar:
     return Bar(cut, last_of_ties(pre, cut, k, axis))
 
 
-def _active(values: jax.Array, fires: jax.Array, compute: Any) -> jax.Array:
+def _active(values: jax.Array, fires: jax.Array, compute: np.dtype) -> jax.Array:
     return jnp.where(fires, values, jnp.zeros_like(values)).astype(compute)
 
 

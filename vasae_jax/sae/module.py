@@ -12,7 +12,7 @@ from vasae_jax.sae.forward import decode, encode, forward
 from vasae_jax.sae.params import Params, init_params
 
 
-class Fixed(nnx.Variable):
+class Fixed(nnx.Variable[jax.Array]):
     """A weight that is not trained: the decoder of method ``tied``."""
 
 

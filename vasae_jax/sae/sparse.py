@@ -6,7 +6,6 @@ run over the k active slots, so no [B, k, d] array is ever held.
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,11 @@ import jax.numpy as jnp
 from vasae_jax.sae import screen
 from vasae_jax.sae.active import Active, agree, preactivations, select
 from vasae_jax.sae.execution import Pass
+
+EncodeSaved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+"""For the gradient: x [B, d], shift [d], W_enc [F, d], values and ids [B, k]."""
+DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
+"""For the gradient: values and ids [B, k], W_dec [F, d]."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -30,12 +34,12 @@ def encode(x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, h
 
 def _encode_fwd(
     x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass
-) -> tuple[Active, Any]:
+) -> tuple[Active, EncodeSaved]:
     active = encode(x, shift, W_enc, b_enc, how)
     return active, (x, shift, W_enc, active.values, active.ids)
 
 
-def _encode_bwd(how: Pass, saved: Any, g: Active) -> tuple[Any, ...]:
+def _encode_bwd(how: Pass, saved: EncodeSaved, g: Active) -> tuple[jax.Array, ...]:
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
@@ -60,11 +64,11 @@ def decode(values: jax.Array, ids: jax.Array, W_dec: jax.Array, unit: bool = Fal
 
 def _decode_fwd(
     values: jax.Array, ids: jax.Array, W_dec: jax.Array, unit: bool
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, DecodeSaved]:
     return decode(values, ids, W_dec), (values, ids, W_dec)
 
 
-def _decode_bwd(unit: bool, saved: Any, g: jax.Array) -> tuple[Any, ...]:
+def _decode_bwd(unit: bool, saved: DecodeSaved, g: jax.Array) -> tuple[jax.Array | None, ...]:
     values, ids, W_dec = saved
     d_values = row_products(g, ids, W_dec)
     d_W = scatter_rows(values, ids, g, W_dec.shape[0], zero=0.0)
@@ -90,7 +94,8 @@ def weighted_rows(values: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
 
 def row_products(g: jax.Array, ids: jax.Array, W: jax.Array) -> jax.Array:
     """<g[b], W[ids[b, j]]>: [B, k] from g [B, d], ids [B, k] and W [F, d]."""
-    return jax.lax.map(lambda row: jnp.sum(g * W[row], axis=1), ids.T).T
+    products: jax.Array = jax.lax.map(lambda row: jnp.sum(g * W[row], axis=1), ids.T)
+    return products.T
 
 
 def scatter_rows(

@@ -96,7 +96,8 @@ def last_of_ties(pre: jax.Array, cut: jax.Array, k: int, axis: str | None) -> ja
         inside = _sum(_count(tied & (ids < tried[None, :])), axis)
         return jnp.where(inside < places, tried, below)
 
-    return jax.lax.fori_loop(0, bits, settle, jnp.zeros(cut.shape, jnp.int32))
+    last: jax.Array = jax.lax.fori_loop(0, bits, settle, jnp.zeros(cut.shape, jnp.int32))
+    return last
 
 
 def _count(mask: jax.Array) -> jax.Array:

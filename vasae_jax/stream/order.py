@@ -90,12 +90,12 @@ class Order:
         return -(-len(range(lane, self.chunks, self.lanes)) // self.window)
 
     def window_chunks(self, lane: int, epoch: int, window: int) -> np.ndarray:
-        """The chunks of a window, in the order in which they are laid side by side."""
+        """The chunks of a window [n], in the order in which they are laid side by side."""
         permuted, _ = _epoch(self, lane, epoch)
         return permuted[window * self.window : (window + 1) * self.window]
 
     def shuffle(self, lane: int, epoch: int, window: int) -> np.ndarray:
-        """Where each row of the shuffled window lies among its chunks laid side by side."""
+        """Where each row of the shuffled window lies among its chunks laid side by side; [rows]."""
         _, bounds = _epoch(self, lane, epoch)
         rows = int(np.diff(bounds)[window])
         return permutation(self.seed, lane, epoch, part=window + 1, count=rows)
@@ -115,7 +115,7 @@ class Order:
 
 
 def permutation(seed: int, lane: int, epoch: int, *, part: int, count: int) -> np.ndarray:
-    """The permutation of ``range(count)`` that belongs to these four numbers.
+    """The permutation [count] of ``range(count)`` that belongs to the other four numbers.
 
     Part 0 of an epoch orders its chunks, part w + 1 the rows of its window w.
     """

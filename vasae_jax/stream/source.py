@@ -71,7 +71,7 @@ class Source:
         return found
 
     def batch(self, columns: dict[str, np.ndarray]) -> Batch:
-        """The batch that these columns make."""
+        """The batch of these columns: acts [n, d_model], the others [n]."""
         return Batch(columns["acts"], self._kept(columns), columns["docs"])
 
     def keep(self) -> np.ndarray:

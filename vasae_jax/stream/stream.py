@@ -139,6 +139,6 @@ class Stream:
 
 
 def entropy_bits(docs: np.ndarray) -> float:
-    """Entropy in bits of the share of rows that each document has: sum of -p log2 p."""
+    """Entropy in bits of the share of rows ``docs`` [n] of each document: sum of -p log2 p."""
     shares = np.unique(docs, return_counts=True)[1] / len(docs)
     return float(-(shares * np.log2(shares)).sum())

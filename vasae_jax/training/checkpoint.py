@@ -17,6 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import require_space, unwritable
+from vasae_jax.training.state import TrainState
 
 KEPT = 2
 """Checkpoints kept, so that one is whole whatever happens to the other."""
@@ -60,14 +61,15 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The last step saved whole, or None."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def steps(self) -> list[int]:
         """All steps saved whole, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any) -> None:
-        """Save ``state`` (a NamedTuple with ``params``) as ``step``.
+    def save(self, step: int, state: TrainState) -> None:
+        """Save ``state`` as ``step``.
 
         On accelerators the write goes on in the background after the arrays have left the
         device.
@@ -92,7 +94,7 @@ class Checkpoints:
                 "expected a writable place with free space; the checkpoints before it are kept"
             ) from error
 
-    def restore(self, step: int, like: Any) -> Any:
+    def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved as ``step``, laid out and sharded as ``like``.
 
         Raises:
@@ -111,9 +113,9 @@ class Checkpoints:
 
     def raw(self, step: int) -> dict[str, Any]:
         """Everything but the parameters that was saved as ``step``, laid out as it was."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(rest=ocp.args.StandardRestore())
-        )["rest"]
+        items = ocp.args.Composite(rest=ocp.args.StandardRestore())
+        rest: dict[str, Any] = self._manager.restore(step, args=items)["rest"]
+        return rest
 
 
 def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:

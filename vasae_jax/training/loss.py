@@ -149,4 +149,5 @@ def _how(config: Config, execution: Execution, *, split_rows: bool) -> Pass:
 def _share(rate: jax.Array, config: Config) -> jax.Array:
     """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
     weight = jnp.sqrt(rate) if config.anchor.per_feature == "root_rate" else jnp.ones_like(rate)
-    return weight / jax.lax.psum(weight.sum(), MODEL)
+    total: jax.Array = jax.lax.psum(weight.sum(), MODEL)
+    return weight / total

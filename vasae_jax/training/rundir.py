@@ -122,6 +122,7 @@ def _check_deletable(path: Path) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        step: float = json.loads(line)["step"]
+        return step
     except (ValueError, KeyError, TypeError):
         return float("inf")

@@ -1,7 +1,7 @@
 """Everything a step changes, born sharded."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
     step: jax.Array
     """[] int32, steps taken."""
     params: Params
-    moments: Any
+    moments: optax.OptState
     """Adam's state."""
     anchor: AnchorState | None
     """Nearest-anchor state; None where the loss has no cached anchor."""
@@ -77,10 +77,11 @@ def state_init(
 
 def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainState:
     """State at step 0, sharded by the mesh's rules; each device makes its part."""
-    return state_maker(config, d_sae, mesh, start)(start)
+    state: TrainState = state_maker(config, d_sae, mesh, start)(start)
+    return state
 
 
-def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> Any:
+def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> jax.stages.Wrapped:
     """:func:`make_state` as a jitted function; of ``start`` only the shapes count."""
     init = state_init(config, d_sae, spread_search(mesh, d_sae))
     out = shardings(mesh, Rules().state(jax.eval_shape(state_init(config, d_sae), start)))

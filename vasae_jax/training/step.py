@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -74,7 +75,9 @@ def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
     at = step.astype(jnp.float32)
     rise = (at + 1.0) / max(1.0, optim.warmup * steps)
     fall = (steps - at) / max(1.0, optim.decay * steps) if optim.decay else jnp.float32(1.0)
-    return jnp.float32(optim.lr) * jnp.minimum(1.0, jnp.minimum(rise, fall))
+    share = jnp.minimum(1.0, jnp.minimum(rise, fall))
+    rate: jax.Array = jnp.float32(optim.lr) * share
+    return rate
 
 
 def at_step(config: Config, step: jax.Array) -> Config:
@@ -125,7 +128,9 @@ def budget(config: Config, features: int) -> Budget:
     return Budget(search=limit, refresh=limit)
 
 
-def _adam(state: TrainState, grads: Params, rate: jax.Array, config: Config) -> tuple[Params, Any]:
+def _adam(
+    state: TrainState, grads: Params, rate: jax.Array, config: Config
+) -> tuple[Params, optax.OptState]:
     """Adam on every parameter that learns; unit decoder rows where they are asked for."""
     old = state.params
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count

@@ -175,4 +175,5 @@ def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.A
 def _sums(own: jax.Array, other: jax.Array, windows: Windows) -> np.ndarray:
     """What :func:`compare` gives, summed over the scored positions; float64 [2]."""
     both = np.asarray(compare(own, other, windows.targets), np.float64)
-    return both[:, windows.scored].sum(axis=1)
+    sums: np.ndarray = both[:, windows.scored].sum(axis=1)
+    return sums

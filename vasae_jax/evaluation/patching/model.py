@@ -4,6 +4,9 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+import jax
+import numpy as np
+
 from vasae_jax.cache import Cache
 from vasae_jax.lm import load_lm
 from vasae_jax.lm.architectures import UnknownArchitecture
@@ -13,16 +16,23 @@ Backend = Literal["auto", "flax", "torch"]
 
 
 class Model(Protocol):
-    """What patching asks of a model; both backends have it."""
+    """What patching asks of a model; both backends have it.
+
+    Tokens are int [S, T]. ``residuals`` gives float32 [len(layers), S, T, d_model], ``logits``
+    [S, T, V].
+    """
 
     spec: Any
+    """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
     id: str
     computed: str
 
     @property
     def source_digest(self) -> str: ...  # noqa: D102
-    def residuals(self, tokens: Any, layers: Sequence[int]) -> Any: ...  # noqa: D102
-    def logits(self, tokens: Any) -> Any: ...  # noqa: D102
+    def residuals(  # noqa: D102
+        self, tokens: np.ndarray, layers: Sequence[int]
+    ) -> jax.Array | np.ndarray: ...
+    def logits(self, tokens: np.ndarray) -> jax.Array | np.ndarray: ...  # noqa: D102
 
 
 def open_model(source: str, backend: Backend, cache: Cache) -> Model:
@@ -55,15 +65,19 @@ def check_model(model: Model, cache: Cache) -> None:
             )
 
 
-def patched_logits(model: Any, tokens: Any, rows: Any, layer: int) -> Any:
+def patched_logits(
+    model: Any, tokens: np.ndarray, rows: jax.Array, layer: int
+) -> jax.Array | np.ndarray:
     """Logits [S, T, V] of ``model`` on ``tokens`` [S, T] if block ``layer`` put out ``rows``.
 
     A model that JAX runs goes on from the rows; another one has ``patched``, which begins
     with the tokens and replaces the block's output on the way.
     """
     if hasattr(model, "patched"):
-        return model.patched(tokens, rows, layer)
-    return model.continue_from(rows, layer)
+        replaced: np.ndarray = model.patched(tokens, rows, layer)
+        return replaced
+    gone_on: jax.Array = model.continue_from(rows, layer)
+    return gone_on
 
 
 def _load(source: str, backend: Backend, dtype: str) -> Model:

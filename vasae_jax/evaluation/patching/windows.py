@@ -75,12 +75,12 @@ class WindowTable:
         return len(self._starts)
 
     def sample(self, most: int) -> np.ndarray:
-        """Numbers of at most ``most`` windows, evenly spaced from the first; int64."""
+        """Numbers of at most ``most`` windows, evenly spaced from the first; int64 [n]."""
         count = min(most, len(self))
         return np.arange(count) * len(self) // max(count, 1)
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The window of each row of the split, and the row's position in it."""
+        """The window of each of ``rows`` [n] of the split, and its position in it: int [n] each."""
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         return numbers, rows - self._starts[numbers]
 

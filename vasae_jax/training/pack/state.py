@@ -1,7 +1,6 @@
 """The state of a pack: rounds of runs, one run for each place of the axis ``member``."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +50,8 @@ class Layout:
 
     def take(self, pack: PackState, run: int) -> TrainState:
         """The state of one run."""
-        return self._take(pack[run // self._over], jnp.int32(run % self._over))
+        state: TrainState = self._take(pack[run // self._over], jnp.int32(run % self._over))
+        return state
 
     def read(self, metrics: tuple[Metrics, ...]) -> list[Metrics]:
         """Every run's metrics as numbers on the host; waits for the device."""
@@ -63,29 +63,32 @@ class Layout:
         ]
 
     def _round(self, states: Iterator[TrainState]) -> TrainState:
-        made = self._empty()
+        made: TrainState = self._empty()
         for place in range(self._over):
             made = self._put(made, next(states), jnp.int32(place))
         return made
 
-    def _zeros(self) -> Any:
-        def zeros(leaf: Any) -> jax.Array:
+    def _zeros(self) -> TrainState:
+        def zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
             first, *others = leaf.shape or (1,)
             return jnp.zeros((self._over * first, *others), leaf.dtype)
 
-        return jax.tree.map(zeros, self.single)
+        made: TrainState = jax.tree.map(zeros, self.single)
+        return made
 
-    def _part(self, state: Any, place: jax.Array) -> Any:
-        def part(leaf: jax.Array, like: Any) -> jax.Array:
+    def _part(self, state: TrainState, place: jax.Array) -> TrainState:
+        def part(leaf: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
             size = leaf.shape[0] // self._over
             return jax.lax.dynamic_slice_in_dim(leaf, place * size, size).reshape(like.shape)
 
-        return jax.tree.map(part, state, self.single)
+        alone: TrainState = jax.tree.map(part, state, self.single)
+        return alone
 
 
-def _put(into: Any, state: Any, place: jax.Array) -> Any:
+def _put(into: TrainState, state: TrainState, place: jax.Array) -> TrainState:
     def put(leaf: jax.Array, own: jax.Array) -> jax.Array:
         own = jnp.atleast_1d(own)
         return jax.lax.dynamic_update_slice_in_dim(leaf, own, place * own.shape[0], 0)
 
-    return jax.tree.map(put, into, state)
+    both: TrainState = jax.tree.map(put, into, state)
+    return both

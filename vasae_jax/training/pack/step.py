@@ -59,7 +59,9 @@ def make_pack_step(
     return step
 
 
-def make_round(config: Config, mesh: Mesh, layout: Layout, execution: Execution) -> Any:
+def make_round(
+    config: Config, mesh: Mesh, layout: Layout, execution: Execution
+) -> jax.stages.Wrapped:
     """The jitted step of one round, a :data:`Round`; the state passed in is donated.
 
     Args:
@@ -76,7 +78,9 @@ def make_round(config: Config, mesh: Mesh, layout: Layout, execution: Execution)
     ) -> tuple[TrainState, Metrics]:
         own = jax.tree.map(lambda leaf, like: leaf if like.ndim else leaf[0], state, layout.single)
         turned = with_knobs(config, Knobs(knobs.weight[0], knobs.lr[0]))
-        return jax.tree.map(jnp.atleast_1d, local_step(own, batch, context, turned, execution))
+        alone = local_step(own, batch, context, turned, execution)
+        found: tuple[TrainState, Metrics] = jax.tree.map(jnp.atleast_1d, alone)
+        return found
 
     local = jax.shard_map(
         step,
