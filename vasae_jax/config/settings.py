@@ -77,12 +77,16 @@ class SAEConfig:
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """The pull of decoder rows towards their nearest anchor."""
+    """The pull of features towards their nearest anchor."""
 
     kind: Literal["embedding", "here", "next", "both"] = "embedding"
     """What anchors are. embedding: the model's token embeddings (published recipe). Or where the
     layer itself puts each token (docs/anchors.md): here, the mean of its rows; next, the mean of
     the rows that it follows; both."""
+    pulls: Literal["decoder", "encoder"] = "decoder"
+    """Whose rows are pulled: the decoder's, so that a feature writes what its anchor is (published
+    recipe), or the encoder's, so that it fires where its anchor does. Layer anchors for the
+    encoder are the directions that best tell each token's rows from all others."""
     weight: float = 3.5
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
     ramp_from: float = 0.0

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 from vasae_jax.anchor import anchor_matrix, anchor_name
-from vasae_jax.anchor.layer import anchor_rows, layer_anchors
+from vasae_jax.anchor.layer import layer_anchors
 from vasae_jax.devices.mesh import DATA
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate
 from vasae_jax.evaluation.metrics import Nearest
 from vasae_jax.naming.layer import LayerNames, layer_names
 from vasae_jax.naming.nearest import Names, nearest_tokens
 from vasae_jax.stream import rows_in_order
+from vasae_jax.training.state import pulled
+from vasae_jax.training.targets import pulled_to
 from vasae_jax.training.trained import Run
 
 NAMES = 10
@@ -50,9 +52,14 @@ def run_names(run: Run) -> RunNames:
     data = config.data
     anchors = layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
-        targets = anchor_rows(anchors, config.anchor.kind)
-        found = nearest_tokens(rows, targets, 1, mesh=run.mesh)
-        kinds = (_nearest(f"layer anchors ({config.anchor.kind})", found, len(targets)), *kinds)
+        targets = pulled_to(anchors, config.anchor)
+        found = nearest_tokens(pulled(run.params, config), targets, 1, mesh=run.mesh)
+        kinds = (
+            _nearest(
+                f"layer anchors ({config.anchor.kind}, {config.anchor.pulls})", found, len(targets)
+            ),
+            *kinds,
+        )
     named = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
     return RunNames(stated, raw, named, kinds)
 

@@ -33,7 +33,7 @@ from vasae_jax.training.checks import (
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.rundir import RunDir, open_run
-from vasae_jax.training.state import Start, TrainState, make_state
+from vasae_jax.training.state import Start, TrainState, make_state, pulled
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
 
@@ -76,7 +76,7 @@ def train(config: Config) -> Path:
             batches = on_device(host_batches, mesh, done, config.run.steps)
             hooks = Hooks(log, checkpoints.save, stop)
             state = advance(config.run, batches, step, state, context, hooks)
-            compare_anchors([(state, log)], context, mesh)
+            compare_anchors(config, [(state, log)], context, mesh)
     return run.path
 
 
@@ -129,12 +129,14 @@ def advance(
     return state
 
 
-def compare_anchors(found: Iterable[tuple[TrainState, Log]], context: Context, mesh: Mesh) -> None:
+def compare_anchors(
+    config: Config, found: Iterable[tuple[TrainState, Log]], context: Context, mesh: Mesh
+) -> None:
     """Report cached anchors against a full search, in each run's own log; none where none pull."""
     look = jax.jit(lambda W, *rest: spread_staleness(mesh, W.shape[0])(W, *rest))
     for state, log in found:
         if state.anchor is not None:
-            log.searched(look(state.params["W_dec"], context.anchors, state.anchor))
+            log.searched(look(pulled(state.params, config), context.anchors, state.anchor))
 
 
 def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:

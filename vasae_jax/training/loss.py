@@ -3,14 +3,15 @@
     loss = reconstruction - pull * sum_i w_i min(s_i, enough)
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
-(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its
-nearest anchor; the weights w_i sum to 1 over all features (arXiv:2606.27941 has them equal).
-pull is lambda (as there), or lambda times the batch's reconstruction where lambda is relative:
-the gradient is then that of log(reconstruction) - lambda * sum_i ..., but for a factor that
+(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
+where the encoder is pulled, with its nearest anchor; the weights w_i sum to 1 over all features
+(arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
+reconstruction where lambda is relative: the gradient is then that of
+log(reconstruction) - lambda * sum_i ..., but for a factor that
 Adam takes no notice of.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,17 +91,19 @@ def loss_and_grads(
     weight = config.anchor.weight * (error if config.anchor.relative else jnp.ones_like(error))
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
+        name: Literal["W_enc", "W_dec"]
+        name = "W_enc" if config.anchor.pulls == "encoder" else "W_dec"
         aligned, pull = aligned_and_pull(
-            params["W_dec"],
+            params[name],
             _share(rate, config),
             context.anchors,
             nearest,
             config.anchor.mode,
             enough=config.anchor.enough,
-            unit=keeps_unit(config),
+            unit=pulls_unit(config),
         )
         aligned = jax.lax.psum(aligned, MODEL)
-        grads = {**grads, "W_dec": grads["W_dec"] - weight * pull}
+        grads[name] = grads[name] - weight * pull
     loss = error - weight * aligned
     return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
 
@@ -108,6 +111,11 @@ def loss_and_grads(
 def keeps_unit(config: Config) -> bool:
     """Whether the run's decoder rows have norm 1 at every step."""
     return config.sae.unit_norm and config.sae.method != "tied"
+
+
+def pulls_unit(config: Config) -> bool:
+    """Whether the rows that are pulled have norm 1 at every step."""
+    return keeps_unit(config) and config.anchor.pulls == "decoder"
 
 
 def _reconstruction(

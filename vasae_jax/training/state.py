@@ -44,6 +44,11 @@ def uses_certificate(config: Config) -> bool:
     return config.sae.method == "soft" and config.anchor.mode == "nearest"
 
 
+def pulled(params: Params, config: Config) -> jax.Array:
+    """The matrix [F, d] whose rows are pulled towards anchors."""
+    return params["W_enc"] if config.anchor.pulls == "encoder" else params["W_dec"]
+
+
 class Start(NamedTuple):
     """What the state at step 0 is made from, see :func:`vasae_jax.sae.init_params`."""
 
@@ -69,7 +74,7 @@ def state_init(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
         )
-        anchor = look(params["W_dec"], start.targets) if uses_certificate(config) else None
+        anchor = look(pulled(params, config), start.targets) if uses_certificate(config) else None
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init

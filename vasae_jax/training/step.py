@@ -21,8 +21,8 @@ from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.execution import Execution
-from vasae_jax.training.loss import Batch, Context, Measures, keeps_unit, loss_and_grads
-from vasae_jax.training.state import Counters, TrainState, adam
+from vasae_jax.training.loss import Batch, Context, Measures, keeps_unit, loss_and_grads, pulls_unit
+from vasae_jax.training.state import Counters, TrainState, adam, pulled
 
 DEAD_STEPS = 200
 """A feature that has not fired for this many steps counts as dead in the progress line."""
@@ -115,8 +115,8 @@ def local_step(
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
-        allowed, unit = budget(config, params["W_dec"].shape[0]), keeps_unit(config)
-        anchor, uncertified = update(params["W_dec"], context.anchors, anchor, allowed, unit)
+        allowed, unit = budget(config, params["W_dec"].shape[0]), pulls_unit(config)
+        anchor, uncertified = update(pulled(params, config), context.anchors, anchor, allowed, unit)
     counters = _count(state.counters, measures)
     metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics

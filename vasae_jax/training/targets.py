@@ -1,11 +1,11 @@
-"""What decoder rows are pulled towards in a run."""
+"""What features are pulled towards in a run."""
 
 import numpy as np
 
 from vasae_jax.anchor import anchor_matrix
-from vasae_jax.anchor.layer import anchor_rows, layer_anchors
+from vasae_jax.anchor.layer import LayerAnchors, anchor_rows, detector_rows, layer_anchors
 from vasae_jax.cache import Cache
-from vasae_jax.config import Config
+from vasae_jax.config import AnchorConfig, Config
 from vasae_jax.devices.distributed import first_then_all
 
 
@@ -33,4 +33,10 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> np.ndarray:
     anchors = first_then_all(
         lambda: layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
     )
-    return anchor_rows(anchors, config.anchor.kind)
+    return pulled_to(anchors, config.anchor)
+
+
+def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> np.ndarray:
+    """The layer's anchors as unit rows [A, d] for the matrix that is pulled."""
+    rows = detector_rows if config.pulls == "encoder" else anchor_rows
+    return rows(anchors, config.kind)

@@ -3,6 +3,7 @@
 docs/anchors.md has the formula, the artefact and what it costs.
 """
 
+from vasae_jax.anchor.layer.detectors import detector_rows
 from vasae_jax.anchor.layer.estimate import LayerAnchors, estimate
 from vasae_jax.anchor.layer.files import problems, read_anchors, remove_anchors, write_anchors
 from vasae_jax.anchor.layer.make import layer_anchors, make_anchors
@@ -19,6 +20,7 @@ __all__ = [
     "Origin",
     "Relations",
     "anchor_rows",
+    "detector_rows",
     "estimate",
     "layer_anchors",
     "make_anchors",

@@ -79,7 +79,7 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
         rows, log = on_device(batches, mesh, done, first.run.steps), PackLog(logs, layout, stream)
         pack = advance(first.run, rows, step, pack, context, Hooks(log, save, stop))
         states = (layout.take(pack, index) for index in range(len(runs)))
-        compare_anchors(zip(states, logs, strict=True), context, mesh)
+        compare_anchors(first, zip(states, logs, strict=True), context, mesh)
     return [run.path for run in runs]
 
 
