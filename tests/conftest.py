@@ -11,9 +11,10 @@ import tempfile
 
 import pytest
 
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", QUICK)
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 """Whether this process is one of several of a session: it inherits that one's directory."""
 PROGRAMS = "JAX_COMPILATION_CACHE_DIR"

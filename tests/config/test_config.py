@@ -1,7 +1,5 @@
 """Settings from a file and from the command line, and what is said about wrong ones."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,20 +101,3 @@ def test_every_shipped_config_loads_and_states_its_cost(path):
     text = path.read_text()
     for word in ("Command:", "Run time", "Result"):
         assert word in text, f"{path.name} does not state its {word}"
-
-
-def test_importing_the_package_starts_no_device_and_is_quick():
-    code = (
-        "import sys, vasae_jax, vasae_jax.config.settings, vasae_jax.cli.main;"
-        "assert 'jax' not in sys.modules and 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    rooms = (
-        "sae anchor cache stream lm train.loop naming metrics evaluate dictionary report extract"
-    )
-    code = (
-        "import importlib, jax;"
-        f"[importlib.import_module('vasae_jax.' + room) for room in {rooms.split()!r}];"
-        "from jax._src import xla_bridge; assert not xla_bridge._backends, 'a device was started'"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

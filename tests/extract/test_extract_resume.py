@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,10 @@ from pathlib import Path
 import pytest
 from lm_fixtures import gpt2_config, random_model, save_model
 
+from vasae_jax.extract.arguments import main
+
 ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "extract_flax.py"
 
 
 @pytest.fixture(scope="module")
@@ -21,18 +26,27 @@ def directory(tmp_path_factory):
     return save_model(random_model(gpt2_config(n_embd=64, n_layer=3)), place)
 
 
-def start(directory, out, *options):
-    command = [sys.executable, str(ROOT / "tools" / "extract_flax.py")]
+def command(directory, out, *options):
     given = ["--model", str(directory), "--text", "pydoc-topics", "--out", str(out)]
-    shape = ["--layers", "0,2", "--context-length", "64", "--max-rows", "60000"]
-    shards = ["--chunk-rows", "256", "--shard-rows", "1024"]
+    shape = ["--layers", "0,2", "--context-length", "64", "--max-rows", "30000"]
+    return [*given, *shape, "--chunk-rows", "256", "--shard-rows", "1024", *options]
+
+
+def start(directory, out):
+    """The tool in a process of its own, which a signal may end."""
     return subprocess.Popen(
-        [*command, *given, *shape, *shards, *options],
+        [sys.executable, str(TOOL), *command(directory, out)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
+
+
+def run(directory, out, *options):
+    """The tool in this process; its exit code."""
+    tool = runpy.run_path(str(TOOL))
+    return main("", tool["options"], tool["build"], command(directory, out, *options))
 
 
 def durable(out):
@@ -63,33 +77,39 @@ def files(out):
     }
 
 
-def test_killed_stopped_and_finished_equals_uninterrupted(directory, tmp_path):
-    whole = start(directory, tmp_path / "whole")
-    assert whole.wait(timeout=120) == 0
+@pytest.fixture(scope="module")
+def killed(directory, tmp_path_factory):
+    """What a killed extraction leaves."""
+    out = tmp_path_factory.mktemp("killed") / "cache"
+    process = start(directory, out)
+    signal_after(process, out, 2, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    return out
 
-    broken = tmp_path / "broken"
-    killed = start(directory, broken)
-    signal_after(killed, broken, 2, signal.SIGKILL)
-    assert killed.returncode == -signal.SIGKILL
+
+def test_killed_stopped_and_finished_equals_uninterrupted(directory, killed, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(directory, whole) == 0
+
+    shutil.copytree(killed, broken)
     kept = durable(broken)
     assert kept >= 2
-
     stopped = start(directory, broken)
     error = signal_after(stopped, broken, kept + 3, signal.SIGTERM)
     assert stopped.returncode == 128 + signal.SIGTERM
     assert "rows; run the same command to continue" in error.splitlines()[-1]
     assert durable(broken) >= kept + 3
 
-    last = start(directory, broken)
-    assert last.wait(timeout=120) == 0
-    assert files(broken) == files(tmp_path / "whole")
+    assert run(directory, broken) == 0
+    assert files(broken) == files(whole)
 
 
-def test_an_unfinished_cache_is_not_continued_with_other_settings(directory, tmp_path):
-    out = tmp_path / "cache"
-    signal_after(start(directory, out), out, 1, signal.SIGKILL)
-    other = start(directory, out, "--heldout-share", "0.3")
-    error = other.communicate(timeout=120)[1]
-    assert other.returncode == 2
-    assert "unfinished cache with heldout_share 0.1; expected 0.3" in error.splitlines()[-1]
-    assert "Traceback" not in error
+def test_an_unfinished_cache_is_not_continued_with_other_settings(
+    directory, killed, tmp_path, capsys
+):
+    out = shutil.copytree(killed, tmp_path / "cache")
+    before = files(out)
+    assert run(directory, out, "--heldout-share", "0.3") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "unfinished cache with heldout_share 0.1; expected 0.3" in said
+    assert files(out) == before

@@ -1,8 +1,9 @@
 """The frontier: its rows, what is not trained twice, its figure and its refusals."""
 
 import json
-import subprocess
+import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,6 @@ def test_the_figure_is_the_same_every_time_and_is_not_overwritten(found, tmp_pat
 
 
 def test_wrong_grids_and_files_are_refused_before_training(grid, tmp_path):
-    from dataclasses import replace
-
     file = tmp_path / "rows.jsonl"
     with pytest.raises(UserError, match="recipe best is not known; expected one of published"):
         run_points(replace(grid, lambdas={"best": (1.0,)}), file, print)
@@ -106,16 +105,18 @@ def test_wrong_grids_and_files_are_refused_before_training(grid, tmp_path):
         run_points(grid, file, print)
 
 
-def test_the_tool_prints_json_and_refuses_with_exit_code_2(grid, found, tmp_path):
+def test_the_tool_prints_json_and_refuses_with_exit_code_2(grid, tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(TOOL))["main"]
     sizes = ["--steps", "3", "--batch", "32", "--d-sae", "32", "--k", "3"]
-    base = [sys.executable, str(TOOL), "--out", str(tmp_path / "out"), *sizes]
-    run = subprocess.run(
-        [*base, "--cache", grid.cache, "--quick", "--json"], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    rows = json.loads(run.stdout)
+    base = [str(TOOL), "--out", str(tmp_path / "out"), *sizes]
+    monkeypatch.setattr(sys, "argv", [*base, "--cache", grid.cache, "--quick", "--json"])
+    main()
+    rows = json.loads(capsys.readouterr().out)
     assert [row["recipe"] for row in rows] == ["published", "default"]
     assert rows[0]["layer"] == 3  # the middle one of two
     assert (tmp_path / "out" / "frontier.png").exists()
-    wrong = subprocess.run([*base, "--cache", str(tmp_path)], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
+    monkeypatch.setattr(sys, "argv", [*base, "--cache", str(tmp_path)])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2
+    assert "is no activation cache" in capsys.readouterr().err

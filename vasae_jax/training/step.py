@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor import Budget, update
+from vasae_jax.anchor import AnchorState, Budget, update
 from vasae_jax.config import Config, OptimConfig
 from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MODEL, Rules
@@ -115,11 +115,29 @@ def local_step(
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
-        allowed, unit = budget(config, params["W_dec"].shape[0]), pulls_unit(config)
-        anchor, uncertified = update(pulled(params, config), context.anchors, anchor, allowed, unit)
+        anchor, uncertified = _look_after(state.step, params, context.anchors, anchor, config)
     counters = _count(state.counters, measures)
     metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
+
+
+def _look_after(
+    step: jax.Array, params: Params, anchors: jax.Array, anchor: AnchorState, config: Config
+) -> tuple[AnchorState, jax.Array]:
+    """Nearest anchors after ``step``, and which features are uncertified [F part] bool.
+
+    They are left alone until the pull sets in: nothing reads them, and they may well change.
+    """
+    rows, unit = pulled(params, config), pulls_unit(config)
+
+    def look() -> tuple[AnchorState, jax.Array]:
+        return update(rows, anchors, anchor, budget(config, rows.shape[0]), unit)
+
+    if not config.anchor.ramp_from:
+        return look()
+    none = jnp.zeros(rows.shape[:1], bool)
+    begins = config.anchor.ramp_from * config.run.steps
+    return jax.lax.cond(step.astype(jnp.float32) + 1 >= begins, look, lambda: (anchor, none))
 
 
 def budget(config: Config, features: int) -> Budget:
