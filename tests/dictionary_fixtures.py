@@ -5,9 +5,13 @@ import numpy as np
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.dictionary.artefact import make_dictionary
 from vasae_jax.dictionary.meta import make_meta
+from vasae_jax.evaluation.names.evidence import Evidence
+from vasae_jax.naming.layer import LayerNames
 from vasae_jax.naming.nearest import nearest_tokens
 
 D, F, V, K = 6, 20, 40, 4
+M = 4
+"""Layer names of a feature."""
 PROVENANCE = {
     "model": {"id": "test/tiny", "revision": "r1", "family": "gpt2", "source_digest": "00"},
     "site": "resid_post",
@@ -36,6 +40,28 @@ def token_strings():
     return Vocab("byte_level", (*strange, *(f"Ġw{i}" for i in range(V - len(strange)))))
 
 
+def layer_names(seed=0):
+    """Layer names without a tie to the weights: made-up tokens, of both relations."""
+    rng = np.random.default_rng(seed + 20)
+    ids = np.stack([rng.permutation(V)[:M] for _ in range(F)]).astype(np.int32)
+    expected = rng.dirichlet(np.ones(M + 1), F)[:, :M].astype(np.float32)
+    return LayerNames(ids, (np.arange(F) % 2).astype(np.int8), expected)
+
+
+def worth(seed=0):
+    """Evidence with every verdict; the more often a feature fires, the less its names hold."""
+    rng = np.random.default_rng(seed + 30)
+    hold = np.linspace(0.9, 0.1, F)
+    parts = rng.dirichlet(np.ones(M), F) * hold[:, None]
+    return Evidence(
+        name_hold=parts.astype(np.float32),
+        name_lift=(parts * 50).astype(np.float32),
+        name_rows=rng.integers(0, 100, (F, M)).astype(np.int32),
+        hold=hold.astype(np.float32),
+        verdict=np.resize([1, 0, -1, 1], F).astype(np.int8),
+    )
+
+
 def dictionary(pre_bias=1.0, seed=0, vocab=None):
     """The dictionary of :func:`params`, named by centred embeddings."""
     rng = np.random.default_rng(7)
@@ -44,6 +70,7 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None):
     meta = make_meta(
         anchor="input embeddings minus their mean",
         fire_rate_over="1000 rows",
+        hold_over="900 rows",
         provenance=PROVENANCE,
         config={"sae": {"k": K}},
         metrics=None,
@@ -55,6 +82,8 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None):
         pre_bias=pre_bias,
         names=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
         raw_names=nearest_tokens(weights["W_dec"], embedding, 3),
+        layer_names=layer_names(seed),
+        worth=worth(seed),
         vocab=vocab or token_strings(),
         fire_rate=rate,
         meta=meta,

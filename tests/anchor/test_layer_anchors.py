@@ -108,7 +108,9 @@ def test_moments_of_other_tokens_do_not_merge(cache):
 
 
 def test_heldout_rows_are_not_used(tmp_path):
-    one, other = (make_cache(tmp_path, ROWS, D, V, heldout=h, name=str(h)) for h in (40, 200))
+    one, other = (
+        make_cache(tmp_path, rows=ROWS, d=D, vocab=V, heldout=h, name=str(h)) for h in (40, 200)
+    )
     one, other = (make_anchors(each, origin_of(each, 3, 1, 3.0)) for each in (one, other))
     for name, array in one.arrays().items():
         np.testing.assert_array_equal(array, other.arrays()[name])

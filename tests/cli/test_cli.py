@@ -58,7 +58,7 @@ def test_quickstart_leaves_everything_it_promises(home):
     assert dictionary.meta["provenance"]["layer"] == 2
     assert (out / "alignment.png").read_bytes()[:4] == b"\x89PNG"
     names = [json.loads(line) for line in (out / "names.jsonl").read_text().split("\n")[:-1]]
-    assert len(names) == 64 and len(names[0]["names"]) == 10
+    assert len(names) == 64 and len(names[0]["names"]) == len(names[0]["layer_names"]) == 10
     with np.load(out / "dictionary.npz", allow_pickle=False) as arrays:
         assert arrays["W_dec"].dtype == np.float32
 
@@ -72,9 +72,10 @@ def test_quickstart_goes_on_where_it_was(home, capsys):
     assert "cache is complete" in said.err and "run is complete" in said.err
     for words in (
         "variance explained",
-        "just before one of them",
+        "layer names, over",
+        "Names that hold best",
         "Typical features",
-        "not one-to",
+        "not what it causes",
     ):
         assert words in said.out
     one, other = (np.load(home / "out" / name) for name in ("kept.npz", "dictionary.npz"))

@@ -7,13 +7,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dictionary_fixtures import D, F, K, dictionary, params
+from dictionary_fixtures import D, F, K, M, dictionary, params
 
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.dictionary.artefact import ARRAYS
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
-from vasae_jax.dictionary.table import name_table
-from vasae_jax.naming.claim import CLAIM
+from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
 from vasae_jax.sae import decode, encode
 from vasae_jax.system.errors import UserError
 
@@ -48,6 +47,8 @@ def test_the_npz_is_as_documented(written):
     assert set(file.files) == set(ARRAYS)
     assert file["W_enc"].shape == (D, F) and file["W_dec"].shape == (F, D)
     assert file["token_ids"].dtype == np.int32 and file["cosines"].dtype == np.float32
+    assert file["layer_token_ids"].shape == file["layer_hold"].shape == (F, M)
+    assert file["verdict"].dtype == file["layer_relation"].dtype == np.int8
 
 
 def test_names_are_one_json_line_a_feature(written):
@@ -66,6 +67,22 @@ def test_names_are_one_json_line_a_feature(written):
         assert set(record["names"][0]) == {"token_id", "raw", "display", "cosine"}
 
 
+def test_layer_names_are_in_the_same_line(written):
+    lines = (written / "names.jsonl").read_text(encoding="utf-8").splitlines()
+    records, source = [json.loads(line) for line in lines], dictionary()
+    words = {1: "holds", 0: "no evidence", -1: "contradicted"}
+    for feature, record in enumerate(records):
+        names = record["layer_names"]
+        assert [name["token_id"] for name in names] == source.layer_token_ids[feature].tolist()
+        assert [name["rows"] for name in names] == source.layer_rows[feature].tolist()
+        for key, array in (("hold", source.layer_hold), ("lift", source.layer_lift)):
+            np.testing.assert_allclose([name[key] for name in names], array[feature], atol=0.006)
+        assert set(names[0]) == {"token_id", "raw", "display", "hold", "lift", "rows"}
+        assert record["relation"] == ("at", "before")[feature % 2]
+        assert record["verdict"] == words[int(source.verdict[feature])]
+        assert record["hold"] == pytest.approx(float(source.hold[feature]), abs=1e-6)
+
+
 def test_token_strings_never_break_a_line_and_survive(tmp_path):
     source = dictionary()
     strange = dict.fromkeys(source.tokens, ("a\u2028b\u0085\u2029\n", "x"))
@@ -82,7 +99,8 @@ def test_stated_and_raw_names_are_both_kept():
 
 def test_meta_states_the_claim_the_anchor_and_where_it_comes_from(written):
     meta = json.loads((written / "meta.json").read_text())
-    assert meta["claim"] == CLAIM
+    assert meta["claim"] == CLAIM and meta["layer_claim"] == LAYER_CLAIM
+    assert (meta["version"], meta["hold_over"]) == (2, "900 rows")
     assert meta["anchor"] == "input embeddings minus their mean"
     assert meta["provenance"]["cache_digest"] == "22"
 
@@ -148,26 +166,12 @@ def test_a_missing_file_is_named(written, name):
     [
         ("not json", "is not JSON"),
         ("{}", "lacks"),
-        ('{"format": "vasae-dictionary", "version": 2}', "has version 2; expected 1"),
-        ('{"format": "vasae-dictionary", "version": 1}', "no digests"),
+        ('{"format": "vasae-dictionary", "version": 3}', "has version 3; expected 2"),
+        ('{"format": "vasae-dictionary", "version": 1}', "has version 1; expected 2"),
+        ('{"format": "vasae-dictionary", "version": 2}', "no digests"),
     ],
 )
 def test_foreign_and_newer_metadata_is_refused(written, text, message):
     (written / "meta.json").write_text(text)
     with pytest.raises(UserError, match=message):
         read_dictionary(written / "dictionary.npz")
-
-
-def test_the_table_shows_names_and_the_claim_by_each_order():
-    found = dictionary()
-    table = name_table(found, top=2, features=5)
-    rows = table.splitlines()[1:6]
-    assert [int(row.split()[0]) for row in rows] == [19, 18, 17, 16, 15]
-    assert "never" not in table and "minus their mean" in table
-    assert "not one-to-one" in table.replace("\n", " ")
-    by_cosine = name_table(found, features=F, sort="cosine").splitlines()[1 : F + 1]
-    assert by_cosine[-1].split()[:2] == ["0", "never"]
-    best = [found.cosines[int(row.split()[0]), 0] for row in by_cosine[:-1]]
-    assert best == sorted(best, reverse=True)
-    by_number = name_table(found, features=3, sort="feature").splitlines()[1:4]
-    assert [int(row.split()[0]) for row in by_number] == [0, 1, 2]

@@ -9,8 +9,9 @@ import numpy as np
 import patching_fixtures as pf
 import pytest
 import torch
+from watch_fixtures import plain_firings, watch_split
 
-from vasae_jax.evaluation.contexts import Firings, Watch, firings, name_hold, shuffled_hold
+from vasae_jax.evaluation.contexts import Firings, Watch, name_hold, shuffled_hold
 from vasae_jax.evaluation.names import outputs
 from vasae_jax.evaluation.names.direct import direct_relation, raised_most
 from vasae_jax.evaluation.names.inputs import input_relation
@@ -19,8 +20,7 @@ from vasae_jax.evaluation.names.outputs import largest, output_relation
 from vasae_jax.evaluation.names.relation import Share, spread_features, top_shares
 from vasae_jax.evaluation.names.stability import Side, stability
 from vasae_jax.evaluation.patching.model import open_model
-from vasae_jax.evaluation.run import NAMES, RunNames, evaluate_run, run_names
-from vasae_jax.naming.nearest import nearest_tokens
+from vasae_jax.evaluation.run import evaluate_run, run_names
 from vasae_jax.system.errors import UserError
 
 D, K = 48, 6
@@ -152,7 +152,7 @@ def test_a_row_that_moves_no_logit_names_nothing():
 
 def test_output_relation_equals_torch_with_the_feature_removed(home, lm, monkeypatch):
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    found = firings(run.params, home.cache, run.config)
+    found = watch_split(run.params, home.cache, run.config).firings()
     monkeypatch.setattr(outputs, "FEATURES", 7)
     fired = np.bincount(found.feature, minlength=40)
     removals = outputs.choose(found, fired)
@@ -192,7 +192,7 @@ def test_features_built_to_say_a_token_lower_it_most(tmp_path):
     rows = head[tokens] / weight
     params = {**pf.random_params(D, 40), "W_enc": head[tokens] * weight, "W_dec": rows * 0.01}
     run = pf.make_run(home, params, K)
-    found = firings(run.params, home.cache, run.config)
+    found = watch_split(run.params, home.cache, run.config).firings()
     model = open_model(str(home.directory), "auto", home.cache)
     relation = output_relation(run, model, "heldout", found, tokens)
     fired = np.bincount(found.feature, minlength=40)
@@ -273,7 +273,11 @@ def test_dead_features_change_no_figure(home, lm):
         one, other = (getattr(worth.inputs, kind) for worth in found)
         assert one.named == pytest.approx(other.named, rel=1e-5)
         assert one.shuffled == pytest.approx(other.shuffled, rel=1e-5)
-    assert found[0] == replace(found[1], inputs=found[0].inputs)
+    for one, other in zip(*(worth.layer for worth in found), strict=True):
+        for name, value in vars(one).items():
+            expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
+            assert getattr(other, name) == expected, name
+    assert found[0] == replace(found[1], inputs=found[0].inputs, layer=found[0].layer)
     assert found[0].stability.same_name.named == 1
 
 
@@ -282,9 +286,12 @@ def test_watching_an_evaluation_gives_the_firings(home):
     names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
     evaluation = evaluate_run(run, names, "heldout", watch)
     assert watch.rows == evaluation.unmasked.rows
-    expected = firings(run.params, home.cache, run.config)
-    for one, other in zip(watch.firings(), expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+    found, expected = watch.firings(), plain_firings(run.params, home.cache, run.config)
+    order = np.lexsort([found.feature, found.row])
+    pairs = np.stack([found.row[order], found.feature[order]], axis=1)
+    np.testing.assert_array_equal(pairs, [one[:2] for one in expected])
+    np.testing.assert_allclose(found.activation[order], [one[2] for one in expected], rtol=1e-4)
+    assert watch.watched().seen.sum() == watch.rows
 
 
 def test_of_a_long_split_every_nth_batch_is_watched(home):
@@ -301,17 +308,24 @@ def test_of_a_long_split_every_nth_batch_is_watched(home):
 
 def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    raw = nearest_tokens(run.params["W_dec"], home.cache.embedding(), NAMES)
-    watch = Watch(home.cache, "heldout", 10**6)
-    evaluate_run(run, RunNames(raw, raw), "heldout", watch)
-    worth = measure_names(run, RunNames(raw, raw), watch, "heldout")
+    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
+    evaluate_run(run, names, "heldout", watch)
+    worth = measure_names(run, names, watch, "heldout")
     value = json.loads(json.dumps(worth.to_json()))
-    assert set(value) == {"anchor", "rows", "inputs", "direct"}
-    worth = measure_names(
-        run, RunNames(raw, raw), watch, "heldout", model=lm, other=run, against="itself"
-    )
+    assert set(value) == {"anchor", "rows", "layer", "inputs", "direct"}
+    assert [group["group"] for group in value["layer"]][:3] == ["all", "at", "before"]
+    assert value["layer"][0]["features"] == value["inputs"]["features"]
+    worth = measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
     assert {"output", "stability", "against"} <= set(worth.to_json())
-    for words in ("shuffled", "just before one of its 10 names", "lowered most", "itself"):
+    for words in (
+        "layer names, over",
+        "hold@1",
+        "fire rate, quarter 4",
+        "shuffled",
+        "just before one of its 10 names",
+        "lowered most",
+        "itself",
+    ):
         assert words in worth.table()
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vasae_jax.anchor.layer import KINDS
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
@@ -96,9 +97,15 @@ def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, 
 
 def _start_shapes(config: Config, shapes: Shapes) -> Start:
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
-    anchors = shapes.vocab * (2 if config.anchor.kind == "both" else 1)
-    rows, targets = _f32(shapes.vocab, shapes.d), _f32(anchors, shapes.d)
+    rows, targets = _f32(shapes.vocab, shapes.d), _f32(_anchors(config, shapes), shapes.d)
     return Start(key, _f32(shapes.d), rows, targets, _shape(np.int32, shapes.vocab))
+
+
+def _anchors(config: Config, shapes: Shapes) -> int:
+    """Rows of :func:`vasae_jax.training.targets.target_rows`."""
+    if config.sae.method != "soft":
+        return 1
+    return shapes.vocab * len(KINDS.get(config.anchor.kind, ("embedding",)))
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:

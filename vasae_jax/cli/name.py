@@ -14,7 +14,7 @@ def run(arguments: Sequence[str]) -> None:
     source = Path(given.source)
     exported = source.suffix == ".npz"
     home = source.parent if exported else source
-    out = Path(given.out) if given.out else home / f"names-by-{given.sort}-top{given.top}.txt"
+    out = Path(given.out) if given.out else home / _file_name(given)
     refuse_existing(out, overwrite=given.overwrite)
 
     from vasae_jax.dictionary.files import read_dictionary
@@ -32,6 +32,12 @@ def run(arguments: Sequence[str]) -> None:
     write_bytes(out, table.encode())
     print(table)
     print(f"written to {out}")
+
+
+def _file_name(given: argparse.Namespace) -> str:
+    """The table's default name, another for each way to ask for it."""
+    verdict = f"-{given.verdict.replace(' ', '-')}" if given.verdict else ""
+    return f"names-by-{given.sort}{verdict}-top{given.top}.txt"
 
 
 def _parser() -> argparse.ArgumentParser:

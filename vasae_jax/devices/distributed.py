@@ -134,7 +134,7 @@ def first_then_all(work: Callable[[], T]) -> T:
     if jax.process_count() == 1:
         return work()
     found = together(lambda: [work()] if is_first() else [])
-    return found[0] if found else work()
+    return together(lambda: found[0] if found else work())
 
 
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:

@@ -13,10 +13,11 @@ from vasae_jax.training.trained import Run
 
 def name_run(run: Run, names: RunNames, evaluation: Evaluation, watch: Watch) -> Dictionary:
     """The named dictionary of a run; ``watch`` has watched the evaluation."""
-    config = run.config
+    config, split = run.config, evaluation.split
     meta = make_meta(
         anchor=anchor_name(center=config.anchor.center),
-        fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {evaluation.split} split",
+        fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
+        hold_over=f"{watch.rows} unmasked rows of the {split} split",
         provenance={**provenance(run.cache, config.data.layer), "step": run.step},
         config=to_dict(config),
         metrics=evaluation.to_json(),

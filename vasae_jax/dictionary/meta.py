@@ -14,6 +14,7 @@ def make_meta(
     *,
     anchor: str,
     fire_rate_over: str,
+    hold_over: str,
     provenance: Mapping[str, Any],
     config: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,
@@ -23,6 +24,7 @@ def make_meta(
     Args:
         anchor: what the names refer to, in words (such as "input embeddings").
         fire_rate_over: which rows the fire rates are over, in words.
+        hold_over: which rows the worth of layer names is over, in words.
         provenance: see :func:`provenance`.
         config: the run's settings.
         metrics: an evaluation as JSON, or None if there was none.
@@ -35,6 +37,7 @@ def make_meta(
         "layer_claim": LAYER_CLAIM,
         "anchor": anchor,
         "fire_rate_over": fire_rate_over,
+        "hold_over": hold_over,
         "provenance": dict(provenance),
         "config": dict(config),
         "metrics": None if metrics is None else dict(metrics),

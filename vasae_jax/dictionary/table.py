@@ -33,10 +33,13 @@ def name_table(
     chosen = [f for f in _order(dictionary, sort) if verdict in (None, _verdict(dictionary, f))]
     shown = chosen[:features]
     lines = [HEAD, *(_line(dictionary, feature, top) for feature in shown)]
-    over = dictionary.meta["fire_rate_over"]
-    end = [f"{len(shown)} of {dictionary.d_sae} features. Fires, holds: over the {over}."]
+    meta = dictionary.meta
+    end = [
+        f"{len(shown)} of {dictionary.d_sae} features.",
+        f"Fires: over the {meta['fire_rate_over']}. Holds: over the {meta['hold_over']}.",
+    ]
     end += textwrap.wrap(LAYER_CLAIM, 90)
-    end += textwrap.wrap(f"By embedding ({dictionary.meta['anchor']}): {CLAIM}", 90)
+    end += textwrap.wrap(f"By embedding ({meta['anchor']}): {CLAIM}", 90)
     return "\n".join([*aligned(lines), "", *end]) + "\n"
 
 

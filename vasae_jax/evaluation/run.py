@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vasae_jax.anchor import anchor_matrix, anchor_name
-from vasae_jax.anchor.layer import layer_anchors
+from vasae_jax.anchor.layer import LayerAnchors, layer_anchors
 from vasae_jax.devices.mesh import DATA
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate
 from vasae_jax.evaluation.metrics import Nearest
@@ -44,24 +44,25 @@ def run_names(run: Run) -> RunNames:
     config, rows, cache = run.config, run.params["W_dec"], run.cache
     embedding, size = cache.embedding(), cache.manifest.vocab_size
     stated = raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
-    kinds = (_nearest(anchor_name(center=False), raw, size),)
+    kinds = [_nearest(anchor_name(center=False), raw, size)]
     if config.anchor.center:
         centred = anchor_matrix(embedding, center=True)
         stated = nearest_tokens(rows, centred, NAMES, mesh=run.mesh)
-        kinds = (_nearest(anchor_name(center=True), stated, size), *kinds)
+        kinds.insert(0, _nearest(anchor_name(center=True), stated, size))
     data = config.data
     anchors = layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
-        targets = pulled_to(anchors, config.anchor)
-        found = nearest_tokens(pulled(run.params, config), targets, 1, mesh=run.mesh)
-        kinds = (
-            _nearest(
-                f"layer anchors ({config.anchor.kind}, {config.anchor.pulls})", found, len(targets)
-            ),
-            *kinds,
-        )
+        kinds.insert(0, _nearest_of_layer(run, anchors))
     named = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
-    return RunNames(stated, raw, named, kinds)
+    return RunNames(stated, raw, named, tuple(kinds))
+
+
+def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> Nearest:
+    """The layer anchor that each feature is pulled towards."""
+    own = run.config.anchor
+    targets = pulled_to(anchors, own)
+    found = nearest_tokens(pulled(run.params, run.config), targets, 1, mesh=run.mesh)
+    return _nearest(f"layer anchors ({own.kind}, {own.pulls})", found, len(targets))
 
 
 def evaluate_run(

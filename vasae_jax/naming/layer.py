@@ -40,7 +40,7 @@ LIFT = 2.0
 BLOCK = 256
 """Features worked on at once: BLOCK x V numbers are held, some four times."""
 SAMPLE = 512
-"""Features, evenly spaced, that the bar is found by."""
+"""Features at most, evenly spaced, that the bar is found by."""
 HALVINGS = 24
 """Steps by which the bar is closed in on."""
 
@@ -86,17 +86,19 @@ def layer_names(
         k: features that fire on a row.
         pre_bias: share of b_dec taken from the input before encoding.
         anchors: of the layer that the SAE was trained on.
-        m: names a feature, at most the tokens that were seen.
+        m: names a feature, or fewer: as many as tokens were seen (in the relation with fewer).
+
+    A relation without rows names nothing: where no token follows another, all fire at theirs.
     """
     weights = {name: np.asarray(params[name], np.float64) for name in ("W_enc", "b_enc", "b_dec")}
-    found = [
-        _named(weights, k, pre_bias, *part, m)
-        for part in (
-            (anchors.here, anchors.here_count, anchors.here_mean, anchors.here_within),
-            (anchors.next, anchors.next_count, anchors.next_mean, anchors.next_within),
-        )
+    parts = [
+        (anchors.here, anchors.here_count, anchors.here_mean, anchors.here_within),
+        (anchors.next, anchors.next_count, anchors.next_mean, anchors.next_within),
     ]
-    (ids, shares, worth), (later_ids, later_shares, later_worth) = found
+    parts = [part for part in parts if part[1].any()]
+    m = min(m, *(int(np.count_nonzero(count)) for _, count, _, _ in parts))
+    found = [_named(weights, k, pre_bias, *part, m) for part in parts]
+    (ids, shares, worth), (later_ids, later_shares, later_worth) = found[0], found[-1]
     before = later_worth > worth
     return LayerNames(
         np.where(before[:, None], later_ids, ids).astype(np.int32),
@@ -144,9 +146,10 @@ def _meet(
 def find_bar(features: Features, tokens: Tokens, k: int) -> jax.Array:
     """The preactivation, at least 0, that k of the features are expected to exceed on a row."""
     count = len(features.w)
-    step = max(1, count // SAMPLE)
+    step = -(-count // SAMPLE)
     some = Features(*(part[::step] for part in features))
-    return _bar(some, tokens, jnp.float32(k * len(some.w) / count))
+    bar: jax.Array = _bar(some, tokens, jnp.float32(k * len(some.w) / count))
+    return bar
 
 
 @jax.jit
@@ -157,12 +160,13 @@ def _bar(features: Features, tokens: Tokens, wanted: jax.Array) -> jax.Array:
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
         middle = (low + high) / 2
-        above = jnp.sum(norm.cdf((pre - middle) / scatter) @ tokens.share)
+        above = jnp.sum(norm.cdf((pre - middle) / scatter) * tokens.share[None, :])
         return jnp.where(above > wanted, middle, low), jnp.where(above > wanted, high, middle)
 
     ends = (jnp.zeros((), jnp.float32), jnp.maximum(jnp.max(pre + 6 * scatter), 0.0))
     low, high = jax.lax.fori_loop(0, HALVINGS, halve, ends)
-    return (low + high) / 2
+    bar: jax.Array = (low + high) / 2
+    return bar
 
 
 @partial(jax.jit, static_argnames="m")
@@ -180,4 +184,6 @@ def _best(
 
 def _pre(features: Features, tokens: Tokens) -> jax.Array:
     """m_t, [n, T]."""
-    return features.w @ tokens.rows.T + features.mean[:, None]
+    exact = jax.lax.Precision.HIGHEST
+    pre: jax.Array = jnp.matmul(features.w, tokens.rows.T, precision=exact)
+    return pre + features.mean[:, None]

@@ -1,7 +1,5 @@
 """A few words of text around a row of a cache, the row's own token marked."""
 
-import numpy as np
-
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import printable
 
@@ -21,8 +19,9 @@ class Snippets:
 
     def text(self, row: int) -> str:
         """``row``'s token in brackets, between what comes before it and after it."""
-        start = row - min(int(self._positions[row]), BEFORE)
-        last = row
+        start = last = row
+        while start > max(row - BEFORE, 0) and self._goes_on(start - 1):
+            start -= 1
         while last < min(row + AFTER, len(self._tokens) - 1) and self._goes_on(last):
             last += 1
         left, right = self._words(start, row), self._words(row + 1, last + 1)
@@ -32,5 +31,5 @@ class Snippets:
         return bool(self._positions[row + 1] == self._positions[row] + 1)
 
     def _words(self, start: int, stop: int) -> str:
-        data = b"".join(self._vocab.token_bytes(t) for t in np.asarray(self._tokens[start:stop]))
-        return printable(data).replace("␣", " ")
+        data = b"".join(self._vocab.token_bytes(t) for t in self._tokens[start:stop].tolist())
+        return printable(data).replace("␣", " ") if data else ""

@@ -66,7 +66,7 @@ class _Table:
     def text(self, features: list[int]) -> str:
         """A table of ``features``."""
         where = contexts(self._found, features, len(self._vocab))
-        lines = [HEAD]
+        lines: list[tuple[str, ...]] = [HEAD]
         for place, feature in enumerate(features):
             before = self._dictionary.layer_relation[feature] == BEFORE
             lines.append(self._line(feature, (where.before if before else where.at)[place]))

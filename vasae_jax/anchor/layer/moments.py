@@ -130,4 +130,5 @@ def _add_sums(moments: Moments, x: np.ndarray, ids: np.ndarray) -> None:
 
 
 def _squares(x: np.ndarray) -> np.ndarray:
-    return (x.T @ x).astype(np.float64)
+    squares: np.ndarray = (x.T @ x).astype(np.float64)
+    return squares

@@ -7,6 +7,7 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.reader import PendingRows
+from vasae_jax.config import Mask
 from vasae_jax.stream import next_tokens, statistics
 from vasae_jax.stream.source import PendingBatch, Source
 
@@ -41,12 +42,13 @@ class LayerRows:
     """
 
     def __init__(self, cache: Cache, layer: int, skip_positions: int, max_norm: float) -> None:
-        self._source = Source(cache, layer, "train", skip_positions, max_norm)
+        mask = Mask(skip_positions, max_norm)
+        self._source = Source(cache, layer, "train", mask)
         self._tokens = cache.column("tokens", "train")
         self._positions = cache.column("positions", "train")
         self.vocab_size, self.width = cache.manifest.vocab_size, cache.manifest.d_model
         self.count = self._source.rows
-        stats = statistics(cache, layer, "train", skip_positions, max_norm)
+        stats = statistics(cache, layer, "train", mask)
         self.offset = stats.mean.astype(np.float32)
 
     def pieces(self, part: tuple[int, int] = (0, 1)) -> Iterator[Piece]:

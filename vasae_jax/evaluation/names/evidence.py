@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import binom
 
 from vasae_jax.evaluation.contexts import Firings, Watched
-from vasae_jax.naming.layer import LayerNames
+from vasae_jax.naming.layer import AT, LayerNames
 
 HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
 """Verdicts."""
@@ -91,7 +91,7 @@ def _discoveries(p: np.ndarray, tested: np.ndarray) -> np.ndarray:
 
 def _token(found: Firings, names: LayerNames) -> np.ndarray:
     """The token of each firing that its feature's names are held against."""
-    return np.where(names.relation[found.feature] == 0, found.token, found.following)
+    return np.where(names.relation[found.feature] == AT, found.token, found.following)
 
 
 def _by_name(found: Firings, names: LayerNames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,12 +109,14 @@ def _base_rates(names: LayerNames, watched: Watched) -> np.ndarray:
     """[F, m], the share of watched rows at (or before) each name."""
     size = int(names.ids.max(initial=0)) + 1
     at, before = (_rates(tokens[watched.seen], size) for tokens in (watched.at, watched.before))
-    return np.where(names.relation[:, None] == 0, at[names.ids], before[names.ids])
+    rates: np.ndarray = np.where(names.relation[:, None] == AT, at[names.ids], before[names.ids])
+    return rates
 
 
 def _rates(tokens: np.ndarray, size: int) -> np.ndarray:
     counts = np.bincount(tokens[(tokens >= 0) & (tokens < size)], minlength=size)
-    return counts / max(len(tokens), 1)
+    rates: np.ndarray = counts / max(len(tokens), 1)
+    return rates
 
 
 def _occasion_rates(names: LayerNames, watched: Watched) -> np.ndarray:
@@ -125,7 +127,8 @@ def _occasion_rates(names: LayerNames, watched: Watched) -> np.ndarray:
         pairs = np.stack([watched.window, tokens], axis=1)[watched.seen]
         rates.append(_rates(np.unique(pairs, axis=0)[:, 1], size))
     at, before = (rate[names.ids].sum(axis=1) for rate in rates)
-    return np.where(names.relation == 0, at, before)
+    rate: np.ndarray = np.minimum(np.where(names.relation == AT, at, before), 1.0)
+    return rate
 
 
 def _occasions(
