@@ -77,7 +77,7 @@ def test_quickstart_goes_on_where_it_was(home, capsys):
         "Typical features",
         "not what it causes",
     ):
-        assert words in said.out
+        assert words in " ".join(said.out.split())
     one, other = (np.load(home / "out" / name) for name in ("kept.npz", "dictionary.npz"))
     for name in one.files:
         np.testing.assert_array_equal(one[name], other[name])
@@ -96,6 +96,10 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     found = json.loads((tmp_path / "eval.json").read_text())
     assert 0 <= found["unmasked"]["alignment"][0]["firing_aligned"] <= 1
     assert found["names"]["inputs"]["features"] > 0
+    groups = {group["group"]: group for group in found["names"]["layer"]}
+    assert list(groups)[:3] == ["all", "at", "before"] and len(groups) == 7
+    assert groups["all"]["features"] == found["names"]["inputs"]["features"]
+    assert 0 <= groups["all"]["hold1"] <= groups["all"]["ceiling1"] <= 1
     assert "lm" not in found and "output" not in found["names"]
     assert main(["name", str(run), "--top=3", f"--out={tmp_path / 'names.txt'}"]) == 0
     assert main(["export", str(run), f"--out={tmp_path / 'dictionary.npz'}"]) == 0
@@ -104,6 +108,18 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     table = (tmp_path / "names.txt").read_text()
     assert main(["name", str(tmp_path / "dictionary.npz"), "--top=3"]) == 0
     assert table in capsys.readouterr().out
+    asked = ["name", str(tmp_path / "dictionary.npz"), "--sort=hold"]
+    for verdict, name in (("holds", "holds"), ("no evidence", "no-evidence")):
+        assert main([*asked, "--verdict", verdict]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith((tmp_path / f"names-by-hold-{name}-top5.txt").read_text())
+        other = {"holds", "no evidence", "contradicted"} - {verdict}
+        lines = said.split("\n\n")[0].splitlines()[1:]
+        assert all(verdict in line for line in lines)
+        assert not any(f"  {word}  " in line for word in other for line in lines)
+    assert main(["name", str(run), "--verdict=holds", f"--out={tmp_path / 'held.txt'}"]) == 0
+    held = (tmp_path / "names-by-hold-holds-top5.txt").read_text()
+    assert (tmp_path / "held.txt").read_text() == held
     again = ("export", run, f"--out={tmp_path / 'dictionary.npz'}")
     assert "exists already; expected a new path, or --overwrite" in refused(capsys, *again)
     assert main([*map(str, again), "--overwrite"]) == 0
@@ -124,7 +140,8 @@ def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
     for share in ("firing_aligned", "mass_aligned", "firing_cosine"):
         (ours, _), (theirs, _) = many["alignment"], one["alignment"]
         assert ours[share] == pytest.approx(theirs[share], rel=1e-5)
-    np.testing.assert_array_equal(other_names["token_ids"], names["token_ids"])
+    for array in ("token_ids", "layer_token_ids", "layer_relation", "layer_rows", "verdict"):
+        np.testing.assert_array_equal(other_names[array], names[array])
     out = ("--out", tmp_path / "none.json")
     assert "the 64 features of run" in refused(capsys, "eval", run, *out, "--mesh.model=3")
     assert "found 8 device(s)" in refused(capsys, "eval", run, *out, "--mesh.data=9")

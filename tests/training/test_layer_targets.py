@@ -1,0 +1,190 @@
+"""Runs that are pulled towards a layer's own anchors, alone, over a mesh, and in a pack."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from cache_fixtures import make_cache
+
+from vasae_jax.anchor.layer import anchor_rows, detector_rows, layer_anchors
+from vasae_jax.cli.main import main
+from vasae_jax.config import (
+    AnchorConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    SAEConfig,
+)
+from vasae_jax.evaluation.run import evaluate_run, run_names
+from vasae_jax.naming.nearest import nearest_tokens
+from vasae_jax.system.signals import Stopped
+from vasae_jax.training import loop
+from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.pack.loop import train_pack
+from vasae_jax.training.targets import starting_rows, target_rows
+from vasae_jax.training.trained import open_trained
+
+V, STEPS = 40, 16
+KINDS = [("here", "decoder"), ("next", "decoder"), ("both", "decoder"), ("both", "encoder")]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("cache"), rows=600, d=16, vocab=V, layers=(1,))
+
+
+def config_for(cache, out, kind="both", pulls="decoder", mesh=None, **run):
+    return Config(
+        data=DataConfig(cache=cache.url, layer=1, batch=32, lanes=4, window=2),
+        sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
+        anchor=AnchorConfig(kind=kind, pulls=pulls, search_share=1.0, enough=1.0),
+        optim=OptimConfig(lr=3e-3),
+        mesh=mesh or MeshConfig(data=1),
+        run=RunConfig(out=str(out), steps=STEPS, **run),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory):
+    """A finished run of every kind, by (kind, pulls)."""
+    home = tmp_path_factory.mktemp("runs")
+    return {kind: loop.train(config_for(cache, home / "-".join(kind), *kind)) for kind in KINDS}
+
+
+def kept(run):
+    """Every array of the last checkpoint."""
+    step, params = load_params(run)
+    with Checkpoints(run) as checkpoints:
+        return step, {**params, **checkpoints.raw(step)}
+
+
+def own_anchors(cache):
+    return layer_anchors(cache, 1, 1, 3.0)
+
+
+@pytest.mark.parametrize(("kind", "pulls"), KINDS)
+def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
+    config = config_for(cache, tmp_path, kind, pulls)
+    start = starting_rows(config, cache)
+    found = target_rows(config, cache, start)
+    expected = (detector_rows if pulls == "encoder" else anchor_rows)(own_anchors(cache), kind)
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == ((2 if kind == "both" else 1) * V, 16) and found.dtype == np.float32
+    assert start.shape == (V, 16)
+
+
+def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tmp_path):
+    config = config_for(cache, tmp_path, "embedding")
+    start = starting_rows(config, cache)
+    assert target_rows(config, cache, start) is start
+    for method in ("plain", "tied"):
+        other = replace(config, sae=replace(config.sae, method=method))
+        assert target_rows(other, cache, start).shape == (1, 16)
+
+
+def test_detectors_equal_their_definition(cache):
+    """S^-1 a row by row in float64, S with a hundredth of its mean diagonal added."""
+    anchors = own_anchors(cache)
+    found = detector_rows(anchors, "both")
+    for index, name in enumerate(("here", "next")):
+        within = getattr(anchors, f"{name}_within").astype(np.float64)
+        ridged = within + 0.01 * np.diag(within).mean() * np.eye(16)
+        for token in range(V):
+            row = np.linalg.solve(ridged, getattr(anchors, name)[token].astype(np.float64))
+            if getattr(anchors, f"{name}_count")[token] < 5:
+                row *= 0
+            unit = row / (np.linalg.norm(row) or 1)
+            np.testing.assert_allclose(found[index * V + token], unit, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_cached_nearest_anchors_are_those_of_a_full_search(cache, trained, kind):
+    step, state = kept(trained[kind])
+    assert step == STEPS
+    targets = target_rows(config_for(cache, "x", *kind), cache, None).astype(np.float64)
+    rows = np.asarray(state["W_enc" if kind[1] == "encoder" else "W_dec"], np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    best = (rows @ targets.T).max(axis=1)
+    cached = np.einsum("fd,fd->f", rows, np.asarray(state["anchor"]["anchor_rows"], np.float64))
+    np.testing.assert_allclose(cached, best, atol=1e-5)
+    last = [json.loads(line) for line in (trained[kind] / "metrics.jsonl").read_text().splitlines()]
+    assert last[-1]["shortfall"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("pulls", ["decoder", "encoder"])
+def test_a_mesh_trains_what_one_device_does(cache, trained, tmp_path, pulls):
+    """Sums over devices are taken in another order: float32 rounding over sixteen steps."""
+    config = config_for(cache, tmp_path / "run", "both", pulls, MeshConfig(data=2, model=4))
+    step, found = load_params(loop.train(config))
+    _, expected = load_params(trained["both", pulls])
+    assert step == STEPS
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_stopped_run_resumes_bit_equal(cache, trained, tmp_path, monkeypatch):
+    config = config_for(cache, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Stop, "after", lambda self, step: 15 if step == 7 else None)
+        with pytest.raises(Stopped):
+            loop.train(config)
+    loop.train(config)
+    assert_equal(tmp_path / "run", trained["both", "decoder"])
+
+
+def test_a_pack_leaves_what_its_runs_leave_alone(cache, trained, tmp_path):
+    first = config_for(cache, tmp_path / "a")
+    first = replace(first, data=replace(first.data, seed=0))
+    second = replace(
+        first,
+        anchor=replace(first.anchor, weight=0.5),
+        run=replace(first.run, out=str(tmp_path / "b")),
+    )
+    train_pack([first, second])
+    assert_equal(tmp_path / "a", trained["both", "decoder"])
+    one, other = (load_params(tmp_path / name)[1]["W_dec"] for name in "ab")
+    assert not np.allclose(one, other, atol=1e-4)
+
+
+def assert_equal(run, other):
+    (step, left), (other_step, right) = kept(run), kept(other)
+    assert step == other_step
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
+    run = open_trained(str(trained[kind]))
+    names = run_names(run)
+    found = evaluate_run(run, names).to_json()["unmasked"]["alignment"]
+    assert [one["anchor"] for one in found] == [
+        f"layer anchors ({kind[0]}, {kind[1]})",
+        "input embeddings minus their mean",
+        "input embeddings",
+    ]
+    targets = target_rows(run.config, cache, None)
+    matrix = run.params["W_enc" if kind[1] == "encoder" else "W_dec"]
+    np.testing.assert_array_equal(
+        names.kinds[0].cosines, nearest_tokens(matrix, targets, 1).cosines[:, 0]
+    )
+    assert names.kinds[0].vocab_size == len(targets)
+
+
+def test_eval_and_export_serve_a_run_of_layer_anchors(trained, tmp_path, capsys):
+    run = str(trained["both", "decoder"])
+    assert main(["eval", run, f"--out={tmp_path / 'eval.json'}"]) == 0
+    found = json.loads((tmp_path / "eval.json").read_text())
+    assert found["unmasked"]["alignment"][0]["anchor"] == "layer anchors (both, decoder)"
+    assert found["names"]["anchor"] == "input embeddings minus their mean"
+    assert found["names"]["layer"][0]["group"] == "all"
+    assert main(["export", run, f"--out={tmp_path / 'dictionary.npz'}"]) == 0
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta["config"]["anchor"]["kind"] == "both"
+    assert meta["hold_over"] == meta["fire_rate_over"]  # so short a split is watched whole
+    capsys.readouterr()
