@@ -9,4 +9,4 @@ Result:   measured on 6,141 held-out rows: variance explained 0.72, dead 2.6%, f
 
 from vasae_jax.config.presets import quickstart
 
-config = quickstart(cache="out/quickstart/cache", layer=27, out="out/quickstart-train")
+config = quickstart(cache="out/quickstart/cache", layer=15, out="out/quickstart-train")

@@ -1,5 +1,6 @@
 """Running the real step on small made-up rows."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.state import Start, make_state
+from vasae_jax.training.state import Start, state_maker
 from vasae_jax.training.step import make_step
 
 V, D, F, ROWS, K = 70, 16, 64, 48, 5
@@ -52,13 +53,16 @@ def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
 
 
 def start(config, anchors, variance=float(D)):
-    mesh = make_mesh(config.mesh)
-    mean = jnp.full((D,), 0.1, jnp.float32)
+    mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
     rows, tokens = jnp.asarray(anchors), jnp.arange(V, dtype=jnp.int32)
-    state = make_state(
-        config, config.sae.d_sae, mesh, Start(jax.random.key(0), mean, rows, rows, tokens)
-    )
-    return mesh, state, Context(rows, mean, jnp.float32(variance))
+    given = Start(jax.random.key(0), mean, rows, rows, tokens)
+    if config not in _MAKERS:
+        _MAKERS[config] = state_maker(config, config.sae.d_sae, mesh, given)
+    return mesh, _MAKERS[config](given), Context(rows, mean, jnp.float32(variance))
+
+
+_MAKERS: dict[Config, Callable] = {}
+"""What makes the state of each config, compiled once."""
 
 
 def run_steps(config, execution="sparse", steps=STEPS):

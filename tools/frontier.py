@@ -18,9 +18,11 @@ from vasae_jax.system.errors import UserError
 from vasae_jax.system.memory import keep_pages
 
 LAMBDAS = {
-    "published": (1e-4, 1.0, 3.0, 10.0),
-    "default": (0.8, 2.5, 3.5),
-    "named": (8.0,),
+    "plain": (0.0,),
+    "published": (1e-4,),
+    "embedding": (3.5,),
+    "default": (0.5, 1.0, 2.0),
+    "named": (3.0,),
 }
 """The grid of each recipe, unless --lambdas says otherwise."""
 

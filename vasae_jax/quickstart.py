@@ -49,7 +49,7 @@ class Quickstart:
     layers: tuple[int, ...] | None
     """Layers to extract; None: see :func:`default_layers`."""
     layer: int | None
-    """The layer that is trained on; None is the last of ``layers``."""
+    """The layer that is trained on; None is the middle one of ``layers``."""
     max_rows: int
     """Tokens of text used at most."""
     overwrite: bool
@@ -88,15 +88,15 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
 
 
 def default_layers(count: int) -> tuple[int, ...]:
-    """Layers at a third, two thirds and nine tenths of the way up ``count`` blocks."""
-    return tuple(sorted({count // 3, 2 * count // 3, 9 * count // 10}))
+    """Layers at a third, a half and two thirds of the way up ``count`` blocks."""
+    return tuple(sorted({count // 3, count // 2, 2 * count // 3}))
 
 
 def _make_cache(wanted: Quickstart, stages: dict[str, float], url: str) -> int:
     """Load the model and extract; the layer to train on. The model's memory is free after it."""
     model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2(), COMPUTE))
     layers = wanted.layers or default_layers(model.spec.n_layers)
-    layer = layers[-1] if wanted.layer is None else wanted.layer
+    layer = layers[len(layers) // 2] if wanted.layer is None else wanted.layer
     if layer not in layers:
         raise UserError(
             f"layer {layer} is to be trained on but layers {', '.join(map(str, layers))} are "

@@ -1,13 +1,18 @@
 """The command line as a user meets it: verbs over a tiny real model, and what errors look like."""
 
 import json
+import os
 import pydoc_data.topics
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from cache_fixtures import make_cache
 from lm_fixtures import llama_config, random_model, save_model
 
+import vasae_jax
 from vasae_jax.cli.main import VERBS, main
 from vasae_jax.dictionary.files import read_dictionary
 
@@ -219,3 +224,46 @@ def test_help_names_every_verb(capsys):
             main([verb, "--help"])
         assert ended.value.code == 0
         assert f"vasae {verb}" in capsys.readouterr().out
+
+
+def test_the_version_is_said(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"vasae-jax {vasae_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["eval", "run", "--lm-windows=0"], "0 is below 1"),
+        (["name", "run", "--top=-1"], "-1 is below 0"),
+    ],
+)
+def test_a_number_below_its_least_is_refused(capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_processes_without_an_address_are_refused(capsys):
+    said = refused(capsys, "train", "--processes=2", "--process-id=0")
+    assert "expected --distributed=HOST:PORT of process 0" in said
+
+
+def test_a_reader_that_has_enough_is_no_error(home):
+    """``vasae name RUN | head -1``: the pipe is closed before all is written."""
+    command = [sys.executable, "-m", "vasae_jax.cli.main", "name", str(home / "out" / "run")]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert "Traceback" not in done.stderr
+
+
+def test_quickstart_refuses_what_its_cache_is_not(home, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(home / "out" / "cache", out / "cache")
+    again = [*quickstart_of(home), f"--out={out}", *SMALL]
+    other = [*again, "--layers=0,2"]
+    assert "holds a cache with layers (1, 2); expected (0, 2)" in refused(capsys, *other)
+    assert "layer 0 is to be trained on but layers 1, 2" in refused(capsys, *again, "--layer=0")

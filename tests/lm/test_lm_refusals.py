@@ -59,6 +59,12 @@ def test_architecture_is_refused_before_the_weights_are_opened(directory):
         ({"hidden_act": "mish"}, "activation 'mish'; expected one of silu"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised checkpoint"),
         ({"mlp_bias": "yes"}, "mlp_bias 'yes'"),
+        ({"head_dim": 15}, "heads of size 15; expected an even number"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps 'small'; expected a number"),
+        (
+            {"rope_parameters": {**fx.LLAMA3, "high_freq_factor": 1.0}},
+            "high_freq_factor 1.0 and low_freq_factor 1.0; expected the first to be larger",
+        ),
     ],
 )
 def test_unusable_settings_name_file_and_key(changes, message):
@@ -207,3 +213,36 @@ def test_gguf_architecture_is_refused(tmp_path, architecture):
     writer.close()
     with pytest.raises(UserError, match=f"architecture {architecture}.*expected llama or gpt2"):
         load_lm(path)
+
+
+def odd_gguf(path, **changes):
+    """A file of a small Llama whose metadata is changed; a value None leaves the key out."""
+    import gguf
+
+    add = gguf.GGUFWriter.add_key_value
+
+    def changed(writer, key, value, *rest, **more):
+        value = changes.get(key.rsplit(".", 1)[-1], value)
+        if value is not None:
+            add(writer, key, value, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf.GGUFWriter, "add_key_value", changed)
+        return fx.write_gguf(fx.random_model(fx.llama_config(num_hidden_layers=1)), path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block_count": None}, "llama.block_count None; expected a whole number above 0"),
+        ({"layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon None; expected a number"),
+        ({"dimension_count": 8}, "rotates 8 of 16 in a head; expected all"),
+        ({"model": "llama"}, "a tokenizer of kind llama, .* cannot be rebuilt exactly"),
+        ({"model": None}, "has no tokenizer, which cannot be rebuilt"),
+        ({"merges": None}, "a tokenizer without tokens and merges; expected both"),
+        ({"merges": ["no such"]}, "tokens and merges that disagree"),
+    ],
+)
+def test_gguf_metadata_that_cannot_be_used_is_named(tmp_path, changes, message):
+    with pytest.raises(UserError, match=rf"small\.gguf .*{message}"):
+        load_lm(odd_gguf(tmp_path / "small.gguf", **changes))

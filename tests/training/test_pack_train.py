@@ -146,3 +146,14 @@ def test_a_diverging_run_is_named(tmp_path):
     log = Log(RunDir(tmp_path), Config(), 0, None, name="runs/b")
     with pytest.raises(UserError, match="runs/b: the loss is nan at step 5"):
         log.report(5, Metrics(*[np.nan] * len(Metrics._fields)), None)
+
+
+def test_a_finished_pack_is_left_alone(cache, tmp_path, capsys):
+    configs = pack_of(cache, tmp_path)
+    configs = [replace(each, run=replace(each.run, steps=1)) for each in configs]
+    loop.train_pack(configs)
+    before = (tmp_path / "a" / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    assert loop.train_pack(configs) == [tmp_path / "a", tmp_path / "b"]
+    assert "all 2 runs of the pack are complete: 1 steps" in capsys.readouterr().err
+    assert (tmp_path / "a" / "metrics.jsonl").read_text() == before

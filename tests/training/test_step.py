@@ -15,6 +15,9 @@ from vasae_jax.training.step import learning_rate, make_step
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
 
 
+run_forward = jax.jit(forward, static_argnums=2)
+
+
 def wide(params):
     return {name: np.asarray(value, np.float64) for name, value in params.items()}
 
@@ -46,16 +49,23 @@ def test_forward_equals_reference(execution, pre_bias):
     _, state, _ = start(make_config(), anchors)
     params = scrambled(state)
     expected, z, _ = reference.forward(wide(params), x[0].astype(np.float64), K, pre_bias)
-    out = forward(params, jnp.asarray(x[0]), Pass(K, pre_bias, execution))
+    out = run_forward(params, jnp.asarray(x[0]), Pass(K, pre_bias, execution))
     np.testing.assert_allclose(out.x_hat, expected, **TOLERANCE)
     values, ids = encode(params, jnp.asarray(x[0]), K, pre_bias)
     np.testing.assert_allclose(values, np.take_along_axis(z, np.asarray(ids), 1), **TOLERANCE)
     np.testing.assert_allclose(decode(params, values, ids), expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("execution", ["sparse", "dense"])
+# The pull knows nothing of how the forward pass is executed.
 @pytest.mark.parametrize(
-    ("mode", "enough"), [("nearest", 1.0), ("nearest", 0.6), ("logsumexp", 1.0), ("softmax", 1.0)]
+    ("execution", "mode", "enough"),
+    [
+        ("dense", "nearest", 1.0),
+        ("sparse", "nearest", 1.0),
+        ("sparse", "nearest", 0.6),
+        ("sparse", "logsumexp", 1.0),
+        ("sparse", "softmax", 1.0),
+    ],
 )
 @pytest.mark.parametrize(
     ("loss", "pre_bias", "unit_norm"), [("variance", 1.0, True), ("mse", 0.0, False)]
@@ -68,7 +78,7 @@ def test_loss_and_every_gradient_equal_reference(
         unit_norm=unit_norm, relative=unit_norm,
     )  # fmt: skip
     x, keep, anchors = make_rows()
-    mesh, state, context = start(config, anchors, variance=7.0)
+    mesh, state, context = start(make_config(), anchors, variance=7.0)
     params = scrambled(state)
     if unit_norm:
         params["W_dec"] = unit_rows(params["W_dec"])
@@ -169,8 +179,8 @@ def test_every_buffer_of_the_state_is_donated():
 def test_bfloat16_compute_stays_near_float32():
     x, _, anchors = make_rows()
     _, state, _ = start(make_config(), anchors)
-    full = forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "float32")).x_hat
-    half = forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "bfloat16")).x_hat
+    full = run_forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "float32")).x_hat
+    half = run_forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "bfloat16")).x_hat
     error = np.linalg.norm(full - half) / np.linalg.norm(full)
     assert 0 < error < 0.1  # winners near the cut may change places
 

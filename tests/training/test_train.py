@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -17,6 +18,8 @@ from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunCo
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.loop import train
+from vasae_jax.training.rundir import RunDir
+from vasae_jax.training.trained import open_trained
 
 STEPS = 24
 
@@ -234,3 +237,52 @@ def test_a_diverging_run_stops_with_a_sentence(cache, tmp_path):
     config = changed(config_for(cache, tmp_path / "run"), "optim", lr=1e30, warmup=0.0)
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
         train(changed(config, "sae", unit_norm=False))
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A finished run that a test may damage."""
+    return shutil.copytree(whole, tmp_path / "copied")
+
+
+def test_a_run_opens_with_its_own_cache_or_one_like_it(copied, tmp_path):
+    assert open_trained(str(copied)).step == STEPS
+    other = make_cache(tmp_path, rows=600, d=16, vocab=40, layers=(1, 3), name="other").url
+    assert open_trained(str(copied), other).cache.url == other
+    wide = make_cache(tmp_path, rows=40, d=24, vocab=40, layers=(1, 3), name="wide").url
+    with pytest.raises(UserError, match="has rows of 24 numbers; expected 16 as run"):
+        open_trained(str(copied), wide)
+
+
+def test_another_cache_in_the_place_of_a_run_s_own_is_refused(cache, tmp_path):
+    url = shutil.copytree(cache, tmp_path / "cache")
+    config = config_for(str(url), tmp_path / "run", steps=1)
+    train(config)
+    shutil.rmtree(url)
+    make_cache(tmp_path, rows=620, d=16, vocab=40, layers=(1, 3))
+    with pytest.raises(UserError, match=r"has changed since run .* was trained on it"):
+        open_trained(str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"holds another run: the cache .* has changed"):
+        train(config)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_config_is_named(copied, text):
+    (copied / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        open_trained(str(copied))
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused(copied):
+    checkpoints = copied / "checkpoints"
+    shutil.rmtree(checkpoints)
+    with pytest.raises(UserError, match="has no checkpoints; expected the directory of a run"):
+        load_params(copied)
+    checkpoints.mkdir()
+    with pytest.raises(UserError, match="has no finished checkpoint yet"):
+        load_params(copied)
+
+
+def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        RunDir(tmp_path / "gone").log({"step": 1})

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "(needs no download; default: %(default)s)",
     )
     add("--layers", type=layer_numbers, help="layers to extract, such as 5,10 (default: three)")
-    add("--layer", type=int, help="layer to train on (default: the last of --layers)")
+    add("--layer", type=int, help="layer to train on (default: the middle one of --layers)")
     add("--max-rows", type=int, default=200_000, help="most tokens to use (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace the output of an earlier run in --out")
     return parser

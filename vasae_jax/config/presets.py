@@ -34,7 +34,15 @@ def published(**data: Any) -> Config:
             unit_norm=False,
         ),
         anchor=AnchorConfig(
-            weight=1e-4, relative=False, center=False, per_feature="uniform", enough=1.0
+            kind="embedding",
+            pulls="decoder",
+            weight=1e-4,
+            relative=False,
+            ramp_from=0.0,
+            ramp=0.0,
+            center=False,
+            per_feature="uniform",
+            enough=1.0,
         ),
         optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
     )
@@ -46,15 +54,28 @@ def default(**data: Any) -> Config:
 
 
 def named(**data: Any) -> Config:
-    """For names first: nearly every feature that fires is aligned, and few numbers are lost.
+    """For names first: a stronger pull, that ends later.
 
-    The pull is strong and ends at cosine 0.85, so that a row keeps part of itself to
-    reconstruct with; docs/frontier.md has what it was chosen by, and its price.
+    docs/names.md has what more of the activation its names hold, and the price.
     """
-    return Config(
-        data=DataConfig(**data),
-        anchor=AnchorConfig(weight=8.0, enough=0.85),
+    return Config(data=DataConfig(**data), anchor=AnchorConfig(weight=3.0, enough=0.75))
+
+
+def embedding(**data: Any) -> Config:
+    """The decoder pulled to the token embeddings, as the paper has it, with features kept alive.
+
+    The pull ends at cosine 0.82, so that a row keeps part of itself to reconstruct with;
+    docs/frontier.md has what it was chosen by.
+    """
+    anchor = AnchorConfig(
+        kind="embedding", pulls="decoder", weight=3.5, enough=0.82, ramp_from=0.0, ramp=0.0
     )
+    return Config(data=DataConfig(**data), anchor=anchor)
+
+
+def plain(**data: Any) -> Config:
+    """No anchor, all else as ``default``: what names cost is measured against it."""
+    return Config(data=DataConfig(**data), sae=SAEConfig(method="plain"))
 
 
 def quickstart(cache: str, layer: int, out: str) -> Config:

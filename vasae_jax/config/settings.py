@@ -79,19 +79,19 @@ class SAEConfig:
 class AnchorConfig:
     """The pull of features towards their nearest anchor."""
 
-    kind: Literal["embedding", "here", "next", "both"] = "embedding"
+    kind: Literal["embedding", "here", "next", "both"] = "both"
     """What anchors are. embedding: the model's token embeddings (published recipe). Or where the
     layer itself puts each token (docs/anchors.md): here, the mean of its rows; next, the mean of
     the rows that it follows; both."""
-    pulls: Literal["decoder", "encoder"] = "decoder"
+    pulls: Literal["decoder", "encoder"] = "encoder"
     """Whose rows are pulled: the decoder's, so that a feature writes what its anchor is (published
     recipe), or the encoder's, so that it fires where its anchor does. Layer anchors for the
     encoder are the directions that best tell each token's rows from all others."""
-    weight: float = 3.5
+    weight: float = 1.0
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
-    ramp_from: float = 0.0
+    ramp_from: float = 0.3
     """Share of the steps before the pull sets in: features first find what they respond to."""
-    ramp: float = 0.0
+    ramp: float = 0.2
     """Share of the steps over which the pull then rises linearly to its full weight."""
     relative: bool = True
     """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
@@ -104,7 +104,7 @@ class AnchorConfig:
     always less the mean of all rows."""
     per_feature: Literal["uniform", "root_rate"] = "root_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
-    enough: float = 0.82
+    enough: float = 0.6
     """Cosine at which a feature is near enough, so that its pull ends and the rest of its
     direction is free to reconstruct with; at 1 it never does (published recipe).
     The modes logsumexp and softmax take no notice of it."""

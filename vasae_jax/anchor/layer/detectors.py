@@ -6,7 +6,7 @@ from vasae_jax.anchor.layer.estimate import LayerAnchors
 from vasae_jax.anchor.layer.unit import KINDS
 from vasae_jax.system.errors import UserError
 
-FEW = 5
+FEW = 20
 """A token seen on fewer rows has no detector: its row is 0, which is nearest to nothing."""
 RIDGE = 0.01
 """What is added to the covariance's diagonal, as a share of its mean."""

@@ -12,20 +12,26 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vasae_jax.naming.claim import CLAIM
+from vasae_jax.naming.claim import LAYER_CLAIM
 from vasae_jax.report.frontier.points import Row, group
 from vasae_jax.system.files import atomic_file, refuse_existing
 
 PANELS = (
+    ("hold10", "activation held by ten names"),
+    ("hold1", "held by the first name"),
     ("firing_aligned", "firing features aligned"),
-    ("mass_aligned", "activation mass aligned"),
     ("dead_share", "dead features"),
-    ("coverage", "tokens covered"),
 )
 """Rows of the figure: key and label; the first two lead."""
 LEADING = tuple(key for key, _ in PANELS[:2])
 """Panels whose points show their lambda."""
-STYLES = (("#d55e00", "s"), ("#0072b2", "o"), ("#009e73", "^"), ("#cc79a7", "D"))
+STYLES = (
+    ("#555555", "X"),
+    ("#d55e00", "s"),
+    ("#cc79a7", "D"),
+    ("#0072b2", "o"),
+    ("#009e73", "^"),
+)
 """Colour and marker of each recipe in turn: told apart by shape alone too."""
 HEIGHTS = (3, 3, 1.5, 1.5)
 
@@ -70,7 +76,7 @@ def _draw(rows: list[Row]) -> Figure:
     figure.text(0.02, 0.965, _title(rows[0]), fontsize=12, fontweight="bold", va="top")
     figure.text(0.02, 0.94, _subtitle(rows), fontsize=8.5, va="top")
     width = 62 * len(layers)
-    figure.text(0.02, 0.01, textwrap.fill(CLAIM, width), fontsize=7, color="#444444")
+    figure.text(0.02, 0.01, textwrap.fill(LAYER_CLAIM, width), fontsize=7, color="#444444")
     return figure
 
 
@@ -78,8 +84,8 @@ def _panel(axes: Axes, rows: list[Row], recipes: list[str], key: str) -> None:
     for recipe, (colour, marker) in zip(recipes, itertools.cycle(STYLES), strict=False):
         mine = [row for row in rows if row["recipe"] == recipe]
         _line(axes, mine, key, color=colour, marker=marker, label=recipe)
-    if key == "coverage":
-        axes.set_ylim(0, 1.15 * max(0.01, axes.get_ylim()[1]))
+    if key in LEADING:
+        axes.set_ylim(0, 1.2 * max(0.01, axes.get_ylim()[1]))
     else:
         axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

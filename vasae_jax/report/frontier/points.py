@@ -19,11 +19,13 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, presets
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.devices.mesh import DATA, MODEL, make_mesh
-from vasae_jax.evaluation.contexts import Watch
+from vasae_jax.evaluation.contexts import ROWS, Watch
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.evaluation.metrics import Alignment
-from vasae_jax.evaluation.names.inputs import InputRelation, input_relation
-from vasae_jax.evaluation.run import SPLIT, evaluate_run, run_names
+from vasae_jax.evaluation.names.evidence import evidence
+from vasae_jax.evaluation.names.holds import held
+from vasae_jax.evaluation.names.inputs import input_relation
+from vasae_jax.evaluation.run import SPLIT, RunNames, evaluate_run, run_names
 from vasae_jax.sae import Params, choose_execution
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_bytes, write_bytes
@@ -34,14 +36,13 @@ from vasae_jax.training.step import make_step
 from vasae_jax.training.trained import Run
 
 RECIPES: Mapping[str, Callable[[], Config]] = {
+    "plain": presets.plain,
     "published": presets.published,
+    "embedding": presets.embedding,
     "default": presets.default,
     "named": presets.named,
 }
 """Recipes by name."""
-WATCHED = 2**17
-"""Held-out rows over which it is watched what fires, about."""
-
 Row = dict[str, Any]
 """One trained and measured point."""
 
@@ -142,7 +143,7 @@ def train_point(name: str, config: Config, cache: Cache) -> Row:
     params = train_params(config, cache)
     trained = time.monotonic() - began
     run = Run(config, config.run.steps, params, cache)
-    names, watch = run_names(run), Watch(cache, SPLIT, WATCHED)
+    names, watch = run_names(run), Watch(cache, SPLIT, ROWS)
     evaluation = evaluate_run(run, names, observe=watch)
     return {
         "recipe": name,
@@ -150,7 +151,7 @@ def train_point(name: str, config: Config, cache: Cache) -> Row:
         "layer": config.data.layer,
         "seed": config.run.seed,
         **_figures(evaluation),
-        **_hold(input_relation(watch.firings(), names.stated.ids)),
+        **_hold(run, names, watch),
         "d_sae": evaluation.features,
         "k": config.sae.k,
         "batch": config.data.batch,
@@ -188,14 +189,18 @@ def train_params(config: Config, cache: Cache) -> Params:
 COLUMNS = (
     ("variance_explained", "VE", "{:.3f}"),
     ("dead_share", "dead", "{:.1%}"),
+    ("hold1", "hold@1", "{:.1%}"),
+    ("ceiling1", "ceiling", "{:.1%}"),
+    ("hold10", "hold@10", "{:.1%}"),
+    ("ceiling10", "ceiling", "{:.1%}"),
+    ("shuffled10", "shuffled", "{:.2%}"),
+    ("mass", "mass@10", "{:.1%}"),
+    ("holds", "holds", "{:.1%}"),
+    ("contradicted", "contradicted", "{:.1%}"),
     ("firing_aligned", "firing", "{:.1%}"),
-    ("mass_aligned", "mass", "{:.1%}"),
-    ("coverage", "tokens", "{:.2%}"),
     ("firing_cosine", "cosine", "{:.3f}"),
-    ("raw_firing_aligned", "raw firing", "{:.1%}"),
-    ("raw_mass_aligned", "raw mass", "{:.1%}"),
-    ("holds_just_before", "holds", "{:.1%}"),
-    ("holds_just_before_shuffled", "shuffled", "{:.1%}"),
+    ("embedding_at", "by embedding", "{:.1%}"),
+    ("embedding_before", "before", "{:.1%}"),
 )
 """Figures of a table: key, heading, format."""
 
@@ -260,10 +265,15 @@ def _alignment(found: Alignment) -> Row:
     return {key: getattr(found, key) for key in (*keys, "dictionary_aligned")}
 
 
-def _hold(found: InputRelation) -> Row:
-    """Mean share of a firing feature's activation at, and just before, one of its names."""
+def _hold(run: Run, names: RunNames, watch: Watch) -> Row:
+    """What layer names hold over all firing features, and names by embeddings beside."""
+    found = watch.firings()
+    worth = evidence(found, names.layer, watch.watched())
+    norms = np.linalg.norm(np.asarray(run.params["W_dec"], np.float64), axis=1)
+    layer = vars(held(found, names.layer, worth, norms)[0])
+    embedding = input_relation(found, names.stated.ids)
     return {
-        "holds_at": found.at.named,
-        "holds_just_before": found.just_before.named,
-        "holds_just_before_shuffled": found.just_before.shuffled,
+        **{key: value for key, value in layer.items() if key not in ("group", "features")},
+        "embedding_at": embedding.at.named,
+        "embedding_before": embedding.just_before.named,
     }
