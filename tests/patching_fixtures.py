@@ -81,7 +81,7 @@ def make_run(home: Home, params, k: int, pre_bias: float = 0.0, center: bool = F
         Config(),
         data=DataConfig(cache=home.cache.url, layer=LAYER, skip_positions=1, max_norm=0.0),
         sae=SAEConfig(k=k, pre_bias=pre_bias, d_sae=len(params["b_enc"])),
-        anchor=AnchorConfig(center=center),
+        anchor=AnchorConfig(kind="embedding", pulls="decoder", center=center),
     )
     params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
     return Run(config, 1, params, home.cache)

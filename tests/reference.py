@@ -62,6 +62,7 @@ def loss_and_grads(
     weight,
     enough=1.0,
     relative=False,
+    pulled="W_dec",
 ):
     """The training loss and the gradient of every parameter."""
     x_hat, z, _ = forward(params, x, k, pre_bias)
@@ -78,9 +79,9 @@ def loss_and_grads(
     }
     if lam:
         lam = lam * loss if relative else lam
-        aligned, pull = alignment(params["W_dec"], anchors, mode, weight, enough)
+        aligned, pull = alignment(params[pulled], anchors, mode, weight, enough)
         loss -= lam * aligned
-        grads["W_dec"] -= lam * pull
+        grads[pulled] -= lam * pull
     return loss, grads
 
 

@@ -35,11 +35,16 @@ def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
     per_feature = sae.pop("per_feature", "uniform")
     enough = sae.pop("enough", 1.0)
     relative = sae.pop("relative", False)
+    pulls = sae.pop("pulls", "decoder")
     settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}
     return Config(
         sae=replace(SAEConfig(), **settings),
         anchor=AnchorConfig(
+            kind="embedding",
+            pulls=pulls,
             weight=0.4,
+            ramp_from=0.0,
+            ramp=0.0,
             mode=mode,
             search_share=search_share,
             per_feature=per_feature,

@@ -24,6 +24,7 @@ from vasae_jax.config import (
 )
 from vasae_jax.config.overrides import flatten, to_dict
 from vasae_jax.config.presets import embedding
+from vasae_jax.devices import distributed
 from vasae_jax.devices.distributed import Hosts
 from vasae_jax.naming.nearest import nearest_tokens
 from vasae_jax.system.errors import UserError
@@ -228,3 +229,26 @@ def test_a_process_that_stays_alone_gives_up(cache, tmp_path, process):
 def test_hosts_that_cannot_be_meant_are_refused(hosts, words):
     with pytest.raises(UserError, match=words):
         hosts.check()
+
+
+def test_the_first_process_works_first_and_all_hear_what_fails(monkeypatch):
+    """As the second of two processes: it works after the first, where errors are told to all."""
+    told = []
+
+    def together(work):
+        told.append("begins")
+        try:
+            return work()
+        finally:
+            told.append("ends")
+
+    monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "together", together)
+    for first, expected in (
+        (False, ["begins", "ends", "begins", "works", "ends"]),
+        (True, ["begins", "works", "ends", "begins", "ends"]),
+    ):
+        told.clear()
+        monkeypatch.setattr(distributed, "is_first", lambda first=first: first)
+        assert distributed.first_then_all(lambda: told.append("works") or "made") == "made"
+        assert told == expected

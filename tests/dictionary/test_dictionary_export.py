@@ -8,6 +8,7 @@ from dictionary_fixtures import D, K, dictionary
 from safetensors.numpy import load_file
 
 from vasae_jax.dictionary.layouts import LAYOUTS, export_layout
+from vasae_jax.naming.claim import LAYER_CLAIM
 from vasae_jax.system.errors import UserError
 
 X = np.random.default_rng(1).normal(size=(50, D)).astype(np.float32) * 3
@@ -62,8 +63,11 @@ def test_dictionary_learning_layout_by_its_formula(tmp_path, pre_bias):
 def test_sae_lens_itself(tmp_path, pre_bias):
     sae_lens, torch = pytest.importorskip("sae_lens"), pytest.importorskip("torch")
     export_layout(dictionary(pre_bias), "sae_lens", tmp_path)
-    found = sae_lens.SAE.load_from_disk(tmp_path)(torch.from_numpy(X)).detach().numpy()
+    sae = sae_lens.SAE.load_from_disk(tmp_path)
+    found = sae(torch.from_numpy(X)).detach().numpy()
     np.testing.assert_allclose(found, ours(pre_bias), atol=1e-4)
+    assert sae.cfg.metadata.hook_name == "blocks.3.hook_resid_post"
+    assert sae.cfg.metadata.layer_names["verdict"] == naming()["verdict"]
 
 
 @pytest.mark.parametrize("pre_bias", PRE_BIASES)
@@ -81,8 +85,40 @@ def test_dictionary_learning_itself(tmp_path, pre_bias):
     export_layout(dictionary(pre_bias), "dictionary_learning", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())["trainer"]
     loaded = getattr(module, config["dict_class"]).from_pretrained(tmp_path / "ae.pt", k=K)
+    utils = pytest.importorskip("dictionary_learning.utils")
+    assert utils.load_dictionary(str(tmp_path), "cpu")[1]["layer_names"] == naming()
     found = loaded(torch.from_numpy(X)).detach().numpy()
     np.testing.assert_allclose(found, ours(pre_bias), atol=1e-4)
+
+
+def naming():
+    """Layer names as a layout's config has them, feature by feature."""
+    d, words = dictionary(), {1: "holds", 0: "no evidence", -1: "contradicted"}
+    features = range(d.d_sae)
+    return {
+        "claim": LAYER_CLAIM,
+        "name": [d.tokens[int(d.layer_token_ids[f, 0])][1] for f in features],
+        "relation": ["before" if d.layer_relation[f] else "at" for f in features],
+        "hold": [round(float(d.hold[f]), 4) for f in features],
+        "verdict": [words[int(d.verdict[f])] for f in features],
+    }
+
+
+@pytest.mark.parametrize(
+    ("layout", "file", "place"),
+    [
+        ("sae_lens", "cfg.json", ("metadata",)),
+        ("dictionary_learning", "config.json", ()),
+    ],
+)
+def test_layouts_with_room_for_it_have_layer_names_and_verdicts(tmp_path, layout, file, place):
+    if layout == "dictionary_learning":
+        pytest.importorskip("torch")
+    export_layout(dictionary(), layout, tmp_path)
+    config = json.loads((tmp_path / file).read_text(encoding="utf-8"))
+    for key in place:
+        config = config[key]
+    assert config["layer_names"] == naming()
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))

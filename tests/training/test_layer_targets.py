@@ -9,6 +9,7 @@ import pytest
 from cache_fixtures import make_cache
 
 from vasae_jax.anchor.layer import anchor_rows, detector_rows, layer_anchors
+from vasae_jax.anchor.layer.detectors import FEW
 from vasae_jax.cli.main import main
 from vasae_jax.config import (
     AnchorConfig,
@@ -41,7 +42,15 @@ def config_for(cache, out, kind="both", pulls="decoder", mesh=None, **run):
     return Config(
         data=DataConfig(cache=cache.url, layer=1, batch=32, lanes=4, window=2),
         sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
-        anchor=AnchorConfig(kind=kind, pulls=pulls, search_share=1.0, enough=1.0),
+        anchor=AnchorConfig(
+            kind=kind,
+            pulls=pulls,
+            weight=3.5,
+            ramp_from=0.0,
+            ramp=0.0,
+            search_share=1.0,
+            enough=1.0,
+        ),
         optim=OptimConfig(lr=3e-3),
         mesh=mesh or MeshConfig(data=1),
         run=RunConfig(out=str(out), steps=STEPS, **run),
@@ -95,7 +104,7 @@ def test_detectors_equal_their_definition(cache):
         ridged = within + 0.01 * np.diag(within).mean() * np.eye(16)
         for token in range(V):
             row = np.linalg.solve(ridged, getattr(anchors, name)[token].astype(np.float64))
-            if getattr(anchors, f"{name}_count")[token] < 5:
+            if getattr(anchors, f"{name}_count")[token] < FEW:
                 row *= 0
             unit = row / (np.linalg.norm(row) or 1)
             np.testing.assert_allclose(found[index * V + token], unit, atol=1e-4)

@@ -58,24 +58,27 @@ def test_forward_equals_reference(execution, pre_bias):
 
 # The pull knows nothing of how the forward pass is executed.
 @pytest.mark.parametrize(
-    ("execution", "mode", "enough"),
+    ("execution", "mode", "enough", "pulls"),
     [
-        ("dense", "nearest", 1.0),
-        ("sparse", "nearest", 1.0),
-        ("sparse", "nearest", 0.6),
-        ("sparse", "logsumexp", 1.0),
-        ("sparse", "softmax", 1.0),
+        ("dense", "nearest", 1.0, "decoder"),
+        ("sparse", "nearest", 1.0, "decoder"),
+        ("sparse", "nearest", 0.6, "decoder"),
+        ("sparse", "logsumexp", 1.0, "decoder"),
+        ("sparse", "softmax", 1.0, "decoder"),
+        ("dense", "nearest", 1.0, "encoder"),
+        ("sparse", "nearest", 0.6, "encoder"),
     ],
 )
 @pytest.mark.parametrize(
     ("loss", "pre_bias", "unit_norm"), [("variance", 1.0, True), ("mse", 0.0, False)]
 )
 def test_loss_and_every_gradient_equal_reference(
-    execution, mode, enough, loss, pre_bias, unit_norm
+    execution, mode, enough, pulls, loss, pre_bias, unit_norm
 ):
+    pulled = "W_enc" if pulls == "encoder" else "W_dec"
     config = make_config(
         loss=loss, mode=mode, pre_bias=pre_bias, per_feature="root_rate", enough=enough,
-        unit_norm=unit_norm, relative=unit_norm,
+        unit_norm=unit_norm, relative=unit_norm, pulls=pulls,
     )  # fmt: skip
     x, keep, anchors = make_rows()
     mesh, state, context = start(make_config(), anchors, variance=7.0)
@@ -83,7 +86,7 @@ def test_loss_and_every_gradient_equal_reference(
     if unit_norm:
         params["W_dec"] = unit_rows(params["W_dec"])
     rate = np.random.default_rng(5).random(F).astype(np.float32)
-    cosines = reference.unit(np.asarray(params["W_dec"], np.float64)) @ anchors.T
+    cosines = reference.unit(np.asarray(params[pulled], np.float64)) @ anchors.T
     nearest = jnp.asarray(anchors[cosines.argmax(axis=1)]) if mode == "nearest" else None
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
     value, grads = local_loss(
@@ -95,7 +98,7 @@ def test_loss_and_every_gradient_equal_reference(
     expected, expected_grads = reference.loss_and_grads(
         wide(params), x[0].astype(np.float64), keep[0], k=K, pre_bias=pre_bias, unit_of_loss=unit,
         lam=config.anchor.weight, anchors=anchors.astype(np.float64), mode=mode,
-        weight=weight / weight.sum(), enough=enough, relative=unit_norm,
+        weight=weight / weight.sum(), enough=enough, relative=unit_norm, pulled=pulled,
     )  # fmt: skip
     if unit_norm:
         expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])

@@ -137,7 +137,9 @@ def _look_after(
         return look()
     none = jnp.zeros(rows.shape[:1], bool)
     begins = config.anchor.ramp_from * config.run.steps
-    return jax.lax.cond(step.astype(jnp.float32) + 1 >= begins, look, lambda: (anchor, none))
+    set_in = step.astype(jnp.float32) + 1 >= begins
+    found: tuple[AnchorState, jax.Array] = jax.lax.cond(set_in, look, lambda: (anchor, none))
+    return found
 
 
 def budget(config: Config, features: int) -> Budget:

@@ -2,6 +2,7 @@
 
 It always encodes x - b_dec: pre_bias 1 is written as it is, any other share is folded into
 the encoder's bias. ``ae.pt`` is torch's own format, so torch is needed to write it.
+Layer names lie in ``config.json`` beside the trainer's settings, and are loaded with them.
 """
 
 import io
@@ -9,7 +10,12 @@ import io
 import numpy as np
 
 from vasae_jax.dictionary.artefact import Dictionary
-from vasae_jax.dictionary.layouts.files import encoder_bias, json_bytes, layer_and_model
+from vasae_jax.dictionary.layouts.files import (
+    encoder_bias,
+    json_bytes,
+    layer_and_model,
+    layer_naming,
+)
 from vasae_jax.system.errors import UserError
 
 
@@ -33,7 +39,8 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
         "encoder.bias": encoder_bias(dictionary, taken=1.0),
         "b_dec": dictionary.b_dec,
     }
-    return {"config.json": json_bytes({"trainer": trainer}), "ae.pt": _torch_bytes(arrays)}
+    config = {"trainer": trainer, "layer_names": layer_naming(dictionary)}
+    return {"config.json": json_bytes(config), "ae.pt": _torch_bytes(arrays)}
 
 
 def _torch_bytes(arrays: dict[str, np.ndarray]) -> bytes:

@@ -1,4 +1,4 @@
-"""What the layouts share: folding the encoder bias, and writing a directory's files."""
+"""What the layouts share: the encoder bias folded, layer names, a directory's files written."""
 
 import contextlib
 import json
@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.dictionary.artefact import Dictionary
+from vasae_jax.evaluation.names.evidence import VERDICTS
+from vasae_jax.naming.claim import LAYER_CLAIM
+from vasae_jax.naming.layer import RELATIONS
 from vasae_jax.system.files import atomic_file, refuse_existing
 
 
@@ -30,6 +33,19 @@ def layer_and_model(dictionary: Dictionary) -> tuple[int, str]:
     """The layer and the model id that the rows come from."""
     provenance = dictionary.meta["provenance"]
     return int(provenance["layer"]), str(provenance["model"]["id"])
+
+
+def layer_naming(dictionary: Dictionary) -> dict[str, Any]:
+    """Every feature's first layer name and what is known of its names: lists of d_sae."""
+    return {
+        "claim": LAYER_CLAIM,
+        "name": [
+            dictionary.tokens[token][1] for token in dictionary.layer_token_ids[:, 0].tolist()
+        ],
+        "relation": [RELATIONS[relation] for relation in dictionary.layer_relation.tolist()],
+        "hold": [round(hold, 4) for hold in dictionary.hold.tolist()],
+        "verdict": [VERDICTS[verdict] for verdict in dictionary.verdict.tolist()],
+    }
 
 
 def json_bytes(value: Any) -> bytes:

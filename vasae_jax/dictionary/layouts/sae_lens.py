@@ -1,14 +1,23 @@
 """SAELens (6.x): ``cfg.json`` and ``sae_weights.safetensors``, architecture ``topk``.
 
 It can encode x or x - b_dec (``apply_b_dec_to_input``): pre_bias 1 and 0 are written as they
-are, any other share is folded into b_enc.
+are, any other share is folded into b_enc. Layer names lie in its free metadata. It reads metadata
+only of a file that states a SAELens version from 6 on.
 """
 
 import numpy as np
 from safetensors.numpy import save
 
 from vasae_jax.dictionary.artefact import Dictionary
-from vasae_jax.dictionary.layouts.files import encoder_bias, json_bytes, layer_and_model
+from vasae_jax.dictionary.layouts.files import (
+    encoder_bias,
+    json_bytes,
+    layer_and_model,
+    layer_naming,
+)
+
+WRITTEN_FOR = "6.0.0"
+"""The first SAELens of this form."""
 
 
 def files(dictionary: Dictionary) -> dict[str, bytes]:
@@ -33,6 +42,8 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
             "context_size": provenance["context_length"],
             "prepend_bos": provenance["bos"],
             "made_by": dictionary.meta["created_by"],
+            "sae_lens_version": WRITTEN_FOR,
+            "layer_names": layer_naming(dictionary),
         },
     }
     weights = {

@@ -1,7 +1,8 @@
 """EleutherAI sparsify (1.x): ``cfg.json`` and ``sae.safetensors``.
 
 It always encodes x - b_dec: pre_bias 1 is written as it is, any other share is folded into
-the encoder's bias.
+the encoder's bias. There is no room for layer names: its loader prints every key that it does
+not know, whole.
 """
 
 import numpy as np

@@ -1,0 +1,61 @@
+"""Programs compiled from shapes alone are given the shapes that a run has."""
+
+from dataclasses import replace
+
+import jax
+import pytest
+from cache_fixtures import make_cache
+
+from vasae_jax.aot.programs import PROGRAMS, Shapes
+from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.training.loop import begin, prepare
+
+V, D, F, ROWS = 40, 16, 32, 64
+ANCHORS = {"embedding": V, "here": V, "next": V, "both": 2 * V}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("cache"), rows=300, d=D, vocab=V, layers=(1,))
+
+
+def config_for(cache, kind="embedding", method="soft"):
+    return Config(
+        data=DataConfig(cache=cache.url, layer=1, batch=ROWS),
+        sae=SAEConfig(d_sae=F, k=3, method=method),
+        anchor=AnchorConfig(kind=kind),
+        mesh=MeshConfig(data=2, model=2),
+        run=RunConfig(steps=10),
+    )
+
+
+def kinds(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype), leaf.sharding.spec), tree)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [*((kind, "soft") for kind in ANCHORS), ("both", "plain")]
+)
+def test_the_step_is_given_what_a_run_gives_it(cache, kind, method):
+    config = config_for(cache, kind, method)
+    mesh, shapes = make_mesh(config.mesh), Shapes(D, V, F, ROWS)
+    program, (state, batch, context) = PROGRAMS["step"](config, shapes, mesh)
+    own_context, own_state = begin(config, cache, mesh, F)
+    assert context.anchors.shape == (ANCHORS[kind] if method == "soft" else 1, D)
+    assert kinds(context) == kinds(own_context)
+    assert kinds(state) == kinds(own_state)
+    assert batch.x.shape == (ROWS, D)
+    program.lower(state, batch, context)
+
+
+def test_the_start_is_given_what_a_run_gives_it(cache):
+    config = replace(config_for(cache, "both"), mesh=MeshConfig(data=1))
+    mesh = make_mesh(config.mesh)
+    program, (start,) = PROGRAMS["start"](config, Shapes(D, V, F, ROWS), mesh)
+    _, own = prepare(config, cache, mesh)
+    assert jax.tree.map(lambda leaf: leaf.shape, start) == jax.tree.map(
+        lambda leaf: leaf.shape, own
+    )
+    assert start.targets.shape == (2 * V, D) and start.rows.shape == (V, D)
+    program.lower(start)
