@@ -21,8 +21,8 @@ LAMBDAS = {
     "plain": (0.0,),
     "published": (1e-4,),
     "embedding": (3.5,),
-    "default": (0.5, 1.0, 2.0),
-    "named": (3.0,),
+    "default": (1.0, 2.0),
+    "named": (4.0,),
 }
 """The grid of each recipe, unless --lambdas says otherwise."""
 

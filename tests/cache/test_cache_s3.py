@@ -1,12 +1,14 @@
 """The same cache in an S3 bucket: TensorStore's S3 driver against moto's server on loopback."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
 from vasae_jax.cache import Cache, CacheWriter, verify
-from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.config.presets import embedding
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.loop import train
 
@@ -73,7 +75,7 @@ def test_a_run_reads_s3_as_it_reads_a_directory(stored, tmp_path):
             Config(
                 data=DataConfig(cache=url, layer=1, batch=32, lanes=4, window=2),
                 sae=SAEConfig(d_sae=32, k=3),
-                anchor=AnchorConfig(search_share=0.1),
+                anchor=replace(embedding().anchor, search_share=0.1),
                 mesh=MeshConfig(1, 1),
                 run=RunConfig(out=str(tmp_path / f"run{number}"), steps=4, log_every=1),
             )

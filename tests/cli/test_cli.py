@@ -138,8 +138,8 @@ def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
     assert many["rows"] == one["rows"] and many["dead"] == one["dead"]
     assert many["fvu"] == pytest.approx(one["fvu"], rel=1e-5)  # float32 sums in another order
     for share in ("firing_aligned", "mass_aligned", "firing_cosine"):
-        (ours, _), (theirs, _) = many["alignment"], one["alignment"]
-        assert ours[share] == pytest.approx(theirs[share], rel=1e-5)
+        for ours, theirs in zip(many["alignment"], one["alignment"], strict=True):
+            assert ours[share] == pytest.approx(theirs[share], rel=1e-5)
     for array in ("token_ids", "layer_token_ids", "layer_relation", "layer_rows", "verdict"):
         np.testing.assert_array_equal(other_names[array], names[array])
     out = ("--out", tmp_path / "none.json")

@@ -15,7 +15,6 @@ import pytest
 from cache_fixtures import make_cache
 
 from vasae_jax.config import (
-    AnchorConfig,
     Config,
     DataConfig,
     MeshConfig,
@@ -24,6 +23,7 @@ from vasae_jax.config import (
     SAEConfig,
 )
 from vasae_jax.config.overrides import flatten, to_dict
+from vasae_jax.config.presets import embedding
 from vasae_jax.devices import distributed
 from vasae_jax.devices.distributed import Hosts
 from vasae_jax.naming.nearest import nearest_tokens
@@ -46,7 +46,7 @@ def config_for(cache, out, mesh=(2, 4), lanes=4, **run):
     return Config(
         data=DataConfig(cache=cache.url, layer=1, batch=32, lanes=lanes, window=2),
         sae=SAEConfig(d_sae=32, k=3),
-        anchor=AnchorConfig(search_share=0.1),
+        anchor=replace(embedding().anchor, search_share=0.1),
         optim=OptimConfig(warmup=0.0, decay=0.0),  # a step is the same in a run of any length
         mesh=MeshConfig(*mesh),
         run=RunConfig(out=str(out), **settings),

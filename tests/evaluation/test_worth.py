@@ -237,7 +237,7 @@ def test_dead_and_perfectly_aligned_features_earn_nothing(home, lm):
     run = pf.make_run(home, params, K)
     names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
     evaluation = evaluate_run(run, names, "heldout", watch)
-    assert evaluation.unmasked.alignment[0].dictionary_aligned == 1
+    assert evaluation.unmasked.alignment[-1].dictionary_aligned == 1
     worth = measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
     nothing = Share(0.0, 0.0)
     assert (worth.inputs.features, worth.inputs.at, worth.inputs.just_before) == (

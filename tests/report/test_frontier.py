@@ -23,9 +23,14 @@ KEYS = {
     "dead_share",
     "firing_aligned",
     "mass_aligned",
-    "coverage",
     "raw_firing_aligned",
-    "holds_just_before",
+    "hold1",
+    "hold10",
+    "ceiling10",
+    "shuffled10",
+    "mass",
+    "holds",
+    "embedding_at",
 }
 
 
@@ -63,7 +68,7 @@ def test_rows_say_what_was_trained_and_measured(found, grid):
         assert row.keys() >= KEYS and row["layer"] == 1 and row["steps"] == 6
         assert row["variance_explained"] < 1 and 0 <= row["dead_share"] <= 1
     assert rows[0]["anchor"] == "input embeddings"
-    assert rows[1]["anchor"] == "input embeddings minus their mean"
+    assert rows[1]["anchor"] == "layer anchors (both, encoder)"
     # The published recipe names by raw embeddings, so its raw figures are its figures.
     assert rows[0]["raw_firing_aligned"] == rows[0]["firing_aligned"]
     assert len(told) == 4 and told[0].startswith("published lambda 0.0001 layer 1 seed 0")
@@ -96,7 +101,7 @@ def test_the_figure_is_the_same_every_time_and_is_not_overwritten(found, tmp_pat
 
 def test_wrong_grids_and_files_are_refused_before_training(grid, tmp_path):
     file = tmp_path / "rows.jsonl"
-    with pytest.raises(UserError, match="recipe best is not known; expected one of published"):
+    with pytest.raises(UserError, match="recipe best is not known; expected one of plain"):
         run_points(replace(grid, lambdas={"best": (1.0,)}), file, print)
     with pytest.raises(UserError, match="layer 2 is not in cache"):
         run_points(replace(grid, layers=(2,)), file, print)

@@ -14,7 +14,8 @@ import pytest
 from cache_fixtures import make_cache
 
 from vasae_jax.cli.main import main
-from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.config.presets import embedding
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.loop import train
@@ -34,7 +35,7 @@ def config_for(cache, out, **run):
     return Config(
         data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2),
         sae=SAEConfig(d_sae=32, k=3),
-        anchor=AnchorConfig(search_share=0.1),
+        anchor=replace(embedding().anchor, search_share=0.1),
         mesh=MeshConfig(data=1),
         run=RunConfig(out=str(out), **settings),
     )

@@ -58,7 +58,7 @@ def named(**data: Any) -> Config:
 
     docs/names.md has what more of the activation its names hold, and the price.
     """
-    return Config(data=DataConfig(**data), anchor=AnchorConfig(weight=3.0, enough=0.75))
+    return Config(data=DataConfig(**data), anchor=AnchorConfig(weight=4.0, enough=0.85))
 
 
 def embedding(**data: Any) -> Config:
