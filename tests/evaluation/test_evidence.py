@@ -11,6 +11,7 @@ from vasae_jax.evaluation.names.ceiling import ceiling
 from vasae_jax.evaluation.names.evidence import (
     CONTRADICTED,
     HOLDS,
+    LEAST,
     NO_EVIDENCE,
     evidence,
     verdicts,
@@ -106,7 +107,7 @@ def plain_verdicts(hits, occasions, rates, lift=2.0, share=0.05):
     """Benjamini and Hochberg by definition: the largest i with p_(i) <= 0.05 i / n."""
     found = []
     for f, (x, n, q) in enumerate(zip(hits, occasions, rates, strict=True)):
-        if not n:
+        if n < LEAST:
             continue
         q2 = min(lift * q, 1)
         upper = sum(binom.pmf(i, n, q2) for i in range(int(x), int(n) + 1))
@@ -149,7 +150,7 @@ def test_verdicts_equal_a_plain_loop():
     found = verdicts(hits, occasions, rate)
     np.testing.assert_array_equal(found, plain_verdicts(hits, occasions, rate))
     assert set(found) == {HOLDS, NO_EVIDENCE, CONTRADICTED}
-    assert not found[occasions == 0].any()
+    assert not found[occasions < LEAST].any()
 
 
 def test_features_that_fire_at_their_names_or_elsewhere_or_at_random_are_told_apart():

@@ -19,6 +19,8 @@ VERDICTS = {HOLDS: "holds", NO_EVIDENCE: "no evidence", CONTRADICTED: "contradic
 """Verdicts in words."""
 LIFT = 2.0
 """A name holds where its feature meets it more than so many times as often as the text does."""
+LEAST = 5
+"""Occasions below which there is no evidence: a rare name met once or twice proves little."""
 FALSE_DISCOVERIES = 0.05
 """Expected share of false ones among the verdicts other than "no evidence"."""
 
@@ -70,7 +72,7 @@ def verdicts(hits: np.ndarray, occasions: np.ndarray, rate: np.ndarray) -> np.nd
     """int8 [F] from hits of so many occasions, against a base rate each; all [F]."""
     upper = binom.sf(hits - 1, occasions, np.minimum(LIFT * rate, 1.0))
     lower = binom.cdf(hits, occasions, rate)
-    tested = occasions > 0
+    tested = occasions >= LEAST
     chosen = _discoveries(np.where(tested, 2 * np.minimum(upper, lower), 1.0), tested)
     sign = np.where(upper < lower, HOLDS, CONTRADICTED)
     return np.where(chosen, sign, NO_EVIDENCE).astype(np.int8)
