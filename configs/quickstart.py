@@ -2,9 +2,9 @@
 
 Command:  vasae train configs/quickstart.py --run.out=out/mine --sae.k=64
           (after vasae quickstart, whose cache is in out/quickstart/cache)
-Run time: measured, 2 CPU cores: 98 s.
-Result:   measured on 6,141 held-out rows: variance explained 0.72, dead 2.6%, firing features
-          aligned 99%, activation mass aligned 77%.
+Run time: measured: 98 s on two idle CPU cores, 5 min on two busy ones.
+Result:   measured on 11,199 held-out rows: variance explained 0.83, dead 0.3%, hold@10 26.9%,
+          activation held 44.0%, features whose names hold 66.6%.
 """
 
 from vasae_jax.config.presets import quickstart
