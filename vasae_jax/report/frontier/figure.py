@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vasae_jax.naming.claim import LAYER_CLAIM
 from vasae_jax.report.frontier.points import Row, group
@@ -89,6 +90,7 @@ def _panel(axes: Axes, rows: list[Row], recipes: list[str], key: str) -> None:
     else:
         axes.set_ylim(-0.04, 1.04)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.grid(color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
