@@ -75,7 +75,7 @@ class PlainRelation:
             above = self.pre[i] * norm.cdf(z) + self.scatter[i] * norm.pdf(z)
             mass = self.p * np.maximum(above, 0)
             self.share[i] = mass / max(mass.sum(), 1e-30)
-            self.score[i, self.seen] = (self.share[i] - 2 * self.p)[self.seen]
+            self.score[i, self.seen] = (self.share[i] - 3 * self.p)[self.seen]
 
     def _bar(self, some, k, features):
         def firing(bar):
@@ -92,6 +92,6 @@ class PlainRelation:
         return np.argsort(-self.score, axis=1, kind="stable")[:, :m]
 
     def worth(self, m):
-        """[F], what the m best have above twice their share of the text."""
+        """[F], what the m best have above three times their share of the text."""
         best = np.take_along_axis(self.score, self.best(m), axis=1)
         return np.maximum(best, 0).sum(axis=1)
