@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import gguf
 import numpy as np
 
 from vasae_jax.lm.spec import Spec
@@ -51,7 +52,14 @@ def huggingface_pieces(spec: Spec) -> Mapping[str, Piece]:
 
 def gguf_pieces(spec: Spec) -> Mapping[str, Piece]:
     """Pieces of a GGUF file as llama.cpp's converter writes them."""
-    return _affine(_GGUF_GPT2 if spec.family == "gpt2" else _GGUF_LLAMA)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[spec.family.upper()], 1)
+    table = _HF_GPT2 if spec.family == "gpt2" else _HF_LLAMA
+    pieces = {}
+    for key, piece in table.items():
+        name = names[piece.name.format(layer=0)].replace("blk.0.", "blk.{layer}.")
+        pairs = spec.family == "llama" and key in ("query", "key")
+        pieces[key] = replace(piece, name=name, transposed=False, interleaved=pairs)
+    return _affine(pieces)
 
 
 def _affine(table: Mapping[str, Piece]) -> dict[str, Piece]:
@@ -90,28 +98,4 @@ _HF_LLAMA = {
     "gate": Piece("layers.{layer}.mlp.gate_proj"),
     "up": Piece("layers.{layer}.mlp.up_proj"),
     "down": Piece("layers.{layer}.mlp.down_proj"),
-}
-_GGUF_COMMON = {
-    "embed": Piece("token_embd"),
-    "final_norm": Piece("output_norm"),
-    "head": Piece("output"),
-    "attention_norm": Piece("blk.{layer}.attn_norm"),
-    "out": Piece("blk.{layer}.attn_output"),
-    "mlp_norm": Piece("blk.{layer}.ffn_norm"),
-    "up": Piece("blk.{layer}.ffn_up"),
-    "down": Piece("blk.{layer}.ffn_down"),
-}
-_GGUF_GPT2 = {
-    **_GGUF_COMMON,
-    "positions": Piece("position_embd"),
-    "query": Piece("blk.{layer}.attn_qkv", third=0),
-    "key": Piece("blk.{layer}.attn_qkv", third=1),
-    "value": Piece("blk.{layer}.attn_qkv", third=2),
-}
-_GGUF_LLAMA = {
-    **_GGUF_COMMON,
-    "query": Piece("blk.{layer}.attn_q", interleaved=True),
-    "key": Piece("blk.{layer}.attn_k", interleaved=True),
-    "value": Piece("blk.{layer}.attn_v"),
-    "gate": Piece("blk.{layer}.ffn_gate"),
 }
