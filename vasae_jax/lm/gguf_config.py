@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from gguf import Keys
 
 from vasae_jax.lm.architectures import UnknownArchitecture
 from vasae_jax.lm.gguf_file import GgufFile
@@ -20,7 +21,7 @@ def spec_from_gguf(file: GgufFile) -> Spec:
     Raises:
         UserError: an architecture or setting that is not supported, or a missing value.
     """
-    architecture = file.get("general.architecture")
+    architecture = file.get(Keys.General.ARCHITECTURE)
     if architecture not in ("llama", "gpt2"):
         kind = ", an encoder without a next-token head" if architecture in _ENCODERS else ""
         raise UnknownArchitecture(
@@ -34,20 +35,21 @@ def spec_from_gguf(file: GgufFile) -> Spec:
 
 
 def _gpt2(reader: "_Reader") -> Spec:
-    d_model, heads = reader.count("embedding_length"), reader.count("attention.head_count")
+    d_model = reader.count(Keys.LLM.EMBEDDING_LENGTH)
+    heads = reader.count(Keys.Attention.HEAD_COUNT)
     return Spec(
         family="gpt2",
         architecture="gpt2",
-        n_layers=reader.count("block_count"),
+        n_layers=reader.count(Keys.LLM.BLOCK_COUNT),
         d_model=d_model,
         n_heads=heads,
         n_kv_heads=heads,
         head_dim=max(d_model // heads, 1),
-        d_ff=reader.count("feed_forward_length"),
+        d_ff=reader.count(Keys.LLM.FEED_FORWARD_LENGTH),
         vocab_size=reader.vocab_size(),
-        context_length=reader.count("context_length"),
+        context_length=reader.count(Keys.LLM.CONTEXT_LENGTH),
         tied=reader.tied(),
-        norm_eps=reader.number("attention.layer_norm_epsilon"),
+        norm_eps=reader.number(Keys.Attention.LAYERNORM_EPS),
         activation="gelu_new",
         qkv_bias=True,
         out_bias=True,
@@ -56,23 +58,24 @@ def _gpt2(reader: "_Reader") -> Spec:
 
 
 def _llama(reader: "_Reader") -> Spec:
-    if reader.value("expert_count", 0):
+    if reader.value(Keys.LLM.EXPERT_COUNT, 0):
         raise UserError(f"{reader.file.path} is a mixture of experts; expected a dense model")
-    d_model, heads = reader.count("embedding_length"), reader.count("attention.head_count")
-    head_dim = reader.count("attention.key_length", max(d_model // heads, 1))
+    d_model = reader.count(Keys.LLM.EMBEDDING_LENGTH)
+    heads = reader.count(Keys.Attention.HEAD_COUNT)
+    head_dim = reader.count(Keys.Attention.KEY_LENGTH, max(d_model // heads, 1))
     return Spec(
         family="llama",
         architecture="llama",
-        n_layers=reader.count("block_count"),
+        n_layers=reader.count(Keys.LLM.BLOCK_COUNT),
         d_model=d_model,
         n_heads=heads,
-        n_kv_heads=reader.count("attention.head_count_kv", heads),
+        n_kv_heads=reader.count(Keys.Attention.HEAD_COUNT_KV, heads),
         head_dim=head_dim,
-        d_ff=reader.count("feed_forward_length"),
+        d_ff=reader.count(Keys.LLM.FEED_FORWARD_LENGTH),
         vocab_size=reader.vocab_size(),
-        context_length=reader.count("context_length"),
+        context_length=reader.count(Keys.LLM.CONTEXT_LENGTH),
         tied=reader.tied(),
-        norm_eps=reader.number("attention.layer_norm_rms_epsilon"),
+        norm_eps=reader.number(Keys.Attention.LAYERNORM_RMS_EPS),
         activation="silu",
         qkv_bias=reader.file.shape("blk.0.attn_q.bias") is not None,
         out_bias=reader.file.shape("blk.0.attn_output.bias") is not None,
@@ -84,15 +87,15 @@ def _llama(reader: "_Reader") -> Spec:
 def _rotary(reader: "_Reader", head_dim: int) -> tuple[float, ...]:
     """llama.cpp stores llama3 scaling as a divisor of each frequency, tensor rope_freqs."""
     where = str(reader.file.path)
-    rotated = reader.count("rope.dimension_count", head_dim)
+    rotated = reader.count(Keys.Rope.DIMENSION_COUNT, head_dim)
     if rotated != head_dim or head_dim % 2:
         raise UserError(f"{where} rotates {rotated} of {head_dim} in a head; expected all")
-    kind = reader.value("rope.scaling.type", "none")
+    kind = reader.value(Keys.Rope.SCALING_TYPE, "none")
     scaling = {
         "rope_type": "default" if kind == "none" else kind,
-        "factor": reader.value("rope.scaling.factor", 1.0),
+        "factor": reader.value(Keys.Rope.SCALING_FACTOR, 1.0),
     }
-    theta = reader.value("rope.freq_base", 10000.0)
+    theta = reader.value(Keys.Rope.FREQ_BASE, 10000.0)
     frequencies = inverse_frequencies(head_dim, float(theta), scaling, where)
     if reader.file.shape("rope_freqs.weight") is None:
         return frequencies
@@ -113,14 +116,14 @@ class _Reader:
         self.prefix = prefix
 
     def value(self, key: str, default: Any = None) -> Any:
-        found = self.file.get(f"{self.prefix}.{key}")
+        found = self.file.get(key.format(arch=self.prefix))
         return default if found is None else found
 
     def count(self, key: str, default: int | None = None) -> int:
         value = self.value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(
-                f"{self.file.path} has {self.prefix}.{key} {value!r}; "
+                f"{self.file.path} has {key.format(arch=self.prefix)} {value!r}; "
                 "expected a whole number above 0"
             )
         return value
@@ -129,7 +132,7 @@ class _Reader:
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(
-                f"{self.file.path} has {self.prefix}.{key} {value!r}; expected a number"
+                f"{self.file.path} has {key.format(arch=self.prefix)} {value!r}; expected a number"
             )
         return float(value)
 

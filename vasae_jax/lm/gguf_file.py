@@ -26,7 +26,7 @@ class GgufFile:
         except (ValueError, KeyError, IndexError, OSError) as error:
             raise UserError(f"{path} cannot be read as GGUF ({error}); is it complete?") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        if (self.get("split.count") or 1) > 1:
+        if (self.get(gguf.Keys.Split.LLM_KV_SPLIT_COUNT) or 1) > 1:
             raise UserError(f"{path} is one part of a split GGUF; expected a merged file")
 
     def where(self, name: str) -> str:

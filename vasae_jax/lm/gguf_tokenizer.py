@@ -1,14 +1,12 @@
 """The byte-level BPE tokenizer that GGUF metadata describes."""
 
 import tokenizers
+from gguf import Keys, TokenType
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.tokenizer import Tokenizer, make_tokenizer
 from vasae_jax.system.errors import UserError
-
-_CONTROL, _USER_DEFINED = 3, 4
-"""Values of tokenizer.ggml.token_type."""
 
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -27,7 +25,7 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
         UserError: the file has none, or one that cannot be rebuilt exactly from metadata
             (sentencepiece, unknown word splitting).
     """
-    kind, pre = file.get("tokenizer.ggml.model"), file.get("tokenizer.ggml.pre") or "gpt-2"
+    kind, pre = file.get(Keys.Tokenizer.MODEL), file.get(Keys.Tokenizer.PRE) or "gpt-2"
     if kind != "gpt2" or pre not in _PRE:
         found = "no tokenizer" if kind is None else f"a tokenizer of kind {kind}, splitting {pre}"
         raise UserError(
@@ -35,11 +33,11 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
             f"byte-level BPE (gpt2) with splitting {', '.join(_PRE)}, or the model's "
             "Hugging Face directory with tokenizer.json"
         )
-    tokens, merges = file.get("tokenizer.ggml.tokens"), file.get("tokenizer.ggml.merges")
+    tokens, merges = file.get(Keys.Tokenizer.LIST), file.get(Keys.Tokenizer.MERGES)
     if not tokens or merges is None:
         raise UserError(f"{file.path} has a tokenizer without tokens and merges; expected both")
-    bos = file.get("tokenizer.ggml.bos_token_id")
-    types = file.get("tokenizer.ggml.token_type") or []
+    bos = file.get(Keys.Tokenizer.BOS_ID)
+    types = file.get(Keys.Tokenizer.TOKEN_TYPE) or []
     try:
         backend = _backend(tokens, merges, types, _PRE[pre])
     except Exception as error:  # the library raises Exception itself
@@ -49,8 +47,8 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
         vocab_size,
         str(file.path),
         bos_id=bos,
-        eos_id=file.get("tokenizer.ggml.eos_token_id"),
-        add_bos=bool(file.get("tokenizer.ggml.add_bos_token")),
+        eos_id=file.get(Keys.Tokenizer.EOS_ID),
+        add_bos=bool(file.get(Keys.Tokenizer.ADD_BOS)),
     )
 
 
@@ -66,9 +64,9 @@ def _backend(
     backend.pre_tokenizer = _splitter(pre)
     backend.decoder = decoders.ByteLevel()
     for token, kind in zip(tokens, types, strict=False):
-        if kind == _CONTROL:
+        if kind == TokenType.CONTROL:
             backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif kind == _USER_DEFINED:
+        elif kind == TokenType.USER_DEFINED:
             backend.add_tokens([AddedToken(token, special=False, normalized=False)])
     return backend
 
