@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from vasae_jax.cache import Cache
 from vasae_jax.evaluation.patching.figures import (
@@ -154,10 +155,10 @@ def compare(own: jax.Array, other: jax.Array, targets: jax.Array) -> tuple[jax.A
         other: the patched model's.
         targets: int32 [S, T], next tokens.
     """
-    log_p = jax.nn.log_softmax(own.astype(jnp.float32), axis=-1)
-    log_q = jax.nn.log_softmax(other.astype(jnp.float32), axis=-1)
-    ce = -jnp.take_along_axis(log_q, targets[..., None], axis=-1)[..., 0]
-    return ce, jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    own, other = own.astype(jnp.float32), other.astype(jnp.float32)
+    ce = optax.losses.softmax_cross_entropy_with_integer_labels(other, targets)
+    log_p, log_q = jax.nn.log_softmax(own), jax.nn.log_softmax(other)
+    return ce, optax.losses.kl_divergence_with_log_targets(log_q, log_p)
 
 
 @jax.jit
