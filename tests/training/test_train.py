@@ -284,6 +284,21 @@ def test_a_run_without_a_whole_checkpoint_is_refused(copied):
         load_params(copied)
 
 
+@pytest.mark.parametrize("emptied", ["_METADATA", "manifest.ocdbt", "process_0", "d/*", "*"])
+def test_a_checkpoint_of_emptied_files_is_one_sentence(copied, emptied):
+    item = copied / "checkpoints" / str(STEPS) / "params"
+    files = [path for path in item.rglob(emptied) if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(b"")
+    with pytest.raises(UserError) as refused:
+        load_params(copied)
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{item} holds no checkpoint that can be read (")
+    assert "; expected the files" in sentence
+    assert "\n" not in sentence and "tensorstore_spec" not in sentence
+
+
 def test_metrics_that_cannot_be_written_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
         RunDir(tmp_path / "gone").log({"step": 1})

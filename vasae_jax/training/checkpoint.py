@@ -107,8 +107,8 @@ class Checkpoints:
         )
         try:
             found = self._manager.restore(step, args=items)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"checkpoint of step {step} cannot be restored: {error}") from error
+        except Exception as error:  # Orbax raises Exception itself
+            raise _unreadable(self._directory / str(step), error) from error
         return type(like)(params=found["params"], **found["rest"])
 
     def raw(self, step: int) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     """The last step of a run and its parameters on one device, whatever mesh trained it.
 
     Raises:
-        UserError: ``run`` has no checkpoint.
+        UserError: ``run`` has no checkpoint, or one that cannot be read.
     """
     directory = Path(run).absolute() / "checkpoints"
     if not directory.is_dir():
@@ -137,16 +137,27 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     device = SingleDeviceSharding(jax.devices()[0])
     try:
         with ocp.StandardCheckpointer() as reader:
-            shapes = reader.metadata(item).item_metadata.tree
+            found = reader.metadata(item).item_metadata
+            if found is None:
+                raise ValueError("its metadata cannot be read")
             like = {
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-                for name, leaf in shapes.items()
+                for name, leaf in found.tree.items()
             }
             params: Params = reader.restore(item, like)
             return step, params
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"checkpoint {item} cannot be read: {error}") from error
+    except Exception as error:  # Orbax raises Exception itself
+        raise _unreadable(item, error) from error
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _unreadable(directory: Path, error: Exception) -> UserError:
+    """One sentence; TensorStore's specification, pages long, is left out of the reason."""
+    reason = str(error.__cause__ or error).partition("\n")[0].partition(" [tensorstore_spec")[0]
+    return UserError(
+        f"{directory} holds no checkpoint that can be read ({reason or type(error).__name__}); "
+        "expected the files that this run's vasae train wrote, whole"
+    )
