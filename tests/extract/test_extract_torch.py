@@ -162,7 +162,7 @@ def test_what_is_no_causal_model_is_refused_by_name(tmp_path, config, message):
 
 @pytest.mark.parametrize(
     "source, message",
-    [("./nowhere", "was not found; expected a directory"), ("", "was not found")],
+    [("./nowhere", "does not exist; expected a directory"), ("", "name is empty")],
 )
 def test_a_missing_model_is_one_sentence(source, message):
     with pytest.raises(UserError, match=message):

@@ -8,9 +8,9 @@ from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
 from vasae_jax.lm.tokenizer import Tokenizer
+from vasae_jax.system import hub
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_bytes, sha256_file
-from vasae_jax.system.hub import snapshot
 
 SETTINGS = ["*.json", "*.model", "merges.txt", "vocab.txt"]
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -88,15 +88,10 @@ def locate(source: str) -> Source:
     Raises:
         UserError: no such path, or the hub does not have it or cannot be reached.
     """
-    path = Path(source).expanduser()
-    if source and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
-        return Source(path, path.resolve().name if path.is_dir() else path.stem, None)
-    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
-        raise UserError(
-            f"model {source!r} was not found; expected a directory with config.json, a .gguf "
-            "file, or a Hugging Face name such as openai-community/gpt2"
-        )
-    return _download(source)
+    found = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[0]]))
+    if found.revision and not list(found.path.glob(WEIGHTS[0])):
+        found = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[1]]))
+    return found
 
 
 def causal_config(source: Source) -> Any:
@@ -137,13 +132,6 @@ def spec_of(config: Any) -> Spec:
         context_length=next((length for length in lengths if length), None),
         tied=bool(getattr(config, "tie_word_embeddings", True)),
     )
-
-
-def _download(name: str) -> Source:
-    path = snapshot(name, [*SETTINGS, WEIGHTS[0]])
-    if not list(path.glob(WEIGHTS[0])):
-        path = snapshot(name, [*SETTINGS, WEIGHTS[1]])
-    return Source(path, name, path.name)
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """Finding a model's files, refusing what is not supported, and loading the rest."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,9 @@ from vasae_jax.lm.safetensors_files import SafetensorsFiles
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import DTYPES, Checkpoint, load_blocks, load_model
 from vasae_jax.system.errors import UserError
-from vasae_jax.system.hub import snapshot
+from vasae_jax.system.hub import locate
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
-
-
-@dataclass(frozen=True)
-class _Source:
-    path: Path
-    id: str
-    revision: str | None
 
 
 def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> LM:
@@ -50,8 +42,8 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    found = _locate(str(source))
-    checkpoint, tokenizer = _open(found.path)
+    path, name, revision = locate(str(source), _HUB_PATTERNS)
+    checkpoint, tokenizer = _open(path)
     checkpoint.check()
     placement = Placement(mesh)
     decoder = Decoder(
@@ -60,7 +52,7 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
         load_blocks(checkpoint, dtype, placement),
         placement,
     )
-    return LM(decoder, checkpoint, tokenizer, found.id, found.revision, dtype)
+    return LM(decoder, checkpoint, tokenizer, name, revision, dtype)
 
 
 def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
@@ -87,27 +79,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds a {type(config).__name__}; expected a model's settings")
     return config
-
-
-def _locate(source: str) -> _Source:
-    if not source:
-        raise UserError("the model's name is empty; expected a path or a Hugging Face name")
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _Source(path, path.resolve().name, None)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise UserError(f"{source} is a file; expected a directory, or a file ending in .gguf")
-        return _Source(path, path.stem, None)
-    local = source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix == ".gguf"
-    if local:
-        raise UserError(
-            f"{source} does not exist; expected a directory with config.json, "
-            "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
-        )
-    return _download(source)
-
-
-def _download(name: str) -> _Source:
-    path = snapshot(name, _HUB_PATTERNS)
-    return _Source(path, name, path.name)

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub."""
+"""Where a model lies: a path, or a repository on the Hugging Face hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,35 @@ from pathlib import Path
 from vasae_jax.system.errors import UserError
 
 
-def snapshot(name: str, patterns: Sequence[str]) -> Path:
+def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]:
+    """Path, name and hub revision (None for a local path) of the model ``source``.
+
+    Args:
+        source: a directory, a .gguf file, or else a name on the hub, which is downloaded.
+        patterns: the files to download.
+
+    Raises:
+        UserError: no such path, or the hub does not have it or cannot be reached.
+    """
+    if not source:
+        raise UserError("the model's name is empty; expected a path or a Hugging Face name")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path, path.resolve().name, None
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UserError(f"{source} is a file; expected a directory, or a file ending in .gguf")
+        return path, path.stem, None
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix == ".gguf":
+        raise UserError(
+            f"{source} does not exist; expected a directory with config.json, "
+            "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
+        )
+    path = _snapshot(source, patterns)
+    return path, source, path.name
+
+
+def _snapshot(name: str, patterns: Sequence[str]) -> Path:
     """The local copy of hub repository ``name``, its files that match ``patterns``.
 
     Raises:
