@@ -67,6 +67,7 @@ def kill_at(monkeypatch, point):
     return count
 
 
+@pytest.mark.slow
 def test_killed_at_every_point_and_resumed(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         count = kill_at(patch, 10**9)

@@ -121,6 +121,7 @@ def whole(cache, tmp_path_factory):
     return train(config_for(cache, tmp_path_factory.mktemp("one") / "run"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(cache, whole, tmp_path):
     mesh = (1, 8)  # the features lie on all devices of both, which share the rows
     codes, said = finish(start_pair(config_for(cache, tmp_path / "run", mesh)))
@@ -130,6 +131,7 @@ def test_two_processes_train_what_one_trains(cache, whole, tmp_path):
     assert "step 12/12" not in said[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
     own = config_for(cache, tmp_path / "a")
     file = tmp_path / "pack.py"
@@ -150,6 +152,7 @@ def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
     assert losses(tmp_path / "b")[0] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_path):
     mesh = (2, 4)  # each process has rows of its own
     # So many steps that no run here comes to its end before it is stopped.

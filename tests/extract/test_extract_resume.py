@@ -87,6 +87,7 @@ def killed(directory, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_finished_equals_uninterrupted(directory, killed, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(directory, whole) == 0
@@ -104,6 +105,7 @@ def test_killed_stopped_and_finished_equals_uninterrupted(directory, killed, tmp
     assert files(broken) == files(whole)
 
 
+@pytest.mark.slow
 def test_an_unfinished_cache_is_not_continued_with_other_settings(
     directory, killed, tmp_path, capsys
 ):

@@ -49,6 +49,7 @@ def torch_model(path, read_once):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_equal_to_torch_at_every_layer(lm, torch_model):
     tokens = np.array([lm.tokenizer.encode(topics[name])[:64] for name in ("if", "class")])
     expected = fx.torch_residuals(torch_model, tokens)
@@ -60,6 +61,7 @@ def test_equal_to_torch_at_every_layer(lm, torch_model):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_it_knows_english(lm):
     tokens = lm.tokenizer.encode("The capital of France is")
     best = int(np.asarray(lm.logits(np.array([tokens])))[0, -1].argmax())
@@ -67,6 +69,7 @@ def test_it_knows_english(lm):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_same_tokens_as_transformers(lm, path, read_once):
     """Their reader ignores SmolLM2's digit splitting; it shows where spaces precede a digit."""
     import transformers
@@ -78,6 +81,7 @@ def test_same_tokens_as_transformers(lm, path, read_once):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_second_fetch_uses_the_first_and_repairs_damage(path, tmp_path, monkeypatch):
     copy = tmp_path / smollm2.GGUF_NAME
     copy.write_bytes(path.read_bytes())

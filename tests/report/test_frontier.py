@@ -56,6 +56,7 @@ def found(grid, tmp_path_factory):
     return run_points(grid, file, told.append), file, told
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_trained_and_measured(found, grid):
     rows, _, told = found
     names = [(row["recipe"], row["lambda"], row["seed"]) for row in rows]
@@ -74,6 +75,7 @@ def test_rows_say_what_was_trained_and_measured(found, grid):
     assert len(told) == 4 and told[0].startswith("published lambda 0.0001 layer 1 seed 0")
 
 
+@pytest.mark.slow
 def test_finished_points_are_read_and_not_trained_again(found, grid):
     rows, file, _ = found
     lines = file.read_text().splitlines()
@@ -86,12 +88,14 @@ def test_finished_points_are_read_and_not_trained_again(found, grid):
     assert len(read_rows(file)) == 4
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_point_and_spreads_over_seeds(found):
     lines = table(found[0]).splitlines()
     assert len(lines) == 4 and lines[2].startswith("| 1 | published | 0.0001 | 2 |")
     assert "±" in lines[2]
 
 
+@pytest.mark.slow
 def test_the_figure_is_the_same_every_time_and_is_not_overwritten(found, tmp_path):
     one = frontier_figure(found[0], tmp_path / "a.png").read_bytes()
     assert one == frontier_figure(found[0], tmp_path / "b.png").read_bytes()
@@ -110,6 +114,7 @@ def test_wrong_grids_and_files_are_refused_before_training(grid, tmp_path):
         run_points(grid, file, print)
 
 
+@pytest.mark.slow
 def test_the_tool_prints_json_and_refuses_with_exit_code_2(grid, tmp_path, monkeypatch, capsys):
     main = runpy.run_path(str(TOOL))["main"]
     sizes = ["--steps", "3", "--batch", "32", "--d-sae", "32", "--k", "3"]

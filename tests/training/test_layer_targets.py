@@ -124,7 +124,7 @@ def test_cached_nearest_anchors_are_those_of_a_full_search(cache, trained, kind)
     assert last[-1]["shortfall"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("pulls", ["decoder", "encoder"])
+@pytest.mark.parametrize("pulls", [pytest.param("decoder", marks=pytest.mark.slow), "encoder"])
 def test_a_mesh_trains_what_one_device_does(cache, trained, tmp_path, pulls):
     """Sums over devices are taken in another order: float32 rounding over sixteen steps."""
     config = config_for(cache, tmp_path / "run", "both", pulls, MeshConfig(data=2, model=4))

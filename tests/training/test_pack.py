@@ -122,7 +122,12 @@ def assert_close(found, expected):
 
 @pytest.mark.parametrize(
     ("mesh", "execution"),
-    [((2, 1, 4), "sparse"), ((4, 2, 1), "sparse"), ((8, 1, 1), "sparse"), ((2, 2, 2), "dense")],
+    [
+        pytest.param((2, 1, 4), "sparse", marks=pytest.mark.slow),
+        ((4, 2, 1), "sparse"),
+        pytest.param((8, 1, 1), "sparse", marks=pytest.mark.slow),
+        ((2, 2, 2), "dense"),
+    ],
 )
 def test_a_pack_on_a_mesh_equals_one_device(one_device, mesh, execution):
     assert_close(train_pack(pack_of(mesh_of(*mesh)), execution), one_device)

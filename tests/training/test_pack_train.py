@@ -92,6 +92,7 @@ def train_until(configs, steps, monkeypatch):
             loop.train_pack(configs)
 
 
+@pytest.mark.slow
 def test_a_killed_pack_goes_on_together_or_alone(cache, alone, tmp_path, monkeypatch):
     configs = pack_of(cache, tmp_path)
     train_until(configs, 9, monkeypatch)
@@ -107,6 +108,7 @@ def test_a_killed_pack_goes_on_together_or_alone(cache, alone, tmp_path, monkeyp
         loop.train_pack(configs)
 
 
+@pytest.mark.slow
 def test_a_config_file_with_a_list_trains_a_pack_over_a_mesh(cache, alone, tmp_path, capsys):
     runs = [to_dict(config) for config in pack_of(cache, tmp_path)]
     file = tmp_path / "pack.py"

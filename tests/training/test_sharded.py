@@ -22,10 +22,10 @@ def one_device():
 @pytest.mark.parametrize(
     ("mesh", "execution"),
     [
-        ((1, 8), "sparse"),
+        pytest.param((1, 8), "sparse", marks=pytest.mark.slow),
         ((4, 2), "sparse"),
-        ((8, 1), "sparse"),
-        ((1, 8), "dense"),
+        pytest.param((8, 1), "sparse", marks=pytest.mark.slow),
+        pytest.param((1, 8), "dense", marks=pytest.mark.slow),
         ((2, 4), "dense"),
     ],
 )
