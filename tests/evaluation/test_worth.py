@@ -9,6 +9,7 @@ import numpy as np
 import patching_fixtures as pf
 import pytest
 import torch
+from cache_fixtures import make_cache
 from watch_fixtures import plain_firings, watch_split
 
 from vasae_jax.evaluation.contexts import Firings, Watch, name_hold, shuffled_hold
@@ -20,7 +21,8 @@ from vasae_jax.evaluation.names.outputs import largest, output_relation
 from vasae_jax.evaluation.names.relation import Share, spread_features, top_shares
 from vasae_jax.evaluation.names.stability import Side, stability
 from vasae_jax.evaluation.patching.model import open_model
-from vasae_jax.evaluation.run import evaluate_run, run_names
+from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
+from vasae_jax.naming.layer import AT, BEFORE
 from vasae_jax.system.errors import UserError
 
 D, K = 48, 6
@@ -316,7 +318,7 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
     assert [group["group"] for group in value["layer"]][:3] == ["all", "at", "before"]
     assert value["layer"][0]["features"] == value["inputs"]["features"]
     worth = measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
-    assert {"output", "stability", "against"} <= set(worth.to_json())
+    assert {"output", "output_before", "stability", "against"} <= set(worth.to_json())
     for words in (
         "layer names, over",
         "hold@1",
@@ -324,9 +326,36 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
         "shuffled",
         "just before one of its 10 names",
         "lowered most",
+        "layer names that say before",
         "itself",
     ):
         assert words in worth.table()
+
+
+def test_names_that_say_before_are_tested_by_their_removal_too(home, lm):
+    """The same as the output relation over those features alone, by their first layer names."""
+    run = pf.make_run(home, pf.random_params(D, 40), K)
+    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
+    evaluate_run(run, names, "heldout", watch)
+    relation = np.where(np.arange(40) < 12, BEFORE, AT).astype(np.int8)
+    names = replace(names, layer=names.layer._replace(relation=relation))
+    found = watch.firings()
+    worth = measure_names(run, names, watch, "heldout", model=lm)
+    some = Firings(*(part[found.feature < 12] for part in found))
+    expected = output_relation(run, lm, "heldout", some, names.layer.ids[:, 0])
+    assert worth.output_before == expected
+    assert 0 < expected.features <= 12
+
+
+def test_another_caches_anchors_may_name(home, tmp_path):
+    """As where names that one text gives are measured on another."""
+    run = pf.make_run(home, pf.random_params(D, 40), K)
+    twin = open_anchors_of(home.cache.url, run)
+    own, same = run_names(run).layer, run_names(run, twin).layer
+    np.testing.assert_array_equal(own.ids, same.ids)
+    other = make_cache(tmp_path / "other", rows=60, d=D, vocab=40, layers=(1,))
+    with pytest.raises(UserError, match=r"has a vocabulary of 40; expected \d+ as"):
+        open_anchors_of(other.url, run)
 
 
 def test_runs_that_cannot_be_compared_are_refused(home, monkeypatch):

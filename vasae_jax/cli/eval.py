@@ -16,16 +16,17 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.evaluation.names.measure import measure_names, open_other
     from vasae_jax.evaluation.patching.measure import measure_lm
     from vasae_jax.evaluation.patching.model import open_model
-    from vasae_jax.evaluation.run import evaluate_run, run_names
+    from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
     from vasae_jax.training.trained import open_trained
 
     trained = open_trained(given.run, given.cache, asked_mesh(given))
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")
     refuse_existing(out, overwrite=given.overwrite)
+    anchors_of = open_anchors_of(given.anchors, trained) if given.anchors else None
     other = open_other(given.against, trained) if given.against else None
     model = open_model(given.lm, given.backend, trained.cache) if given.lm else None
 
-    names, watch = run_names(trained), Watch(trained.cache, given.split, ROWS)
+    names, watch = run_names(trained, anchors_of), Watch(trained.cache, given.split, ROWS)
     evaluation = evaluate_run(trained, names, given.split, watch)
     worth = measure_names(
         trained, names, watch, given.split, model=model, other=other, against=given.against
@@ -51,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", help="directory of a run of vasae train")
     add("--cache", help="another cache of the same model (default: the run's own)")
+    add(
+        "--anchors",
+        metavar="CACHE",
+        help="the cache whose layer anchors name the features, to see whether names that one text "
+        "gives hold on another (default: the cache that is measured)",
+    )
     add(
         "--split",
         choices=("heldout", "train"),

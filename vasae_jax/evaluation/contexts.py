@@ -30,6 +30,11 @@ class Firings(NamedTuple):
     row: np.ndarray
     """the row's place in the split"""
 
+    def of(self, features: np.ndarray) -> "Firings":
+        """Those of some features, a mask [F]."""
+        mine = features[self.feature]
+        return Firings(*(part[mine] for part in self))
+
 
 class Watched(NamedTuple):
     """The rows of a split over which firings were watched; arrays [rows of the split]."""

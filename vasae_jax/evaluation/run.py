@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from vasae_jax.anchor import anchor_matrix, anchor_name
 from vasae_jax.anchor.layer import LayerAnchors, layer_anchors
+from vasae_jax.cache import Cache
 from vasae_jax.devices.mesh import DATA
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate
 from vasae_jax.evaluation.metrics import Nearest
 from vasae_jax.naming.layer import LayerNames, layer_names
 from vasae_jax.naming.nearest import Names, nearest_tokens
 from vasae_jax.stream import rows_in_order
+from vasae_jax.system.errors import UserError
 from vasae_jax.training.state import pulled
 from vasae_jax.training.targets import pulled_to
 from vasae_jax.training.trained import Run
@@ -36,10 +38,11 @@ class RunNames:
     """The nearest anchor of each kind that alignment is reported to, the run's own first."""
 
 
-def run_names(run: Run) -> RunNames:
+def run_names(run: Run, anchors_of: Cache | None = None) -> RunNames:
     """Name every feature, by the vocabulary's embeddings and by the layer's anchors.
 
-    The layer's anchors are read off the run's cache, or made on first use.
+    The layer's anchors are those of the run's cache, or of another one of the same model, as
+    :func:`open_anchors_of` gives it. They are made on first use.
     """
     config, rows, cache = run.config, run.params["W_dec"], run.cache
     embedding, size = cache.embedding(), cache.manifest.vocab_size
@@ -50,11 +53,30 @@ def run_names(run: Run) -> RunNames:
         stated = nearest_tokens(rows, centred, NAMES, mesh=run.mesh)
         kinds.insert(0, _nearest(anchor_name(center=True), stated, size))
     data = config.data
-    anchors = layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
+    anchors = layer_anchors(anchors_of or cache, data.layer, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
         kinds.insert(0, _nearest_of_layer(run, anchors))
     named = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
     return RunNames(stated, raw, named, tuple(kinds))
+
+
+def open_anchors_of(url: str, run: Run) -> Cache:
+    """The cache at ``url``, whose layer anchors are to name the features of ``run``.
+
+    Raises:
+        UserError: no such cache, or one of another model's.
+    """
+    cache, own = Cache.open(url), run.cache.manifest
+    for what, found, expected in (
+        ("rows of width", cache.manifest.d_model, own.d_model),
+        ("a vocabulary of", cache.manifest.vocab_size, own.vocab_size),
+        ("embeddings of digest", cache.manifest.digests["embedding"], own.digests["embedding"]),
+    ):
+        if found != expected:
+            raise UserError(
+                f"cache {url} has {what} {found}; expected {expected} as {run.cache.url} has"
+            )
+    return cache
 
 
 def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> Nearest:

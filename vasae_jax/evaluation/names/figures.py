@@ -24,6 +24,8 @@ class NameWorth:
     direct: TopShares
     output: TopShares | None = None
     """Needs the language model."""
+    output_before: TopShares | None = None
+    """The same for features whose layer names say *before*, by the first of these names."""
     stability: Stability | None = None
     """Needs another run."""
     against: str | None = None
@@ -34,14 +36,16 @@ class NameWorth:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def table(self) -> str:
-        """Two readable tables: layer names, and names by embeddings beside shuffled ones."""
-        return f"{held_table(self.layer, self.rows)}\n\n{self._embedding_table()}"
-
-    def _embedding_table(self) -> str:
+        """Readable tables: layer names, and names by embeddings beside shuffled ones."""
+        tables = [held_table(self.layer, self.rows)]
+        if self.output_before is not None:
+            tables.append(_beside("layer names that say before", self._before_lines()))
         head = f"names by {self.anchor}, over {self.rows} unmasked rows"
-        lines = [(head, "named", "shuffled"), *self._lines()]
-        width = max(len(line[0]) for line in lines)
-        return "\n".join(f"{a:<{width}}  {b:>12}  {c:>12}".rstrip() for a, b, c in lines)
+        return "\n\n".join([*tables, _beside(head, self._lines())])
+
+    def _before_lines(self) -> Iterator[tuple[str, str, str]]:
+        if self.output_before is not None:
+            yield from _lowered(self.output_before)
 
     def _lines(self) -> Iterator[tuple[str, str, str]]:
         inputs = self.inputs
@@ -51,14 +55,24 @@ class NameWorth:
         yield f"its row through the head, {self.direct.features} firing features", "", ""
         yield from _tops(self.direct, "raised")
         if self.output is not None:
-            found = self.output
-            yield f"taken from {found.rows} rows, {found.features} firing features", "", ""
-            yield from _tops(found, "lowered")
+            yield from _lowered(self.output)
         if self.stability is not None:
             same = self.stability
             yield f"found again among {same.candidates} firing features of {self.against}", "", ""
             yield _line("  its nearest by decoder cosine has the same name", same.same_name)
             yield "  mean cosine to the nearest", f"{same.mean_max_cosine:.3f}", ""
+
+
+def _beside(head: str, lines: Iterator[tuple[str, str, str]]) -> str:
+    """A table of what names reach and what shuffled ones do."""
+    table = [(head, "named", "shuffled"), *lines]
+    width = max(len(line[0]) for line in table)
+    return "\n".join(f"{a:<{width}}  {b:>12}  {c:>12}".rstrip() for a, b, c in table)
+
+
+def _lowered(found: TopShares) -> Iterator[tuple[str, str, str]]:
+    yield f"taken from {found.rows} rows, {found.features} firing features", "", ""
+    yield from _tops(found, "lowered")
 
 
 def _tops(found: TopShares, how: str) -> Iterator[tuple[str, str, str]]:

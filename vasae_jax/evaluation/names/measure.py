@@ -13,6 +13,7 @@ from vasae_jax.evaluation.names.outputs import output_relation
 from vasae_jax.evaluation.names.stability import Side, Stability, stability
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
+from vasae_jax.naming.layer import BEFORE
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.trained import Run, open_trained
 
@@ -34,7 +35,8 @@ def measure_names(
         names: the tokens nearest to its features.
         watch: has watched an evaluation of the run over ``split``.
         split: that split.
-        model: the language model of its cache, for the output relation.
+        model: the language model of its cache, for the output relation of names by embedding
+            and of layer names that say *before*.
         other: a run over the same cache and layer, for stability.
         against: what to call it.
 
@@ -47,13 +49,19 @@ def measure_names(
     cache, rows = run.cache, np.asarray(run.params["W_dec"], np.float64)
     worth = evidence(found, names.layer, watch.watched())
     direct = (run.params["W_dec"], first, fired, cache.final_norm(), cache.unembedding())
+    output = output_before = None
+    if model is not None:
+        output = output_relation(run, model, split, found, first)
+        later = found.of(names.layer.relation == BEFORE)
+        output_before = output_relation(run, model, split, later, names.layer.ids[:, 0])
     return NameWorth(
         anchor=anchor_name(center=run.config.anchor.center),
         rows=watch.rows,
         layer=held(found, names.layer, worth, np.linalg.norm(rows, axis=1)),
         inputs=input_relation(found, stated),
         direct=direct_relation(*direct),
-        output=None if model is None else output_relation(run, model, split, found, first),
+        output=output,
+        output_before=output_before,
         stability=None if other is None else _stability(run, first, fired > 0, other, split),
         against=against,
     )
