@@ -250,6 +250,7 @@ def test_processes_without_an_address_are_refused(capsys):
     assert "expected --distributed=HOST:PORT of process 0" in said
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error(home):
     """``vasae name RUN | head -1``: the pipe is closed before all is written."""
     command = [sys.executable, "-m", "vasae_jax.cli.main", "name", str(home / "out" / "run")]

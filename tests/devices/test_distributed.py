@@ -192,6 +192,7 @@ def wait_for_step(out, step, processes):
     raise AssertionError(finish(processes, 1))
 
 
+@pytest.mark.slow
 def test_hosts_that_disagree_are_refused_by_both(cache, tmp_path):
     config = config_for(cache, tmp_path / "run")
     other = replace(config, sae=replace(config.sae, k=4))
@@ -202,6 +203,7 @@ def test_hosts_that_disagree_are_refused_by_both(cache, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_one_process_lacks_ends_both(cache, tmp_path):
     config = config_for(cache, tmp_path / "run")
     other = replace(config, data=replace(config.data, cache=str(tmp_path / "nothing")))
@@ -211,6 +213,7 @@ def test_what_one_process_lacks_ends_both(cache, tmp_path):
     assert all("is no activation cache" in text for text in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_process_that_stays_alone_gives_up(cache, tmp_path, process):
     config = config_for(cache, tmp_path / "run")

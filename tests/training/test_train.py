@@ -73,7 +73,7 @@ def test_metrics_have_one_line_for_each_due_step(whole):
 
 
 # A kill between checkpoints, right after one, and before the first.
-@pytest.mark.parametrize("stop_at", [3, 7, 18])
+@pytest.mark.parametrize("stop_at", [3, pytest.param(7, marks=pytest.mark.slow), 18])
 def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
     config = config_for(cache, tmp_path / "cut")
     with pytest.raises(Killed):
@@ -156,6 +156,7 @@ def test_a_finished_run_is_left_alone(cache, whole, capsys):
     assert_equal(final(whole), before)
 
 
+@pytest.mark.slow
 def test_another_mesh_may_resume_a_run(cache, whole, tmp_path):
     config = config_for(cache, tmp_path / "moved")
     with pytest.raises(Killed):

@@ -23,7 +23,6 @@ class Chip:
         flops: bfloat16 peak per second.
         hertz: clock, from the peak and the matrix units' size.
         hbm: bytes of memory.
-        hbm_rate: bytes a second of memory.
         ici_rate: bytes a second that a chip sends to its neighbours, all links together.
     """
 
@@ -32,7 +31,6 @@ class Chip:
     flops: float
     hertz: float
     hbm: float
-    hbm_rate: float
     ici_rate: float
 
 
@@ -44,7 +42,6 @@ CHIPS = {
         flops=197e12,
         hertz=1.5e9,
         hbm=16 * 2**30,
-        hbm_rate=819e9,
         ici_rate=200e9,
     ),
     # 2 cores, each 4 units of 128 x 128, compiled as one device: 459e12 at 1.75 GHz.
@@ -54,7 +51,6 @@ CHIPS = {
         flops=459e12,
         hertz=1.75e9,
         hbm=95 * 2**30,
-        hbm_rate=2765e9,
         ici_rate=600e9,
     ),
     # 4 units of 256 x 256 (as 2 * 262144 flops a cycle): 918e12 at 1.75 GHz.
@@ -64,7 +60,6 @@ CHIPS = {
         flops=918e12,
         hertz=1.75e9,
         hbm=32 * 2**30,
-        hbm_rate=1640e9,
         ici_rate=448e9,
     ),
 }
