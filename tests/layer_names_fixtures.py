@@ -5,6 +5,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from vasae_jax.anchor.layer import LayerAnchors, Origin
+from vasae_jax.naming.layer import LIFT
 
 D, V, F, K = 8, 60, 40, 4
 
@@ -75,7 +76,7 @@ class PlainRelation:
             above = self.pre[i] * norm.cdf(z) + self.scatter[i] * norm.pdf(z)
             mass = self.p * np.maximum(above, 0)
             self.share[i] = mass / max(mass.sum(), 1e-30)
-            self.score[i, self.seen] = (self.share[i] - 3 * self.p)[self.seen]
+            self.score[i, self.seen] = (self.share[i] - LIFT * self.p)[self.seen]
 
     def _bar(self, some, k, features):
         def firing(bar):

@@ -17,7 +17,7 @@ ANCHORS = {"embedding": V, "here": V, "next": V, "both": 2 * V}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return make_cache(tmp_path_factory.mktemp("cache"), rows=300, d=D, vocab=V, layers=(1,))
+    return make_cache(tmp_path_factory.mktemp("cache"), rows=2000, d=D, vocab=V, layers=(1,))
 
 
 def config_for(cache, kind="embedding", method="soft"):

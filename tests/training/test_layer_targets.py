@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cache_fixtures import make_cache
 
-from vasae_jax.anchor.layer import anchor_rows, detector_rows, layer_anchors
+from vasae_jax.anchor.layer import anchor_rows, detector_rows, layer_anchors, measured
 from vasae_jax.anchor.layer.detectors import FEW
 from vasae_jax.cli.main import main
 from vasae_jax.config import (
@@ -26,6 +27,7 @@ from vasae_jax.system.signals import Stopped
 from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.pack.loop import train_pack
+from vasae_jax.training.pulled import pulled
 from vasae_jax.training.targets import starting_rows, target_rows
 from vasae_jax.training.trained import open_trained
 
@@ -79,43 +81,62 @@ def own_anchors(cache):
 def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
     config = config_for(cache, tmp_path, kind, pulls)
     start = starting_rows(config, cache)
-    found = target_rows(config, cache, start)
-    expected = (detector_rows if pulls == "encoder" else anchor_rows)(own_anchors(cache), kind)
+    found, scatter = target_rows(config, cache, start)
+    anchors = own_anchors(cache)
+    if pulls == "encoder":
+        expected, _ = detector_rows(anchors, kind)
+    else:
+        expected = anchor_rows(anchors, kind)
     np.testing.assert_array_equal(found, expected)
-    assert found.shape == ((2 if kind == "both" else 1) * V, 16) and found.dtype == np.float32
+    assert (scatter is not None) == (pulls == "encoder")
+    if pulls == "decoder":
+        assert found.shape == ((2 if kind == "both" else 1) * V, 16)
+    assert found.dtype == np.float32
     assert start.shape == (V, 16)
 
 
 def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tmp_path):
     config = config_for(cache, tmp_path, "embedding")
     start = starting_rows(config, cache)
-    assert target_rows(config, cache, start) is start
+    found = target_rows(config, cache, start)
+    assert found.rows is start and found.scatter is None
     for method in ("plain", "tied"):
         other = replace(config, sae=replace(config.sae, method=method))
-        assert target_rows(other, cache, start).shape == (1, 16)
+        assert target_rows(other, cache, start).rows.shape == (1, 16)
+
+
+def wide_root(anchors):
+    """The symmetric root of the covariance about tokens; 16 directions are all kept."""
+    within = anchors.here_within.astype(np.float64)
+    values, vectors = np.linalg.eigh(within + 0.01 * np.diag(within).mean() * np.eye(16))
+    return (vectors * np.sqrt(values)) @ vectors.T
 
 
 def test_detectors_equal_their_definition(cache):
-    """S^-1 a row by row in float64, S with a hundredth of its mean diagonal added."""
+    """a R^-1 row by row in float64, R^2 the covariance and a hundredth of its mean diagonal."""
     anchors = own_anchors(cache)
-    found = detector_rows(anchors, "both")
-    for index, name in enumerate(("here", "next")):
-        within = getattr(anchors, f"{name}_within").astype(np.float64)
-        ridged = within + 0.01 * np.diag(within).mean() * np.eye(16)
-        for token in range(V):
-            row = np.linalg.solve(ridged, getattr(anchors, name)[token].astype(np.float64))
-            if getattr(anchors, f"{name}_count")[token] < FEW:
-                row *= 0
-            unit = row / (np.linalg.norm(row) or 1)
-            np.testing.assert_allclose(found[index * V + token], unit, atol=1e-4)
+    found, scatter = detector_rows(anchors, "both")
+    root = wide_root(anchors)
+    np.testing.assert_allclose(measured(jnp.eye(16), scatter), root, atol=1e-4 * root.max())
+    expected = [
+        np.linalg.solve(root, getattr(anchors, name)[token].astype(np.float64))
+        for name in ("here", "next")
+        for token in range(V)
+        if getattr(anchors, f"{name}_count")[token] >= FEW
+    ]
+    assert 0 < len(expected) < 2 * V
+    unit = [row / np.linalg.norm(row) for row in expected]
+    np.testing.assert_allclose(found, unit, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_cached_nearest_anchors_are_those_of_a_full_search(cache, trained, kind):
     step, state = kept(trained[kind])
     assert step == STEPS
-    targets = target_rows(config_for(cache, "x", *kind), cache, None).astype(np.float64)
+    targets = target_rows(config_for(cache, "x", *kind), cache, None).rows.astype(np.float64)
     rows = np.asarray(state["W_enc" if kind[1] == "encoder" else "W_dec"], np.float64)
+    if kind[1] == "encoder":
+        rows = rows @ wide_root(own_anchors(cache))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     best = (rows @ targets.T).max(axis=1)
     cached = np.einsum("fd,fd->f", rows, np.asarray(state["anchor"]["anchor_rows"], np.float64))
@@ -178,11 +199,11 @@ def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
         "input embeddings",
     ]
     targets = target_rows(run.config, cache, None)
-    matrix = run.params["W_enc" if kind[1] == "encoder" else "W_dec"]
+    rows = pulled(run.params, run.config, targets.scatter)
     np.testing.assert_array_equal(
-        names.kinds[0].cosines, nearest_tokens(matrix, targets, 1).cosines[:, 0]
+        names.kinds[0].cosines, nearest_tokens(rows, targets.rows, 1).cosines[:, 0]
     )
-    assert names.kinds[0].vocab_size == len(targets)
+    assert names.kinds[0].vocab_size == len(targets.rows)
 
 
 def test_eval_and_export_serve_a_run_of_layer_anchors(trained, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """One device: the step against NumPy float64, forward, every gradient and three Adam steps."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
+from vasae_jax.anchor.layer.scatter import scatter_of
 from vasae_jax.sae import Pass, decode, encode, forward, unit_rows
 from vasae_jax.training.loss import Batch, loss_and_grads
 from vasae_jax.training.step import learning_rate, make_step
@@ -105,6 +108,40 @@ def test_loss_and_every_gradient_equal_reference(
     assert value == pytest.approx(expected, rel=1e-5)
     for name, grad in expected_grads.items():
         np.testing.assert_allclose(grads[name], grad, rtol=2e-4, atol=2e-6, err_msg=name)
+
+
+def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
+    """Cosines of W_enc R with unit rows, R written out, and their gradient in float64."""
+    rng = np.random.default_rng(6)
+    half = rng.normal(size=(D, D))
+    scatter = scatter_of(half @ half.T)
+    floor, basis, above = (np.asarray(part, np.float64) for part in scatter)
+    root = floor * np.eye(D) + (basis * above) @ basis.T
+    x, keep, anchors = make_rows()
+    found = {}
+    for weight in (0.4, 0.0):
+        config = make_config(pulls="encoder", enough=0.6, relative=False)
+        config = replace(config, anchor=replace(config.anchor, weight=weight))
+        mesh, state, context = start(make_config(), anchors)
+        params = scrambled(state)
+        rows = np.asarray(params["W_enc"], np.float64) @ root
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        cosines = (rows / norms) @ anchors.T
+        near = anchors[cosines.argmax(axis=1)].astype(np.float64)
+        found[weight] = local_loss(
+            config, mesh, params, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])),
+            context._replace(scatter=scatter), nearest=jnp.asarray(near, jnp.float32),
+            rate=jnp.ones(F), execution="sparse",
+        )  # fmt: skip
+    best = cosines.max(axis=1)
+    assert 0 < (best < 0.6).sum() < F
+    pull = (near / norms - (best[:, None] / norms**2) * rows) @ root / F
+    pull[best >= 0.6] = 0
+    (with_pull, grads), (without, others) = found[0.4], found[0.0]
+    expected = -0.4 * np.minimum(best, 0.6).mean()
+    assert with_pull - without == pytest.approx(expected, abs=2e-5)
+    np.testing.assert_allclose(grads["W_enc"] - others["W_enc"], -0.4 * pull, atol=2e-6)
+    np.testing.assert_array_equal(grads["W_dec"], others["W_dec"])
 
 
 @pytest.mark.parametrize("method", ["plain", "soft", "tied"])

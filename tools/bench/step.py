@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Time the training step: plain against soft, and both against the floor of the machine.
+"""Time the training step: plain, both kinds of pull, and the floor of the machine.
 
     python tools/bench/step.py --shape gpt2 --rows 4096
     python tools/bench/step.py --shape 768,50257,50257 --rows 1024 --peers peers/bin/python --json
 
-Plain and soft steps, the two parts of the floor, and the peers' steps take turns in one run, so
-that a machine whose speed drifts favours none. The floor is what no plain step can do without:
+``soft`` pulls decoder rows to embeddings (preset ``embedding``), ``layer`` encoder rows to as many
+detectors in the measure of a layer's scatter (the default); both pull from the first step. Plain
+and pulled steps, the two parts of the floor, and the peers' steps take turns in one run, so that a
+machine whose speed drifts favours none. The floor is what no plain step can do without:
 the encoder's product at the rate of a bare matrix product, and Adam's traffic (7 streams of both
 matrices) at the rate of a bare copy.
 
@@ -14,9 +16,10 @@ turn, as it does early in a real run. ``--peers`` names the Python of an environ
 ``tools/bench/peers.py`` says. ``--json`` prints one object; times are medians in seconds:
 
     rows, d_in, d_sae, vocab, execution, compute, device   what was run
-    plain_s, soft_s          a step of either method
+    plain_s, soft_s, layer_s a step of each
     floor_s                  product_s + 7 streams of both matrices at copy_s for two of one
     soft_over_plain          median of the ratios of neighbouring steps
+    layer_over_soft          the same
     plain_over_floor         plain_s / floor_s
     uncertified              share of features uncertified after the last soft step
     peers                    {library: seconds of its plain step}, empty without --peers
@@ -28,14 +31,17 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vasae_jax.anchor.layer.scatter import Scatter, scatter_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.config.presets import embedding
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.sae.execution import Execution
@@ -61,12 +67,13 @@ class Runner:
         d_in, d_sae, vocab = shape
         mesh = make_mesh(config.mesh)
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
-        start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)
+        scatter = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
+        start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens, scatter)
         self.state: TrainState = make_state(config, d_sae, mesh, start)
         self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
         self._step = make_step(config, mesh, self.state, self.execution)
         shown = anchors if config.sae.method == "soft" else anchors[:1]
-        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in))
+        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in), scatter)
         self.uncertified = 0.0
 
     def run(self, batch: Batch) -> float:
@@ -109,16 +116,16 @@ class Peers:
 def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, Any]:
     """All figures of one shape, medians of ``given.repeats`` steps."""
     d_in, d_sae, vocab = shape
-    config = settings(given)
+    configs = settings(given)
     rng = np.random.default_rng(0)
     anchors = rng.normal(size=(vocab, d_in)).astype(np.float32)
     anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
     runners = {
-        method: Runner(with_method(config, method), shape, jnp.asarray(anchors))
-        for method in ("plain", "soft")
+        name: Runner(config, shape, jnp.asarray(anchors)) for name, config in configs.items()
     }
-    product, copy = floor_parts(runners["plain"].state, given.rows, config.sae.compute)
-    peers = Peers(given.peers, given.rows, d_in, d_sae, config.sae.k) if given.peers else None
+    product, copy = floor_parts(runners["plain"].state, given.rows, given.compute)
+    k = configs["plain"].sae.k
+    peers = Peers(given.peers, given.rows, d_in, d_sae, k) if given.peers else None
     names = peers.names if peers else []
     turns: dict[str, Callable[[Batch], float]] = {name: one.run for name, one in runners.items()}
     turns |= {"product": lambda _: timed(product), "copy": lambda _: timed(copy)}
@@ -126,7 +133,6 @@ def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str,
         turns[name] = lambda _, name=name: peers.run(name)
     times = take_turns(turns, rng, given.rows, d_in, given.repeats)
     middle = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [soft / plain for soft, plain in zip(times["soft"], times["plain"], strict=True)]
     floor_s = middle["product"] + 7 * middle["copy"]
     return {
         "rows": given.rows,
@@ -137,11 +143,18 @@ def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str,
         "plain_s": middle["plain"],
         "soft_s": middle["soft"],
         "floor_s": floor_s,
-        "soft_over_plain": statistics.median(ratios),
+        "layer_s": middle["layer"],
+        "soft_over_plain": ratio(times["soft"], times["plain"]),
+        "layer_over_soft": ratio(times["layer"], times["soft"]),
         "plain_over_floor": middle["plain"] / floor_s,
         "uncertified": runners["soft"].uncertified,
         "peers": {name: middle[name] for name in names},
     }
+
+
+def ratio(some: list[float], others: list[float]) -> float:
+    """The median of the ratios of neighbouring steps."""
+    return statistics.median(one / other for one, other in zip(some, others, strict=True))
 
 
 def take_turns(
@@ -168,14 +181,28 @@ def take_turns(
     return times
 
 
-def settings(given: argparse.Namespace) -> Config:
-    """The run's settings for the command line."""
-    return Config(
-        sae=SAEConfig(k=32, compute=given.compute, execution=given.execution),
-        anchor=AnchorConfig(search_share=given.search_share),
-        mesh=MeshConfig(data=1, model=1),
-        run=RunConfig(steps=1000),
-    )
+def settings(given: argparse.Namespace) -> dict[str, Config]:
+    """The settings of every step that is timed, for the command line."""
+
+    def with_pull(anchor: AnchorConfig, method: Literal["plain", "soft"] = "soft") -> Config:
+        return Config(
+            sae=SAEConfig(k=32, method=method, compute=given.compute, execution=given.execution),
+            anchor=replace(anchor, search_share=given.search_share, ramp_from=0.0, ramp=0.0),
+            mesh=MeshConfig(data=1, model=1),
+            run=RunConfig(steps=1000),
+        )
+
+    return {
+        "plain": with_pull(AnchorConfig(), "plain"),
+        "soft": with_pull(embedding().anchor),
+        "layer": with_pull(AnchorConfig()),
+    }
+
+
+def some_scatter(d_in: int) -> Scatter:
+    """Of rows whose variances fall from 500 to 1, as in a layer of SmolLM2-135M."""
+    vectors = np.linalg.qr(np.random.default_rng(4).normal(size=(d_in, d_in)))[0]
+    return scatter_of((vectors * np.geomspace(1, 500, d_in)) @ vectors.T)
 
 
 def random_rows(rng: np.random.Generator, centres: np.ndarray, rows: int) -> Batch:
@@ -184,16 +211,6 @@ def random_rows(rng: np.random.Generator, centres: np.ndarray, rows: int) -> Bat
     x = centres[rng.integers(0, len(centres), rows)] + noise
     batch = Batch(jnp.asarray(x, jnp.bfloat16), jnp.ones((rows,), bool))
     return jax.block_until_ready(batch)
-
-
-def with_method(config: Config, method: Any) -> Config:
-    """``config`` for another method."""
-    return Config(
-        sae=SAEConfig(**{**vars(config.sae), "method": method}),
-        anchor=config.anchor,
-        mesh=config.mesh,
-        run=config.run,
-    )
 
 
 def floor_parts(

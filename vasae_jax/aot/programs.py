@@ -11,7 +11,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.layer import KINDS
+from vasae_jax.anchor.layer import KINDS, Scatter
+from vasae_jax.anchor.layer.scatter import RANK
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
@@ -78,7 +79,7 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
         _shape(jnp.bfloat16, shapes.rows, shapes.d),
         _shape(np.bool_, shapes.rows),
     )
-    context = Context(start.targets, start.mean, _f32())
+    context = Context(start.targets, start.mean, _f32(), start.scatter)
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
@@ -98,7 +99,17 @@ def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, 
 def _start_shapes(config: Config, shapes: Shapes) -> Start:
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
     rows, targets = _f32(shapes.vocab, shapes.d), _f32(_anchors(config, shapes), shapes.d)
-    return Start(key, _f32(shapes.d), rows, targets, _shape(np.int32, shapes.vocab))
+    tokens = _shape(np.int32, shapes.vocab)
+    return Start(key, _f32(shapes.d), rows, targets, tokens, _scatter(config, shapes.d))
+
+
+def _scatter(config: Config, d: int) -> Scatter | None:
+    """The measure that :func:`vasae_jax.training.targets.target_rows` gives."""
+    anchor = config.anchor
+    if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
+        return None
+    rank = min(RANK, d - 1)
+    return Scatter(_f32(), _f32(d, rank), _f32(rank))
 
 
 def _anchors(config: Config, shapes: Shapes) -> int:

@@ -54,11 +54,11 @@ def default(**data: Any) -> Config:
 
 
 def named(**data: Any) -> Config:
-    """For names first: a stronger pull, that ends later.
+    """For names first: a pull that ends later.
 
     docs/names.md has what more of the activation its names hold, and the price.
     """
-    return Config(data=DataConfig(**data), anchor=AnchorConfig(weight=4.0, enough=0.85))
+    return Config(data=DataConfig(**data), anchor=AnchorConfig(enough=0.6))
 
 
 def embedding(**data: Any) -> Config:

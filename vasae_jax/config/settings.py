@@ -86,7 +86,8 @@ class AnchorConfig:
     pulls: Literal["decoder", "encoder"] = "encoder"
     """Whose rows are pulled: the decoder's, so that a feature writes what its anchor is (published
     recipe), or the encoder's, so that it fires where its anchor does. Layer anchors for the
-    encoder are the directions that best tell each token's rows from all others."""
+    encoder are the directions that best tell each token's rows from all others, and cosines with
+    them are taken in the measure of how the layer's rows scatter (docs/names.md)."""
     weight: float = 2.0
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
     ramp_from: float = 0.3
@@ -104,7 +105,7 @@ class AnchorConfig:
     always less the mean of all rows."""
     per_feature: Literal["uniform", "root_rate"] = "root_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
-    enough: float = 0.7
+    enough: float = 0.5
     """Cosine at which a feature is near enough, so that its pull ends and the rest of its
     direction is free to reconstruct with; at 1 it never does (published recipe).
     The modes logsumexp and softmax take no notice of it."""

@@ -12,7 +12,7 @@ from vasae_jax.naming.layer import LayerNames, layer_names
 from vasae_jax.naming.nearest import Names, nearest_tokens
 from vasae_jax.stream import rows_in_order
 from vasae_jax.system.errors import UserError
-from vasae_jax.training.state import pulled
+from vasae_jax.training.pulled import pulled
 from vasae_jax.training.targets import pulled_to
 from vasae_jax.training.trained import Run
 
@@ -83,8 +83,9 @@ def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> Nearest:
     """The layer anchor that each feature is pulled towards."""
     own = run.config.anchor
     targets = pulled_to(anchors, own)
-    found = nearest_tokens(pulled(run.params, run.config), targets, 1, mesh=run.mesh)
-    return _nearest(f"layer anchors ({own.kind}, {own.pulls})", found, len(targets))
+    rows = pulled(run.params, run.config, targets.scatter)
+    found = nearest_tokens(rows, targets.rows, 1, mesh=run.mesh)
+    return _nearest(f"layer anchors ({own.kind}, {own.pulls})", found, len(targets.rows))
 
 
 def evaluate_run(

@@ -32,8 +32,9 @@ from vasae_jax.training.checks import (
 )
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.pulled import pulled
 from vasae_jax.training.rundir import RunDir, open_run
-from vasae_jax.training.state import Start, TrainState, make_state, pulled
+from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
 
@@ -136,7 +137,8 @@ def compare_anchors(
     look = jax.jit(lambda W, *rest: spread_staleness(mesh, W.shape[0])(W, *rest))
     for state, log in found:
         if state.anchor is not None:
-            log.searched(look(pulled(state.params, config), context.anchors, state.anchor))
+            rows = pulled(state.params, config, context.scatter)
+            log.searched(look(rows, context.anchors, state.anchor))
 
 
 def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:
@@ -192,10 +194,11 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     rows = starting_rows(config, cache)
     targets = target_rows(config, cache, rows)
     anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
-    pulled_to = anchors if targets is rows else on_all(mesh, targets)
+    pulled_to = anchors if targets.rows is rows else on_all(mesh, targets.rows)
+    scatter = on_all(mesh, targets.scatter)
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
-    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens)
-    return Context(pulled_to, mean, on_all(mesh, np.float32(stats.variance))), start
+    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens, scatter)
+    return Context(pulled_to, mean, on_all(mesh, np.float32(stats.variance)), scatter), start
 
 
 def on_device(

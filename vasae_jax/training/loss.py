@@ -3,25 +3,28 @@
     loss = reconstruction - pull * sum_i w_i min(s_i, enough)
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
-(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
-where the encoder is pulled, with its nearest anchor; the weights w_i sum to 1 over all features
+(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its nearest
+anchor, or where the encoder is pulled that of W_enc[i], in the measure of how the layer's rows
+scatter (:mod:`vasae_jax.anchor.layer.scatter`); the weights w_i sum to 1 over all features
 (arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
 reconstruction where lambda is relative: the gradient is then that of
 log(reconstruction) - lambda * sum_i ..., but for a factor that
 Adam takes no notice of.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor import aligned_and_pull
+from vasae_jax.anchor.layer import Scatter
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
 from vasae_jax.sae import Params, Pass, forward
 from vasae_jax.sae.collective import own_rows, sum_parts
 from vasae_jax.sae.execution import Execution
+from vasae_jax.training.pulled import keeps_unit, of_matrix, pulled, pulled_name, pulls_unit
 
 
 class Batch(NamedTuple):
@@ -42,6 +45,8 @@ class Context(NamedTuple):
     """[d] float32 mean of the training rows."""
     variance: jax.Array
     """[] float32, mean of |x - mean|^2 over the training rows."""
+    scatter: Scatter | None = None
+    """By which pulled rows are measured; None: as they are."""
 
 
 class Measures(NamedTuple):
@@ -91,10 +96,8 @@ def loss_and_grads(
     weight = config.anchor.weight * (error if config.anchor.relative else jnp.ones_like(error))
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
-        name: Literal["W_enc", "W_dec"]
-        name = "W_enc" if config.anchor.pulls == "encoder" else "W_dec"
         aligned, pull = aligned_and_pull(
-            params[name],
+            pulled(params, config, context.scatter),
             _share(rate, config),
             context.anchors,
             nearest,
@@ -103,19 +106,10 @@ def loss_and_grads(
             unit=pulls_unit(config),
         )
         aligned = jax.lax.psum(aligned, MODEL)
-        grads[name] = grads[name] - weight * pull
+        name = pulled_name(config)
+        grads[name] = grads[name] - weight * of_matrix(pull, context.scatter)
     loss = error - weight * aligned
     return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
-
-
-def keeps_unit(config: Config) -> bool:
-    """Whether the run's decoder rows have norm 1 at every step."""
-    return config.sae.unit_norm and config.sae.method != "tied"
-
-
-def pulls_unit(config: Config) -> bool:
-    """Whether the rows that are pulled have norm 1 at every step."""
-    return keeps_unit(config) and config.anchor.pulls == "decoder"
 
 
 def _reconstruction(

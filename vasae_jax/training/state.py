@@ -9,9 +9,11 @@ import optax
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import AnchorState, search, spread_search
+from vasae_jax.anchor.layer import Scatter
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
+from vasae_jax.training.pulled import pulled
 
 
 class Counters(NamedTuple):
@@ -44,11 +46,6 @@ def uses_certificate(config: Config) -> bool:
     return config.sae.method == "soft" and config.anchor.mode == "nearest"
 
 
-def pulled(params: Params, config: Config) -> jax.Array:
-    """The matrix [F, d] whose rows are pulled towards anchors."""
-    return params["W_enc"] if config.anchor.pulls == "encoder" else params["W_dec"]
-
-
 class Start(NamedTuple):
     """What the state at step 0 is made from, see :func:`vasae_jax.sae.init_params`."""
 
@@ -61,6 +58,8 @@ class Start(NamedTuple):
     """[A, d_in], the anchors that it is pulled towards"""
     tokens: jax.Array
     """[V] int32"""
+    scatter: Scatter | None = None
+    """by which pulled rows are measured; None: as they are"""
 
 
 def state_init(
@@ -74,7 +73,9 @@ def state_init(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
         )
-        anchor = look(pulled(params, config), start.targets) if uses_certificate(config) else None
+        anchor = None
+        if uses_certificate(config):
+            anchor = look(pulled(params, config, start.scatter), start.targets)
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init

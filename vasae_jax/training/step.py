@@ -21,8 +21,9 @@ from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.execution import Execution
-from vasae_jax.training.loss import Batch, Context, Measures, keeps_unit, loss_and_grads, pulls_unit
-from vasae_jax.training.state import Counters, TrainState, adam, pulled
+from vasae_jax.training.loss import Batch, Context, Measures, loss_and_grads
+from vasae_jax.training.pulled import keeps_unit, pulled, pulls_unit
+from vasae_jax.training.state import Counters, TrainState, adam
 
 DEAD_STEPS = 200
 """A feature that has not fired for this many steps counts as dead in the progress line."""
@@ -115,27 +116,28 @@ def local_step(
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
-        anchor, uncertified = _look_after(state.step, params, context.anchors, anchor, config)
+        anchor, uncertified = _look_after(state.step, params, context, anchor, config)
     counters = _count(state.counters, measures)
     metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
 
 
 def _look_after(
-    step: jax.Array, params: Params, anchors: jax.Array, anchor: AnchorState, config: Config
+    step: jax.Array, params: Params, context: Context, anchor: AnchorState, config: Config
 ) -> tuple[AnchorState, jax.Array]:
     """Nearest anchors after ``step``, and which features are uncertified [F part] bool.
 
     They are left alone until the pull sets in: nothing reads them, and they may well change.
     """
-    rows, unit = pulled(params, config), pulls_unit(config)
 
     def look() -> tuple[AnchorState, jax.Array]:
-        return update(rows, anchors, anchor, budget(config, rows.shape[0]), unit)
+        rows = pulled(params, config, context.scatter)
+        limit = budget(config, rows.shape[0])
+        return update(rows, context.anchors, anchor, limit, pulls_unit(config))
 
     if not config.anchor.ramp_from:
         return look()
-    none = jnp.zeros(rows.shape[:1], bool)
+    none = jnp.zeros(anchor.anchor_near.shape, bool)
     begins = config.anchor.ramp_from * config.run.steps
     set_in = step.astype(jnp.float32) + 1 >= begins
     found: tuple[AnchorState, jax.Array] = jax.lax.cond(set_in, look, lambda: (anchor, none))

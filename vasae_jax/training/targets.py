@@ -1,9 +1,11 @@
 """What features are pulled towards in a run."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from vasae_jax.anchor import anchor_matrix
-from vasae_jax.anchor.layer import LayerAnchors, anchor_rows, detector_rows, layer_anchors
+from vasae_jax.anchor.layer import LayerAnchors, Scatter, anchor_rows, detector_rows, layer_anchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import AnchorConfig, Config
 from vasae_jax.devices.distributed import first_then_all
@@ -16,8 +18,17 @@ def starting_rows(config: Config, cache: Cache) -> np.ndarray:
     return anchor_matrix(cache.embedding(), center=config.anchor.center)
 
 
-def target_rows(config: Config, cache: Cache, start: np.ndarray) -> np.ndarray:
-    """Unit float32 rows [A, d] that the run pulls towards, A a multiple of V.
+class Targets(NamedTuple):
+    """What rows are pulled towards."""
+
+    rows: np.ndarray
+    """[A, d] unit float32"""
+    scatter: Scatter | None = None
+    """by which pulled rows are measured, see :mod:`vasae_jax.anchor.layer.scatter`"""
+
+
+def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
+    """What the run pulls towards.
 
     ``start`` are :func:`starting_rows`: with embeddings as anchors they serve as both. Layer
     anchors are made on first use, by the first process while the others wait.
@@ -26,9 +37,9 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> np.ndarray:
         UserError: the layer's anchors cannot be made, or what is kept of them is damaged.
     """
     if config.sae.method != "soft":
-        return np.zeros((1, start.shape[1]), np.float32)
+        return Targets(np.zeros((1, start.shape[1]), np.float32))
     if config.anchor.kind == "embedding":
-        return start
+        return Targets(start)
     data = config.data
     anchors = first_then_all(
         lambda: layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
@@ -36,7 +47,8 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> np.ndarray:
     return pulled_to(anchors, config.anchor)
 
 
-def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> np.ndarray:
-    """The layer's anchors as unit rows [A, d] for the matrix that is pulled."""
-    rows = detector_rows if config.pulls == "encoder" else anchor_rows
-    return rows(anchors, config.kind)
+def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
+    """The layer's anchors, as the matrix that is pulled is to be near to them."""
+    if config.pulls == "encoder":
+        return Targets(*detector_rows(anchors, config.kind))
+    return Targets(anchor_rows(anchors, config.kind))

@@ -10,6 +10,7 @@ from vasae_jax.anchor.layer.make import layer_anchors, make_anchors
 from vasae_jax.anchor.layer.moments import Moments, Relations, measure, merge, token_blocks
 from vasae_jax.anchor.layer.origin import Origin, origin_of
 from vasae_jax.anchor.layer.rows import LayerRows
+from vasae_jax.anchor.layer.scatter import Scatter, measured
 from vasae_jax.anchor.layer.unit import KINDS, anchor_rows
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "Moments",
     "Origin",
     "Relations",
+    "Scatter",
     "anchor_rows",
     "detector_rows",
     "estimate",
     "layer_anchors",
     "make_anchors",
     "measure",
+    "measured",
     "merge",
     "origin_of",
     "problems",

@@ -3,37 +3,37 @@
 import numpy as np
 
 from vasae_jax.anchor.layer.estimate import LayerAnchors
-from vasae_jax.anchor.layer.unit import KINDS
+from vasae_jax.anchor.layer.scatter import Scatter, scatter_of, whitened
+from vasae_jax.anchor.layer.unit import KINDS, unit_blocks
 from vasae_jax.system.errors import UserError
 
 FEW = 20
-"""A token seen on fewer rows has no detector: its row is 0, which is nearest to nothing."""
-RIDGE = 0.01
-"""What is added to the covariance's diagonal, as a share of its mean."""
+"""A token seen on fewer rows has no detector: its mean row is as much chance as it is the token."""
 
 
-def detector_rows(anchors: LayerAnchors, kind: str) -> np.ndarray:
-    """Unit float32 rows: [V, d] for ``here`` and ``next``, [2V, d] for ``both``.
+def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, Scatter]:
+    """Unit float32 rows [A, d], one for each token seen on FEW rows; and how rows are measured.
 
-    A token's detector is S^-1 a, with a its anchor and S the covariance of rows about their
-    token's mean: Fisher's linear discriminant between the rows at the token and all rows, the
-    linear response that is largest there against its scatter elsewhere. In ``both`` row i is of
-    token i % V, and of relation i // V: 0 at it, 1 before it.
+    A token's detector is a R^-1, with a its anchor and R the root of the covariance of rows about
+    their token's mean (:mod:`vasae_jax.anchor.layer.scatter`). An encoder row w is near it where
+    w R is. ``both`` has those of rows at a token first, then those of rows before one, in the order
+    of the tokens; both are measured by how rows scatter about the token that they are at.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: there is no such kind, or no token has a detector.
     """
     if kind not in KINDS:
         raise UserError(f"layer anchors of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    return np.concatenate([_detectors(anchors, name) for name in KINDS[kind]])
+    scatter = scatter_of(anchors.here_within)
+    rows = np.concatenate([_detectors(anchors, name, scatter) for name in KINDS[kind]])
+    if len(rows) == 0:
+        raise UserError(
+            f"no token was seen on {FEW} rows, so that nothing tells one from others; expected a "
+            "cache of more text, or --anchor.pulls=decoder"
+        )
+    return rows, scatter
 
 
-def _detectors(anchors: LayerAnchors, relation: str) -> np.ndarray:
-    within = getattr(anchors, f"{relation}_within").astype(np.float64)
-    ridge = RIDGE * np.trace(within) / len(within)
-    inverse = np.linalg.inv(within + ridge * np.eye(len(within)))
-    rows: np.ndarray = getattr(anchors, relation) @ inverse.astype(np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(norms == 0, 1.0, norms)
-    rows[getattr(anchors, f"{relation}_count") < FEW] = 0.0
-    return rows
+def _detectors(anchors: LayerAnchors, relation: str, scatter: Scatter) -> np.ndarray:
+    seen = getattr(anchors, f"{relation}_count") >= FEW
+    return unit_blocks(whitened(getattr(anchors, relation)[seen], scatter))

@@ -21,7 +21,11 @@ def anchor_rows(anchors: LayerAnchors, kind: str) -> np.ndarray:
     """
     if kind not in KINDS:
         raise UserError(f"layer anchors of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    rows = np.concatenate([getattr(anchors, name) for name in KINDS[kind]])
+    return unit_blocks(np.concatenate([getattr(anchors, name) for name in KINDS[kind]]))
+
+
+def unit_blocks(rows: np.ndarray) -> np.ndarray:
+    """``rows`` [n, d] float32, made unit in place block by block; rows of norm 0 stay 0."""
     for start in range(0, len(rows), TOKENS):
         block = rows[start : start + TOKENS]
         norms = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)

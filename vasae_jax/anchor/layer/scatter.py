@@ -1,0 +1,61 @@
+"""How far a layer's rows scatter about their token's mean, as a measure of encoder rows.
+
+An encoder row w answers a row of its token t, on the whole, with w a_t (a_t the token's anchor),
+and scatters about that by s = sqrt(w S w), S the covariance of rows about their token's mean. How
+well it tells t's rows from others is w a_t / s, largest for Fisher's discriminant S^-1 a_t. With
+v = w R, R the symmetric root of S, this is the cosine of v and the row a_t R^-1, times that row's
+norm. So near a detector means: near in the coordinates of R.
+
+S is kept as its RANK largest directions and one variance for all others. A product of rows with R
+is then two thin products.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RANK = 64
+"""Directions in which S is kept as it is."""
+RIDGE = 0.01
+"""What is added to S's diagonal, as a share of its mean."""
+
+
+class Scatter(NamedTuple):
+    """R = floor (I - U U^T) + U (floor + above) U^T, the symmetric root of S."""
+
+    floor: jax.Array | np.ndarray
+    """[] float32"""
+    basis: jax.Array | np.ndarray
+    """U, [d, r] float32 with orthonormal columns"""
+    above: jax.Array | np.ndarray
+    """[r] float32, at least 0"""
+
+
+def scatter_of(within: np.ndarray) -> Scatter:
+    """Of the covariance ``within`` [d, d] of rows about their token's mean."""
+    covariance = within.astype(np.float64)
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0.0) + RIDGE * max(float(np.mean(np.diag(covariance))), 1e-30)
+    rank = min(RANK, len(values) - 1)
+    rest = len(values) - rank
+    floor = np.sqrt(values[:rest].mean())
+    above = np.sqrt(values[rest:]) - floor
+    return Scatter(*(x.astype(np.float32) for x in (np.asarray(floor), vectors[:, rest:], above)))
+
+
+def measured(rows: jax.Array, scatter: Scatter) -> jax.Array:
+    """``rows`` [n, d] times R."""
+    exact = jax.lax.Precision.HIGHEST
+    along = jnp.matmul(rows, scatter.basis, precision=exact) * scatter.above[None, :]
+    product: jax.Array = jnp.matmul(along, jnp.transpose(scatter.basis), precision=exact)
+    return rows * scatter.floor + product
+
+
+def whitened(rows: np.ndarray, scatter: Scatter) -> np.ndarray:
+    """``rows`` [n, d] times the inverse of R, float32."""
+    floor, basis, above = (np.asarray(part) for part in scatter)
+    change = 1 / (floor + above) - 1 / floor
+    found: np.ndarray = rows / floor + ((rows @ basis) * change) @ basis.T
+    return found
