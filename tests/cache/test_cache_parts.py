@@ -67,6 +67,7 @@ def test_parts_join_to_the_cache_of_one_job(tmp_path):
         open_part(place, 0)
 
 
+@pytest.mark.fault
 def test_two_writers_of_one_part_are_refused(tmp_path):
     with (
         open_part(tmp_path / "cache", 1),

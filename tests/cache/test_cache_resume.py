@@ -67,6 +67,7 @@ def kill_at(monkeypatch, point):
     return count
 
 
+@pytest.mark.fault
 def test_killed_at_every_point_and_resumed(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         count = kill_at(patch, 10**9)
@@ -98,6 +99,7 @@ def test_killed_twice_with_leftovers_of_a_half_written_shard(tmp_path, whole):
     assert digests(url) == whole
 
 
+@pytest.mark.fault
 def test_killed_by_the_system(tmp_path, whole):
     url = str(tmp_path / "cache")
     program = (

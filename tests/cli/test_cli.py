@@ -165,6 +165,7 @@ def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
     assert "masked rows left untouched" in said and "lowered most" in said
 
 
+@pytest.mark.fault
 def test_eval_refuses_another_model(home, tmp_path, capsys):
     other = save_model(random_model(llama_config(), seed=1), tmp_path)
     out = tmp_path / "eval.json"
@@ -191,6 +192,7 @@ def test_verify_names_the_damage(tmp_path, capsys):
     assert "problem(s); expected none" in refused(capsys, "cache", "verify", cache.url)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -87,6 +87,7 @@ def killed(directory, tmp_path_factory):
     return out
 
 
+@pytest.mark.fault
 def test_killed_stopped_and_finished_equals_uninterrupted(directory, killed, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(directory, whole) == 0

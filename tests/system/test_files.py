@@ -16,6 +16,7 @@ from vasae_jax.system.files import (
 )
 
 
+@pytest.mark.fault
 def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
     target = tmp_path / "file"
     write_bytes(target, b"old")
