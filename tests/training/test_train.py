@@ -295,6 +295,8 @@ def test_a_run_without_a_whole_checkpoint_is_refused(copied):
 @pytest.mark.parametrize("emptied", ["_METADATA", "manifest.ocdbt", "process_0", "d/*", "*"])
 def test_a_checkpoint_of_emptied_files_is_one_sentence(copied, emptied):
     item = copied / "checkpoints" / str(STEPS) / "params"
+    for digests in item.parent.glob("*/digests.json"):
+        digests.unlink()  # as an earlier version left it
     files = [path for path in item.rglob(emptied) if path.is_file()]
     assert files
     for path in files:

@@ -137,6 +137,13 @@ def first_then_all(work: Callable[[], T]) -> T:
     return together(lambda: found[0] if found else work())
 
 
+def said_by_first(work: Callable[[], str]) -> str:
+    """What ``work`` says, which the first process does for all."""
+    if jax.process_count() == 1:
+        return work()
+    return _gather(together(lambda: work() if is_first() else ""))[0]
+
+
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:
     """Raise UserError on every process unless all have the same runs and one cache's content.
 

@@ -32,6 +32,7 @@ from vasae_jax.training.checks import (
 )
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import RunDir, open_run
 from vasae_jax.training.state import Start, TrainState, make_state, pulled
 from vasae_jax.training.step import make_step
@@ -57,7 +58,7 @@ def train(config: Config) -> Path:
         lambda: open_run(config, cache.digest) if is_first() else RunDir(Path(config.run.out))
     )
     with Stop() as stop, Checkpoints(run.path) as checkpoints:
-        done = checkpoints.latest() or 0
+        done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
         if done >= config.run.steps:
             say(f"{run.path} is complete: {done} steps")
             return run.path

@@ -60,7 +60,9 @@ def open_run(config: Config, cache_digest: str) -> RunDir:
         record = {
             "created_by": f"vasae_jax {__version__}",
             "cache_digest": cache_digest,
-            "config": to_dict(replace(config, run=replace(config.run, overwrite=False))),
+            "config": to_dict(
+                replace(config, run=replace(config.run, overwrite=False, fall_back=False))
+            ),
         }
         write_json(path / CONFIG, record)
     return RunDir(path)
@@ -108,6 +110,7 @@ def _lasting(config: Config) -> Config:
         config.run,
         out="",
         overwrite=False,
+        fall_back=False,
         tensorboard=False,
         log_every=blank.run.log_every,
         checkpoint_every=blank.run.checkpoint_every,

@@ -14,7 +14,6 @@ from vasae_jax.devices.mesh import MEMBER
 from vasae_jax.devices.placement import seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Stream
-from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_settings
 from vasae_jax.training.log import Log, say
@@ -32,6 +31,7 @@ from vasae_jax.training.pack.checks import check_pack
 from vasae_jax.training.pack.log import PackLog
 from vasae_jax.training.pack.state import Layout, PackState
 from vasae_jax.training.pack.step import make_pack_step
+from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import RunDir, check_run, open_run
 from vasae_jax.training.state import state_init, state_maker
 
@@ -53,7 +53,7 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     first = configs[0]
     with Stop() as stop, contextlib.ExitStack() as held:
         kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
-        done = _common_step(runs, kept)
+        done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
             say(f"all {len(runs)} runs of the pack are complete: {done} steps")
             return [run.path for run in runs]
@@ -98,25 +98,6 @@ def _open(configs: Sequence[Config], cache_digest: str) -> list[RunDir]:
     for config in configs:
         check_run(config, cache_digest)
     return [open_run(config, cache_digest) for config in configs]
-
-
-def _common_step(runs: Sequence[RunDir], kept: Sequence[Checkpoints]) -> int:
-    """The last step that all runs have kept, 0 where none has kept any.
-
-    A pack that is killed while it saves leaves runs one checkpoint apart: those ahead go back
-    to the checkpoint before, or to the start where they have only one.
-    """
-    steps = [checkpoints.steps() for checkpoints in kept]
-    common = set(steps[0]).intersection(*steps[1:])
-    if common or max(map(len, steps)) <= 1:
-        return max(common, default=0)
-    said = ", ".join(
-        f"{run.path} at {own[-1] if own else 0}" for run, own in zip(runs, steps, strict=True)
-    )
-    raise UserError(
-        f"the runs of the pack stand at different steps ({said}) and have kept none in common; "
-        "expected runs that were trained together: train the others apart from them"
-    )
 
 
 def _begin(
