@@ -16,6 +16,7 @@ import tensorstore as ts
 
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_bytes, sha256_file, write_bytes
+from vasae_jax.system.owner import OWNER, Owner
 
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
@@ -83,14 +84,22 @@ class Store:
         return sorted(key.decode() for key in found)
 
     def empty(self) -> bool:
-        """Whether nothing at all lies under the URL; raises UserError for a local file."""
+        """Whether nothing but an owner's file lies under the URL; UserError for a local file."""
         if not self.local:
             with self.errors(f"cannot list {self.url}", "a readable bucket"):
                 return not self._open().list().result()
         root = Path(self.url)
         if root.exists() and not root.is_dir():
             raise UserError(f"{self.url} is a file; expected a directory for a cache")
-        return not root.exists() or not any(root.iterdir())
+        return not root.exists() or set(os.listdir(root)) <= {OWNER}
+
+    def own(self, name: str = OWNER) -> contextlib.AbstractContextManager[object]:
+        """Keep other writers away while open; a bucket has no such lock.
+
+        Raises:
+            UserError: another process writes there; it is named.
+        """
+        return Owner(self.url, name) if self.local else contextlib.nullcontext()
 
     def sha256(self, key: str) -> str | None:
         """SHA-256 of a file's bytes, or None where there is none."""

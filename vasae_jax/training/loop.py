@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from vasae_jax.anchor import spread_staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
-from vasae_jax.devices.distributed import Stop, check_same, is_first, together
+from vasae_jax.devices.distributed import Stop, check_same, together
 from vasae_jax.devices.mesh import DATA, MODEL, make_mesh
 from vasae_jax.devices.placement import check_rows, on_all, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
@@ -33,7 +33,7 @@ from vasae_jax.training.checks import (
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.resume import step_to_resume
-from vasae_jax.training.rundir import RunDir, open_run
+from vasae_jax.training.rundir import own_runs
 from vasae_jax.training.state import Start, TrainState, make_state, pulled
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
@@ -53,11 +53,9 @@ def train(config: Config) -> Path:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
     check_same([config], cache.digest)
-    # Only the first process writes; the others wait until the directory is there.
-    run = together(
-        lambda: open_run(config, cache.digest) if is_first() else RunDir(Path(config.run.out))
-    )
-    with Stop() as stop, Checkpoints(run.path) as checkpoints:
+    with contextlib.ExitStack() as held:
+        (run,) = together(lambda: own_runs([config], cache.digest, held))
+        stop, checkpoints = held.enter_context(Stop()), held.enter_context(Checkpoints(run.path))
         done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
         if done >= config.run.steps:
             say(f"{run.path} is complete: {done} steps")

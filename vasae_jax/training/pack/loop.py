@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.devices.distributed import Stop, check_same, is_first, together
+from vasae_jax.devices.distributed import Stop, check_same, together
 from vasae_jax.devices.mesh import MEMBER
 from vasae_jax.devices.placement import seed_key
 from vasae_jax.sae import choose_execution
@@ -32,7 +32,7 @@ from vasae_jax.training.pack.log import PackLog
 from vasae_jax.training.pack.state import Layout, PackState
 from vasae_jax.training.pack.step import make_pack_step
 from vasae_jax.training.resume import step_to_resume
-from vasae_jax.training.rundir import RunDir, check_run, open_run
+from vasae_jax.training.rundir import RunDir, own_runs
 from vasae_jax.training.state import state_init, state_maker
 
 
@@ -49,9 +49,10 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked(configs))
     check_same(configs, cache.digest)
-    runs = together(lambda: _open(configs, cache.digest))
     first = configs[0]
-    with Stop() as stop, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        runs = together(lambda: own_runs(configs, cache.digest, held))
+        stop = held.enter_context(Stop())
         kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
         done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
@@ -89,15 +90,6 @@ def _checked(configs: Sequence[Config]) -> tuple[Cache, Mesh, int, Stream]:
         check_settings(config)
     check_pack(configs)
     return checked(configs[0])
-
-
-def _open(configs: Sequence[Config], cache_digest: str) -> list[RunDir]:
-    """All runs' directories; none is made where one of them is refused."""
-    if not is_first():  # only the first process writes
-        return [RunDir(Path(config.run.out)) for config in configs]
-    for config in configs:
-        check_run(config, cache_digest)
-    return [open_run(config, cache_digest) for config in configs]
 
 
 def _begin(
