@@ -102,7 +102,7 @@ def _lock(handle: int) -> bool | None:
     """Whether the lock was free; None where the file system has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # some file systems say the second
         return False
     except OSError:
         return None
