@@ -187,10 +187,15 @@ class Stop:
         """Give signals back their usual effect."""
         self._request.__exit__(None, None, None)
 
+    @property
+    def asked(self) -> int | None:
+        """The signal that came to a process that is alone; of several none is known of early."""
+        return self._request.signal
+
     def after(self, step: int) -> int | None:
         """The signal to stop for after ``step``; to be asked after every step."""
         if self._alone:
-            return self._request.signal
+            return self.asked
         return PREEMPTION if multihost_utils.reached_preemption_sync_point(step) else None
 
 

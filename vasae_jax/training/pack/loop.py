@@ -25,6 +25,7 @@ from vasae_jax.training.loop import (
     compare_anchors,
     on_device,
     prepare,
+    until_asked,
 )
 from vasae_jax.training.loss import Context
 from vasae_jax.training.pack.checks import check_pack
@@ -52,7 +53,6 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     first = configs[0]
     with contextlib.ExitStack() as held:
         runs = together(lambda: own_runs(configs, cache.digest, held))
-        stop = held.enter_context(Stop())
         kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
         done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
@@ -67,7 +67,8 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
         for run in runs:
             run.cut_metrics(done)
         step = make_pack_step(configs, mesh, layout, execution)
-        batches = held.enter_context(stream.prefetch(done))
+        stop = held.enter_context(Stop())
+        batches = until_asked(held.enter_context(stream.prefetch(done)), stop)
         opened = (
             _log(config, run, done, stream) for config, run in zip(configs, runs, strict=True)
         )
