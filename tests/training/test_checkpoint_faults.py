@@ -1,6 +1,10 @@
 """Checkpoints whose files are damaged, cut or deleted, and saves that are killed."""
 
+import contextlib
+import logging
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,10 +16,13 @@ import pytest
 from small_states import small_state
 
 from vasae_jax.system.errors import UserError
+from vasae_jax.training import checkpoint
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.resume import step_to_resume
 
 pytestmark = pytest.mark.fault
+# As the command line does: what a failed save leaves is told again when it is collected.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +146,35 @@ def test_a_save_or_deletion_killed_at_any_point_leaves_whole_steps(tmp_path, cap
         assert sorted(os.listdir(run / "checkpoints")) == [str(step) for step in steps]
     assert {(1, 2, 1), (2, 3, 1)} <= found  # killed in the save, and in the deletion
     assert found <= {(1, 2, 0), (1, 2, 1), (1, 2, 3, 0), (2, 3, 0), (2, 3, 1)}
+
+
+@contextlib.contextmanager
+def full_beyond(size):
+    """Writes past ``size`` bytes of a file fail, as they do on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# In the arrays, and in the files beside them; in the background as on accelerators, and not.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("size", [16, 300, 4000])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_disk_that_fills_in_a_save_is_one_sentence(run, monkeypatch, capfd, backend, size):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(checkpoint.jax, "default_backend", lambda: backend)
+    state = small_state(3, wide=1000)
+    with pytest.raises(UserError) as refused, Checkpoints(run) as checkpoints, full_beyond(size):
+        checkpoints.save(3, state)
+        checkpoints.close()  # waits for what goes on in the background
+    said = str(refused.value)
+    assert re.search(r"cannot be written to .*checkpoints \(|cannot write .*checkpoints/3", said)
+    assert "expected a writable place with free space" in said and "tensorstore" not in said
+    with Checkpoints(run) as checkpoints:
+        assert step_to_resume([checkpoints], fall_back=False) == 2
+        checkpoints.save(3, small_state(3))
+    assert load_params(run)[0] == 3
+    assert "Traceback" not in capfd.readouterr().err

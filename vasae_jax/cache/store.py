@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import tensorstore as ts
@@ -19,6 +19,7 @@ from vasae_jax.system.files import sha256_bytes, sha256_file, write_bytes
 from vasae_jax.system.owner import OWNER, Owner
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
 PATIENCE = 300.0
@@ -164,7 +165,14 @@ class Store:
         return self._kv
 
 
-def settled(future: ts.Future[T]) -> T:
+class Promise(Protocol[T_co]):
+    """A future of TensorStore's."""
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """What it gives, waited for so many seconds."""
+
+
+def settled(future: Promise[T]) -> T:
     """What a read gives, waited for PATIENCE seconds at most; its error, or TimeoutError."""
     try:
         return future.result(timeout=PATIENCE)

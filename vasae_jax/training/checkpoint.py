@@ -6,9 +6,12 @@ writes to a temporary directory and renames it, so a killed save leaves the one 
 Before that, each item gets the digests of its files; they are compared before it is read.
 """
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from vasae_jax.cache.store import reason
 from vasae_jax.devices.distributed import is_first
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
@@ -76,7 +80,9 @@ class Checkpoints:
             todelete_subdir=_DELETED,
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
-        self._directory = directory
+        self._directory, self._failed = directory, False
+        self._said_before = sys.unraisablehook
+        sys.unraisablehook = partial(_all_but_late_writes, sys.unraisablehook)
         if is_first():
             _remove_leftovers(directory)
         self._manager = ocp.CheckpointManager(
@@ -93,8 +99,15 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for a save under way and close."""
-        self._manager.close()
+        """Wait for a save under way and close; raises what :meth:`save` does."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait for a save under way and close; raises what :meth:`save` does."""
+        with self._writing("the last checkpoint"):
+            self._manager.close()
+        if not self._failed:  # otherwise writes may still end
+            sys.unraisablehook = self._said_before
         if is_first():
             shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
@@ -124,14 +137,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
         )
-        try:
+        with self._writing(f"checkpoint of step {step}"):
             self._manager.save(step, args=items, force=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).rsplit(": ", 1)[-1]
-            raise UserError(
-                f"checkpoint of step {step} cannot be written to {self._directory} ({reason}); "
-                "expected a writable place with free space; the checkpoints before it are kept"
-            ) from error
         self._clear()
 
     def damage(self, step: int) -> str | None:
@@ -172,6 +179,19 @@ class Checkpoints:
         rest: dict[str, Any] = self._manager.restore(step, args=items)["rest"]
         return rest
 
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turn Orbax's errors into one sentence: of this save, or of one in the background."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._failed = True
+            why = (isinstance(error, OSError) and error.strerror) or reason(error)
+            raise UserError(
+                f"{what} cannot be written to {self._directory} ({why}); "
+                "expected a writable place with free space; the checkpoints before it are kept"
+            ) from error
+
     def _clear(self) -> None:
         """Delete the steps that Orbax has moved out of the way."""
         if is_first():
@@ -211,6 +231,17 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
             return step, params
     except Exception as error:  # Orbax raises Exception itself
         raise _unreadable(item, error) from error
+
+
+def _all_but_late_writes(
+    say_it: "Callable[[sys.UnraisableHookArgs], None]", found: "sys.UnraisableHookArgs"
+) -> None:
+    """Say what no one could catch, but for writes that end after their save has failed.
+
+    Each of those finds that Orbax has closed the event loop that it reports to.
+    """
+    if str(found.exc_value) != "Event loop is closed":
+        say_it(found)
 
 
 def _damage(step: Path, read: Sequence[str]) -> str | None:
