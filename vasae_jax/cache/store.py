@@ -142,7 +142,7 @@ class Store:
         """Turn a storage error into the sentence ``what: why; expected ...``."""
         try:
             yield
-        except (ValueError, OSError, RuntimeError, PermissionError) as error:
+        except (ValueError, OSError, RuntimeError, OverflowError) as error:
             raise UserError(f"{what}: {reason(error)}; expected {expected}") from error
 
     def _array(self, key: str, metadata: dict[str, Any] | None) -> dict[str, Any]:

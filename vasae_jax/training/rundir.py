@@ -114,7 +114,7 @@ def read_run(path: Path) -> tuple[Config, str]:
     try:
         record = json.loads(file.read_text())
         return from_dict(record["config"], str(file)), record["cache_digest"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
 
 
