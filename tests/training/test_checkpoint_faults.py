@@ -129,6 +129,16 @@ def test_checkpoints_of_earlier_versions_are_read(run, capsys):
     assert load_params(run)[0] == 2
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_state_that_is_not_finite_is_not_saved(run, value):
+    state = small_state(3)
+    state.params["b_dec"] = state.params["b_dec"].at[2].set(value)
+    with Checkpoints(run) as checkpoints:
+        with pytest.raises(UserError, match="state after step 3 is not finite and is not saved"):
+            checkpoints.save(3, state)
+        assert checkpoints.steps() == [1, 2]
+
+
 @pytest.mark.slow
 def test_a_save_or_deletion_killed_at_any_point_leaves_whole_steps(tmp_path, capsys):
     here = Path(__file__).parent
@@ -161,6 +171,7 @@ def full_beyond(size):
 
 # In the arrays, and in the files beside them; in the background as on accelerators, and not.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.filterwarnings("ignore:Error .*ing persistent compilation cache")
 @pytest.mark.parametrize("size", [16, 300, 4000])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_a_disk_that_fills_in_a_save_is_one_sentence(run, monkeypatch, capfd, backend, size):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
@@ -127,10 +128,15 @@ class Checkpoints:
         device.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: a number of it is not finite, or the disk is full or not writable.
         """
         if step in self.steps():
             return
+        if not _all_finite((state.params, state.moments)):
+            raise UserError(
+                f"the state after step {step} is not finite and is not saved; expected finite "
+                "numbers (a lower --optim.lr or a longer --optim.warmup may help)"
+            )
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         rest = state._asdict()
@@ -257,6 +263,12 @@ def _remove_leftovers(directory: Path) -> None:
         say(f"removing what a stopped save or deletion left in {directory}: {names}")
     for path in (*left, directory / _DELETED):
         shutil.rmtree(path, ignore_errors=True)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether every number is finite, []."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
