@@ -99,6 +99,7 @@ def test_rows_of_zeros_are_stored_as_rows(tmp_path):
     assert not Cache.open(str(tmp_path / "c")).acts(1, "train").read(0, 64).any()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3.4e38])
 def test_refuses_rows_that_are_not_finite_as_stored(tmp_path, value):
     plan = make_plan()
@@ -191,6 +192,7 @@ def test_refuses_no_rows_and_a_document_in_both_splits(tmp_path):
         Cache.open(str(tmp_path / "c"))
 
 
+@pytest.mark.fault
 def test_open_says_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match="found nothing"):
         Cache.open(str(tmp_path / "absent"))
@@ -285,6 +287,7 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
+@pytest.mark.fault
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
 def test_a_write_that_fails_leaves_durable_rows_alone(tmp_path):
     whole = make_cache(tmp_path, rows=200, d=64, heldout=0, dtype="float32", name="whole")

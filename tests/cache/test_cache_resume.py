@@ -68,6 +68,7 @@ def kill_at(monkeypatch, point):
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 def test_killed_at_every_point_and_resumed(tmp_path, monkeypatch, whole):
     with monkeypatch.context() as patch:
         count = kill_at(patch, 10**9)
@@ -99,6 +100,7 @@ def test_killed_twice_with_leftovers_of_a_half_written_shard(tmp_path, whole):
     assert digests(url) == whole
 
 
+@pytest.mark.fault
 def test_killed_by_the_system(tmp_path, whole):
     url = str(tmp_path / "cache")
     program = (

@@ -33,6 +33,7 @@ def problems(folder):
         return str(error)
 
 
+@pytest.mark.fault
 def test_a_flipped_bit_in_any_file(sound, tmp_path):
     rng = np.random.default_rng(0)
     for path in sorted(path for path in Path(sound).rglob("*") if path.is_file()):
@@ -46,6 +47,7 @@ def test_a_flipped_bit_in_any_file(sound, tmp_path):
         shutil.rmtree(tmp_path / "copy")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("keep", [None, 0, 100])
 def test_a_deleted_or_truncated_file(sound, tmp_path, keep):
     names = [path.relative_to(sound) for path in Path(sound).rglob("*") if path.is_file()]
@@ -135,6 +137,7 @@ def test_content_that_was_wrong_when_written(copy, key, value, said):
     assert said in problems(copy)
 
 
+@pytest.mark.fault
 def test_a_read_of_damaged_rows_names_the_file(copy):
     path = copy / "train/acts/layer_01/c/0/0"
     data = bytearray(path.read_bytes())

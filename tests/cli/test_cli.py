@@ -165,6 +165,7 @@ def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
     assert "masked rows left untouched" in said and "lowered most" in said
 
 
+@pytest.mark.fault
 def test_eval_refuses_another_model(home, tmp_path, capsys):
     other = save_model(random_model(llama_config(), seed=1), tmp_path)
     out = tmp_path / "eval.json"
@@ -191,6 +192,7 @@ def test_verify_names_the_damage(tmp_path, capsys):
     assert "problem(s); expected none" in refused(capsys, "cache", "verify", cache.url)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -268,3 +270,13 @@ def test_quickstart_refuses_what_its_cache_is_not(home, tmp_path, capsys):
     other = [*again, "--layers=0,2"]
     assert "holds a cache with layers (1, 2); expected (0, 2)" in refused(capsys, *other)
     assert "layer 0 is to be trained on but layers 1, 2" in refused(capsys, *again, "--layer=0")
+
+
+@pytest.mark.fault
+def test_a_wrong_setting_is_told_before_anything_slow_is_loaded():
+    code = (
+        "import sys; from vasae_jax.cli.main import main; code = main(['train', '--sae.kk=3']);"
+        "sys.exit(0 if 'jax' in sys.modules else code)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 2

@@ -38,6 +38,7 @@ def test_auto_takes_the_devices_that_are_left(arguments):
         parse("--mesh.data=all")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [

@@ -153,6 +153,7 @@ def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_path):
     mesh = (2, 4)  # each process has rows of its own
     # So many steps that no run here comes to its end before it is stopped.

@@ -120,6 +120,7 @@ def test_nothing_is_written_over_an_existing_file_unless_asked(tmp_path, name):
     read_dictionary(tmp_path / "dictionary.npz")
 
 
+@pytest.mark.fault
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")

@@ -88,6 +88,7 @@ def killed(directory, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 def test_killed_stopped_and_finished_equals_uninterrupted(directory, killed, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(directory, whole) == 0
@@ -111,6 +112,7 @@ def test_an_unfinished_cache_is_not_continued_with_other_settings(
 ):
     out = shutil.copytree(killed, tmp_path / "cache")
     before = files(out)
+    del before["owner.json"]  # the killed writer's: whoever comes next owns the place, and goes
     assert run(directory, out, "--heldout-share", "0.3") == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "unfinished cache with heldout_share 0.1; expected 0.3" in said

@@ -68,6 +68,7 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package, sourc
         list(read_documents(source))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -94,6 +95,7 @@ def test_a_missing_column_lists_those_there_are(tmp_path):
         list(read_documents(str(tmp_path / "a.parquet")))
 
 
+@pytest.mark.fault
 def test_missing_and_empty_places(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.txt was not found"):
         read_documents(str(tmp_path / "nowhere.txt"))

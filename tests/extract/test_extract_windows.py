@@ -123,12 +123,14 @@ def test_the_digest_tells_documents_apart():
     assert len(digests) == 4
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("texts", [[], ["", "a", "b"]])
 def test_empty_text_is_refused(texts):
     with pytest.raises(UserError, match="the text is empty"):
         make_windows(texts, encode, T)
 
 
+@pytest.mark.fault
 def test_one_document_cannot_be_split():
     with pytest.raises(UserError, match="expected at least two"):
         make_windows(["only one document", "only one document"], encode, T)

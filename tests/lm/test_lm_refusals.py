@@ -136,6 +136,7 @@ def test_directory_without_weights(directory):
         load_lm(directory)
 
 
+@pytest.mark.fault
 def test_cut_weights(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -176,6 +177,7 @@ def test_tokenizer_larger_than_the_model(tmp_path):
         load_lm(tmp_path)
 
 
+@pytest.mark.fault
 def test_missing_and_corrupt_tokenizer(directory):
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
@@ -185,6 +187,7 @@ def test_missing_and_corrupt_tokenizer(directory):
         load_lm(directory)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("keep", [10, 3000, -1000])
 def test_cut_gguf(tmp_path, keep):
     path = fx.write_gguf(fx.random_model(fx.gpt2_config(n_layer=1)), tmp_path / "small.gguf")
@@ -231,6 +234,7 @@ def odd_gguf(path, **changes):
         return fx.write_gguf(fx.random_model(fx.llama_config(num_hidden_layers=1)), path)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

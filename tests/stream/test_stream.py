@@ -75,6 +75,7 @@ def test_random_access_equals_walking_on(cache):
         jumped.batch(-1)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_the_same_global_batches(cache, processes):
     whole = make_stream(cache)
@@ -183,6 +184,7 @@ def test_prefetch_ends_with_its_source_and_passes_its_error_on():
             next(ahead)
 
 
+@pytest.mark.fault
 def test_a_damaged_chunk_stops_the_consumer(tmp_path):
     cache = make_cache(tmp_path, rows=500)
     shard = tmp_path / "cache/train/acts/layer_03/c/2/0"

@@ -16,6 +16,7 @@ from vasae_jax.system.files import (
 )
 
 
+@pytest.mark.fault
 def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
     target = tmp_path / "file"
     write_bytes(target, b"old")
@@ -47,6 +48,7 @@ def test_existing_files_are_refused_unless_asked(tmp_path):
     refuse_existing(file, overwrite=True)
 
 
+@pytest.mark.fault
 def test_space_is_asked_for_before_it_is_needed(tmp_path):
     require_space(tmp_path, 1)
     with pytest.raises(UserError, match=r"MiB free; expected .* MiB"):

@@ -93,6 +93,7 @@ def train_until(configs, steps, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 def test_a_killed_pack_goes_on_together_or_alone(cache, alone, tmp_path, monkeypatch):
     configs = pack_of(cache, tmp_path)
     train_until(configs, 9, monkeypatch)

@@ -73,6 +73,7 @@ def test_metrics_have_one_line_for_each_due_step(whole):
 
 
 # A kill between checkpoints, right after one, and before the first.
+@pytest.mark.fault
 @pytest.mark.parametrize("stop_at", [3, pytest.param(7, marks=pytest.mark.slow), 18])
 def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
     config = config_for(cache, tmp_path / "cut")
@@ -115,6 +116,7 @@ def train_until(config, steps):
         loop.make_step = real
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_the_progress(cache, tmp_path, capsys, number):
     out = tmp_path / "run"
@@ -157,6 +159,7 @@ def test_a_finished_run_is_left_alone(cache, whole, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.fault
 def test_another_mesh_may_resume_a_run(cache, whole, tmp_path):
     config = config_for(cache, tmp_path / "moved")
     with pytest.raises(Killed):
@@ -186,6 +189,7 @@ def changed(config, section, **fields):
     return replace(config, **{section: replace(getattr(config, section), **fields)})
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("section", "fields", "sentence"),
     [
@@ -215,6 +219,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault
 def test_another_run_in_the_directory_is_refused_and_overwritten_when_asked(cache, tmp_path):
     config = config_for(cache, tmp_path / "run", steps=2)
     train(config)
@@ -235,6 +240,7 @@ def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
     assert precious.read_text() == "keep me"
 
 
+@pytest.mark.fault
 def test_a_diverging_run_stops_with_a_sentence(cache, tmp_path):
     config = changed(config_for(cache, tmp_path / "run"), "optim", lr=1e30, warmup=0.0)
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
@@ -247,6 +253,7 @@ def copied(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copied")
 
 
+@pytest.mark.fault
 def test_a_run_opens_with_its_own_cache_or_one_like_it(copied, tmp_path):
     assert open_trained(str(copied)).step == STEPS
     other = make_cache(tmp_path, rows=600, d=16, vocab=40, layers=(1, 3), name="other").url
@@ -256,6 +263,7 @@ def test_a_run_opens_with_its_own_cache_or_one_like_it(copied, tmp_path):
         open_trained(str(copied), wide)
 
 
+@pytest.mark.fault
 def test_another_cache_in_the_place_of_a_run_s_own_is_refused(cache, tmp_path):
     url = shutil.copytree(cache, tmp_path / "cache")
     config = config_for(str(url), tmp_path / "run", steps=1)
@@ -288,6 +296,8 @@ def test_a_run_without_a_whole_checkpoint_is_refused(copied):
 @pytest.mark.parametrize("emptied", ["_METADATA", "manifest.ocdbt", "process_0", "d/*", "*"])
 def test_a_checkpoint_of_emptied_files_is_one_sentence(copied, emptied):
     item = copied / "checkpoints" / str(STEPS) / "params"
+    for digests in item.parent.glob("*/digests.json"):
+        digests.unlink()  # as an earlier version left it
     files = [path for path in item.rglob(emptied) if path.is_file()]
     assert files
     for path in files:

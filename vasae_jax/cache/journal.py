@@ -33,7 +33,7 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
         UserError: the place holds something else, a complete cache, or an unfinished one of
             another plan or vocabulary (the last two unless ``overwrite``).
     """
-    manifest, journal = _found(store)
+    manifest, journal = found_at(store)
     if manifest is not None and not overwrite:
         raise UserError(
             f"{store.url} is a complete cache; expected a new place, or --overwrite to replace it"
@@ -56,7 +56,7 @@ def journal_bytes(
     return encode(value | {"digests": dict(digests), "shards": listed}, indent=None)
 
 
-def _found(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def found_at(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The manifest and the journal that lie there; UserError if something else does."""
     if store.empty():
         return None, None

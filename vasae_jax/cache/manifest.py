@@ -194,7 +194,7 @@ class Manifest(CachePlan):
             raise UserError(f"{url} is an unfinished cache; expected a complete one")
         try:
             return cls(**_typed(value))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{url}/{MANIFEST} cannot be understood ({type(error).__name__}: {error}); "
                 f"expected the keys of {FORMAT} version {VERSION}"
@@ -210,7 +210,7 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in ``data``; raises UserError naming the file for anything else."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not JSON ({error}); expected an object") from error
     if not isinstance(value, dict):
         raise UserError(f"{name} holds a {type(value).__name__}; expected a JSON object")
@@ -254,6 +254,6 @@ def _typed(value: Mapping[str, Any]) -> dict[str, Any]:
         "model": ModelInfo(**value["model"]),
         "text": TextInfo(**value["text"]),
         "layers": tuple(value["layers"]),
-        "splits": {name: SplitInfo(**split) for name, split in value["splits"].items()},
+        "splits": {name: SplitInfo(**value["splits"][name]) for name in SPLITS},
         "shards": shards_from_json(value["shards"]),
     }

@@ -1,15 +1,12 @@
 """One cache written by many jobs at once, each its own shards; the last step joins them.
 
 Job i of n owns an equal run of the shards of each split. Its journal is ``parts/i-of-n.json``;
-job 0 writes the vocabulary as well. On a local file system a job holds a lock that ends with
-its process, so that no two write the same shards; a bucket has no such lock.
+job 0 writes the vocabulary as well. On a file system a job owns its part, so that no two write
+the same shards; a bucket has no such lock.
 """
 
-import fcntl
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,17 +76,13 @@ class PartWriter(CacheWriter):
         vocabulary_files.check(parts, plan)
         self._digests = parts.digests()
         self._whole, self._key, self._done = dict(rows), _key(part), False
-        self._lock = _claim(self._store, self._key)
         self._ranges = {split: part_range(rows[split], plan, part) for split in SPLITS}
-        try:
+        with self._owning(self._key.replace(".json", ".lock")):
             self._shards = self._begin()
-        except UserError:
-            self._release()
-            raise
-        if part.index == 0 and not self._shards:
-            self._shards = self._write_vocabulary(parts)
-        self._write_journal()
-        self._arrays = self._create_arrays()
+            if part.index == 0 and not self._shards:
+                self._shards = self._write_vocabulary(parts)
+            self._write_journal()
+            self._arrays = self._create_arrays()
         self._start(SPLITS)
 
     def rows_done(self, split: str) -> int:
@@ -129,16 +122,6 @@ class PartWriter(CacheWriter):
         self._done = True
         self._write_journal()
         self.close()
-
-    def close(self) -> None:
-        """Wait for the shard being written and let go of the part."""
-        super().close()
-        self._release()
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def _begin(self) -> dict[str, tuple[ShardInfo, ...]]:
         for name, what in ((MANIFEST, "a complete cache"), (JOURNAL, "a cache written whole")):
@@ -233,20 +216,3 @@ def journals(store: Store) -> list[str]:
 
 def _key(part: Part) -> str:
     return f"{PARTS}/{part.index:05d}-of-{part.count:05d}.json"
-
-
-def _claim(store: Store, key: str) -> int | None:
-    if not store.local:
-        return None
-    path = Path(store.url) / key.replace(".json", ".lock")
-    with store.errors(f"cannot write {store.url}", "a writable place"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise UserError(
-            f"{path} is held by another process; expected one writer for each part"
-        ) from error
-    return lock

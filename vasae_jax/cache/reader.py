@@ -22,7 +22,7 @@ from vasae_jax.cache.manifest import (
     decode,
     norms_key,
 )
-from vasae_jax.cache.store import Store, array_metadata
+from vasae_jax.cache.store import Store, array_metadata, settled
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.cache.vocabulary import check_final_norm, check_tokens, vocab_metadata
 from vasae_jax.system.errors import UserError
@@ -45,7 +45,7 @@ class PendingRows:
         start, stop = self._range
         what = f"cannot read rows {start} to {stop} of {self._array.name}"
         with self._array.store.errors(what, "the bytes that were written (see vasae cache verify)"):
-            self._future.result()
+            settled(self._future)
         return self._out
 
 

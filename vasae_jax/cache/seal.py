@@ -13,7 +13,7 @@ from vasae_jax.cache.manifest import (
     SplitInfo,
     column_key,
 )
-from vasae_jax.cache.store import Store
+from vasae_jax.cache.store import Store, settled
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.version import __version__
 
@@ -51,6 +51,6 @@ def _documents(store: Store, plan: CachePlan, split: str, rows: int) -> np.ndarr
     found = np.empty(0, np.int32)
     with store.errors(f"cannot read {store.url}", "the rows just written"):
         for start in range(0, rows, plan.shard_rows):
-            piece = array[start : min(start + plan.shard_rows, rows)].read().result()
+            piece = settled(array[start : min(start + plan.shard_rows, rows)].read())
             found = np.union1d(found, piece)
     return found

@@ -9,16 +9,21 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import tensorstore as ts
 
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_bytes, sha256_file, write_bytes
+from vasae_jax.system.owner import OWNER, Owner
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
+PATIENCE = 300.0
+"""Seconds in which storage must answer what is read from it: a read that hangs must end."""
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
 _OS_ERRORS = {
     "27": "a file grew too large",
@@ -50,7 +55,7 @@ class Store:
     def read(self, key: str) -> bytes | None:
         """The content of a file, or None where there is none; raises UserError."""
         with self.errors(f"cannot read {self.name(key)}", "a readable cache"):
-            result = self._open().read(key).result()
+            result = settled(self._open().read(key))
         return result.value if result.state == "value" else None
 
     def write(self, key: str, data: bytes) -> None:
@@ -79,18 +84,26 @@ class Store:
             files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
             return [path.relative_to(root).as_posix() for path in files]
         with self.errors(f"cannot list {self.name(folder)}", "a readable bucket"):
-            found = self._open().list(_prefix(folder)).result()
+            found = settled(self._open().list(_prefix(folder)))
         return sorted(key.decode() for key in found)
 
     def empty(self) -> bool:
-        """Whether nothing at all lies under the URL; raises UserError for a local file."""
+        """Whether nothing but an owner's file lies under the URL; UserError for a local file."""
         if not self.local:
             with self.errors(f"cannot list {self.url}", "a readable bucket"):
-                return not self._open().list().result()
+                return not settled(self._open().list())
         root = Path(self.url)
         if root.exists() and not root.is_dir():
             raise UserError(f"{self.url} is a file; expected a directory for a cache")
-        return not root.exists() or not any(root.iterdir())
+        return not root.exists() or set(os.listdir(root)) <= {OWNER}
+
+    def own(self, name: str = OWNER) -> contextlib.AbstractContextManager[object]:
+        """Keep other writers away while open; a bucket has no such lock.
+
+        Raises:
+            UserError: another process writes there; it is named.
+        """
+        return Owner(self.url, name) if self.local else contextlib.nullcontext()
 
     def sha256(self, key: str) -> str | None:
         """SHA-256 of a file's bytes, or None where there is none."""
@@ -111,25 +124,25 @@ class Store:
         """An array with exactly this zarr3 metadata; shards that lie there stay."""
         self.delete(f"{key}/zarr.json")
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
-            return ts.open(self._array(key, metadata), create=True).result()
+            return settled(ts.open(self._array(key, metadata), create=True))
 
     def shared_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
         """An array with exactly this metadata, created by whichever writer comes first."""
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
             spec = self._array(key, metadata)
-            return ts.open(spec, create=True, open=True).result()
+            return settled(ts.open(spec, create=True, open=True))
 
     def open_array(self, key: str, metadata: dict[str, Any] | None = None) -> ts.TensorStore:
         """A stored array, which must agree with ``metadata``; raises UserError."""
         with self.errors(f"cannot open {self.name(key)}", "a zarr3 array"):
-            return ts.open(self._array(key, metadata), open=True).result()
+            return settled(ts.open(self._array(key, metadata), open=True))
 
     @contextlib.contextmanager
     def errors(self, what: str, expected: str) -> Iterator[None]:
         """Turn a storage error into the sentence ``what: why; expected ...``."""
         try:
             yield
-        except (ValueError, OSError, RuntimeError, PermissionError) as error:
+        except (ValueError, OSError, RuntimeError, OverflowError) as error:
             raise UserError(f"{what}: {reason(error)}; expected {expected}") from error
 
     def _array(self, key: str, metadata: dict[str, Any] | None) -> dict[str, Any]:
@@ -148,8 +161,23 @@ class Store:
     def _open(self) -> ts.KvStore:
         if self._kv is None:
             with self.errors(f"cannot open {self.url}", "a directory or a bucket"):
-                self._kv = ts.KvStore.open(self.spec("")).result()
+                self._kv = settled(ts.KvStore.open(self.spec("")))
         return self._kv
+
+
+class Promise(Protocol[T_co]):
+    """A future of TensorStore's."""
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """What it gives, waited for so many seconds."""
+
+
+def settled(future: Promise[T]) -> T:
+    """What a read gives, waited for PATIENCE seconds at most; its error, or TimeoutError."""
+    try:
+        return future.result(timeout=PATIENCE)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer for {PATIENCE:g} s") from error
 
 
 def array_metadata(dtype: str, rows: int, width: int, chunk: int, shard: int) -> dict[str, Any]:

@@ -89,9 +89,18 @@ def check_final_norm(norm: Mapping[str, Any], d_model: int) -> None:
     if kind not in NORM_KINDS:
         raise UserError(f"final norm has kind {kind!r}; expected one of {', '.join(NORM_KINDS)}")
     for name, values in (("weight", weight), ("bias", bias)):
-        length = None if values is None else len(values)
+        length = _length(values)
         if length != d_model and not (name == "bias" and values is None):
             raise UserError(f"final norm has a {name} of {length} numbers; expected {d_model}")
+
+
+def _length(numbers: Any) -> int | None:
+    """How many numbers are given; None where it is something else."""
+    try:
+        found = np.asarray(numbers, np.float64)
+    except (TypeError, ValueError):
+        return None
+    return len(found) if found.ndim == 1 else None
 
 
 def write(store: Store, vocabulary: Vocabulary, plan: CachePlan) -> None:

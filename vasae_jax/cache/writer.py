@@ -1,6 +1,7 @@
 """Writing a cache: whole shards only, journalled, so that a killed extraction goes on."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,7 @@ import tensorstore as ts
 
 from vasae_jax.cache import vocabulary as vocabulary_files
 from vasae_jax.cache.buffers import SplitBuffer
-from vasae_jax.cache.journal import begin, journal_bytes
+from vasae_jax.cache.journal import begin, found_at, journal_bytes
 from vasae_jax.cache.manifest import (
     ANCHORS,
     FINAL_NORM,
@@ -28,6 +29,7 @@ from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, writ
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.cache.vocabulary import Vocabulary
 from vasae_jax.system.errors import UserError
+from vasae_jax.system.owner import OWNER
 
 
 class CacheWriter:
@@ -54,7 +56,7 @@ class CacheWriter:
     Raises:
         UserError: the place is not writable, holds something else, a complete cache
             (unless ``overwrite``), or an unfinished one with another plan; or the
-            vocabulary does not fit the plan.
+            vocabulary does not fit the plan; or another process writes there.
     """
 
     def __init__(
@@ -73,13 +75,23 @@ class CacheWriter:
         parts = Vocabulary(embedding, unembedding, final_norm, vocab)
         vocabulary_files.check(parts, plan)
         self._digests = parts.digests()
-        self._shards = begin(self._store, plan, self._digests, overwrite)
-        self._clear_undurable()
-        if not self._shards:
-            self._shards = self._write_vocabulary(parts)
-            self._write_journal()
-        self._arrays = self._create_arrays()
+        found_at(self._store)  # refused before the owner's file is put there
+        with self._owning(OWNER):
+            self._shards = begin(self._store, plan, self._digests, overwrite)
+            self._clear_undurable()
+            if not self._shards:
+                self._shards = self._write_vocabulary(parts)
+                self._write_journal()
+            self._arrays = self._create_arrays()
         self._start(SPLITS)
+
+    @contextlib.contextmanager
+    def _owning(self, name: str) -> Iterator[None]:
+        """Own the place from here on until closed, unless the block fails."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._store.own(name))
+            yield
+            self._held = stack.pop_all()
 
     def _start(self, splits: tuple[str, ...]) -> None:
         """Begin to take rows, each split's after its durable ones."""
@@ -166,8 +178,9 @@ class CacheWriter:
         return manifest
 
     def close(self) -> None:
-        """Wait for the shard being written; rows still held are given up."""
+        """Wait for the shard being written, and let the place go; rows still held are given up."""
         self._thread.shutdown(wait=True)
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self

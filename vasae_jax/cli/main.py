@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from vasae_jax.system.errors import UserError
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Orbax tells its own bookkeeping at warning level, and a failed save again for each array.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     return guarded(lambda: importlib.import_module(f"vasae_jax.cli.{verb}").run(arguments[1:]))
 
 

@@ -164,6 +164,8 @@ class RunConfig:
     """Also write TensorBoard event files under OUT/tensorboard."""
     overwrite: bool = False
     """Delete an existing run directory first instead of resuming it."""
+    fall_back: bool = False
+    """Where the last checkpoint is damaged, resume from the one before it instead of refusing."""
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,13 @@ def first_then_all(work: Callable[[], T]) -> T:
     return together(lambda: found[0] if found else work())
 
 
+def said_by_first(work: Callable[[], str]) -> str:
+    """What ``work`` says, which the first process does for all."""
+    if jax.process_count() == 1:
+        return work()
+    return _gather(together(lambda: work() if is_first() else ""))[0]
+
+
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:
     """Raise UserError on every process unless all have the same runs and one cache's content.
 
@@ -180,10 +187,15 @@ class Stop:
         """Give signals back their usual effect."""
         self._request.__exit__(None, None, None)
 
+    @property
+    def asked(self) -> int | None:
+        """The signal that came to a process that is alone; of several none is known of early."""
+        return self._request.signal
+
     def after(self, step: int) -> int | None:
         """The signal to stop for after ``step``; to be asked after every step."""
         if self._alone:
-            return self._request.signal
+            return self.asked
         return PREEMPTION if multihost_utils.reached_preemption_sync_point(step) else None
 
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from vasae_jax.system.files import atomic_file, refuse_existing, sha256_bytes, s
 from vasae_jax.system.version import __version__
 
 NAMES, META = "names.jsonl", "meta.json"
+_NO_NPZ = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
+"""What reading a file raises that is no .npz, is damaged, or says that it is larger than it is."""
 
 
 def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, Path]:
@@ -154,19 +157,24 @@ def _token(dictionary: Dictionary, token: int) -> dict[str, Any]:
 
 
 def _tokens(names: Path) -> dict[int, tuple[str, str]]:
-    with open(names, encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
-    return {
-        name["token_id"]: (name["raw"], name["display"])
-        for record in records
-        for name in (*record["names"], *record["layer_names"])
-    }
+    try:
+        with open(names, encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
+        return {
+            name["token_id"]: (name["raw"], name["display"])
+            for record in records
+            for name in (*record["names"], *record["layer_names"])
+        }
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{names} cannot be understood ({error}); expected the names of a dictionary"
+        ) from error
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON; expected the meta.json of a dictionary") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
@@ -182,9 +190,18 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
+        _refuse_inflated(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*_NO_NPZ, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
     check_arrays(arrays, str(path))
     return arrays
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Raise ValueError for an archive that grows when it is read: arrays are stored as they are."""
+    with zipfile.ZipFile(path) as archive:
+        inflated = sum(entry.file_size for entry in archive.infolist())
+    if inflated > path.stat().st_size:
+        raise ValueError(f"it holds {inflated} bytes in {path.stat().st_size}")

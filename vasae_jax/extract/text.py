@@ -109,7 +109,7 @@ def _jsonl(path: Path, field: str) -> Iterator[str]:
 def _record(line: bytes, path: Path, number: int) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"text {path} line {number} is not JSON; expected one object") from error
 
 
@@ -123,6 +123,13 @@ def _field(record: Any, field: str, place: str) -> str:
             f"text {place}: field {field!r} was looked for and {found} found; "
             f"expected a string (fields: {', '.join(map(str, record)) or 'none'}; see --text-field)"
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"text {place}: field {field!r} holds half of a surrogate pair (character "
+            f"{error.start}), which is no text; expected Unicode"
+        ) from error
     return text
 
 

@@ -17,6 +17,10 @@ _MODEL_TYPES = {
 }
 
 
+LARGEST_HEAD = 2**16
+"""Above any head that there is: a file may not make us count to what it says."""
+
+
 def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
     """The model that ``config`` describes.
 
@@ -29,6 +33,8 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
             unusable value; before any weight is read.
     """
     names = config.get("architectures") or [_MODEL_TYPES.get(str(config.get("model_type")))]
+    if not isinstance(names, list):
+        raise UserError(f"{where} has architectures {names!r}; expected a list of names")
     architecture = str(names[0] or config.get("model_type"))
     family = family_of(architecture, where)
     if config.get("quantization_config"):
@@ -110,13 +116,17 @@ def _llama(reader: "_Reader", architecture: str) -> Spec:
 
 def _rotary(reader: "_Reader", head_dim: int) -> tuple[float, ...]:
     """transformers 5 keeps everything in ``rope_parameters``, 4 the base outside of it."""
-    scaling = reader.config.get("rope_parameters") or reader.config.get("rope_scaling") or {}
-    theta = scaling.get("rope_theta", reader.config.get("rope_theta", 10000.0))
+    scaling = reader.table("rope_parameters") or reader.table("rope_scaling")
+    outside = reader.number("rope_theta", default=10000.0)
+    theta = _Reader(scaling, reader.where).number("rope_theta", default=outside)
     if scaling.get("partial_rotary_factor", reader.config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise UserError(f"{reader.where} rotates a part of each head; expected the whole")
-    if head_dim % 2:
-        raise UserError(f"{reader.where} has heads of size {head_dim}; expected an even number")
-    return inverse_frequencies(head_dim, float(theta), scaling, reader.where)
+    if head_dim % 2 or head_dim > LARGEST_HEAD:
+        raise UserError(
+            f"{reader.where} has heads of size {head_dim}; expected an even number up to "
+            f"{LARGEST_HEAD}"
+        )
+    return inverse_frequencies(head_dim, theta, scaling, reader.where)
 
 
 def _window(reader: "_Reader", qwen2: bool) -> int | None:
@@ -145,6 +155,12 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{self.where} has {key} {value!r}; expected a number")
         return float(value)
+
+    def table(self, key: str) -> dict[str, Any]:
+        value = self.config.get(key) or {}
+        if not isinstance(value, dict):
+            raise UserError(f"{self.where} has {key} {value!r}; expected an object")
+        return value
 
     def flag(self, key: str, *, default: bool) -> bool:
         value = self.config.get(key, default)

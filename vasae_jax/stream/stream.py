@@ -84,7 +84,8 @@ class Stream:
         ]
         self._per_lane = shuffle.batch // shuffle.lanes
         self._width, self._dtype = cache.manifest.d_model, source.acts.dtype
-        self._lock = threading.Lock()
+        # Two locks: what was counted can be asked while a read hangs.
+        self._reading, self._lock = threading.Lock(), threading.Lock()
         self._rows = self._bytes = 0
         self._reported = (time.monotonic(), 0)
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
@@ -102,12 +103,13 @@ class Stream:
         count = each * len(self._lanes)
         x = np.empty((count, self._width), self._dtype)
         out = Batch(x, np.empty(count, np.bool_), np.empty(count, np.int32))
-        with self._lock:
+        with self._reading:
             for lane in self._lanes:
                 lane.request(start)
             for index, lane in enumerate(self._lanes):
                 part = slice(index * each, (index + 1) * each)
                 lane.fill(start, Batch(out.x[part], out.keep[part], out.docs[part]))
+        with self._lock:
             self._rows += count
             self._recent.append(out.docs)
         return out

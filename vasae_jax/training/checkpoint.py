@@ -3,36 +3,73 @@
 A checkpoint is one step of ``RUN/checkpoints`` with two items, ``params`` and ``rest`` (all
 else of the train state), so that a reader of the dictionary needs no optimiser. Orbax
 writes to a temporary directory and renames it, so a killed save leaves the one before it.
+Before that, each item gets the digests of its files; they are compared before it is read.
 """
 
+import contextlib
 import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from vasae_jax.cache.store import reason
+from vasae_jax.devices.distributed import is_first
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import require_space, unwritable
+from vasae_jax.training.digests import damage, digested, write_digests
+from vasae_jax.training.log import say
 from vasae_jax.training.state import TrainState
 
 KEPT = 2
 """Checkpoints kept, so that one is whole whatever happens to the other."""
+ITEMS = ("params", "rest")
+_DELETED = "deleted"
+
+
+class _Digesting(ocp.StandardCheckpointHandler):  # type: ignore[misc]
+    """Orbax's handler of an item, which gets digests when all processes have written it.
+
+    Orbax calls ``finalize`` on the first process, and there in the background where the save
+    goes on in the background.
+    """
+
+    def finalize(self, directory: os.PathLike[str]) -> None:
+        """Finish the item's files and digest them."""
+        super().finalize(directory)
+        write_digests(Path(directory))
+
+
+def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+    """Which handler writes and reads each item."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in ITEMS:
+        handler = _Digesting()
+        for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
+            registry.add(item, arguments, handler)
+    return registry
 
 
 class Checkpoints:
     """The checkpoints of one run directory; use as a context manager."""
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
-        """Open ``run``/checkpoints, creating it.
+        """Open ``run``/checkpoints, creating it, and remove what a killed writer left there.
 
         Raises:
             UserError: it cannot be created.
         """
-        directory = Path(run).absolute() / "checkpoints"
+        self.run = Path(run)
+        directory = self.run.absolute() / "checkpoints"
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -40,11 +77,18 @@ class Checkpoints:
         # On CPU a save in the background would read the arrays that the next step overwrites.
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT,
-            cleanup_tmp_directories=True,
+            # Moved there in one go, so that a killed deletion leaves no half of a step.
+            todelete_subdir=_DELETED,
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
-        self._directory = directory
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._directory, self._failed = directory, False
+        self._said_before = sys.unraisablehook
+        sys.unraisablehook = partial(_all_but_late_writes, sys.unraisablehook)
+        if is_first():
+            _remove_leftovers(directory)
+        self._manager = ocp.CheckpointManager(
+            directory, options=options, handler_registry=_handlers()
+        )
 
     def __enter__(self) -> Self:
         """The open checkpoints."""
@@ -56,8 +100,17 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for a save under way and close."""
-        self._manager.close()
+        """Wait for a save under way and close; raises what :meth:`save` does."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait for a save under way and close; raises what :meth:`save` does."""
+        with self._writing("the last checkpoint"):
+            self._manager.close()
+        if not self._failed:  # otherwise writes may still end
+            sys.unraisablehook = self._said_before
+        if is_first():
+            shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
     def latest(self) -> int | None:
         """The last step saved whole, or None."""
@@ -75,24 +128,39 @@ class Checkpoints:
         device.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: a number of it is not finite, or the disk is full or not writable.
         """
         if step in self.steps():
             return
+        if not _all_finite((state.params, state.moments)):
+            raise UserError(
+                f"the state after step {step} is not finite and is not saved; expected finite "
+                "numbers (a lower --optim.lr or a longer --optim.warmup may help)"
+            )
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         rest = state._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
         )
-        try:
+        with self._writing(f"checkpoint of step {step}"):
             self._manager.save(step, args=items, force=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).rsplit(": ", 1)[-1]
-            raise UserError(
-                f"checkpoint of step {step} cannot be written to {self._directory} ({reason}); "
-                "expected a writable place with free space; the checkpoints before it are kept"
-            ) from error
+        self._clear()
+
+    def damage(self, step: int) -> str | None:
+        """The sentence for a damaged checkpoint, or None: every file is compared with its digest.
+
+        A checkpoint of an earlier version, which has no digests, is not called damaged.
+        """
+        directory = self._directory / str(step)
+        if not digested(directory, ITEMS):
+            say(f"{directory} has no digests and is read unchecked")
+        return _damage(directory, ITEMS)
+
+    def delete(self, step: int) -> None:
+        """Delete a checkpoint; to be called on all processes."""
+        self._manager.delete(step)
+        self._clear()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved as ``step``, laid out and sharded as ``like``.
@@ -117,12 +185,31 @@ class Checkpoints:
         rest: dict[str, Any] = self._manager.restore(step, args=items)["rest"]
         return rest
 
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turn Orbax's errors into one sentence: of this save, or of one in the background."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self._failed = True
+            why = (isinstance(error, OSError) and error.strerror) or reason(error)
+            raise UserError(
+                f"{what} cannot be written to {self._directory} ({why}); "
+                "expected a writable place with free space; the checkpoints before it are kept"
+            ) from error
+
+    def _clear(self) -> None:
+        """Delete the steps that Orbax has moved out of the way."""
+        if is_first():
+            for step in (self._directory / _DELETED).glob("*"):
+                shutil.rmtree(step, ignore_errors=True)
+
 
 def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     """The last step of a run and its parameters on one device, whatever mesh trained it.
 
     Raises:
-        UserError: ``run`` has no checkpoint, or one that cannot be read.
+        UserError: ``run`` has no checkpoint, or one that is damaged or cannot be read.
     """
     directory = Path(run).absolute() / "checkpoints"
     if not directory.is_dir():
@@ -134,6 +221,8 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     if step is None:
         raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
     item = directory / str(step) / "params"
+    if wrong := _damage(item.parent, ["params"]):
+        raise UserError(f"{wrong}; expected the files that this run's vasae train wrote, whole")
     device = SingleDeviceSharding(jax.devices()[0])
     try:
         with ocp.StandardCheckpointer() as reader:
@@ -148,6 +237,38 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
             return step, params
     except Exception as error:  # Orbax raises Exception itself
         raise _unreadable(item, error) from error
+
+
+def _all_but_late_writes(
+    say_it: "Callable[[sys.UnraisableHookArgs], None]", found: "sys.UnraisableHookArgs"
+) -> None:
+    """Say what no one could catch, but for writes that end after their save has failed.
+
+    Each of those finds that Orbax has closed the event loop that it reports to.
+    """
+    if str(found.exc_value) != "Event loop is closed":
+        say_it(found)
+
+
+def _damage(step: Path, read: Sequence[str]) -> str | None:
+    wrong = damage(step, ITEMS, read)
+    return f"checkpoint {step} is damaged: {wrong}" if wrong else None
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what a writer that was killed in a save or in a deletion left."""
+    left = [*directory.glob("*.orbax-checkpoint-tmp*"), *(directory / _DELETED).glob("*")]
+    if left:
+        names = ", ".join(sorted(path.relative_to(directory).as_posix() for path in left))
+        say(f"removing what a stopped save or deletion left in {directory}: {names}")
+    for path in (*left, directory / _DELETED):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether every number is finite, []."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

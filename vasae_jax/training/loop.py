@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from vasae_jax.anchor import spread_staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
-from vasae_jax.devices.distributed import Stop, check_same, is_first, together
+from vasae_jax.devices.distributed import Stop, check_same, together
 from vasae_jax.devices.mesh import DATA, MODEL, make_mesh
 from vasae_jax.devices.placement import check_rows, on_all, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Batch as HostBatch
-from vasae_jax.stream import Shuffle, Stats, Stream, statistics, tokens_by_count
+from vasae_jax.stream import Prefetch, Shuffle, Stats, Stream, statistics, tokens_by_count
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.signals import Stopped
 from vasae_jax.training.checkpoint import Checkpoints
@@ -33,12 +33,15 @@ from vasae_jax.training.checks import (
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pulled import pulled
-from vasae_jax.training.rundir import RunDir, open_run
+from vasae_jax.training.resume import step_to_resume
+from vasae_jax.training.rundir import own_runs
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
 
+_POLL = 0.1  # seconds after which a wait for a batch looks for a signal
 S = TypeVar("S")
+T = TypeVar("T")
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
 
@@ -53,12 +56,10 @@ def train(config: Config) -> Path:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
     check_same([config], cache.digest)
-    # Only the first process writes; the others wait until the directory is there.
-    run = together(
-        lambda: open_run(config, cache.digest) if is_first() else RunDir(Path(config.run.out))
-    )
-    with Stop() as stop, Checkpoints(run.path) as checkpoints:
-        done = checkpoints.latest() or 0
+    with contextlib.ExitStack() as held:
+        (run,) = together(lambda: own_runs([config], cache.digest, held))
+        checkpoints = held.enter_context(Checkpoints(run.path))
+        done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
         if done >= config.run.steps:
             say(f"{run.path} is complete: {done} steps")
             return run.path
@@ -71,10 +72,11 @@ def train(config: Config) -> Path:
         run.cut_metrics(done)
         step = make_step(config, mesh, state, execution)
         with (
+            Stop() as stop,  # only now that there is something to lose: before, signals end us
             stream.prefetch(done) as host_batches,
             contextlib.closing(Log(run, config, done, stream)) as log,
         ):
-            batches = on_device(host_batches, mesh, done, config.run.steps)
+            batches = on_device(until_asked(host_batches, stop), mesh, done, config.run.steps)
             hooks = Hooks(log, checkpoints.save, stop)
             state = advance(config.run, batches, step, state, context, hooks)
             compare_anchors(config, [(state, log)], context, mesh)
@@ -113,9 +115,9 @@ def advance(
 
     Raises:
         UserError: the run diverged, or cannot be written.
-        Stopped: after saving the step at which ``hooks.stop`` said so.
+        Stopped: after saving the step at which ``hooks.stop`` said so, or where no batch came.
     """
-    log = hooks.log
+    log, done = hooks.log, 0
     for number, batch in batches:
         state, metrics = step(state, batch, context)
         log.flush()  # the step before's, now that the device has this one to do
@@ -127,6 +129,9 @@ def advance(
             hooks.save(number, state)
         if stopped:
             raise Stopped(stopped, _stop_message(stopped, number, config.out))
+        done = number
+    if done < config.steps and (stopped := hooks.stop.asked):
+        raise Stopped(stopped, f"stopped by {_name(stopped)} before a batch was read")
     return state
 
 
@@ -201,16 +206,27 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     return Context(pulled_to, mean, on_all(mesh, np.float32(stats.variance)), scatter), start
 
 
+def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:
+    """The endless ``batches``, up to the first that a signal comes in the wait for."""
+    while True:
+        while not batches.wait(_POLL):
+            if stop.asked:
+                return
+        yield next(batches)
+
+
 def on_device(
     batches: Iterable[tuple[int, HostBatch]], mesh: Mesh, done: int, steps: int
 ) -> Iterator[tuple[int, Batch]]:
     """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
-    source = iter(batches)
-    ahead = _send(next(source)[1], mesh)
+    source = (_send(host, mesh) for _, host in batches)
+    ahead = next(source, None)
     for number in range(done + 1, steps + 1):
         batch = ahead
+        if batch is None:
+            return
         if number < steps:
-            ahead = _send(next(source)[1], mesh)
+            ahead = next(source, None)
         yield number, batch
 
 
@@ -234,5 +250,9 @@ def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: st
 
 
 def _stop_message(number: int, step: int, path: str) -> str:
-    name = signal.Signals(number).name
+    name = _name(number)
     return f"stopped by {name} after step {step}, kept in {path}; run the same command to continue"
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name

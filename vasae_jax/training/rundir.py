@@ -1,8 +1,10 @@
 """A run's directory: its settings, its metrics, and whether it may be resumed."""
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from vasae_jax.config.overrides import difference, from_dict, to_dict
 from vasae_jax.devices.distributed import is_first
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import unwritable, write_bytes, write_json
+from vasae_jax.system.owner import OWNER, Owner
 from vasae_jax.system.version import __version__
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
@@ -45,6 +48,25 @@ class RunDir:
             raise unwritable(self.path / METRICS, error) from error
 
 
+def own_runs(
+    configs: Sequence[Config], cache_digest: str, held: contextlib.ExitStack
+) -> list[RunDir]:
+    """The directories of runs, which this process owns until ``held`` is closed.
+
+    Only the first process of a run writes, and owns; none is made where one is refused.
+
+    Raises:
+        UserError: another process trains in one (it is named), or what :func:`open_run` raises.
+    """
+    if not is_first():
+        return [RunDir(Path(config.run.out)) for config in configs]
+    for config in configs:
+        check_run(config, cache_digest)
+    for config in configs:
+        held.enter_context(Owner(config.run.out))
+    return [open_run(config, cache_digest) for config in configs]
+
+
 def open_run(config: Config, cache_digest: str) -> RunDir:
     """The run directory of ``config``: a new one, or the same run's to resume.
 
@@ -55,14 +77,9 @@ def open_run(config: Config, cache_digest: str) -> RunDir:
     check_run(config, cache_digest)
     path = Path(config.run.out)
     if config.run.overwrite and path.exists():
-        shutil.rmtree(path)
+        _empty(path)
     if not (path / CONFIG).exists():
-        record = {
-            "created_by": f"vasae_jax {__version__}",
-            "cache_digest": cache_digest,
-            "config": to_dict(replace(config, run=replace(config.run, overwrite=False))),
-        }
-        write_json(path / CONFIG, record)
+        _begin(path, config, cache_digest)
     return RunDir(path)
 
 
@@ -81,7 +98,7 @@ def check_run(config: Config, cache_digest: str) -> None:
                 f"{path} holds another run: {changed}; expected the same settings to resume it, "
                 "another --run.out, or --run.overwrite"
             )
-    elif path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+    elif path.exists() and not _vacant(path):
         raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
 
 
@@ -97,8 +114,27 @@ def read_run(path: Path) -> tuple[Config, str]:
     try:
         record = json.loads(file.read_text())
         return from_dict(record["config"], str(file)), record["cache_digest"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
+
+
+def _begin(path: Path, config: Config, cache_digest: str) -> None:
+    run = replace(config.run, overwrite=False, fall_back=False)  # said of one start only
+    record = {
+        "created_by": f"vasae_jax {__version__}",
+        "cache_digest": cache_digest,
+        "config": to_dict(replace(config, run=run)),
+    }
+    write_json(path / CONFIG, record)
+
+
+def _empty(path: Path) -> None:
+    """Delete a run, the settings last: what a kill leaves is still the directory of a run."""
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == CONFIG):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != OWNER:
+            entry.unlink()
 
 
 def _lasting(config: Config) -> Config:
@@ -108,6 +144,7 @@ def _lasting(config: Config) -> Config:
         config.run,
         out="",
         overwrite=False,
+        fall_back=False,
         tensorboard=False,
         log_every=blank.run.log_every,
         checkpoint_every=blank.run.checkpoint_every,
@@ -116,8 +153,13 @@ def _lasting(config: Config) -> Config:
 
 
 def _check_deletable(path: Path) -> None:
-    if path.exists() and not (path / CONFIG).is_file():
+    if path.exists() and not _vacant(path) and not (path / CONFIG).is_file():
         raise UserError(f"{path} holds no run; --run.overwrite deletes only the directory of a run")
+
+
+def _vacant(path: Path) -> bool:
+    """Whether a directory is empty, but for what an owner that was killed early has left."""
+    return path.is_dir() and set(os.listdir(path)) <= {OWNER}
 
 
 def _step_of(line: str) -> float:

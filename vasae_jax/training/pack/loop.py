@@ -9,12 +9,11 @@ from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.devices.distributed import Stop, check_same, is_first, together
+from vasae_jax.devices.distributed import Stop, check_same, together
 from vasae_jax.devices.mesh import MEMBER
 from vasae_jax.devices.placement import seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Stream
-from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_settings
 from vasae_jax.training.log import Log, say
@@ -26,13 +25,15 @@ from vasae_jax.training.loop import (
     compare_anchors,
     on_device,
     prepare,
+    until_asked,
 )
 from vasae_jax.training.loss import Context
 from vasae_jax.training.pack.checks import check_pack
 from vasae_jax.training.pack.log import PackLog
 from vasae_jax.training.pack.state import Layout, PackState
 from vasae_jax.training.pack.step import make_pack_step
-from vasae_jax.training.rundir import RunDir, check_run, open_run
+from vasae_jax.training.resume import step_to_resume
+from vasae_jax.training.rundir import RunDir, own_runs
 from vasae_jax.training.state import state_init, state_maker
 
 
@@ -49,11 +50,11 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked(configs))
     check_same(configs, cache.digest)
-    runs = together(lambda: _open(configs, cache.digest))
     first = configs[0]
-    with Stop() as stop, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        runs = together(lambda: own_runs(configs, cache.digest, held))
         kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
-        done = _common_step(runs, kept)
+        done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
             say(f"all {len(runs)} runs of the pack are complete: {done} steps")
             return [run.path for run in runs]
@@ -66,7 +67,8 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
         for run in runs:
             run.cut_metrics(done)
         step = make_pack_step(configs, mesh, layout, execution)
-        batches = held.enter_context(stream.prefetch(done))
+        stop = held.enter_context(Stop())
+        batches = until_asked(held.enter_context(stream.prefetch(done)), stop)
         opened = (
             _log(config, run, done, stream) for config, run in zip(configs, runs, strict=True)
         )
@@ -89,34 +91,6 @@ def _checked(configs: Sequence[Config]) -> tuple[Cache, Mesh, int, Stream]:
         check_settings(config)
     check_pack(configs)
     return checked(configs[0])
-
-
-def _open(configs: Sequence[Config], cache_digest: str) -> list[RunDir]:
-    """All runs' directories; none is made where one of them is refused."""
-    if not is_first():  # only the first process writes
-        return [RunDir(Path(config.run.out)) for config in configs]
-    for config in configs:
-        check_run(config, cache_digest)
-    return [open_run(config, cache_digest) for config in configs]
-
-
-def _common_step(runs: Sequence[RunDir], kept: Sequence[Checkpoints]) -> int:
-    """The last step that all runs have kept, 0 where none has kept any.
-
-    A pack that is killed while it saves leaves runs one checkpoint apart: those ahead go back
-    to the checkpoint before, or to the start where they have only one.
-    """
-    steps = [checkpoints.steps() for checkpoints in kept]
-    common = set(steps[0]).intersection(*steps[1:])
-    if common or max(map(len, steps)) <= 1:
-        return max(common, default=0)
-    said = ", ".join(
-        f"{run.path} at {own[-1] if own else 0}" for run, own in zip(runs, steps, strict=True)
-    )
-    raise UserError(
-        f"the runs of the pack stand at different steps ({said}) and have kept none in common; "
-        "expected runs that were trained together: train the others apart from them"
-    )
 
 
 def _begin(
