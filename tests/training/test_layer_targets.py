@@ -113,13 +113,13 @@ def wide_root(anchors):
 
 
 def test_detectors_equal_their_definition(cache):
-    """a R^-1 row by row in float64, R^2 the covariance and a hundredth of its mean diagonal."""
+    """S^-1 a row by row in float64, S the covariance and a hundredth of its mean diagonal."""
     anchors = own_anchors(cache)
     found, scatter = detector_rows(anchors, "both")
     root = wide_root(anchors)
     np.testing.assert_allclose(measured(jnp.eye(16), scatter), root, atol=1e-4 * root.max())
     expected = [
-        np.linalg.solve(root, getattr(anchors, name)[token].astype(np.float64))
+        np.linalg.solve(root @ root, getattr(anchors, name)[token].astype(np.float64))
         for name in ("here", "next")
         for token in range(V)
         if getattr(anchors, f"{name}_count")[token] >= FEW
@@ -135,8 +135,6 @@ def test_cached_nearest_anchors_are_those_of_a_full_search(cache, trained, kind)
     assert step == STEPS
     targets = target_rows(config_for(cache, "x", *kind), cache, None).rows.astype(np.float64)
     rows = np.asarray(state["W_enc" if kind[1] == "encoder" else "W_dec"], np.float64)
-    if kind[1] == "encoder":
-        rows = rows @ wide_root(own_anchors(cache))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     best = (rows @ targets.T).max(axis=1)
     cached = np.einsum("fd,fd->f", rows, np.asarray(state["anchor"]["anchor_rows"], np.float64))
@@ -199,7 +197,7 @@ def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
         "input embeddings",
     ]
     targets = target_rows(run.config, cache, None)
-    rows = pulled(run.params, run.config, targets.scatter)
+    rows = pulled(run.params, run.config)
     np.testing.assert_array_equal(
         names.kinds[0].cosines, nearest_tokens(rows, targets.rows, 1).cosines[:, 0]
     )

@@ -126,14 +126,15 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
         params = scrambled(state)
         rows = np.asarray(params["W_enc"], np.float64) @ root
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        cosines = (rows / norms) @ anchors.T
-        near = anchors[cosines.argmax(axis=1)].astype(np.float64)
+        plain = reference.unit(np.asarray(params["W_enc"], np.float64)) @ anchors.T
+        chosen = anchors[plain.argmax(axis=1)]
+        near = reference.unit(chosen.astype(np.float64) @ root)
         found[weight] = local_loss(
             config, mesh, params, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])),
-            context._replace(scatter=scatter), nearest=jnp.asarray(near, jnp.float32),
+            context._replace(scatter=scatter), nearest=jnp.asarray(chosen),
             rate=jnp.ones(F), execution="sparse",
         )  # fmt: skip
-    best = cosines.max(axis=1)
+    best = np.sum(rows / norms * near, axis=1)
     assert 0 < (best < 0.6).sum() < F
     pull = (near / norms - (best[:, None] / norms**2) * rows) @ root / F
     pull[best >= 0.6] = 0

@@ -68,7 +68,7 @@ class Runner:
         mesh = make_mesh(config.mesh)
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
         scatter = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
-        start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens, scatter)
+        start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)
         self.state: TrainState = make_state(config, d_sae, mesh, start)
         self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
         self._step = make_step(config, mesh, self.state, self.execution)

@@ -79,7 +79,7 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
         _shape(jnp.bfloat16, shapes.rows, shapes.d),
         _shape(np.bool_, shapes.rows),
     )
-    context = Context(start.targets, start.mean, _f32(), start.scatter)
+    context = Context(start.targets, start.mean, _f32(), _scatter(config, shapes.d))
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
@@ -99,8 +99,7 @@ def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, 
 def _start_shapes(config: Config, shapes: Shapes) -> Start:
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
     rows, targets = _f32(shapes.vocab, shapes.d), _f32(_anchors(config, shapes), shapes.d)
-    tokens = _shape(np.int32, shapes.vocab)
-    return Start(key, _f32(shapes.d), rows, targets, tokens, _scatter(config, shapes.d))
+    return Start(key, _f32(shapes.d), rows, targets, _shape(np.int32, shapes.vocab))
 
 
 def _scatter(config: Config, d: int) -> Scatter | None:

@@ -83,7 +83,7 @@ def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> Nearest:
     """The layer anchor that each feature is pulled towards."""
     own = run.config.anchor
     targets = pulled_to(anchors, own)
-    rows = pulled(run.params, run.config, targets.scatter)
+    rows = pulled(run.params, run.config)
     found = nearest_tokens(rows, targets.rows, 1, mesh=run.mesh)
     return _nearest(f"layer anchors ({own.kind}, {own.pulls})", found, len(targets.rows))
 

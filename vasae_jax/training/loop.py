@@ -142,7 +142,7 @@ def compare_anchors(
     look = jax.jit(lambda W, *rest: spread_staleness(mesh, W.shape[0])(W, *rest))
     for state, log in found:
         if state.anchor is not None:
-            rows = pulled(state.params, config, context.scatter)
+            rows = pulled(state.params, config)
             log.searched(look(rows, context.anchors, state.anchor))
 
 
@@ -200,10 +200,10 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     targets = target_rows(config, cache, rows)
     anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
     pulled_to = anchors if targets.rows is rows else on_all(mesh, targets.rows)
-    scatter = on_all(mesh, targets.scatter)
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
-    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens, scatter)
-    return Context(pulled_to, mean, on_all(mesh, np.float32(stats.variance)), scatter), start
+    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens)
+    variance = on_all(mesh, np.float32(stats.variance))
+    return Context(pulled_to, mean, variance, on_all(mesh, targets.scatter)), start
 
 
 def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:

@@ -3,9 +3,10 @@
     loss = reconstruction - pull * sum_i w_i min(s_i, enough)
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
-(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i] with its nearest
-anchor, or where the encoder is pulled that of W_enc[i], in the measure of how the layer's rows
-scatter (:mod:`vasae_jax.anchor.layer.scatter`); the weights w_i sum to 1 over all features
+(kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
+where the encoder is pulled, with its nearest anchor, which is that of the largest cosine. Of an
+encoder row with a layer anchor, s_i is taken as the layer's rows scatter
+(:mod:`vasae_jax.anchor.layer.scatter`); the weights w_i sum to 1 over all features
 (arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
 reconstruction where lambda is relative: the gradient is then that of
 log(reconstruction) - lambda * sum_i ..., but for a factor that
@@ -18,13 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor import aligned_and_pull
-from vasae_jax.anchor.layer import Scatter
+from vasae_jax.anchor.layer import Scatter, measured
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
-from vasae_jax.sae import Params, Pass, forward
+from vasae_jax.sae import Params, Pass, forward, unit_rows
 from vasae_jax.sae.collective import own_rows, sum_parts
 from vasae_jax.sae.execution import Execution
-from vasae_jax.training.pulled import keeps_unit, of_matrix, pulled, pulled_name, pulls_unit
+from vasae_jax.training.pulled import keeps_unit, pulled, pulled_name, pulls_unit
 
 
 class Batch(NamedTuple):
@@ -46,7 +47,7 @@ class Context(NamedTuple):
     variance: jax.Array
     """[] float32, mean of |x - mean|^2 over the training rows."""
     scatter: Scatter | None = None
-    """By which pulled rows are measured; None: as they are."""
+    """By which pulled rows and nearest anchors are compared; None: as they are."""
 
 
 class Measures(NamedTuple):
@@ -96,20 +97,39 @@ def loss_and_grads(
     weight = config.anchor.weight * (error if config.anchor.relative else jnp.ones_like(error))
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
-        aligned, pull = aligned_and_pull(
-            pulled(params, config, context.scatter),
-            _share(rate, config),
-            context.anchors,
-            nearest,
-            config.anchor.mode,
-            enough=config.anchor.enough,
-            unit=pulls_unit(config),
-        )
+        aligned, pull = _pull(pulled(params, config), context, nearest, rate, config)
         aligned = jax.lax.psum(aligned, MODEL)
         name = pulled_name(config)
-        grads[name] = grads[name] - weight * of_matrix(pull, context.scatter)
+        grads[name] = grads[name] - weight * pull
     loss = error - weight * aligned
     return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
+
+
+def _pull(
+    rows: jax.Array,
+    context: Context,
+    nearest: jax.Array | None,
+    rate: jax.Array,
+    config: Config,
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum of capped cosines of ``rows`` [F part, d], and its gradient in them.
+
+    With a scatter both sides are measured by R. That matrix is symmetric, so that it also takes
+    the gradient in measured rows to that in ``rows``.
+    """
+    scatter = None if nearest is None else context.scatter
+    if nearest is not None and scatter is not None:
+        rows, nearest = measured(rows, scatter), unit_rows(measured(nearest, scatter))
+    aligned, pull = aligned_and_pull(
+        rows,
+        _share(rate, config),
+        context.anchors,
+        nearest,
+        config.anchor.mode,
+        enough=config.anchor.enough,
+        unit=pulls_unit(config),
+    )
+    return aligned, pull if scatter is None else measured(pull, scatter)
 
 
 def _reconstruction(

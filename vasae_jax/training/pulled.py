@@ -1,10 +1,9 @@
-"""Which rows of a run are pulled towards anchors, and in what measure they are near."""
+"""Which rows of a run are pulled towards anchors."""
 
 from typing import Literal
 
 import jax
 
-from vasae_jax.anchor.layer import Scatter, measured
 from vasae_jax.config import Config
 from vasae_jax.sae import Params
 
@@ -14,21 +13,9 @@ def pulled_name(config: Config) -> Literal["W_enc", "W_dec"]:
     return "W_enc" if config.anchor.pulls == "encoder" else "W_dec"
 
 
-def pulled(params: Params, config: Config, scatter: Scatter | None) -> jax.Array:
-    """The rows [F, d] whose cosines with anchors count.
-
-    They are those of the pulled matrix, or with a ``scatter`` these rows as it measures them.
-    """
-    rows = params[pulled_name(config)]
-    return rows if scatter is None else measured(rows, scatter)
-
-
-def of_matrix(pull: jax.Array, scatter: Scatter | None) -> jax.Array:
-    """The gradient [F, d] in the pulled matrix, from that in :func:`pulled` rows.
-
-    The measure is a product with a symmetric matrix, so that its transpose is itself.
-    """
-    return pull if scatter is None else measured(pull, scatter)
+def pulled(params: Params, config: Config) -> jax.Array:
+    """The matrix [F, d] whose rows are pulled."""
+    return params[pulled_name(config)]
 
 
 def keeps_unit(config: Config) -> bool:

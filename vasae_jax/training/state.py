@@ -9,7 +9,6 @@ import optax
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import AnchorState, search, spread_search
-from vasae_jax.anchor.layer import Scatter
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
@@ -58,8 +57,6 @@ class Start(NamedTuple):
     """[A, d_in], the anchors that it is pulled towards"""
     tokens: jax.Array
     """[V] int32"""
-    scatter: Scatter | None = None
-    """by which pulled rows are measured; None: as they are"""
 
 
 def state_init(
@@ -73,9 +70,7 @@ def state_init(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
         )
-        anchor = None
-        if uses_certificate(config):
-            anchor = look(pulled(params, config, start.scatter), start.targets)
+        anchor = look(pulled(params, config), start.targets) if uses_certificate(config) else None
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init

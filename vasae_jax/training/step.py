@@ -116,14 +116,14 @@ def local_step(
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
     if anchor is not None:
-        anchor, uncertified = _look_after(state.step, params, context, anchor, config)
+        anchor, uncertified = _look_after(state.step, params, context.anchors, anchor, config)
     counters = _count(state.counters, measures)
     metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
 
 
 def _look_after(
-    step: jax.Array, params: Params, context: Context, anchor: AnchorState, config: Config
+    step: jax.Array, params: Params, anchors: jax.Array, anchor: AnchorState, config: Config
 ) -> tuple[AnchorState, jax.Array]:
     """Nearest anchors after ``step``, and which features are uncertified [F part] bool.
 
@@ -131,9 +131,9 @@ def _look_after(
     """
 
     def look() -> tuple[AnchorState, jax.Array]:
-        rows = pulled(params, config, context.scatter)
+        rows = pulled(params, config)
         limit = budget(config, rows.shape[0])
-        return update(rows, context.anchors, anchor, limit, pulls_unit(config))
+        return update(rows, anchors, anchor, limit, pulls_unit(config))
 
     if not config.anchor.ramp_from:
         return look()

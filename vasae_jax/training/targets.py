@@ -24,7 +24,7 @@ class Targets(NamedTuple):
     rows: np.ndarray
     """[A, d] unit float32"""
     scatter: Scatter | None = None
-    """by which pulled rows are measured, see :mod:`vasae_jax.anchor.layer.scatter`"""
+    """by which both sides are compared, see :mod:`vasae_jax.anchor.layer.scatter`"""
 
 
 def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:

@@ -14,10 +14,11 @@ FEW = 20
 def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, Scatter]:
     """Unit float32 rows [A, d], one for each token seen on FEW rows; and how rows are measured.
 
-    A token's detector is a R^-1, with a its anchor and R the root of the covariance of rows about
-    their token's mean (:mod:`vasae_jax.anchor.layer.scatter`). An encoder row w is near it where
-    w R is. ``both`` has those of rows at a token first, then those of rows before one, in the order
-    of the tokens; both are measured by how rows scatter about the token that they are at.
+    A token's detector is S^-1 a, with a its anchor and S the covariance of rows about their
+    token's mean, as :mod:`vasae_jax.anchor.layer.scatter` keeps it: Fisher's linear discriminant
+    between the rows at the token and all rows. ``both`` has those of rows at a token first, then
+    those of rows before one, in the order of the tokens; both are measured by how rows scatter
+    about the token that they are at.
 
     Raises:
         UserError: there is no such kind, or no token has a detector.
@@ -36,4 +37,4 @@ def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, Scatter
 
 def _detectors(anchors: LayerAnchors, relation: str, scatter: Scatter) -> np.ndarray:
     seen = getattr(anchors, f"{relation}_count") >= FEW
-    return unit_blocks(whitened(getattr(anchors, relation)[seen], scatter))
+    return unit_blocks(whitened(whitened(getattr(anchors, relation)[seen], scatter), scatter))

@@ -2,9 +2,9 @@
 
 An encoder row w answers a row of its token t, on the whole, with w a_t (a_t the token's anchor),
 and scatters about that by s = sqrt(w S w), S the covariance of rows about their token's mean. How
-well it tells t's rows from others is w a_t / s, largest for Fisher's discriminant S^-1 a_t. With
-v = w R, R the symmetric root of S, this is the cosine of v and the row a_t R^-1, times that row's
-norm. So near a detector means: near in the coordinates of R.
+well it tells t's rows from others is w a_t / s, largest for Fisher's discriminant c_t = S^-1 a_t.
+With R the symmetric root of S, this is the cosine of w R and c_t R, but for a factor that t alone
+sets. So near a detector means: near in the coordinates of R.
 
 S is kept as its RANK largest directions and one variance for all others. A product of rows with R
 is then two thin products.
