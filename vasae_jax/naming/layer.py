@@ -35,7 +35,7 @@ AT, BEFORE = 0, 1
 """Relations: the feature fires at its names, or at rows that they follow."""
 RELATIONS = ("at", "before")
 """Relations in words, by number."""
-LIFT = 5.0
+LIFT = 3.0
 """How many times its own share of the text a token must hold to be worth a name."""
 BLOCK = 256
 """Features worked on at once: BLOCK x V numbers are held, some four times."""
