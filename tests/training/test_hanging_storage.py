@@ -1,6 +1,5 @@
 """Storage that never answers: a named pipe that nobody writes to, in the place of a file."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -53,8 +52,9 @@ def hang():
 
     yield replace
     for pipe in pipes:
-        with contextlib.suppress(OSError):  # nobody waits for this one
-            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # lets all who wait on
+        os.unlink(pipe)  # and no one comes after them
+        os.close(end)
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "train/tokens/zarr.json", "vocab/tokens.json"])
