@@ -18,7 +18,7 @@ QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_parallel_codegen_split_count=1"
 )
-if version("jaxlib").startswith("0.10."):  # a later one does not know the flag, and would abort
+if version("jaxlib").startswith("0.10."):  # a later one may not know the flag: XLA then aborts
     QUICK += " --xla_cpu_use_fusion_emitters=false"  # half the time of a compilation
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"

@@ -56,7 +56,7 @@ def default(**data: Any) -> Config:
 def named(**data: Any) -> Config:
     """For names first: a pull that ends later.
 
-    docs/names.md has what more of the activation its names hold, and the price.
+    docs/names.md has a forerunner's figures on one layer; this preset has not been measured.
     """
     return Config(data=DataConfig(**data), anchor=AnchorConfig(enough=0.6))
 

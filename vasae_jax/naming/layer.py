@@ -56,6 +56,19 @@ class LayerNames(NamedTuple):
     """float32 [F, m], the share of the feature's activation expected at each"""
 
 
+class Relation(NamedTuple):
+    """What is known of one relation's rows, of all tokens; see :class:`LayerAnchors`."""
+
+    rows: np.ndarray
+    """float32 [V, d]"""
+    counts: np.ndarray
+    """int64 [V]"""
+    mean: np.ndarray
+    """float32 [d]"""
+    within: np.ndarray
+    """float32 [d, d]"""
+
+
 class Tokens(NamedTuple):
     """One relation's seen tokens, on the device."""
 
@@ -92,12 +105,12 @@ def layer_names(
     """
     weights = {name: np.asarray(params[name], np.float64) for name in ("W_enc", "b_enc", "b_dec")}
     parts = [
-        (anchors.here, anchors.here_count, anchors.here_mean, anchors.here_within),
-        (anchors.next, anchors.next_count, anchors.next_mean, anchors.next_within),
+        Relation(anchors.here, anchors.here_count, anchors.here_mean, anchors.here_within),
+        Relation(anchors.next, anchors.next_count, anchors.next_mean, anchors.next_within),
     ]
-    parts = [part for part in parts if part[1].any()]
-    m = min(m, *(int(np.count_nonzero(count)) for _, count, _, _ in parts))
-    found = [_named(weights, k, pre_bias, *part, m) for part in parts]
+    parts = [part for part in parts if part.counts.any()]
+    m = min(m, *(int(np.count_nonzero(part.counts)) for part in parts))
+    found = [_named(weights, k, pre_bias, part, m) for part in parts]
     (ids, shares, worth), (later_ids, later_shares, later_worth) = found[0], found[-1]
     before = later_worth > worth
     return LayerNames(
@@ -111,17 +124,14 @@ def _named(
     weights: dict[str, np.ndarray],
     k: int,
     pre_bias: float,
-    rows: np.ndarray,
-    count: np.ndarray,
-    mean: np.ndarray,
-    within: np.ndarray,
+    relation: Relation,
     m: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Names of one relation: ids and expected shares [F, m], and their sum of excess [F]."""
-    seen = np.flatnonzero(count > 0)
-    share = count[seen] / count.sum()
-    tokens = Tokens(jnp.asarray(rows[seen]), jnp.asarray(share, jnp.float32))
-    features = _meet(weights, pre_bias, mean, within)
+    seen = np.flatnonzero(relation.counts > 0)
+    share = relation.counts[seen] / relation.counts.sum()
+    tokens = Tokens(jnp.asarray(relation.rows[seen]), jnp.asarray(share, jnp.float32))
+    features = _meet(weights, pre_bias, relation.mean, relation.within)
     bar = find_bar(features, tokens, k)
     parts = [
         _best(Features(*(part[at : at + BLOCK] for part in features)), tokens, bar, m)

@@ -34,7 +34,8 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
     anchors are made on first use, by the first process while the others wait.
 
     Raises:
-        UserError: the layer's anchors cannot be made, or what is kept of them is damaged.
+        UserError: the layer's anchors cannot be made, what is kept of them is damaged, or no
+            token has a detector.
     """
     if config.sae.method != "soft":
         return Targets(np.zeros((1, start.shape[1]), np.float32))

@@ -39,13 +39,9 @@ class NameWorth:
         """Readable tables: layer names, and names by embeddings beside shuffled ones."""
         tables = [held_table(self.layer, self.rows)]
         if self.output_before is not None:
-            tables.append(_beside("layer names that say before", self._before_lines()))
+            tables.append(_beside("layer names that say before", _lowered(self.output_before)))
         head = f"names by {self.anchor}, over {self.rows} unmasked rows"
         return "\n\n".join([*tables, _beside(head, self._lines())])
-
-    def _before_lines(self) -> Iterator[tuple[str, str, str]]:
-        if self.output_before is not None:
-            yield from _lowered(self.output_before)
 
     def _lines(self) -> Iterator[tuple[str, str, str]]:
         inputs = self.inputs
