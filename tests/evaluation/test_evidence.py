@@ -230,7 +230,11 @@ def plain_held(case, worth, norms, members):
         a = found.activation.astype(np.float64) * mine
         return a[np.isin(own, ids)].sum() / a.sum()
 
-    out = {"hold1": [], "hold10": [], "shuffled1": [], "shuffled10": [], "mass": []}
+    def best(f):
+        return holds(f, sorted(range(V), key=lambda t: -holds(f, [t]))[:10])
+
+    masses = ("mass", "ceiling_mass")
+    out = {"hold1": [], "hold10": [], "shuffled1": [], "shuffled10": [], **{m: [] for m in masses}}
     whole = 0.0
     for f in members:
         mass = norms[f] * found.activation[found.feature == f].astype(np.float64).sum()
@@ -238,13 +242,14 @@ def plain_held(case, worth, norms, members):
         out["hold1"].append(holds(f, names.ids[f, :1]))
         out["hold10"].append(holds(f, names.ids[f]))
         out["mass"].append(mass * holds(f, names.ids[f]))
+        out["ceiling_mass"].append(mass * best(f))
         others = [g for g in fires if g != f]
         out["shuffled1"].append(np.mean([holds(f, names.ids[g, :1]) for g in others]))
         out["shuffled10"].append(np.mean([holds(f, names.ids[g]) for g in others]))
-    figures = {name: float(np.mean(values)) for name, values in out.items() if name != "mass"}
+    figures = {name: float(np.mean(values)) for name, values in out.items() if name not in masses}
     verdict = worth.verdict[members]
     return figures | {
-        "mass": sum(out["mass"]) / whole,
+        **{name: sum(out[name]) / whole for name in masses},
         "holds": float(np.mean(verdict == HOLDS)),
         "contradicted": float(np.mean(verdict == CONTRADICTED)),
     }
@@ -282,4 +287,4 @@ def test_a_dictionary_of_which_nothing_fires_holds_nothing():
     found = firings_where(watched, np.zeros((5, 100), bool))
     for one in held(found, names, evidence(found, names, watched), np.ones(5)):
         values = [value for name, value in vars(one).items() if name != "group"]
-        assert values == [0] * 10
+        assert values == [0] * 11

@@ -29,6 +29,7 @@ KEYS = {
     "ceiling10",
     "shuffled10",
     "mass",
+    "ceiling_mass",
     "holds",
     "embedding_at",
 }

@@ -35,6 +35,8 @@ class Held:
     """Mean share of each feature's own best token in its relation."""
     ceiling10: float
     """Mean share of its own best ten."""
+    ceiling_mass: float
+    """Share of the group's activation (times decoder norm) that own best tens hold."""
 
 
 def held(found: Firings, names: LayerNames, worth: Evidence, norms: np.ndarray) -> tuple[Held, ...]:
@@ -63,9 +65,12 @@ def held(found: Firings, names: LayerNames, worth: Evidence, norms: np.ndarray) 
             name: float(np.mean(values[members], dtype=np.float64)) if count else 0.0
             for name, values in per_feature.items()
         }
-        whole = float(mass[members].sum())
-        part = float((mass * worth.hold)[members].sum())
-        return Held(group, count, mass=part / whole if whole else 0.0, **means)
+        whole = float(mass[members].sum()) or 1.0
+        parts = {
+            name: float((mass * shares)[members].sum()) / whole
+            for name, shares in (("mass", worth.hold), ("ceiling_mass", per_feature["ceiling10"]))
+        }
+        return Held(group, count, **parts, **means)
 
     return tuple(figures(group, members) for group, members in _groups(names, fired))
 
@@ -102,6 +107,7 @@ HEADS = (
     ("(shuffled)", "shuffled10", "{:.2%}"),
     ("(ceiling)", "ceiling10", "{:.1%}"),
     ("mass@10", "mass", "{:.1%}"),
+    ("(ceiling)", "ceiling_mass", "{:.1%}"),
     ("holds", "holds", "{:.1%}"),
     ("contradicted", "contradicted", "{:.1%}"),
 )

@@ -195,6 +195,7 @@ COLUMNS = (
     ("ceiling10", "ceiling", "{:.1%}"),
     ("shuffled10", "shuffled", "{:.2%}"),
     ("mass", "mass@10", "{:.1%}"),
+    ("ceiling_mass", "ceiling", "{:.1%}"),
     ("holds", "holds", "{:.1%}"),
     ("contradicted", "contradicted", "{:.1%}"),
     ("firing_aligned", "firing", "{:.1%}"),
