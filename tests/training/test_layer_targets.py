@@ -23,6 +23,7 @@ from vasae_jax.config import (
 )
 from vasae_jax.evaluation.run import evaluate_run, run_names
 from vasae_jax.naming.nearest import nearest_tokens
+from vasae_jax.system.errors import UserError
 from vasae_jax.system.signals import Stopped
 from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
@@ -103,6 +104,15 @@ def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tm
     for method in ("plain", "tied"):
         other = replace(config, sae=replace(config.sae, method=method))
         assert target_rows(other, cache, start).rows.shape == (1, 16)
+
+
+def test_detectors_need_a_token_with_rows_and_a_known_kind(cache):
+    anchors = own_anchors(cache)
+    seldom = np.minimum(anchors.here_count, FEW - 1)
+    with pytest.raises(UserError, match=f"no token was seen on {FEW} rows"):
+        detector_rows(replace(anchors, here_count=seldom), "here")
+    with pytest.raises(UserError, match="kind 'there'; expected one of here, next, both"):
+        detector_rows(anchors, "there")
 
 
 def wide_root(anchors):

@@ -133,12 +133,6 @@ def make_dictionary(
     Raises:
         UserError: a name has no string in the vocabulary.
     """
-    used = np.union1d(names.ids, layer_names.ids).tolist()
-    if used and used[-1] >= len(vocab):
-        raise UserError(
-            f"token {used[-1]} is a name and the vocabulary has {len(vocab)} strings; "
-            "expected a string for every token"
-        )
     given: Mapping[str, Any] = dict(params)
     arrays = {name: np.asarray(value, np.float32) for name, value in given.items()}
     return Dictionary(
@@ -161,9 +155,19 @@ def make_dictionary(
         layer_rows=worth.name_rows,
         hold=worth.hold,
         verdict=worth.verdict,
-        tokens={token: (vocab.raw[token], vocab.display(token)) for token in used},
+        tokens=_strings(np.union1d(names.ids, layer_names.ids).tolist(), vocab),
         meta=meta,
     )
+
+
+def _strings(used: list[int], vocab: Vocab) -> dict[int, tuple[str, str]]:
+    """Raw and display string of every token in ``used``, which is in order."""
+    if used and used[-1] >= len(vocab):
+        raise UserError(
+            f"token {used[-1]} is a name and the vocabulary has {len(vocab)} strings; "
+            "expected a string for every token"
+        )
+    return {token: (vocab.raw[token], vocab.display(token)) for token in used}
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
