@@ -1,10 +1,12 @@
-"""The root of a layer's scatter, kept in few directions, and the detectors it measures."""
+"""The root of a layer's scatter, kept in few directions, and the pull that it measures."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from layer_root import root_of
 
-from vasae_jax.anchor.layer.scatter import RANK, RIDGE, measured, scatter_of, whitened
+from vasae_jax.anchor.layer.pull import scattered_pull
+from vasae_jax.anchor.layer.scatter import RANK, RIDGE, scatter_of, whitened
 
 
 def covariance(d, seed=0):
@@ -22,7 +24,7 @@ def test_the_largest_directions_are_kept_and_the_rest_have_their_mean_variance(d
     rest = d - min(RANK, d - 1)
     values[:rest] = values[:rest].mean()
     root = (vectors * np.sqrt(values)) @ vectors.T
-    found = measured(jnp.eye(d), scatter_of(S))
+    found = root_of(scatter_of(S))
     np.testing.assert_allclose(found, root, atol=2e-5 * root.max())
 
 
@@ -30,7 +32,7 @@ def test_the_largest_directions_are_kept_and_the_rest_have_their_mean_variance(d
 def test_whitening_is_the_inverse_of_the_measure(d):
     scatter = scatter_of(covariance(d))
     rows = np.random.default_rng(1).normal(size=(20, d)).astype(np.float32)
-    found = measured(jnp.asarray(whitened(rows, scatter)), scatter)
+    found = whitened(rows, scatter) @ root_of(scatter)
     np.testing.assert_allclose(found, rows, atol=1e-4)
 
 
@@ -40,3 +42,38 @@ def test_a_layer_without_scatter_measures_nothing_as_infinite():
     rows = whitened(np.eye(8, dtype=np.float32), scatter)
     assert np.isfinite(rows).all()
     np.testing.assert_allclose(rows / rows[0, 0], np.eye(8), atol=1e-6)
+
+
+def plain_pull(W, share, rows, scatter, enough):
+    """The sum and its gradient with both sides taken through R, row by row in float64."""
+    root, total, pull = root_of(scatter), 0.0, np.zeros(W.shape)
+    for i, (w, c) in enumerate(zip(W.astype(np.float64), rows.astype(np.float64), strict=True)):
+        u, v = w @ root, c @ root
+        v /= np.linalg.norm(v)
+        size = np.linalg.norm(u)
+        cosine = u @ v / size if size else 0.0
+        total += share[i] * min(cosine, enough)
+        if size and cosine < enough:
+            pull[i] = share[i] * (root @ ((v - cosine * u / size) / size))
+    return total, pull
+
+
+@pytest.mark.parametrize("enough", [1.0, 0.3])
+def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(enough):
+    """Relative 1e-5 of the largest: variances reach a thousand."""
+    d, count = RANK + 30, 50
+    rng = np.random.default_rng(2)
+    scatter = scatter_of(covariance(d))
+    rows = rng.normal(size=(count, d)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    near = np.linspace(0, 3, count)[:, None]
+    W = (rng.normal(size=(count, d)) / np.sqrt(d) + near * rows).astype(np.float32)
+    W[7] = 0  # a row of no length is pulled nowhere
+    share = rng.random(count).astype(np.float32)
+    given = (jnp.asarray(W), jnp.asarray(share), jnp.asarray(rows), scatter)
+    found, pull = scattered_pull(*given, enough=enough)
+    total, expected = plain_pull(W, share, rows, scatter, enough)
+    assert float(found) == pytest.approx(total, rel=1e-5)
+    np.testing.assert_allclose(pull, expected, atol=1e-5 * np.abs(expected).max())
+    still = (expected == 0).all(axis=1)
+    assert still[7] and (still.sum() > 5) == (enough < 1)

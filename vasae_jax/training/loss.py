@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor import aligned_and_pull
-from vasae_jax.anchor.layer import Scatter, measured
+from vasae_jax.anchor.layer import Scatter, scattered_pull
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
-from vasae_jax.sae import Params, Pass, forward, unit_rows
+from vasae_jax.sae import Params, Pass, forward
 from vasae_jax.sae.collective import own_rows, sum_parts
 from vasae_jax.sae.execution import Execution
 from vasae_jax.training.pulled import keeps_unit, pulled, pulled_name, pulls_unit
@@ -112,24 +112,19 @@ def _pull(
     rate: jax.Array,
     config: Config,
 ) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of capped cosines of ``rows`` [F part, d], and its gradient in them.
-
-    With a scatter both sides are measured by R. That matrix is symmetric, so that it also takes
-    the gradient in measured rows to that in ``rows``.
-    """
-    scatter = None if nearest is None else context.scatter
-    if nearest is not None and scatter is not None:
-        rows, nearest = measured(rows, scatter), unit_rows(measured(nearest, scatter))
-    aligned, pull = aligned_and_pull(
+    """The weighted sum of capped cosines of ``rows`` [F part, d], and its gradient in them."""
+    share, enough = _share(rate, config), config.anchor.enough
+    if nearest is not None and context.scatter is not None:
+        return scattered_pull(rows, share, nearest, context.scatter, enough=enough)
+    return aligned_and_pull(
         rows,
-        _share(rate, config),
+        share,
         context.anchors,
         nearest,
         config.anchor.mode,
-        enough=config.anchor.enough,
+        enough=enough,
         unit=pulls_unit(config),
     )
-    return aligned, pull if scatter is None else measured(pull, scatter)
 
 
 def _reconstruction(

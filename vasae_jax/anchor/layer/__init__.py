@@ -9,8 +9,9 @@ from vasae_jax.anchor.layer.files import problems, read_anchors, remove_anchors,
 from vasae_jax.anchor.layer.make import layer_anchors, make_anchors
 from vasae_jax.anchor.layer.moments import Moments, Relations, measure, merge, token_blocks
 from vasae_jax.anchor.layer.origin import Origin, origin_of
+from vasae_jax.anchor.layer.pull import scattered_pull
 from vasae_jax.anchor.layer.rows import LayerRows
-from vasae_jax.anchor.layer.scatter import Scatter, measured
+from vasae_jax.anchor.layer.scatter import Scatter
 from vasae_jax.anchor.layer.unit import KINDS, anchor_rows
 
 __all__ = [
@@ -27,12 +28,12 @@ __all__ = [
     "layer_anchors",
     "make_anchors",
     "measure",
-    "measured",
     "merge",
     "origin_of",
     "problems",
     "read_anchors",
     "remove_anchors",
+    "scattered_pull",
     "token_blocks",
     "write_anchors",
 ]

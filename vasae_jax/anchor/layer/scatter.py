@@ -7,13 +7,12 @@ With R the symmetric root of S, this is the cosine of w R and c_t R, but for a f
 sets. So near a detector means: near in the coordinates of R.
 
 S is kept as its RANK largest directions and one variance for all others. A product of rows with R
-is then two thin products.
+is then two thin products; the pull (:mod:`vasae_jax.anchor.layer.pull`) needs one for each side.
 """
 
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 RANK = 64
@@ -43,14 +42,6 @@ def scatter_of(within: np.ndarray) -> Scatter:
     floor = np.sqrt(values[:rest].mean())
     above = np.sqrt(values[rest:]) - floor
     return Scatter(*(x.astype(np.float32) for x in (np.asarray(floor), vectors[:, rest:], above)))
-
-
-def measured(rows: jax.Array, scatter: Scatter) -> jax.Array:
-    """``rows`` [n, d] times R."""
-    exact = jax.lax.Precision.HIGHEST
-    along = jnp.matmul(rows, scatter.basis, precision=exact) * scatter.above[None, :]
-    product: jax.Array = jnp.matmul(along, jnp.transpose(scatter.basis), precision=exact)
-    return rows * scatter.floor + product
 
 
 def whitened(rows: np.ndarray, scatter: Scatter) -> np.ndarray:

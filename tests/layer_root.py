@@ -1,0 +1,11 @@
+"""The root of a layer's scatter, written out."""
+
+import numpy as np
+
+from vasae_jax.anchor.layer.scatter import Scatter
+
+
+def root_of(scatter: Scatter) -> np.ndarray:
+    """R = floor (I - U U^T) + U (floor + above) U^T, [d, d] float64."""
+    floor, U, above = (np.asarray(part, np.float64) for part in scatter)
+    return floor * np.eye(len(U)) + (U * above) @ U.T

@@ -1,0 +1,54 @@
+"""The pull of encoder rows towards detectors, by how a layer's rows scatter."""
+
+import jax
+import jax.numpy as jnp
+
+from vasae_jax.anchor.layer.scatter import Scatter
+from vasae_jax.sae.params import row_dots
+
+
+def scattered_pull(
+    W_enc: jax.Array, share: jax.Array, rows: jax.Array, scatter: Scatter, *, enough: float
+) -> tuple[jax.Array, jax.Array]:
+    """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_enc``, [F, d].
+
+    With S = R R, s_i is the cosine of w R and c R for a feature's row w and its detector c:
+    s = w S c / sqrt(w S w  c S c). R is never applied. S is f^2 times the identity plus what the
+    r kept directions U have above it, D = (f + above)^2 - f^2, so that a bilinear form needs the
+    coordinates w U and c U alone; and ds/dw = (S c - s sqrt(cSc / wSw) S w) / sqrt(wSw cSc) needs
+    one more thin product, with the transpose of U.
+
+    Args:
+        W_enc: [F, d]. share: [F], each feature's weight.
+        rows: [F, d], each feature's nearest detector.
+        scatter: of the layer.
+        enough: cosine from which a row is no longer pulled.
+    """
+    floor = jnp.square(scatter.floor)
+    above = jnp.square(scatter.floor + scatter.above) - floor
+    along, along_rows = _along(W_enc, scatter), _along(rows, scatter)
+
+    def form(a: jax.Array, b: jax.Array, a_along: jax.Array, b_along: jax.Array) -> jax.Array:
+        return floor * row_dots(a, b) + row_dots(a_along * above[None, :], b_along)
+
+    own = form(W_enc, W_enc, along, along)
+    inverse = _inverse_root(own)
+    inverse_rows = _inverse_root(form(rows, rows, along_rows, along_rows))
+    cosine = form(W_enc, rows, along, along_rows) * inverse * inverse_rows
+    scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
+    towards, back = (scale * inverse_rows)[:, None], (scale * cosine * inverse)[:, None]
+    difference = (towards * along_rows - back * along) * above[None, :]
+    pull = floor * (towards * rows - back * W_enc) + jnp.matmul(
+        difference, jnp.transpose(scatter.basis), precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.sum(share * jnp.minimum(cosine, jnp.float32(enough))), pull
+
+
+def _along(rows: jax.Array, scatter: Scatter) -> jax.Array:
+    """[F, r], the coordinates of ``rows`` in the kept directions."""
+    product: jax.Array = jnp.matmul(rows, scatter.basis, precision=jax.lax.Precision.HIGHEST)
+    return product
+
+
+def _inverse_root(square: jax.Array) -> jax.Array:
+    return jnp.where(square > 0, jax.lax.rsqrt(square), jnp.zeros_like(square))
