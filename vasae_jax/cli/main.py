@@ -6,6 +6,8 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+from vasae_jax.devices.programs import keep_programs
+from vasae_jax.devices.start import pass_over_absent_tpu
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.memory import keep_pages
 
@@ -51,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
     keep_pages()
+    pass_over_absent_tpu()
+    keep_programs()
     # Orbax tells its own bookkeeping at warning level, and a failed save again for each array.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

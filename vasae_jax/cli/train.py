@@ -40,15 +40,27 @@ def run(arguments: Sequence[str]) -> None:
             "--distributed=HOST:PORT of process 0"
         )
     else:
+        _check(asked)
         print(*_train(asked), sep="\n")
+
+
+def _check(asked: Asked) -> None:
+    """Raise the UserError that stands against settings or cache before JAX is loaded for it.
+
+    Of several processes none may fail alone: they check together, once they are joined.
+    """
+    from vasae_jax.cache import Cache
+    from vasae_jax.training.checks import check_cache, check_settings
+
+    for config in asked if isinstance(asked, list) else [asked]:
+        check_settings(config)
+        check_cache(config, Cache.open(config.data.cache))
 
 
 def _train(asked: Asked) -> list[Path]:
     """The directories of what was asked for, trained."""
-    from vasae_jax.training.loop import train
-    from vasae_jax.training.pack.loop import (
-        train_pack,  # JAX starts only once the settings are read
-    )
+    from vasae_jax.training.loop import train  # this loads JAX
+    from vasae_jax.training.pack.loop import train_pack
 
     return train_pack(asked) if isinstance(asked, list) else [train(asked)]
 
