@@ -73,10 +73,10 @@ def assert_equal(run, other):
 
 def train_until(configs, steps, monkeypatch):
     """Train a pack, but die after ``steps`` steps without saving."""
-    real = loop.make_pack_step
+    real, seen = loop.make_pack_step, []
 
     def dying(*args):
-        step, seen = real(*args), []
+        step = real(*args)
 
         def run(*state):
             if len(seen) == steps:

@@ -32,6 +32,7 @@ from vasae_jax.training.checks import (
 )
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.phases import phases
 from vasae_jax.training.pulled import pulled
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import own_runs
@@ -70,7 +71,7 @@ def train(config: Config) -> Path:
             say(f"resuming {run.path} after step {done}")
             state = checkpoints.restore(done, state)
         run.cut_metrics(done)
-        step = make_step(config, mesh, state, execution)
+        steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
             Stop() as stop,  # only now that there is something to lose: before, signals end us
             stream.prefetch(done) as host_batches,
@@ -78,7 +79,7 @@ def train(config: Config) -> Path:
         ):
             batches = on_device(until_asked(host_batches, stop), mesh, done, config.run.steps)
             hooks = Hooks(log, checkpoints.save, stop)
-            state = advance(config.run, batches, step, state, context, hooks)
+            state = advance(config.run, batches, steps, state, context, hooks)
             compare_anchors(config, [(state, log)], context, mesh)
     return run.path
 
@@ -106,7 +107,7 @@ class Hooks(Generic[S, M]):
 def advance(
     config: RunConfig,
     batches: Iterable[tuple[int, Batch]],
-    step: Callable[[S, Batch, Context], tuple[S, M]],
+    steps: Callable[[int], Callable[[S, Batch, Context], tuple[S, M]]],
     state: S,
     context: Context,
     hooks: Hooks[S, M],
@@ -119,7 +120,7 @@ def advance(
     """
     log, done = hooks.log, 0
     for number, batch in batches:
-        state, metrics = step(state, batch, context)
+        state, metrics = steps(number)(state, batch, context)
         log.flush()  # the step before's, now that the device has this one to do
         if _due(number, config.log_every, config.steps):
             log.note(number, metrics)

@@ -32,6 +32,7 @@ from vasae_jax.system.files import sha256_bytes, write_bytes
 from vasae_jax.training.checks import check_cache, check_mesh, check_settings, features
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
+from vasae_jax.training.phases import phases
 from vasae_jax.training.step import make_step
 from vasae_jax.training.trained import Run
 
@@ -172,12 +173,12 @@ def train_params(config: Config, cache: Cache) -> Params:
     check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
     context, state = begin(config, cache, mesh, d_sae)
     execution = choose_execution(config.sae.execution, jax.default_backend())
-    step = make_step(config, mesh, state, execution)
+    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     with make_stream(config, cache).prefetch(0) as batches:
-        for _ in range(config.run.steps):
+        for number in range(1, config.run.steps + 1):
             _, batch = next(batches)
             rows = Batch(jnp.asarray(batch.x), jnp.asarray(batch.keep))
-            state, metrics = step(state, rows, context)
+            state, metrics = steps(number)(state, rows, context)
     if not np.isfinite(float(metrics.loss)):
         raise UserError(
             f"the loss is {float(metrics.loss)} after {config.run.steps} steps at lambda "

@@ -32,6 +32,7 @@ from vasae_jax.training.pack.checks import check_pack
 from vasae_jax.training.pack.log import PackLog
 from vasae_jax.training.pack.state import Layout, PackState
 from vasae_jax.training.pack.step import make_pack_step
+from vasae_jax.training.phases import phases
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import RunDir, own_runs
 from vasae_jax.training.state import state_init, state_maker
@@ -66,7 +67,9 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
         context, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
         for run in runs:
             run.cut_metrics(done)
-        step = make_pack_step(configs, mesh, layout, execution)
+        steps = phases(
+            first, lambda turn: make_pack_step(list(map(turn, configs)), mesh, layout, execution)
+        )
         stop = held.enter_context(Stop())
         batches = until_asked(held.enter_context(stream.prefetch(done)), stop)
         opened = (
@@ -79,7 +82,7 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
                 checkpoints.save(number, layout.take(pack, index))
 
         rows, log = on_device(batches, mesh, done, first.run.steps), PackLog(logs, layout, stream)
-        pack = advance(first.run, rows, step, pack, context, Hooks(log, save, stop))
+        pack = advance(first.run, rows, steps, pack, context, Hooks(log, save, stop))
         states = (layout.take(pack, index) for index in range(len(runs)))
         compare_anchors(first, zip(states, logs, strict=True), context, mesh)
     return [run.path for run in runs]
