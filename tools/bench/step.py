@@ -47,6 +47,7 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.sae.execution import Execution
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.settle import measured
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 
@@ -66,6 +67,7 @@ class Runner:
     def __init__(self, config: Config, shape: tuple[int, int, int], anchors: jax.Array) -> None:
         d_in, d_sae, vocab = shape
         mesh = make_mesh(config.mesh)
+        config = measured(config, mesh, (d_sae, d_in))
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
         scatter = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
         start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)

@@ -24,9 +24,7 @@ DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
 def encode(x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass) -> Active:
     """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
     features = W_enc.shape[0]
-    # Rows that do not lie about 0 are as long as what they share, which the bound of a product
-    # screened in bfloat16 would be as loose as.
-    if how.centred and how.dtype == jnp.float32 and screen.pays(features, how.k):
+    if how.screen and how.dtype == jnp.float32 and features >= 2 * how.k:
         found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k)
         return agree(*found, features, how.k, how.axis)
     return select(preactivations(x, shift, W_enc, b_enc, how.dtype), how.k, how.axis)

@@ -36,6 +36,7 @@ from vasae_jax.training.phases import phases
 from vasae_jax.training.pulled import pulled
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import own_runs
+from vasae_jax.training.settle import settled
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
@@ -57,6 +58,7 @@ def train(config: Config) -> Path:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
     check_same([config], cache.digest)
+    config = settled(config, mesh, (d_sae, cache.manifest.d_model))
     with contextlib.ExitStack() as held:
         (run,) = together(lambda: own_runs([config], cache.digest, held))
         checkpoints = held.enter_context(Checkpoints(run.path))
@@ -245,7 +247,8 @@ def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: st
     say(
         f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
         f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
-        f"rows, {execution} execution in {config.sae.compute}, "
+        f"rows, {execution} execution in {config.sae.compute}"
+        f"{' screened in bfloat16' if config.sae.screen == 'on' else ''}, "
         f"mesh {axes} on {jax.default_backend()}"
     )
 

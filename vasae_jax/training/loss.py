@@ -156,6 +156,7 @@ def _how(config: Config, execution: Execution, *, split_rows: bool) -> Pass:
         pre_bias=config.sae.pre_bias,
         execution=execution,
         compute=config.sae.compute,
+        screen=config.sae.screen == "on",
         unit=keeps_unit(config),
         axis=MODEL,
         rows_axis=DATA,

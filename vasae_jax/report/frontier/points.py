@@ -33,6 +33,7 @@ from vasae_jax.training.checks import check_cache, check_mesh, check_settings, f
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
 from vasae_jax.training.phases import phases
+from vasae_jax.training.settle import measured
 from vasae_jax.training.step import make_step
 from vasae_jax.training.trained import Run
 
@@ -171,6 +172,7 @@ def train_params(config: Config, cache: Cache) -> Params:
     d_sae = features(config, cache.manifest.vocab_size)
     mesh = make_mesh(config.mesh)
     check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
+    config = measured(config, mesh, (d_sae, cache.manifest.d_model))
     context, state = begin(config, cache, mesh, d_sae)
     execution = choose_execution(config.sae.execution, jax.default_backend())
     steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -35,6 +36,7 @@ from vasae_jax.training.pack.step import make_pack_step
 from vasae_jax.training.phases import phases
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import RunDir, own_runs
+from vasae_jax.training.settle import settled
 from vasae_jax.training.state import state_init, state_maker
 
 
@@ -51,7 +53,9 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked(configs))
     check_same(configs, cache.digest)
-    first = configs[0]
+    first = settled(configs[0], mesh, (d_sae, cache.manifest.d_model))
+    screen = first.sae.screen
+    configs = [replace(config, sae=replace(config.sae, screen=screen)) for config in configs]
     with contextlib.ExitStack() as held:
         runs = together(lambda: own_runs(configs, cache.digest, held))
         kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
