@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> None:
 
     As one of several processes it ends the process itself: see :func:`_as_one_of_many`.
     """
-    parser = _hosts_parser()
+    parser = _own_parser()
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
     given, rest = parser.parse_known_args(list(arguments))
@@ -32,7 +32,10 @@ def run(arguments: Sequence[str]) -> None:
         if isinstance(default, list)
         else parse_overrides(default, rest, PROGRAM)
     )
-    if given.distributed:
+    if given.dry_run:
+        _check(asked)
+        print(_dry_run(asked))
+    elif given.distributed:
         _as_one_of_many(asked, given)
     elif given.process_id is not None or given.processes is not None:
         raise UserError(
@@ -63,6 +66,13 @@ def _train(asked: Asked) -> list[Path]:
     from vasae_jax.training.pack.loop import train_pack
 
     return train_pack(asked) if isinstance(asked, list) else [train(asked)]
+
+
+def _dry_run(asked: Asked) -> str:
+    """What the run would take of each device's memory; nothing is compiled or written."""
+    from vasae_jax.training.loop import planned
+
+    return str(planned(asked if isinstance(asked, list) else [asked]))
 
 
 def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
@@ -105,12 +115,13 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
         os._exit(code)
 
 
-def _hosts_parser() -> argparse.ArgumentParser:
+def _own_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae train",
         description="Train the run of CONFIG.py, or the pack of runs that it lists. A stopped run "
-        "resumes when its command is run again. The arguments here join the processes of a run on "
-        "several hosts: run the same command on each. All settings of the run follow below.",
+        "resumes when its command is run again. --distributed and what follows it join the "
+        "processes of a run on several hosts: run the same command on each. All settings of the "
+        "run follow below.",
         usage="vasae train [CONFIG.py] [arguments]",
         add_help=False,
         allow_abbrev=False,
@@ -120,6 +131,12 @@ def _hosts_parser() -> argparse.ArgumentParser:
         "--distributed",
         metavar="auto|HOST:PORT",
         help="auto: ask the TPU pod, Slurm or Open MPI; otherwise the address of process 0",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check everything and print the memory that the run takes, a device; compile and "
+        "write nothing",
     )
     add("--process-id", type=int, help="number of this process, from 0 (not with auto)")
     add("--processes", type=int, help="number of processes (not with auto)")
