@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.anchor.layer.scatter import Scatter, scatter_of
+from vasae_jax.anchor.layer.scatter import Scatter, placed, scatter_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.devices.mesh import make_mesh
@@ -70,12 +70,13 @@ class Runner:
         config = measured(config, mesh, (d_sae, d_in))
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
         scatter = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
+        by_scatter = None if scatter is None else placed(np.asarray(anchors), scatter)
         start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)
         self.state: TrainState = make_state(config, d_sae, mesh, start)
         self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
         self._step = make_step(config, mesh, self.state, self.execution)
         shown = anchors if config.sae.method == "soft" else anchors[:1]
-        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in), scatter)
+        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in), by_scatter)
         self.uncertified = 0.0
 
     def run(self, batch: Batch) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import spread_staleness
+from vasae_jax.anchor.layer import placed
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
 from vasae_jax.devices.distributed import Stop, check_same, together
@@ -222,7 +223,9 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
     start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens)
     variance = on_all(mesh, np.float32(stats.variance))
-    return Context(pulled_to, mean, variance, on_all(mesh, targets.scatter)), start
+    scatter = targets.scatter
+    by_scatter = None if scatter is None else on_all(mesh, placed(targets.rows, scatter))
+    return Context(pulled_to, mean, variance, by_scatter), start
 
 
 def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:

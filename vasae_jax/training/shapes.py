@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.anchor.layer import KINDS, Scatter
+from vasae_jax.anchor.layer import KINDS, Placed, Scatter
 from vasae_jax.anchor.layer.scatter import RANK
 from vasae_jax.config import Config
 from vasae_jax.training.loss import Batch, Context
@@ -43,7 +43,7 @@ def start_shapes(config: Config, shapes: Shapes) -> Start:
 def context_shapes(config: Config, shapes: Shapes) -> Context:
     """Of what steps only read; of layer anchors for the encoder, as many as there can be."""
     anchors = f32(_anchors(config, shapes), shapes.d)
-    return Context(anchors, f32(shapes.d), f32(), _scatter(config, shapes.d))
+    return Context(anchors, f32(shapes.d), f32(), _placed(config, shapes))
 
 
 def batch_shapes(shapes: Shapes) -> Batch:
@@ -61,13 +61,13 @@ def shaped(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _scatter(config: Config, d: int) -> Scatter | None:
-    """The measure that :func:`vasae_jax.training.targets.target_rows` gives."""
+def _placed(config: Config, shapes: Shapes) -> Placed | None:
+    """Of the measure that :func:`vasae_jax.training.targets.target_rows` gives."""
     anchor = config.anchor
     if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
         return None
-    rank = min(RANK, d - 1)
-    return Scatter(f32(), f32(d, rank), f32(rank))
+    rank, count = min(RANK, shapes.d - 1), _anchors(config, shapes)
+    return Placed(Scatter(f32(), f32(shapes.d, rank), f32(rank)), f32(count, rank), f32(count))
 
 
 def _anchors(config: Config, shapes: Shapes) -> int:

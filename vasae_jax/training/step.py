@@ -101,12 +101,11 @@ def local_step(
     state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
 ) -> tuple[TrainState, Metrics]:
     """One step of this device's part of the features and rows; inside shard_map."""
-    nearest = None if state.anchor is None else state.anchor.anchor_rows
     measures, grads = loss_and_grads(
         state.params,
         batch,
         context,
-        nearest,
+        state.anchor,
         state.counters.rate,
         at_step(config, state.step),
         execution,
