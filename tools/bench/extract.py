@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from machine import describe, in_turns, rate
 
@@ -71,13 +72,14 @@ def torch_ways(spec: Spec, layers: int, dtype: str, tokens: np.ndarray) -> dict[
             vocab_size=spec.vocab_size,
             attn_implementation=attention,
         )
-        model = LlamaModel(config).to(getattr(torch, dtype)).eval()
-        parts = torch.from_numpy(tokens.astype(np.int64)).split(batch)
+        device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        model = LlamaModel(config).to(device, getattr(torch, dtype)).eval()
+        parts = torch.from_numpy(tokens.astype(np.int64)).to(device).split(batch)
 
         def run() -> None:
             with torch.inference_mode():
                 for part in parts:
-                    model(part, use_cache=False).last_hidden_state.float()
+                    model(part, use_cache=False).last_hidden_state.cpu()
 
         return run
 

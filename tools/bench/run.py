@@ -39,8 +39,9 @@ from vasae_jax.evaluation.contexts import ROWS, Watch
 from vasae_jax.evaluation.run import SPLIT, evaluate_run, run_names
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
+from vasae_jax.lm.compute import faster_type
 from vasae_jax.lm.smollm2 import fetch_smollm2
-from vasae_jax.quickstart import CHUNK_ROWS, COMPUTE, CONTEXT, TEXT, default_layers
+from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.loop import train
 from vasae_jax.training.targets import pulled_to
@@ -86,7 +87,7 @@ class Made:
 def run(out: Path, clock: Clock) -> Made:
     """Make a quickstart in ``out``, every stage timed."""
     clock.stage("start-up", start_up)
-    model = clock.stage("model", lambda: load_lm(fetch_smollm2(), COMPUTE))
+    model = clock.stage("model", lambda: load_lm(fetch_smollm2(), faster_type()))
     layers, url = default_layers(model.spec.n_layers), str(out / "cache")
     settings = Settings(
         layers=layers, context_length=CONTEXT, max_rows=200_000, chunk_rows=CHUNK_ROWS
@@ -117,7 +118,7 @@ def floors(made: Made) -> dict[str, float]:
     """Seconds that a stage's products would take at the rates of this machine."""
     cache, config, spec = made.cache, made.config, made.model.spec
     d, features, batch = spec.d_model, config.sae.d_sae, config.data.batch
-    in_type = rate(WINDOWS * CONTEXT, d, spec.d_ff, COMPUTE)
+    in_type = rate(WINDOWS * CONTEXT, d, spec.d_ff, faster_type())
     in_float = rate(4096, d, features, "float32")
     rows = cache.rows("train") + cache.rows("heldout")
     step = {"product": product(batch, d, features, "float32"), "copy": copy(features, d)}
@@ -154,7 +155,7 @@ def record(made: Made, clock: Clock, least: dict[str, float]) -> dict[str, Any]:
         "d_sae": made.config.sae.d_sae,
         "vocab": made.model.spec.vocab_size,
         "steps": made.config.run.steps,
-        "compute": COMPUTE,
+        "compute": faster_type(),
         "stages": stages,
         "total_s": sum(stage["seconds"] for stage in stages),
     }
