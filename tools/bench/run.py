@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,17 +84,19 @@ class Made:
     layers: tuple[int, ...]
 
 
-def run(out: Path, clock: Clock) -> Made:
-    """Make a quickstart in ``out``, every stage timed."""
+def run(given: argparse.Namespace, clock: Clock) -> Made:
+    """Make a quickstart in ``given.out``, every stage timed."""
+    out = given.out
     clock.stage("start-up", start_up)
     model = clock.stage("model", lambda: load_lm(fetch_smollm2(), faster_type()))
     layers, url = default_layers(model.spec.n_layers), str(out / "cache")
     settings = Settings(
-        layers=layers, context_length=CONTEXT, max_rows=200_000, chunk_rows=CHUNK_ROWS
+        layers=layers, context_length=CONTEXT, max_rows=given.rows, chunk_rows=CHUNK_ROWS
     )
     text = read_documents(TEXT)
     clock.stage("extraction", lambda: extract(model, text, url, settings, source=TEXT))
     config = preset(url, layers[len(layers) // 2], str(out / "run"))
+    config = replace(config, run=replace(config.run, steps=given.steps))
     cache, data = Cache.open(url), config.data
     anchors = clock.stage(
         "layer anchors",
@@ -175,13 +177,15 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, type=Path, help="an empty or new directory")
+    parser.add_argument("--rows", type=int, default=200_000, help="most tokens (default: all)")
+    parser.add_argument("--steps", type=int, default=600, help="training steps (default: 600)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args()
     if given.out.exists() and any(given.out.iterdir()):
         parser.error(f"--out {given.out} is not empty; expected a new or empty directory")
     keep_pages()
     clock = Clock()
-    made = run(given.out, clock)
+    made = run(given, clock)
     found = record(made, clock, floors(made))
     if given.json:
         print(json.dumps(found))
