@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import dense, sparse
-from vasae_jax.sae.active import Active, preactivations, select
+from vasae_jax.sae.active import Active, preactivations
 from vasae_jax.sae.collective import share, sum_parts, sum_parts_of_own_rows
 from vasae_jax.sae.execution import Pass
 from vasae_jax.sae.params import Params
+from vasae_jax.sae.tiles import by_tiles
+from vasae_jax.sae.topk import top_k
 
 
 class Forward(NamedTuple):
@@ -70,9 +72,12 @@ def encode(
     Largest first, ties by lowest id; a value of 0 means that fewer than k features fire.
     """
     shift = pre_bias * params["b_dec"]
-    pre = preactivations(x, shift, params["W_enc"], params["b_enc"], jnp.dtype(jnp.float32))
-    active = select(pre, k, None)
-    return active.values, active.ids
+
+    def best(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        encoder = params["W_enc"], params["b_enc"]
+        return top_k(preactivations(x, shift, *encoder, jnp.dtype(jnp.float32)), k)
+
+    return by_tiles(best, x)
 
 
 def decode(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:

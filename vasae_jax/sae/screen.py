@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae.params import row_dots
+from vasae_jax.sae.tiles import by_tiles
 from vasae_jax.sae.topk import top_k
 
 LEAST_FEATURES = 512
@@ -43,11 +44,12 @@ def ways(rows: int, width: int, features: int, k: int) -> dict[str, Callable[[],
     keys = jax.random.split(jax.random.key(0), 2)
     x, W = (jax.random.normal(key, (n, width)) for key, n in zip(keys, (rows, some), strict=True))
     b = jnp.zeros((some,))
-    screened, whole = (jax.jit(way, static_argnums=3) for way in (product_top_k, _in_full))
-    return {
-        "float32": lambda: whole(x, W, b, few)[0],
-        SCREENED: lambda: screened(x, W, b, few)[0],
-    }
+
+    def way(find: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[[], jax.Array]:
+        run = jax.jit(lambda x, W, b: by_tiles(lambda rows: find(rows, W, b, few), x)[0])
+        return lambda: run(x, W, b)
+
+    return {"float32": way(_in_full), SCREENED: way(product_top_k)}
 
 
 def product_top_k(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import screen
-from vasae_jax.sae.active import Active, agree, preactivations, select
+from vasae_jax.sae.active import Active, agree, preactivations
 from vasae_jax.sae.execution import Pass
+from vasae_jax.sae.tiles import by_tiles
+from vasae_jax.sae.topk import top_k
 
 EncodeSaved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 """For the gradient: x [B, d], shift [d], W_enc [F, d], values and ids [B, k]."""
@@ -24,10 +26,14 @@ DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
 def encode(x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass) -> Active:
     """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
     features = W_enc.shape[0]
-    if how.screen and how.dtype == jnp.float32 and features >= 2 * how.k:
-        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k)
-        return agree(*found, features, how.k, how.axis)
-    return select(preactivations(x, shift, W_enc, b_enc, how.dtype), how.k, how.axis)
+
+    def best(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if how.screen and how.dtype == jnp.float32 and features >= 2 * how.k:
+            return screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k)
+        pre = preactivations(x, shift, W_enc, b_enc, how.dtype)
+        return top_k(pre, min(how.k, features))
+
+    return agree(*by_tiles(best, x), features, how.k, how.axis)
 
 
 def _encode_fwd(

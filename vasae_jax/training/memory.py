@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules
 from vasae_jax.sae.execution import Execution
+from vasae_jax.sae.tiles import tile
 from vasae_jax.training.shapes import Shapes, context_shapes, start_shapes
 from vasae_jax.training.state import state_init
 
@@ -57,16 +58,16 @@ def memory(
         state=_bytes(state, Rules().state(state), mesh) * (runs // mesh.shape[MEMBER]),
         context=sum(_size(leaf) for leaf in jax.tree.leaves(context)),
         gradients=2 * 4 * features * shapes.d,
-        activations=_arrays(config, execution) * rows * features,
+        activations=_activations(config, execution, rows) * features,
     )
 
 
-def _arrays(config: Config, execution: Execution) -> int:
-    """Bytes held for each feature and row: as many arrays as the product's reader needs."""
+def _activations(config: Config, execution: Execution, rows: int) -> int:
+    """Bytes held for each feature."""
     if execution == "dense":  # activations, and the gradient behind them
-        return 4 + (2 if config.sae.compute == "bfloat16" else 4)
+        return rows * (4 + (2 if config.sae.compute == "bfloat16" else 4))
     # XLA adds bias and bound where the product lies, but what comes after a relu beside it.
-    return 4 if config.sae.screen == "on" else 8
+    return tile(rows) * (4 if config.sae.screen == "on" else 8)
 
 
 def _bytes(tree: Any, specs: Any, mesh: Mesh) -> int:
