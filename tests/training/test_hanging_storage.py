@@ -11,7 +11,7 @@ import pytest
 from cache_fixtures import make_cache
 from test_train import config_for
 
-from vasae_jax.cache import Cache, store
+from vasae_jax.cache import Cache, waiting
 from vasae_jax.cli.main import guarded
 from vasae_jax.config import RunConfig
 from vasae_jax.devices.distributed import Stop
@@ -37,7 +37,7 @@ def cache(whole, tmp_path):
 
 @pytest.fixture
 def soon(monkeypatch):
-    monkeypatch.setattr(store, "PATIENCE", BOUND)
+    monkeypatch.setattr(waiting, "PATIENCE", BOUND)
 
 
 @pytest.fixture
