@@ -160,6 +160,7 @@ def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_p
     long = config_for(cache, tmp_path / "run", mesh, steps=100_000)
     pair = start_pair(long)
     wait_for_step(tmp_path / "run", 7, pair)
+    wait_for_checkpoint(tmp_path / "run", 6)
     pair[1].kill()
     killed = time.monotonic()
     codes, said = finish(pair)
@@ -179,6 +180,14 @@ def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_p
     steps, values = losses(tmp_path / "run")
     assert steps == list(range(1, step + 1))
     np.testing.assert_allclose(values[:STEPS], losses(whole)[1], rtol=1e-5, atol=1e-6)
+
+
+def wait_for_checkpoint(out, step):
+    """Until a save in the background is whole."""
+    for _ in range(200):
+        if (out / "checkpoints" / str(step)).is_dir():
+            return
+        time.sleep(0.05)
 
 
 def wait_for_step(out, step, processes):

@@ -8,6 +8,7 @@ connections break, or it misses its heartbeat.
 import contextlib
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -142,6 +143,12 @@ def said_by_first(work: Callable[[], str]) -> str:
     if jax.process_count() == 1:
         return work()
     return _gather(together(lambda: work() if is_first() else ""))[0]
+
+
+def host_names() -> list[str]:
+    """The name of each process's host, in order of process."""
+    name = socket.gethostname()
+    return [name] if jax.process_count() == 1 else _gather(name)
 
 
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:
