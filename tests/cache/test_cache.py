@@ -322,3 +322,20 @@ def test_the_example_in_the_docs_reads_a_cache(tmp_path):
     command = [sys.executable, "-c", program, cache.url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "(1000, 16) rows of layer 1 of tiny" in shown
+
+
+@pytest.mark.fault
+def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
+    plan = make_plan()
+    for name, expected, said in (
+        ("told", {"train": 300, "heldout": 50}, "64 rows done of 350"),
+        ("not", None, "64 rows done"),
+    ):
+        parts = make_vocabulary(plan)
+        with CacheWriter(str(tmp_path / name), plan, **parts, expected=expected) as writer:
+            append(writer, "train", make_rows(plan, 100))  # of which one shard of 64 is durable
+        with pytest.raises(UserError, match=rf"is an unfinished cache with {said}; expected a c"):
+            Cache.open(str(tmp_path / name))
+    (tmp_path / "not" / "journal.json").write_text('{"shards": 3}')
+    with pytest.raises(UserError, match=r"with a journal\.json that cannot be understood"):
+        Cache.open(str(tmp_path / "not"))

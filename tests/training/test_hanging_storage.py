@@ -84,6 +84,22 @@ def test_a_run_ends_with_the_cause(cache, tmp_path, soon, hang):
         train(config_for(str(cache), tmp_path / "run"))
 
 
+def test_a_cache_that_vanishes_under_a_run_is_told_at_once(cache, tmp_path):
+    out = tmp_path / "run"
+    config = config_for(str(cache), out, log_every=1, steps=10**6)
+    watcher = threading.Thread(target=lambda: (wait_until((out / "metrics.jsonl").exists), gone()))
+
+    def gone():
+        shutil.rmtree(cache)
+        watcher.told = time.monotonic()
+
+    watcher.start()
+    with pytest.raises(UserError, match=rf"cannot read rows .* of {cache}/train/"):
+        train(config)
+    watcher.join()
+    assert time.monotonic() - watcher.told < 10
+
+
 def test_a_signal_is_honoured_while_a_batch_is_waited_for(cache, tmp_path, capsys, hang):
     out = tmp_path / "run"
     config = config_for(str(cache), out, log_every=1, steps=10**6)

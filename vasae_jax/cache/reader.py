@@ -8,6 +8,7 @@ import numpy as np
 import tensorstore as ts
 
 from vasae_jax.cache.buffers import np_dtype
+from vasae_jax.cache.journal import rows_said
 from vasae_jax.cache.manifest import (
     COLUMNS,
     EMBEDDING,
@@ -222,8 +223,8 @@ class Cache:
 def _why_no_manifest(store: Store) -> str:
     if store.read(JOURNAL) is not None:
         return (
-            f"{store.url} is an unfinished cache; expected a complete one (run its extraction "
-            "again, it goes on where it stopped)"
+            f"{store.url} is an unfinished cache with {rows_said(store)}; expected a complete one "
+            "(run its extraction again, it goes on where it stopped)"
         )
     found = "nothing" if store.empty() else f"no {MANIFEST}"
     return f"{store.url} is no activation cache: found {found}; expected a {MANIFEST}"

@@ -151,6 +151,13 @@ def host_names() -> list[str]:
     return [name] if jax.process_count() == 1 else _gather(name)
 
 
+def others() -> str:
+    """The other processes of the run and their hosts, in words: whom a lost one is among."""
+    own = jax.process_index()
+    named = [f"process {n} on {host}" for n, host in enumerate(host_names()) if n != own]
+    return named[0] if len(named) == 1 else f"one of {', '.join(named)}"
+
+
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:
     """Raise UserError on every process unless all have the same runs and one cache's content.
 
