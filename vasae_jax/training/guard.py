@@ -83,8 +83,11 @@ class Growth:
 
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
-    """Whether every number is finite, []."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+    """Whether every number is finite, []: 0 times one that is not is NaN.
+
+    On CPU such sums take a tenth of the time of ``isfinite`` and ``all``, which a save waits for.
+    """
+    return jnp.stack([jnp.sum(0 * leaf) == 0 for leaf in jax.tree.leaves(tree)]).all()
 
 
 @jax.jit
