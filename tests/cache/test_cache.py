@@ -13,7 +13,7 @@ import pytest
 import tensorstore as ts
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
 
-from vasae_jax.cache import Cache, CacheWriter, info, verify
+from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import write_bytes
@@ -339,3 +339,27 @@ def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
     (tmp_path / "not" / "journal.json").write_text('{"shards": 3}')
     with pytest.raises(UserError, match=r"with a journal\.json that cannot be understood"):
         Cache.open(str(tmp_path / "not"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d": 24}, "d_model 16; expected 24"),
+        ({"vocab": 41}, "vocab_size 40; expected 41"),
+        ({"dtype": "float32"}, "dtype bfloat16; expected float32"),
+        ({"layers": (1, 4)}, r"layers \[1, 3\]; expected \[1, 4\]"),
+        ({"model": ModelInfo("tiny", "v2", "gpt2", "0" * 64)}, "model .*'main'.*; expected .*'v2'"),
+        ({}, r"tokens \w{64}; expected \w{64}"),  # another tokenizer
+    ],
+)
+def test_an_unfinished_cache_is_not_continued_by_another_model(tmp_path, changes, said):
+    plan, url = make_plan(), str(tmp_path / "cache")
+    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+        append(writer, "train", make_rows(plan, 100))
+    other = make_plan(**changes)
+    parts = make_vocabulary(other)
+    if not changes:
+        parts["vocab"] = Vocab("plain", tuple(reversed(parts["vocab"].raw)))
+    with pytest.raises(UserError, match=f"is an unfinished cache with {said}"):
+        CacheWriter(url, other, **parts)
