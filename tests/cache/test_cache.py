@@ -1,8 +1,6 @@
 """The cache: what is written is read back, what is wrong is refused in one sentence."""
 
-import contextlib
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
+from full_disks import full_beyond
 
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
 from vasae_jax.cache.vocab import Vocab
@@ -276,26 +275,14 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
             CacheWriter(str(url), plan, **make_vocabulary(plan))
 
 
-@contextlib.contextmanager
-def files_of_at_most(size):
-    """Writes past ``size`` bytes of a file fail, as they do on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
 @pytest.mark.fault
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
 def test_a_write_that_fails_leaves_durable_rows_alone(tmp_path):
     whole = make_cache(tmp_path, rows=200, d=64, heldout=0, dtype="float32", name="whole")
     plan = whole.manifest.plan
     rows, url = make_rows(plan, 200), str(tmp_path / "cut")
     with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
         append(writer, "train", rows.part(0, 64))
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer, files_of_at_most(12_000):
+    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer, full_beyond(12_000):
         assert writer.rows_done("train") == 64
         with pytest.raises(UserError, match="grew too large; expected a writable place with free"):
             append(writer, "train", rows.part(64, 200), start=64)
