@@ -72,7 +72,7 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
     )
 
     def body() -> None:
-        rest = ""
+        rest = "another process of the run"
         try:
             with joined(hosts):
                 rest = others()
