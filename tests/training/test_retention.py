@@ -11,11 +11,11 @@ from vasae_jax.training.loop import train
 
 @pytest.mark.parametrize(
     ("keep", "keep_every", "kept"),
-    [(2, None, [8, 9]), (1, None, [9]), (2, 3, [3, 6, 8, 9]), (3, 4, [4, 7, 8, 9])],
+    [(1, None, [5]), (2, 2, [2, 4, 5])],
 )
 def test_the_newest_and_every_so_many_are_kept(tmp_path, keep, keep_every, kept):
     with Checkpoints(tmp_path, keep=keep, keep_every=keep_every) as checkpoints:
-        for step in range(1, 10):
+        for step in range(1, 6):
             checkpoints.save(step, small_state(step))
         assert checkpoints.steps() == kept
     with Checkpoints(tmp_path) as checkpoints:
@@ -24,6 +24,7 @@ def test_the_newest_and_every_so_many_are_kept(tmp_path, keep, keep_every, kept)
             assert checkpoints.restore(step, small_state(0)).step == step
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_its_settings_say_and_more_when_resumed_so(tmp_path):
     cache = make_cache(tmp_path, rows=600, d=16, vocab=40, layers=(1, 3)).url
     out = tmp_path / "run"

@@ -20,14 +20,18 @@ from vasae_jax.training.trained import open_trained
 pytestmark = pytest.mark.fault
 
 
-@pytest.fixture
-def cache(tmp_path):
-    return make_cache(tmp_path, rows=600, d=16, vocab=40, layers=(1, 3)).url
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run, beside the cache that it was trained on."""
+    home = tmp_path_factory.mktemp("home")
+    cache = make_cache(home, rows=600, d=16, vocab=40, layers=(1, 3)).url
+    return train(config_for(cache, home / "run", steps=2))
 
 
 @pytest.fixture
-def run(cache, tmp_path):
-    return train(config_for(cache, tmp_path / "run", steps=2))
+def cache(run, tmp_path):
+    """A copy of that cache, to be damaged."""
+    return str(shutil.copytree(run.parent / "cache", tmp_path / "cache"))
 
 
 def rotate_strings(url):
@@ -55,7 +59,7 @@ def test_either_rotated_is_refused_in_training_and_naming(cache, run, tmp_path, 
         train(config_for(cache, tmp_path / "new"))
     assert not (tmp_path / "new" / "checkpoints" / "2").exists()
     with pytest.raises(UserError, match=sentence):
-        publish(open_trained(str(run)))
+        publish(open_trained(str(run), cache))
 
 
 def test_another_whole_cache_in_another_order_is_refused(run, tmp_path):
@@ -75,9 +79,8 @@ def test_another_whole_cache_in_another_order_is_refused(run, tmp_path):
 
 
 def test_a_run_of_an_earlier_version_opens_with_another_cache_as_before(run, cache, tmp_path):
-    file = run / "config.json"
-    record = json.loads(file.read_text())
+    earlier = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((earlier / "config.json").read_text())
     assert record.pop("vocabulary_digest") == Cache.open(cache).manifest.vocabulary_digest
-    file.write_text(json.dumps(record))
-    other = shutil.copytree(cache, tmp_path / "copy")
-    assert open_trained(str(run), str(other)).step == 2
+    (earlier / "config.json").write_text(json.dumps(record))
+    assert open_trained(str(earlier), cache).step == 2
