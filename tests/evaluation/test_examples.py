@@ -55,7 +55,7 @@ def found(run):
 
 def plain_context(dense, row, feature):
     """Tokens and activations around a row, of the same window."""
-    z, tokens, positions = dense[:3]
+    z, tokens = dense[:2]
     words, shade = [], []
     for near in range(row - BEFORE, row + AFTER + 1):
         same = 0 <= near < ROWS and near // 20 == row // 20
@@ -90,9 +90,7 @@ def test_the_histogram_and_positions_equal_a_count(found, dense):
     assert np.isnan(fvu[0])  # masked
     for position in range(1, 20):
         mine = positions == position
-        error, spread = (
-            np.square(x[mine] - other).sum() for other in (x_hat[mine], mean[None, :])
-        )
+        error, spread = (np.square(x[mine] - other).sum() for other in (x_hat[mine], mean[None, :]))
         assert fvu[position] == pytest.approx(error / spread, rel=1e-4)
 
 

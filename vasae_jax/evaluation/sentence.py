@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.cache.manifest import Manifest
@@ -61,7 +62,7 @@ def sentence_cells(
 def activations(run: Run, rows: np.ndarray) -> np.ndarray:
     """The activations of a run's features on ``rows`` [T, d]; float32 [T, F]."""
     sae, features = run.config.sae, run.params["W_dec"].shape[0]
-    values, ids = encode(run.params, rows.astype(np.float32), sae.k, sae.pre_bias)
+    values, ids = encode(run.params, jnp.asarray(rows, jnp.float32), sae.k, sae.pre_bias)
     z = np.zeros((len(rows), features), np.float32)
     np.put_along_axis(z, np.asarray(ids), np.asarray(values), axis=1)
     return z

@@ -40,9 +40,7 @@ def examples(top: Best, sample: Best, cache: Cache, split: str) -> Examples:
     """
     places, quantile = _by_quantile(sample)
     rows, value, shade = (
-        np.concatenate(
-            [top.fields[name], _take(sample.fields[name], places)], axis=1, dtype=kind
-        )
+        np.concatenate([top.fields[name], _take(sample.fields[name], places)], axis=1, dtype=kind)
         for name, kind in (("row", np.int64), ("value", np.float32), ("shade", np.float16))
     )
     ones = np.ones((len(rows), TOP), np.float32)
@@ -70,7 +68,8 @@ def _by_quantile(sample: Best) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _take(field: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return field[np.arange(len(field))[:, None], places]
+    taken: np.ndarray = field[np.arange(len(field))[:, None], places]
+    return taken
 
 
 def _tokens(rows: np.ndarray, cache: Cache, split: str) -> np.ndarray:

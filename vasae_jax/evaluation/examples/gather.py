@@ -112,7 +112,7 @@ class _Pass:
         state = {f"positions_{name}": part for name, part in self.positions._asdict().items()}
         state |= self.collector.state()
         with atomic_file(path) as file:
-            np.savez(file, identity=self._identity, done=self.done, **state)  # type: ignore[arg-type]
+            np.savez(file, identity=self._identity, done=self.done, **state)
 
     def load(self, path: Path) -> None:
         """Go on from ``path`` if it is of this very pass, else begin anew."""

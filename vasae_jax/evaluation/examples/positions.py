@@ -19,7 +19,8 @@ class ByPosition(NamedTuple):
     @classmethod
     def zeros(cls, length: int, width: int) -> "ByPosition":
         """No rows yet."""
-        return cls(*(np.zeros(length) for _ in range(3)), np.zeros((length, width)))
+        rows, error, square = np.zeros((3, length))
+        return cls(rows, error, square, np.zeros((length, width)))
 
     def add(self, position: np.ndarray, x: np.ndarray, error: np.ndarray) -> None:
         """Add rows ``x`` [n, d] at ``position`` [n] with their squared ``error`` [n]."""
@@ -34,4 +35,7 @@ class ByPosition(NamedTuple):
         mean = self.total.sum(axis=0) / max(self.rows.sum(), 1)
         spread = self.square - 2 * self.total @ mean + self.rows * float(mean @ mean)
         some = (self.rows > 0) & (spread > 0)
-        return np.divide(self.error, spread, out=np.full(len(spread), np.nan), where=some)
+        fvu: np.ndarray = np.divide(
+            self.error, spread, out=np.full(len(spread), np.nan), where=some
+        )
+        return fvu

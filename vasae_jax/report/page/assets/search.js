@@ -1,0 +1,51 @@
+// Search: the text of every feature is one line of a long string, and is searched as it is.
+(function (vasae) {
+  "use strict";
+  const { store } = vasae;
+
+  async function loadText(panel) {
+    if (panel.text) return;
+    const text = await store.load(`${panel.key}/text`);
+    const starts = new Int32Array(panel.features + 1);
+    let at = 0;
+    for (let line = 1; line < panel.features; line += 1) {
+      at = text.indexOf("\n", at) + 1;
+      starts[line] = at;
+    }
+    starts[panel.features] = text.length + 1;
+    panel.text = { text, starts };
+  }
+
+  // Set 1 in `found` (by row) for each feature of `panel` whose line holds `query`.
+  function mark(panel, query, found) {
+    const { text, starts } = panel.text;
+    let line = 0;
+    let at = text.indexOf(query);
+    while (at >= 0) {
+      line = lineOf(starts, at, line);
+      found[panel.base + line] = 1;
+      if (line + 1 >= panel.features) break;
+      at = text.indexOf(query, starts[line + 1]);
+    }
+    const number = /^#?(\d+)$/.exec(query.trim());
+    if (number && Number(number[1]) < panel.features) found[panel.base + Number(number[1])] = 1;
+  }
+
+  // The line that place `at` lies in, from line `low` on: steps that double, then halves.
+  function lineOf(starts, at, low) {
+    let step = 1;
+    while (low + step < starts.length && starts[low + step] <= at) {
+      low += step;
+      step *= 2;
+    }
+    let high = Math.min(low + step, starts.length - 1);
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (starts[middle] <= at) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+
+  vasae.search = { loadText, mark };
+})((window.vasae = window.vasae || {}));
