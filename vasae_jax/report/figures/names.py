@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from vasae_jax.evaluation.names.evidence import HOLDS
 from vasae_jax.naming.claim import BUCKETS
 from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.style import BLUE, GREEN, GREY, ORANGE, look, percent
+from vasae_jax.report.figures.style import BLUE, GREEN, GREY, ORANGE, legend, look, percent
 from vasae_jax.report.panel import Panel
 
 ALIGNED = BUCKETS[0][1]
@@ -65,7 +65,7 @@ def _draw_alignment(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> Non
     axes.set_xlabel("cosine to the nearest embedding")
     axes.set_ylabel("share of features")
     percent(axes)
-    axes.legend(fontsize=8.5)
+    legend(axes)
 
 
 def alignment_by_run(panels: Sequence[Panel]) -> Chart:
@@ -139,14 +139,21 @@ def _draw_hold(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
         values = [line[number] for line in lines]
         joined = "-" if marker in "os" and len(lines) > 1 else "none"
         axes.plot(
-            places, values, marker=marker, color=colour, linestyle=joined, label=label, markersize=7
+            places,
+            values,
+            marker=marker,
+            color=colour,
+            linestyle=joined,
+            label=label,
+            markersize=8,
+            markeredgewidth=1.6,
         )
     axes.set_xticks(places)
     axes.set_xlim(-0.5, len(lines) - 0.5)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("share of activation held")
     percent(axes)
-    axes.legend(fontsize=8.5, ncols=2)
+    legend(axes)
     _turn(axes, [str(line[0]) for line in lines])
 
 
@@ -183,7 +190,7 @@ def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.set_xticks(places)
     axes.set_ylabel("different tokens")
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    axes.legend(fontsize=8.5)
+    legend(axes)
     _turn(axes, [str(line[0]) for line in lines])
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.style import look, percent
+from vasae_jax.report.figures.style import legend, look, percent
 from vasae_jax.report.panel import Panel
 
 RATES = np.linspace(-6, 0, 31)
@@ -134,6 +135,6 @@ def _draw_lines(axes: Axes, axis_names: tuple[str, str], lines: Sequence[Line]) 
     axes.set_xlabel(axis_names[0])
     axes.set_ylabel(axis_names[1])
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     percent(axes)
-    if lines:
-        axes.legend(fontsize=8.5, ncols=1 + len(lines) // 8)
+    legend(axes)

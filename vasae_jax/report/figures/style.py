@@ -56,3 +56,10 @@ def look(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of the number-th thing."""
     place = number % len(COLOURS)
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
+
+
+def legend(axes: Axes) -> None:
+    """A legend above the axes, where it hides nothing."""
+    count = len(axes.get_legend_handles_labels()[0])
+    if count > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=min(count, 5), fontsize=8.5)

@@ -15,7 +15,7 @@ from vasae_jax.report.panel import Panel
 SHARD = 64
 """Features in one file."""
 NAMES = 3
-"""Layer names shown in the table."""
+"""Layer names shown in the table, and names by embedding searched."""
 SPARK = 16
 """Columns of a density's sparkline at most."""
 SEARCHED = 2
@@ -71,7 +71,7 @@ def search_lines(panel: Panel) -> Iterator[str]:
     """What is searched of each feature, in small letters: names, tokens, its strongest examples."""
     found, shown = panel.dictionary, panel.examples
     words = [_spaced(panel.vocab.display(token)) for token in range(len(panel.vocab))]
-    names = np.concatenate([found.layer_token_ids, found.token_ids], axis=1)
+    names = np.concatenate([found.layer_token_ids, found.token_ids[:, :NAMES]], axis=1)
     for feature in range(found.d_sae):
         fires_at = shown.tokens[feature, :, BEFORE]
         parts = [words[token] for token in names[feature].tolist()]

@@ -3,6 +3,7 @@
   "use strict";
   const { h, panels, search, rank, table, controls, format } = vasae;
   const SLICE = 12; // milliseconds of searching before the page may react again
+  const FEW = 8; // of every so many features at most one was found: the next letters look at these
   let leave = () => {};
 
   function show(main, query) {
@@ -28,7 +29,7 @@
     }
     main.replaceChildren(lead(), parts.controls.element, parts.controls.count, parts.table.element);
     leave = listen(parts);
-    arrive(parts, update);
+    arrive(parts, update).catch(vasae.complain);
   }
 
   // Panels come in one by one; the first is on the page before the others are read.
@@ -37,7 +38,10 @@
       const fresh = !panel.table;
       await panels.loadTable(panel);
       if (!parts.table.element.isConnected) return;
-      if (fresh || panel === panels.all[panels.all.length - 1]) update(true);
+      if (fresh || panel === panels.all[panels.all.length - 1]) {
+        parts.last = null;
+        update(false);
+      }
       await new Promise((resolve) => setTimeout(resolve));
     }
     for (const panel of panels.all) await search.loadText(panel);
@@ -47,32 +51,42 @@
   async function refresh(parts, searching) {
     const { state } = parts;
     parts.turn = (parts.turn || 0) + 1;
-    const turn = parts.turn;
     const query = state.q.toLowerCase();
-    parts.pass = rank.passing(state);
-    if (!query) parts.found = null;
-    else if (searching || !parts.found) {
-      const found = new Uint8Array(panels.total);
-      let began = performance.now();
-      for (const panel of panels.all) {
-        await search.loadText(panel);
-        if (turn !== parts.turn) return;
-        search.mark(panel, query, found);
-        if (performance.now() - began > SLICE) {
-          await new Promise((resolve) => setTimeout(resolve));
-          if (turn !== parts.turn) return;
-          began = performance.now();
-        }
-      }
-      parts.found = found;
+    if (!searching || !parts.pass) parts.pass = rank.passing(state);
+    if (!query) parts.last = null;
+    else if (searching || !parts.last) {
+      const last = await find(parts, query, parts.turn);
+      if (!last) return; // more was typed
+      parts.last = last;
     }
     put(parts);
     performance.mark("vasae-shown", { detail: { query } });
   }
 
+  // What `query` finds, {query, found by row, few}; null if another turn has begun meanwhile.
+  async function find(parts, query, turn) {
+    const found = new Uint8Array(panels.total);
+    const before = parts.last;
+    const among = before && before.few && query.startsWith(before.query) ? before.found : null;
+    let began = performance.now();
+    for (const panel of panels.all) {
+      if (!panel.text) await search.loadText(panel);
+      if (turn !== parts.turn) return null;
+      search.mark(panel, query, found, among);
+      if (performance.now() - began > SLICE) {
+        await new Promise((resolve) => setTimeout(resolve));
+        if (turn !== parts.turn) return null;
+        began = performance.now();
+      }
+    }
+    let count = 0;
+    for (const value of found) count += value;
+    return { query, found, few: count < panels.total / FEW };
+  }
+
   function put(parts) {
     const { state } = parts;
-    const rows = rank.choose(rank.order(state.sort, state.down === "1"), parts.pass, parts.found);
+    const rows = rank.choose(rank.order(state.sort, state.down === "1"), parts.pass, parts.last && parts.last.found);
     table.show(parts.table, rows, state.sort, state.down === "1");
     const more = rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
     parts.controls.count.textContent =

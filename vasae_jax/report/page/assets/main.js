@@ -51,7 +51,7 @@
   }
 
   function begin() {
-    vasae.copy = copyText;
+    Object.assign(vasae, { copy: copyText, complain });
     const models = [...new Set(panels.all.map((panel) => panel.model))];
     document.getElementById("subject").textContent = models.join(", ");
     document.getElementById("nav").append(...PAGES.map(([page, title]) =>

@@ -16,8 +16,24 @@
     panel.text = { text, starts };
   }
 
-  // Set 1 in `found` (by row) for each feature of `panel` whose line holds `query`.
-  function mark(panel, query, found) {
+  // Set 1 in `found` (by row) for each feature of `panel` whose line holds `query`. Of those
+  // `among` alone, if it is given: what was found for the letters typed before.
+  function mark(panel, query, found, among) {
+    if (among) narrow(panel, query, found, among);
+    else scan(panel, query, found);
+    const number = /^#?(\d+)$/.exec(query.trim());
+    if (number && Number(number[1]) < panel.features) found[panel.base + Number(number[1])] = 1;
+  }
+
+  function narrow(panel, query, found, among) {
+    const { text, starts } = panel.text;
+    for (let line = 0; line < panel.features; line += 1) {
+      const row = panel.base + line;
+      if (among[row] && text.slice(starts[line], starts[line + 1]).includes(query)) found[row] = 1;
+    }
+  }
+
+  function scan(panel, query, found) {
     const { text, starts } = panel.text;
     let line = 0;
     let at = text.indexOf(query);
@@ -27,8 +43,6 @@
       if (line + 1 >= panel.features) break;
       at = text.indexOf(query, starts[line + 1]);
     }
-    const number = /^#?(\d+)$/.exec(query.trim());
-    if (number && Number(number[1]) < panel.features) found[panel.base + Number(number[1])] = 1;
   }
 
   // The line that place `at` lies in, from line `low` on: steps that double, then halves.
