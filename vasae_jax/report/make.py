@@ -10,7 +10,7 @@ from vasae_jax.report.heatmap.cases import PUBLISHED, Case
 from vasae_jax.report.heatmap.grid import FeatureNames, Grid, Row, make_grid
 from vasae_jax.report.labels import Given
 from vasae_jax.report.page.build import build_page, check_folder
-from vasae_jax.report.panel import Panel, make_panel, match_panels
+from vasae_jax.report.panel import Panel, Published, make_panel, match_panels
 from vasae_jax.system.progress import Progress
 from vasae_jax.training.log import say
 
@@ -29,7 +29,12 @@ class Report:
     """Replace the report that is there."""
 
 
-def make_report(wanted: Report, runs: Sequence[Given], model: Model | None) -> Path:
+def make_report(
+    wanted: Report,
+    runs: Sequence[Given],
+    model: Model | None,
+    published: Sequence[Published | None] = (),
+) -> Path:
     """Measure the runs and write the page; the path of its index.html.
 
     A stopped pass over a long split goes on when the same report is made again.
@@ -38,6 +43,7 @@ def make_report(wanted: Report, runs: Sequence[Given], model: Model | None) -> P
         wanted: what to make.
         runs: what to make it of, see :func:`vasae_jax.report.labels.given_runs`.
         model: the language model of the runs' cache, to draw sentences with; None: no heatmaps.
+        published: what was measured of each run already, so that it is not done again.
 
     Raises:
         UserError: the folder exists, a cache is damaged, or the model is not the caches'.
@@ -46,7 +52,8 @@ def make_report(wanted: Report, runs: Sequence[Given], model: Model | None) -> P
     if model is not None:
         for one in runs:
             check_model(model, one.run.cache)
-    panels = [_panel(wanted, one) for one in runs]
+    known = [*published, *[None] * (len(runs) - len(published))]
+    panels = [_panel(wanted, *both) for both in zip(runs, known, strict=True)]
     grids = [] if model is None else _grids(wanted, runs, panels, model)
     return build_page(
         wanted.out,
@@ -58,10 +65,10 @@ def make_report(wanted: Report, runs: Sequence[Given], model: Model | None) -> P
     )
 
 
-def _panel(wanted: Report, one: Given) -> Panel:
+def _panel(wanted: Report, one: Given, published: Published | None) -> Panel:
     say(f"{one.label.text}: measuring, and gathering examples from the {wanted.split} split")
     saved = Path(f"{wanted.out}.{one.label.key}.progress.npz")
-    return make_panel(one, wanted.split, saved)
+    return make_panel(one, wanted.split, saved, published)
 
 
 def _grids(

@@ -12,7 +12,8 @@ from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Config
 from vasae_jax.dictionary import Dictionary
 from vasae_jax.dictionary.from_run import publish
-from vasae_jax.evaluation.contexts import Firings, shuffled_hold
+from vasae_jax.evaluation.contexts import Firings, Watch, shuffled_hold
+from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.evaluation.examples.contexts import Examples
 from vasae_jax.evaluation.examples.gather import gather
 from vasae_jax.evaluation.names.holds import Held, held
@@ -59,16 +60,23 @@ class Panel:
     """[T], nan at positions without rows"""
 
 
-def make_panel(given: Given, split: str, saved: Path | None) -> Panel:
+Published = tuple[Dictionary, Evaluation, Watch]
+"""What :func:`vasae_jax.dictionary.from_run.publish` gives."""
+
+
+def make_panel(
+    given: Given, split: str, saved: Path | None, published: Published | None = None
+) -> Panel:
     """Measure a run, and gather its examples from ``split``.
 
-    ``saved`` is where the pass over the split keeps its progress.
+    ``saved`` is where the pass over the split keeps its progress; ``published`` is what was
+    measured of the run, if it was measured already.
 
     Raises:
         UserError: a damaged cache, or a split that it lacks.
     """
     run = given.run
-    dictionary, evaluation, watch = publish(run)
+    dictionary, evaluation, watch = published or publish(run)
     found, names = watch.firings(), names_of(dictionary)
     gathered = gather(run, split, saved)
     return Panel(
