@@ -146,9 +146,9 @@ def grids(panels):
 
 def _grid(case, panels, rng):
     tokens = tuple(f"␣{word}" for word in case.text.split())
-    cells, names, relations = {}, {}, {}
+    cells, names, relations, embeddings = {}, {}, {}, {}
     for mode in ("centred", "raw"):
-        cells[mode], names[mode], relations[mode] = [], [], []
+        cells[mode], names[mode], relations[mode], embeddings[mode] = [], [], [], []
         for one in panels:
             feature = rng.integers(0, one.dictionary.d_sae, len(tokens)).astype(np.int32)
             feature[0] = -1
@@ -157,5 +157,7 @@ def _grid(case, panels, rng):
             first = one.dictionary.layer_token_ids[feature, 0].tolist()
             names[mode].append([one.vocab.display(token) for token in first])
             relations[mode].append(["at"] * len(tokens))
+            nearest = one.dictionary.token_ids[feature, 0].tolist()
+            embeddings[mode].append([one.vocab.display(token) for token in nearest])
     labels = tuple(one.label for one in panels)
-    return Grid(case, "test/tiny", tokens, labels, cells, names, relations)
+    return Grid(case, "test/tiny", tokens, labels, cells, names, relations, embeddings)

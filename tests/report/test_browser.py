@@ -150,6 +150,11 @@ def test_a_heatmap_is_chosen_and_a_cell_opens_its_feature(visit):
     assert page.locator(".heatmap tbody tr").count() == 2
     page.select_option("[name=mode]", "raw")
     page.wait_for_function("location.hash.includes('mode=raw')")
+    cell = page.locator(".heatmap td a").first
+    assert cell.inner_text().startswith("at")
+    page.select_option("[name=names]", "embedding")
+    page.wait_for_function("location.hash.includes('names=embedding')")
+    assert cell.locator("small").count() == 0
     page.locator(".heatmap td a").first.click()
     page.wait_for_selector(".feature-head")
 

@@ -34,7 +34,8 @@ def run(arguments: Sequence[str]) -> None:
     model = open_model(given.lm, given.backend, runs[0].run.cache)
     for one in runs:
         check_model(model, one.run.cache)
-    print(heatmap_figure(make_grid(name_rows(runs), model, case), given.mode, out))
+    grid = make_grid(name_rows(runs), model, case)
+    print(heatmap_figure(grid, given.mode, out, given.names))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         default="centred",
         help="centred: each feature's mean over the sentence is subtracted, as in the paper; "
         "raw: it is not (default: centred)",
+    )
+    add(
+        "--names",
+        choices=("layer", "embedding"),
+        default="layer",
+        help="names in the cells: layer names, or by embedding as in the paper (default: layer)",
     )
     add("--out", required=True, help="a .png or .svg file")
     add_mesh(parser)

@@ -74,14 +74,13 @@ def _panel(wanted: Report, one: Given, published: Published | None) -> Panel:
 def _grids(
     wanted: Report, runs: Sequence[Given], panels: Sequence[Panel], model: Model
 ) -> list[Grid]:
-    rows = [
-        Row(
-            one.label,
-            one.run,
-            FeatureNames(panel.dictionary.layer_token_ids[:, 0], panel.dictionary.layer_relation),
+    rows = []
+    for one, panel in zip(runs, panels, strict=True):
+        found = panel.dictionary
+        names = FeatureNames(
+            found.layer_token_ids[:, 0], found.layer_relation, found.token_ids[:, 0]
         )
-        for one, panel in zip(runs, panels, strict=True)
-    ]
+        rows.append(Row(one.label, one.run, names))
     own = [Case(f"own-{number}", text) for number, text in enumerate(wanted.texts, start=1)]
     cases = [*own, *PUBLISHED]
     grids = []

@@ -17,12 +17,14 @@ from vasae_jax.training.trained import Run
 
 @dataclass(frozen=True)
 class FeatureNames:
-    """The first layer name of each of F features."""
+    """The first names of each of F features."""
 
     ids: np.ndarray
-    """int32 [F]"""
+    """int32 [F], by the layer"""
     relation: np.ndarray
     """int8 [F], AT or BEFORE"""
+    tokens: np.ndarray
+    """int32 [F], by embedding"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Grid:
     """The same, each cell's name in printable form; empty where there is no cell."""
     relations: dict[Mode, list[list[str]]]
     """The same: ``at`` or ``before``."""
+    embeddings: dict[Mode, list[list[str]]]
+    """The same: the token of the nearest embedding."""
 
 
 def make_grid(rows: Sequence[Row], model: Model, case: Case) -> Grid:
@@ -65,24 +69,32 @@ def make_grid(rows: Sequence[Row], model: Model, case: Case) -> Grid:
         tokens=tuple(vocab.display(int(token)) for token in tokens),
         labels=tuple(row.label for row in rows),
         cells=cells,
-        names={mode: _names(rows, lines, vocab) for mode, lines in cells.items()},
+        names={
+            mode: _names([row.names.ids for row in rows], lines, vocab)
+            for mode, lines in cells.items()
+        },
         relations={mode: _relations(rows, lines) for mode, lines in cells.items()},
+        embeddings={
+            mode: _names([row.names.tokens for row in rows], lines, vocab)
+            for mode, lines in cells.items()
+        },
     )
 
 
 def name_rows(runs: Sequence[Given]) -> list[Row]:
-    """Runs with the first layer name of every feature; the names are worked out."""
+    """Runs with the first names of every feature; the names are worked out."""
     rows = []
     for one in runs:
-        found = run_names(one.run).layer
-        rows.append(Row(one.label, one.run, FeatureNames(found.ids[:, 0], found.relation)))
+        found = run_names(one.run)
+        names = FeatureNames(found.layer.ids[:, 0], found.layer.relation, found.stated.ids[:, 0])
+        rows.append(Row(one.label, one.run, names))
     return rows
 
 
-def _names(rows: Sequence[Row], lines: Sequence[Cells], vocab: Vocab) -> list[list[str]]:
+def _names(ids: Sequence[np.ndarray], lines: Sequence[Cells], vocab: Vocab) -> list[list[str]]:
     return [
-        [vocab.display(int(row.names.ids[f])) if f >= 0 else "" for f in line.feature.tolist()]
-        for row, line in zip(rows, lines, strict=True)
+        [vocab.display(int(own[f])) if f >= 0 else "" for f in line.feature.tolist()]
+        for own, line in zip(ids, lines, strict=True)
     ]
 
 

@@ -18,9 +18,13 @@ def grid_json(grid: Grid) -> dict[str, Any]:
         "rows": [{"key": label.key, "label": label.text} for label in grid.labels],
         "modes": {
             mode: [
-                _line(cells, names, relations)
-                for cells, names, relations in zip(
-                    lines, grid.names[mode], grid.relations[mode], strict=True
+                _line(*parts)
+                for parts in zip(
+                    lines,
+                    grid.names[mode],
+                    grid.relations[mode],
+                    grid.embeddings[mode],
+                    strict=True,
                 )
             ]
             for mode, lines in grid.cells.items()
@@ -28,11 +32,14 @@ def grid_json(grid: Grid) -> dict[str, Any]:
     }
 
 
-def _line(cells: Cells, names: list[str], relations: list[str]) -> dict[str, Any]:
+def _line(
+    cells: Cells, names: list[str], relations: list[str], embeddings: list[str]
+) -> dict[str, Any]:
     return {
         "feature": cells.feature.tolist(),
         "value": [round(value, 4) for value in cells.value.tolist()],
         "activation": [round(value, 4) for value in cells.activation.tolist()],
         "name": names,
         "relation": relations,
+        "embedding": embeddings,
     }
