@@ -153,7 +153,7 @@ def panel_index(panel: Panel, matched: list[str]) -> dict[str, Any]:
         "fire_rate_over": found.meta["fire_rate_over"],
         "hold_over": found.meta["hold_over"],
         "split": panel.split,
-        "text": panel.dictionary.meta["provenance"]["text"]["source"],
+        "source": found.meta["provenance"]["text"]["source"],
         "rows": figures["rows"],
         "variance_explained": figures["variance_explained"],
         "l0": figures["l0"],

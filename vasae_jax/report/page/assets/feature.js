@@ -32,7 +32,7 @@
     return h("section", { class: "feature-head" },
       h("p", { class: "crumbs" }, h("a", { href: "#/features" }, "All features"), " · ",
         step(feature - 1, "← previous"), " · ", step(feature + 1, "next →"), " · ", copy("Copy link", () => location.href)),
-      h("h1", {}, h("span", { class: "quiet" }, `${panel.label}, feature ${feature} fires `,
+      h("h1", {}, h("span", { class: "quiet" }, `${capital(panel.label)}, feature ${feature} fires `,
         format.relation(table.relation.values[feature]), " "),
         panels.names(panel, feature).map(({ shown }) => [tokens.chip(shown), " "])),
       h("dl", { class: "facts" },
