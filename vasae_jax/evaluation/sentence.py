@@ -21,6 +21,9 @@ Mode = Literal["centred", "raw"]
 MODES: tuple[Mode, ...] = ("centred", "raw")
 """With each feature's mean over the sentence subtracted, or without."""
 
+LENGTHS = 32
+"""Windows are filled up to a multiple of so many tokens."""
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -49,7 +52,8 @@ def sentence_cells(
     manifest = runs[0].cache.manifest
     tokens, lead = _tokens(model, manifest, text)
     layers = sorted({run.config.data.layer for run in runs})
-    rows = np.asarray(model.residuals(tokens[None, :], layers))[:, 0]
+    rows = np.asarray(model.residuals(_padded(model, tokens)[None, :], layers))
+    rows = rows[:, 0, : len(tokens)]
     cells: dict[Mode, list[Cells]] = {mode: [] for mode in MODES}
     for run in runs:
         z = activations(run, rows[layers.index(run.config.data.layer)])
@@ -57,6 +61,15 @@ def sentence_cells(
         for mode in MODES:
             cells[mode].append(strongest(z, counts, mode, lead))
     return tokens[lead:], cells
+
+
+def _padded(model: Model, tokens: np.ndarray) -> np.ndarray:
+    """``tokens`` with zeros after them: sentences of about one length need one program.
+
+    Attention is causal, so what comes after changes no row.
+    """
+    length = min(-(-len(tokens) // LENGTHS) * LENGTHS, int(model.spec.context_length))
+    return np.pad(tokens, (0, length - len(tokens)))
 
 
 def activations(run: Run, rows: np.ndarray) -> np.ndarray:
