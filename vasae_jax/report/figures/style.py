@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
     "#0072b2",
@@ -49,7 +50,7 @@ def styled() -> AbstractContextManager[Any]:
 def percent(axes: Axes, which: str = "y") -> None:
     """Show shares as percent."""
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axis.set_major_formatter(PercentFormatter(1))
 
 
 def look(number: int) -> dict[str, Any]:
@@ -62,4 +63,4 @@ def legend(axes: Axes) -> None:
     """A legend above the axes, where it hides nothing."""
     count = len(axes.get_legend_handles_labels()[0])
     if count > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=min(count, 5), fontsize=8.5)
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=min(count, 4), fontsize=8.5)

@@ -14,7 +14,7 @@
 
   function show(main) {
     const rows = panels.all.map((panel) => h("tr", {}, [panel.label, panel.model, panel.source, `${panel.split} split`,
-      format.count(panel.firing), panel.fire_rate_over].map((text) => h("td", {}, text))));
+      format.count(panel.firing), format.words(panel.fire_rate_over)].map((text) => h("td", {}, text))));
     main.replaceChildren(h("h1", {}, "About this report"),
       h("h2", {}, "What a name claims, and what it does not"),
       h("p", { class: "wide" }, index.layer_claim), h("p", { class: "wide" }, index.claim),

@@ -19,13 +19,15 @@
     const { panel } = found;
     const part = (name) => found.at(name).subarray(number * width, (number + 1) * width);
     const shade = part("shade");
-    const words = Array.from(part("text"), (token, place) => {
+    const text = part("text");
+    const first = text.findIndex((token) => token >= 0);
+    const words = Array.from(text, (token, place) => {
       if (token < 0) return null;
       const value = shade[place] / 255;
       const fires = place === panel.at;
       return h(fires ? "mark" : "span",
         { class: value > 0 ? "lit" : null, "--heat": value.toFixed(2) },
-        tokens.run(panel.vocab[token]));
+        tokens.run(place === first ? panel.vocab[token].replace(/^␣+/, "") : panel.vocab[token]));
     });
     const quantile = found.at("quantile")[number];
     return h("li", {},

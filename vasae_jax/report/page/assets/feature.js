@@ -38,7 +38,7 @@
       h("dl", { class: "facts" },
         fact("Names hold", format.share(table.hold.values[feature]), `shuffled names ${format.share(table.shuffled.values[feature])}`),
         fact("Verdict", h("span", { class: `verdict ${verdict.replace(" ", "-")}` }, verdict), "by a test on held-out text"),
-        fact("Fires on", format.rate(rate), `of the ${panel.fire_rate_over}`),
+        fact("Fires on", format.rate(rate), `of the ${format.words(panel.fire_rate_over)}`),
         fact("Nearest embedding", tokens.chip(panel.vocab[table.token.values[feature]]),
           `cosine ${format.cosine(table.cosine.values[feature])}, ${format.bucket(table.cosine.values[feature])}`)));
   }
@@ -63,7 +63,7 @@
       ["names", "name_hold", "name_lift", "name_rows", "expected"].map(found.at);
     const relation = format.relation(panel.table.relation.values[feature]);
     return h("section", {}, h("h2", {}, "Layer names"),
-      h("p", { class: "quiet" }, `It should fire ${relation} these tokens. Measured over the ${panel.hold_over}.`),
+      h("p", { class: "quiet" }, `It should fire ${relation} these tokens. Measured over the ${format.words(panel.hold_over)}.`),
       grid(["Name", "Expected", "Holds", "Lift", "Rows"], Array.from(ids, (id, i) => [
         tokens.chip(panel.vocab[id]), format.share(expected[i]),
         [plots.bar(holds[i]), format.share(holds[i])],

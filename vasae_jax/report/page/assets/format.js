@@ -5,8 +5,8 @@
   function share(value) {
     if (!(value > 0)) return "0%";
     if (value >= 0.0995) return `${Math.round(value * 100)}%`;
-    if (value >= 0.00995) return `${(value * 100).toFixed(1)}%`;
-    return `${(value * 100).toPrecision(1).replace(/e.*/, "")}%`;
+    if (value >= 0.00095) return `${(value * 100).toFixed(1)}%`;
+    return "<0.1%";
   }
 
   function rate(value) {
@@ -17,6 +17,8 @@
 
   const count = (value) => Math.round(value).toLocaleString("en");
   const times = (value) => (value >= 100 ? `${count(value)}×` : `${value.toPrecision(2)}×`);
+  // Numbers in a sentence, with their thousands apart.
+  const words = (text) => text.replace(/\d{4,}/g, (digits) => count(Number(digits)));
   const VERDICTS = { 1: "holds", 0: "no evidence", "-1": "contradicted" };
   const RELATIONS = ["at", "before"];
 
@@ -26,7 +28,7 @@
   }
 
   vasae.format = {
-    share, rate, count, times, bucket,
+    share, rate, count, times, bucket, words,
     activation: (value) => Number(value.toPrecision(3)).toString(),
     cosine: (value) => value.toFixed(2),
     verdict: (value) => VERDICTS[value],
