@@ -151,6 +151,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.fault
 def test_a_stopped_pass_goes_on_and_ends_equal(run, found, tmp_path, monkeypatch):
     monkeypatch.setattr(gathering, "BATCH", 64)
     monkeypatch.setattr(gathering, "SAVE_SECONDS", -1.0)

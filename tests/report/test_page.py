@@ -42,6 +42,7 @@ def unpack(packed):
     return flat.reshape(packed["shape"]).astype(np.float64) - packed.get("less", 0)
 
 
+@pytest.mark.fault
 def test_every_data_file_is_one_ascii_call_named_as_the_file(folder):
     files = sorted((folder / "data").rglob("*.js"))
     assert len(files) == 2 * (2 + -(-F // SHARD)) + 3
@@ -74,6 +75,13 @@ def test_columns_are_the_arrays_of_the_panel(folder, panels):
     np.testing.assert_array_equal(
         ids, match_panels(panels)["layer-9"]["layer-3"].ids[part, 0].astype(float)
     )
+
+
+def test_a_run_is_matched_with_the_four_that_stand_nearest_to_it():
+    panels = [made.panel(20, V, layer) for layer in range(7)]
+    found = match_panels(panels)
+    assert set(found["layer-0"]) == {"layer-1", "layer-2", "layer-3", "layer-4"}
+    assert set(found["layer-3"]) == {"layer-1", "layer-2", "layer-4", "layer-5"}
 
 
 def test_a_line_is_searched_for_each_feature_with_its_names_and_text(panels):
@@ -153,6 +161,7 @@ def test_only_the_folder_of_a_report_is_replaced(folder, panels, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.fault
 def test_a_folder_that_cannot_be_filled_leaves_nothing(panels, tmp_path, monkeypatch):
     monkeypatch.setattr("vasae_jax.report.page.build.write_panel", full_disk)
     with pytest.raises(UserError, match="No space left"):

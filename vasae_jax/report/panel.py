@@ -28,6 +28,8 @@ from vasae_jax.training.rundir import METRICS
 
 RELATIVES = 8
 """Near features, features that fire together, and tokens raised and lowered, shown of each."""
+OTHERS = 4
+"""Runs that a run's features are matched with, at most."""
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,20 @@ def _shuffled(found: Firings, dictionary: Dictionary) -> np.ndarray:
 def match_panels(panels: Sequence[Panel]) -> dict[str, dict[str, Names]]:
     """By the keys of two panels, each feature's nearest firing feature in the other; ids [F, 1].
 
-    Only panels whose rows are equally wide are compared.
+    A panel is compared with the OTHERS that stand nearest to it in the list, and of these with
+    those whose rows are as wide: of many runs not each with each.
     """
-    return {
-        one.label.key: {
-            other.label.key: matches(
-                one.dictionary.W_dec, other.dictionary.W_dec, other.dictionary.fire_rate > 0
-            )
-            for other in panels
-            if other is not one and other.dictionary.d_in == one.dictionary.d_in
+    found: dict[str, dict[str, Names]] = {}
+    for place, one in enumerate(panels):
+        order = sorted(range(len(panels)), key=lambda other: (abs(other - place), other))
+        near = [panels[other].dictionary for other in order[1 : OTHERS + 1]]
+        keys = [panels[other].label.key for other in order[1 : OTHERS + 1]]
+        found[one.label.key] = {
+            key: matches(one.dictionary.W_dec, other.W_dec, other.fire_rate > 0)
+            for key, other in zip(keys, near, strict=True)
+            if other.d_in == one.dictionary.d_in
         }
-        for one in panels
-    }
+    return found
 
 
 def _curves(path: Path) -> list[dict[str, float]]:
