@@ -21,7 +21,7 @@
     const given = new URLSearchParams(query);
     const state = { ...DEFAULTS };
     for (const name of Object.keys(DEFAULTS)) if (given.has(name)) state[name] = given.get(name);
-    const sorts = ["feature", "layer", "name", "hold", "cosine", "rate"];
+    const sorts = ["feature", "name", "hold", "cosine", "rate"];
     if (!sorts.includes(state.sort)) state.sort = DEFAULTS.sort;
     return state;
   }

@@ -25,7 +25,6 @@
 
   const KEYS = {
     feature: () => (feature) => feature,
-    layer: (panel) => () => panel.layer,
     name: (panel) => {
       const places = alphabet(panel);
       const { values, width } = panel.table.names;
