@@ -3,17 +3,53 @@
   "use strict";
   const { h, panels, index } = vasae;
   const DEFAULTS = {
-    q: "", panel: "all", relation: "", verdict: "", bucket: "", fires: "0.1", sort: "hold", down: "1",
+    q: "",
+    panel: "all",
+    relation: "",
+    verdict: "",
+    bucket: "",
+    fires: "0.1",
+    sort: "hold",
+    down: "1",
   };
 
   function choices() {
     const least = (value) => [String(value), `on ${value}% of rows or more`];
     return [
       ["panel", "Layer", [["all", "all layers"], ...panels.all.map((one) => [one.key, one.label])]],
-      ["relation", "Relation", [["", "at or before"], ["at", "at its names"], ["before", "before its names"]]],
-      ["verdict", "Verdict", [["", "any"], ["holds", "names hold"], ["none", "no evidence"], ["contradicted", "contradicted"]]],
-      ["bucket", "Embedding", [["", "any cosine"], ...index.buckets.map(([name, from]) => [name, `${name} (${from} or more)`]), ["none", "none"]]],
-      ["fires", "Fires", [["all", "or never"], ["alive", "at all"], least(0.01), least(0.1), least(1)]],
+      [
+        "relation",
+        "Relation",
+        [
+          ["", "at or before"],
+          ["at", "at its names"],
+          ["before", "before its names"],
+        ],
+      ],
+      [
+        "verdict",
+        "Verdict",
+        [
+          ["", "any"],
+          ["holds", "names hold"],
+          ["none", "no evidence"],
+          ["contradicted", "contradicted"],
+        ],
+      ],
+      [
+        "bucket",
+        "Embedding",
+        [
+          ["", "any cosine"],
+          ...index.buckets.map(([name, from]) => [name, `${name} (${from} or more)`]),
+          ["none", "none"],
+        ],
+      ],
+      [
+        "fires",
+        "Fires",
+        [["all", "or never"], ["alive", "at all"], least(0.01), least(0.1), least(1)],
+      ],
     ].filter(([name]) => name !== "panel" || panels.all.length > 1);
   }
 
@@ -34,19 +70,41 @@
 
   function make(state, onChange) {
     const search = h("input", {
-      type: "search", id: "search", value: state.q, autocomplete: "off", spellcheck: "false",
-      placeholder: "Search names, tokens and contexts", "aria-label": "Search names, tokens and contexts",
+      type: "search",
+      id: "search",
+      value: state.q,
+      autocomplete: "off",
+      spellcheck: "false",
+      placeholder: "Search names, tokens and contexts",
+      "aria-label": "Search names, tokens and contexts",
       oninput: () => onChange("q", search.value),
     });
     const selects = choices().map(([name, title, options]) =>
-      h("label", {}, h("span", {}, title),
-        h("select", { name, onchange: (event) => onChange(name, event.target.value) },
-          options.map(([value, text]) => h("option", { value, selected: value === state[name] }, text)))));
+      h(
+        "label",
+        {},
+        h("span", {}, title),
+        h(
+          "select",
+          { name, onchange: (event) => onChange(name, event.target.value) },
+          options.map(([value, text]) =>
+            h("option", { value, selected: value === state[name] }, text),
+          ),
+        ),
+      ),
+    );
     const count = h("p", { class: "count", role: "status" });
-    const element = h("form", { class: "controls", role: "search", onsubmit: (event) => event.preventDefault() },
+    const element = h(
+      "form",
+      { class: "controls", role: "search", onsubmit: (event) => event.preventDefault() },
       h("div", { class: "field" }, search, h("kbd", { "aria-hidden": "true" }, "/")),
-      h("details", { class: "more", open: !matchMedia("(max-width: 720px)").matches },
-        h("summary", {}, "Filters"), h("div", { class: "filters" }, selects)));
+      h(
+        "details",
+        { class: "more", open: !matchMedia("(max-width: 720px)").matches },
+        h("summary", {}, "Filters"),
+        h("div", { class: "filters" }, selects),
+      ),
+    );
     return { element, search, count };
   }
 

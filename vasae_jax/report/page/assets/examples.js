@@ -25,15 +25,24 @@
       if (token < 0) return null;
       const value = shade[place] / 255;
       const fires = place === panel.at;
-      return h(fires ? "mark" : "span",
+      return h(
+        fires ? "mark" : "span",
         { class: value > 0 ? "lit" : null, "--heat": value.toFixed(2) },
-        tokens.run(place === first ? panel.vocab[token].replace(/^␣+/, "") : panel.vocab[token]));
+        tokens.run(place === first ? panel.vocab[token].replace(/^␣+/, "") : panel.vocab[token]),
+      );
     });
     const quantile = found.at("quantile")[number];
-    return h("li", {},
-      h("span", { class: "number" }, format.activation(found.at("value")[number]),
-        quantile < 1 ? h("small", {}, `quantile ${Math.round(quantile * 100)}%`) : null),
-      h("bdi", { class: "text" }, words));
+    return h(
+      "li",
+      {},
+      h(
+        "span",
+        { class: "number" },
+        format.activation(found.at("value")[number]),
+        quantile < 1 ? h("small", {}, `quantile ${Math.round(quantile * 100)}%`) : null,
+      ),
+      h("bdi", { class: "text" }, words),
+    );
   }
 
   vasae.examples = { list };

@@ -1,7 +1,7 @@
 // The page of all features.
 (function (vasae) {
   "use strict";
-  const { h, panels, search, rank, table, controls, format } = vasae;
+  const { panels, search, rank, table, controls, format } = vasae;
   const SLICE = 12; // milliseconds of searching before the page may react again
   const FEW = 8; // of every so many features at most one was found: the next letters look at these
   let leave = () => {};
@@ -22,12 +22,23 @@
     }
     function sortBy(key) {
       const same = state.sort === key;
-      state.down = same ? (state.down === "1" ? "0" : "1") : key === "feature" || key === "name" ? "0" : "1";
+      state.down = same
+        ? state.down === "1"
+          ? "0"
+          : "1"
+        : key === "feature" || key === "name"
+          ? "0"
+          : "1";
       state.sort = key;
       keep();
       update(false);
     }
-    main.replaceChildren(lead(), parts.controls.element, parts.controls.count, parts.table.element);
+    main.replaceChildren(
+      vasae.lead(),
+      parts.controls.element,
+      parts.controls.count,
+      parts.table.element,
+    );
     leave = listen(parts);
     arrive(parts, update).catch(vasae.complain);
   }
@@ -86,11 +97,15 @@
 
   function put(parts) {
     const { state } = parts;
-    const rows = rank.choose(rank.order(state.sort, state.down === "1"), parts.pass, parts.last && parts.last.found);
+    const rows = rank.choose(
+      rank.order(state.sort, state.down === "1"),
+      parts.pass,
+      parts.last && parts.last.found,
+    );
     table.show(parts.table, rows, state.sort, state.down === "1");
-    const more = rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
-    parts.controls.count.textContent =
-      `${format.count(rows.length)} of ${format.count(panels.total)} features${more}`;
+    const more =
+      rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
+    parts.controls.count.textContent = `${format.count(rows.length)} of ${format.count(panels.total)} features${more}`;
     parts.table.element.classList.toggle("none", rows.length === 0);
   }
 
@@ -118,25 +133,6 @@
       removeEventListener("resize", resize);
       removeEventListener("keydown", slash);
     };
-  }
-
-  // What the report is about, in a line of figures for each run.
-  function lead() {
-    const head = h("h1", {}, `${format.count(panels.total)} features, each with the tokens it should fire at`);
-    const rows = panels.all.slice(0, 12).map(({ label, key, features, held, variance_explained: ve }) => h("tr", {},
-      h("th", { scope: "row" }, label),
-      h("td", {}, format.count(features)),
-      h("td", {}, `${(ve * 100).toFixed(1)}%`),
-      h("td", {}, format.share(held.hold1), h("small", {}, `shuffled ${format.share(held.shuffled1)}`)),
-      h("td", {}, format.share(held.hold10), h("small", {}, `shuffled ${format.share(held.shuffled10)}`)),
-      h("td", {}, format.share(held.holds))));
-    return h("section", { class: "lead" }, head,
-      h("p", {}, "A layer name says at or before which token a feature should fire. What it holds is counted: ",
-        "the share of the feature's activation that is there, on held-out text."),
-      h("div", { class: "scroll" }, h("table", { class: "figures-table" },
-        h("thead", {}, h("tr", {}, ["Run", "Features", "Variance explained", "First name holds", "Ten names hold", "Names hold by test"]
-          .map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", {}, rows))));
   }
 
   vasae.features = { show, leave: () => leave() };

@@ -28,7 +28,13 @@
   }
 
   vasae.format = {
-    share, rate, count, times, bucket, words,
+    share,
+    rate,
+    count,
+    times,
+    bucket,
+    words,
+    capital: (text) => text[0].toUpperCase() + text.slice(1),
     activation: (value) => Number(value.toPrecision(3)).toString(),
     cosine: (value) => value.toFixed(2),
     verdict: (value) => VERDICTS[value],

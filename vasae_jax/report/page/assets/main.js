@@ -3,7 +3,12 @@
   "use strict";
   const { h, panels, index, theme } = vasae;
   const main = document.getElementById("main");
-  const PAGES = [["features", "Features"], ["heatmaps", "Heatmaps"], ["figures", "Figures"], ["about", "About"]];
+  const PAGES = [
+    ["features", "Features"],
+    ["heatmaps", "Heatmaps"],
+    ["figures", "Figures"],
+    ["about", "About"],
+  ];
   const places = new Map(); // how far each list was scrolled
   let last = "";
 
@@ -13,15 +18,20 @@
     if (last) places.set(last, scrollY);
     vasae.features.leave();
     document.title = "Named features";
-    const done = {
-      feature: () => vasae.feature.show(main, first, second),
-      heatmaps: () => vasae.heatmap.show(main, first, query),
-      figures: () => vasae.figures.show(main),
-      about: () => vasae.about.show(main),
-    }[page] || (() => vasae.features.show(main, query));
-    Promise.resolve(done()).catch(complain).then(() => arrived(location.hash || "#/features"));
+    const done =
+      {
+        feature: () => vasae.feature.show(main, first, second),
+        heatmaps: () => vasae.heatmap.show(main, first, query),
+        figures: () => vasae.figures.show(main),
+        about: () => vasae.about.show(main),
+      }[page] || (() => vasae.features.show(main, query));
+    Promise.resolve(done())
+      .catch(complain)
+      .then(() => arrived(location.hash || "#/features"));
     for (const link of document.querySelectorAll("#nav a")) {
-      const here = link.dataset.page === page || (link.dataset.page === "features" && (page === "feature" || !page));
+      const here =
+        link.dataset.page === page ||
+        (link.dataset.page === "features" && (page === "feature" || !page));
       if (here) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
@@ -54,8 +64,11 @@
     Object.assign(vasae, { copy: copyText, complain });
     const models = [...new Set(panels.all.map((panel) => panel.model))];
     document.getElementById("subject").textContent = models.join(", ");
-    document.getElementById("nav").append(...PAGES.map(([page, title]) =>
-      h("a", { href: `#/${page}`, "data-page": page }, title)));
+    document
+      .getElementById("nav")
+      .append(
+        ...PAGES.map(([page, title]) => h("a", { href: `#/${page}`, "data-page": page }, title)),
+      );
     const button = document.getElementById("theme");
     const name = () => (button.textContent = theme.dark() ? "Light" : "Dark");
     button.addEventListener("click", theme.toggle);

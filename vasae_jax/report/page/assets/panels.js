@@ -31,7 +31,9 @@
     const place = feature % panel.shard;
     const at = (name) => store.line(shard[name], place);
     const matches = Object.entries(shard.matches).map(([other, found]) => ({
-      panel: byKey(other), feature: found.ids.values[place], cosine: found.cosines.values[place],
+      panel: byKey(other),
+      feature: found.ids.values[place],
+      cosine: found.cosines.values[place],
     }));
     return { panel, feature, at, matches };
   }

@@ -74,7 +74,8 @@
         if (table.rate.values[feature] < least) continue;
         if (verdict !== undefined && table.verdict.values[feature] !== verdict) continue;
         if (relation !== undefined && table.relation.values[feature] !== relation) continue;
-        if (filters.bucket && format.bucket(table.cosine.values[feature]) !== filters.bucket) continue;
+        if (filters.bucket && format.bucket(table.cosine.values[feature]) !== filters.bucket)
+          continue;
         pass[panel.base + feature] = 1;
       }
     }

@@ -5,7 +5,11 @@
   const values = new Map();
   const waiting = new Map();
   const ARRAYS = {
-    u1: Uint8Array, i1: Int8Array, u2: Uint16Array, i2: Int16Array, i4: Int32Array,
+    u1: Uint8Array,
+    i1: Int8Array,
+    u2: Uint16Array,
+    i2: Int16Array,
+    i4: Int32Array,
     f4: Float32Array,
   };
 

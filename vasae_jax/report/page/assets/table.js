@@ -6,9 +6,21 @@
   const SPARE = 8;
   const COLUMNS = [
     { key: "feature", title: "Feature", help: "The number of the feature" },
-    { key: "name", title: "Layer names", help: "The tokens at which, or before which, it should fire, and what each holds" },
-    { key: "hold", title: "Held", help: "Share of its activation that its layer names hold; the tick is what shuffled names hold" },
-    { key: "cosine", title: "By embedding", help: "The token whose embedding is nearest to its decoder row, and the cosine" },
+    {
+      key: "name",
+      title: "Layer names",
+      help: "The tokens at which, or before which, it should fire, and what each holds",
+    },
+    {
+      key: "hold",
+      title: "Held",
+      help: "Share of its activation that its layer names hold; the tick is what shuffled names hold",
+    },
+    {
+      key: "cosine",
+      title: "By embedding",
+      help: "The token whose embedding is nearest to its decoder row, and the cosine",
+    },
     { key: "rate", title: "Fires", help: "Share of held-out rows on which it fires" },
     { key: "", title: "Activations", help: "How strongly it fires, from weak to strong" },
   ];
@@ -16,8 +28,12 @@
   function make(onSort) {
     const heads = COLUMNS.map((column) => head(column, onSort));
     const space = h("div", { class: "space-rows", role: "rowgroup" });
-    const element = h("div", { class: "features", role: "table", "aria-label": "Features" },
-      h("div", { class: "head", role: "row" }, heads), space);
+    const element = h(
+      "div",
+      { class: "features", role: "table", "aria-label": "Features" },
+      h("div", { class: "head", role: "row" }, heads),
+      space,
+    );
     const view = { element, space, heads, rows: new Uint32Array(0), shown: new Map() };
     view.draw = () => draw(view);
     space.addEventListener("keydown", (event) => step(view, event));
@@ -26,7 +42,11 @@
 
   function head(column, onSort) {
     const label = column.key
-      ? h("button", { type: "button", title: column.help, onclick: () => onSort(column.key) }, column.title)
+      ? h(
+          "button",
+          { type: "button", title: column.help, onclick: () => onSort(column.key) },
+          column.title,
+        )
       : h("span", { title: column.help }, column.title);
     return h("div", { role: "columnheader", class: `c-${column.key || "spark"}` }, label);
   }
@@ -77,15 +97,24 @@
     const { table } = panel;
     const cell = (name, ...children) => h("div", { role: "cell", class: `c-${name}` }, children);
     const rate = table.rate.values[feature];
-    const element = h("div", { role: "row", class: rate ? "row" : "row dead", "aria-rowindex": place + 2 },
-      cell("feature", h("a", { href: panels.link(panel, feature), "data-place": place }, feature),
-        panels.all.length > 1 ? h("small", {}, panel.label) : null),
+    const element = h(
+      "div",
+      { role: "row", class: rate ? "row" : "row dead", "aria-rowindex": place + 2 },
+      cell(
+        "feature",
+        h("a", { href: panels.link(panel, feature), "data-place": place }, feature),
+        panels.all.length > 1 ? h("small", {}, panel.label) : null,
+      ),
       cell("name", names(panel, feature)),
       cell("hold", held(table, feature)),
-      cell("cosine", tokens.chip(panel.vocab[table.token.values[feature]]),
-        h("small", {}, format.cosine(table.cosine.values[feature]))),
+      cell(
+        "cosine",
+        tokens.chip(panel.vocab[table.token.values[feature]]),
+        h("small", {}, format.cosine(table.cosine.values[feature])),
+      ),
       cell("rate", format.rate(rate)),
-      cell("spark", plots.spark(vasae.store.line(table.spark, feature))));
+      cell("spark", plots.spark(vasae.store.line(table.spark, feature))),
+    );
     element.style.transform = `translateY(${place * height}px)`;
     return element;
   }
@@ -93,8 +122,11 @@
   function names(panel, feature) {
     return [
       h("span", { class: "relation" }, format.relation(panel.table.relation.values[feature])),
-      panels.names(panel, feature).map(({ shown, hold }) =>
-        h("span", { class: "named" }, tokens.chip(shown), h("small", {}, format.share(hold)))),
+      panels
+        .names(panel, feature)
+        .map(({ shown, hold }) =>
+          h("span", { class: "named" }, tokens.chip(shown), h("small", {}, format.share(hold))),
+        ),
     ];
   }
 
