@@ -98,7 +98,15 @@ def test_search_filters_and_sorting_find_what_the_dictionary_holds(visit):
     page.get_by_role("button", name="Fires", exact=True).click()
     strongest = int(panels[1].dictionary.fire_rate.argmax())
     assert rows.first.inner_text() == str(strongest)
+    # Features of which a name is found come first, and before these the one of that number.
+    page.fill("#search", "29")
+    page.wait_for_function("document.querySelector('.row .c-feature a')?.textContent === '29'")
+    page.fill("#search", " value")
+    page.wait_for_function("document.querySelector('.count').textContent.includes('by a layer')")
+    assert "value" in page.locator(".row .c-name").first.inner_text()
     # What is found is in the address, so that it can be sent.
+    page.fill("#search", "")
+    page.locator("h1").click()
     page.keyboard.press("/")
     page.keyboard.type("onerror=ALERT")
     page.wait_for_function("location.hash.includes('q=onerror')")

@@ -91,21 +91,22 @@
       }
     }
     let count = 0;
-    for (const value of found) count += value;
+    for (const value of found) count += value > 0;
     return { query, found, few: count < panels.total / FEW };
   }
 
   function put(parts) {
     const { state } = parts;
-    const rows = rank.choose(
+    const { rows, first } = rank.choose(
       rank.order(state.sort, state.down === "1"),
       parts.pass,
       parts.last && parts.last.found,
     );
     table.show(parts.table, rows, state.sort, state.down === "1");
+    const named = first ? `, ${format.count(first)} by a layer name first` : "";
     const more =
       rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
-    parts.controls.count.textContent = `${format.count(rows.length)} of ${format.count(panels.total)} features${more}`;
+    parts.controls.count.textContent = `${format.count(rows.length)} of ${format.count(panels.total)} features${named}${more}`;
     parts.table.element.classList.toggle("none", rows.length === 0);
   }
 

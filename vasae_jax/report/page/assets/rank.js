@@ -82,17 +82,22 @@
     return pass;
   }
 
-  // The rows to show: those of `sortedRows` that pass, and are found if there is a search.
+  // The rows to show: those of `sortedRows` that pass. If there is a search, those that were
+  // found, and first those of which more than the text around them was.
   function choose(sortedRows, pass, found) {
     const rows = new Uint32Array(sortedRows.length);
+    const ends = [];
     let count = 0;
-    for (const row of sortedRows) {
-      if (pass[row] && (!found || found[row])) {
-        rows[count] = row;
-        count += 1;
+    for (const rank of found ? [3, 2, 1] : [0]) {
+      for (const row of sortedRows) {
+        if (pass[row] && (!found || found[row] === rank)) {
+          rows[count] = row;
+          count += 1;
+        }
       }
+      ends.push(count);
     }
-    return rows.subarray(0, count);
+    return { rows: rows.subarray(0, count), first: found ? ends[1] : 0 };
   }
 
   vasae.rank = { order, passing, choose };

@@ -2,6 +2,7 @@
 (function (vasae) {
   "use strict";
   const { store } = vasae;
+  const MARK = "\x1f"; // in a line, the layer names that the table shows come before it
 
   async function loadText(panel) {
     if (panel.text) return;
@@ -16,20 +17,24 @@
     panel.text = { text, starts };
   }
 
-  // Set 1 in `found` (by row) for each feature of `panel` whose line holds `query`. Of those
+  // Set a rank in `found` (by row) for each feature of `panel` whose line holds `query`: 2 if a
+  // layer name that the table shows does, else 1; 3 if the query is its number. Of those in
   // `among` alone, if it is given: what was found for the letters typed before.
   function mark(panel, query, found, among) {
     if (among) narrow(panel, query, found, among);
     else scan(panel, query, found);
     const number = /^#?(\d+)$/.exec(query.trim());
-    if (number && Number(number[1]) < panel.features) found[panel.base + Number(number[1])] = 1;
+    if (number && Number(number[1]) < panel.features) found[panel.base + Number(number[1])] = 3;
   }
 
   function narrow(panel, query, found, among) {
     const { text, starts } = panel.text;
     for (let line = 0; line < panel.features; line += 1) {
       const row = panel.base + line;
-      if (among[row] && text.slice(starts[line], starts[line + 1]).includes(query)) found[row] = 1;
+      if (!among[row]) continue;
+      const own = text.slice(starts[line], starts[line + 1]);
+      const at = own.indexOf(query);
+      if (at >= 0) found[row] = at < own.indexOf(MARK) ? 2 : 1;
     }
   }
 
@@ -39,7 +44,7 @@
     let at = text.indexOf(query);
     while (at >= 0) {
       line = lineOf(starts, at, line);
-      found[panel.base + line] = 1;
+      found[panel.base + line] = at < text.indexOf(MARK, starts[line]) ? 2 : 1;
       if (line + 1 >= panel.features) break;
       at = text.indexOf(query, starts[line + 1]);
     }
