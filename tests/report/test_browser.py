@@ -100,16 +100,20 @@ def test_search_filters_and_sorting_find_what_the_dictionary_holds(visit):
     assert rows.first.inner_text() == str(strongest)
     # Features of which a name is found come first, and before these the one of that number.
     page.fill("#search", "29")
-    page.wait_for_function("document.querySelector('.row .c-feature a')?.textContent === '29'")
+    page.wait_for_function(
+        "() => document.querySelector('.row .c-feature a')?.textContent === '29'"
+    )
     page.fill("#search", " value")
-    page.wait_for_function("document.querySelector('.count').textContent.includes('by a layer')")
+    page.wait_for_function(
+        "() => document.querySelector('.count').textContent.includes('by a layer')"
+    )
     assert "value" in page.locator(".row .c-name").first.inner_text()
     # What is found is in the address, so that it can be sent.
     page.fill("#search", "")
     page.locator("h1").click()
     page.keyboard.press("/")
     page.keyboard.type("onerror=ALERT")
-    page.wait_for_function("location.hash.includes('q=onerror')")
+    page.wait_for_function("() => location.hash.includes('q=onerror')")
     page.wait_for_timeout(100)
     found, address = count(page), page.evaluate("location.hash")
     assert 0 < found < 200
@@ -128,9 +132,9 @@ def test_a_feature_opens_and_links_lead_on(visit):
     assert page.locator(".examples li").count() == 16
     assert page.locator(".examples mark").count() == 16
     page.locator(".three section").nth(2).locator("a").first.click()
-    page.wait_for_function("location.hash.startsWith('#/feature/layer-9/')")
+    page.wait_for_function("() => location.hash.startsWith('#/feature/layer-9/')")
     page.go_back()
-    page.wait_for_function("location.hash === '#/feature/layer-3/4'")
+    page.wait_for_function("() => location.hash === '#/feature/layer-3/4'")
     assert "never" in visit("#/feature/layer-3/1").locator(".facts").inner_text()
     assert visit("#/feature/layer-3/9999").get_by_text("No such feature").count() == 1
 
@@ -152,16 +156,16 @@ def test_a_heatmap_is_chosen_and_a_cell_opens_its_feature(visit):
     page.wait_for_selector(".heatmap")
     assert page.locator(".cases button").count() == 8
     page.select_option("[name=kind]", "ambiguous")
-    page.wait_for_function("document.querySelectorAll('.cases button').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('.cases button').length === 2")
     page.get_by_role("button", name="facts").click()
     page.wait_for_selector("text=Albert Einstein was born")
     assert page.locator(".heatmap tbody tr").count() == 2
     page.select_option("[name=mode]", "raw")
-    page.wait_for_function("location.hash.includes('mode=raw')")
+    page.wait_for_function("() => location.hash.includes('mode=raw')")
     cell = page.locator(".heatmap td a").first
     assert cell.inner_text().startswith("at")
     page.select_option("[name=names]", "embedding")
-    page.wait_for_function("location.hash.includes('names=embedding')")
+    page.wait_for_function("() => location.hash.includes('names=embedding')")
     assert cell.locator("small").count() == 0
     page.locator(".heatmap td a").first.click()
     page.wait_for_selector(".feature-head")

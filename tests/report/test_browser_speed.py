@@ -57,7 +57,9 @@ def test_first_paint_and_typing_are_quick(index):
         page.wait_for_selector(".row")
         # From the beginning of the navigation: the first rows are on the page.
         shown = page.evaluate("performance.getEntriesByName('vasae-shown')[0].startTime")
-        page.wait_for_function("vasae.panels.all.every((panel) => panel.text)", timeout=60_000)
+        page.wait_for_function(
+            "() => vasae.panels.all.every((panel) => panel.text)", timeout=60_000
+        )
         typed = page.evaluate(TYPE, TYPED)
         page.select_option("[name=fires]", "all")
         page.fill("#search", "")
