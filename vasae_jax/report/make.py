@@ -86,7 +86,7 @@ def _grids(
     grids = []
     with Progress(len(cases), unit="sentences") as progress:
         for case in cases:
-            grids.append(make_grid(rows, model, case))
             progress.update(len(grids))
+            grids.append(make_grid(rows, model, case))
         progress.finish(len(grids))
     return grids
