@@ -83,7 +83,7 @@ def _grids(
         rows.append(Row(one.label, one.run, names))
     own = [Case(f"own-{number}", text) for number, text in enumerate(wanted.texts, start=1)]
     cases = [*own, *PUBLISHED]
-    grids = []
+    grids: list[Grid] = []
     with Progress(len(cases), unit="sentences") as progress:
         for case in cases:
             progress.update(len(grids))
