@@ -30,11 +30,11 @@ def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]
             f"{source} does not exist; expected a directory with config.json, "
             "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
         )
-    path = _snapshot(source, patterns)
+    path = snapshot(source, patterns)
     return path, source, path.name
 
 
-def _snapshot(name: str, patterns: Sequence[str]) -> Path:
+def snapshot(name: str, patterns: Sequence[str]) -> Path:
     """The local copy of hub repository ``name``, its files that match ``patterns``.
 
     Raises:

@@ -1,0 +1,111 @@
+"""Reading what the libraries write: JSON, safetensors, NumPy archives, torch's own files."""
+
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+# Registers bfloat16 with NumPy, which the safetensors package asks for by name.
+import ml_dtypes  # noqa: F401
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file
+
+from vasae_jax.system.errors import UserError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UserError: the file is not there, or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not there; expected the settings of an SAE")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}); expected the settings of an SAE") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; expected the settings of an SAE")
+    return value
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors as float32; UserError where the file is not there or damaged."""
+    _there(path)
+    try:
+        return {name: value.astype(np.float32) for name, value in load_file(path).items()}
+    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as safetensors ({error})") from error
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays as float32; UserError where the file is not there or damaged."""
+    _there(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name].astype(np.float32) for name in file.files}
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as an .npz file ({error})") from error
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray]:
+    """A state dict as NumPy arrays, by torch's loading of weights alone.
+
+    Raises:
+        UserError: torch is not installed, the file is not there, damaged, or more than weights.
+    """
+    _there(path)
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} is torch's own file and torch is not installed; "
+            "expected it from pip install 'vasae-jax[torch]'"
+        ) from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: value.float().numpy() for name, value in state.items()}
+    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} cannot be read as torch's weights ({reason})") from error
+
+
+def need(tensors: dict[str, np.ndarray], names: tuple[str, ...], where: Path) -> None:
+    """Raise UserError unless ``tensors`` has all ``names``."""
+    for name in names:
+        if name not in tensors:
+            raise UserError(f"{where} has no tensor {name}; found {', '.join(sorted(tensors))}")
+
+
+def layer_of_hook(hook: str, where: Path) -> int | None:
+    """The block whose output ``hook`` reads; None where it says nothing of a layer.
+
+    TransformerLens' ``hook_resid_pre`` of a block is the output of the one before it. A module's
+    name, as ``model.layers.5``, ``h.5`` or ``gpt_neox.layers.5``, is that block's output.
+
+    Raises:
+        UserError: a place that is no block's output.
+    """
+    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
+    if found:
+        layer = int(found[1]) - (found[2] == "pre")
+        if layer >= 0:
+            return layer
+    found = re.fullmatch(r"(?:[a-z_]+\.)*(?:layers|h|blocks)[._](\d+)(?:\.output)?", hook)
+    if found:
+        return int(found[1])
+    if not re.search(r"\d", hook) and not hook.startswith("hook"):
+        return None
+    raise UserError(
+        f"{where} reads {hook}; expected the residual stream after a block, "
+        "as blocks.5.hook_resid_post or layers.5"
+    )
+
+
+def _there(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} is not there; expected the weights of an SAE")
