@@ -178,3 +178,23 @@ def test_the_parameters_of_topk_have_no_threshold(tmp_path, cache):
     assert main(asked(folder, cache, tmp_path / "in")) == 0
     run = open_trained(str(tmp_path / "in"))
     assert "threshold" not in run.params and isinstance(run.params["W_enc"], jnp.ndarray)
+
+
+def test_a_topk_run_becomes_gemma_scopes_jumprelu_with_one_threshold(tmp_path, cache, capsys):
+    folder = write_sparsify(tmp_path / "layers.3", weights())
+    assert main(asked(folder, cache, tmp_path / "in")) == 0
+    asked_for = ["export", str(tmp_path / "in"), "--layout=gemma_scope"]
+    assert main([*asked_for, f"--out={tmp_path / 'scope'}"]) == 0
+    assert "in the place of the 5 largest: variance explained" in capsys.readouterr().out
+    with np.load(tmp_path / "scope" / "params.npz") as file:
+        threshold = file["threshold"]
+    train = rows_in_order(cache, 3, "train", open_mask(), batch=100)
+    x = np.concatenate([np.asarray(b.x, np.float32)[b.keep & (b.docs >= 0)] for b in train])
+    z, _ = slow(weights(), x, threshold=threshold[0], taken=1.0)
+    assert (z > 0).sum(axis=1).mean() == pytest.approx(K, rel=1e-3)
+    assert len(set(threshold.tolist())) == 1
+
+
+def test_push_without_its_layout_is_refused(tmp_path, capsys):
+    asked_for = ["export", "any", f"--out={tmp_path / 'd.npz'}", "--push=me/mine"]
+    assert "--push goes with --layout huggingface; found --layout npz" in refused(capsys, asked_for)

@@ -52,7 +52,7 @@ def write_dictionary(
     paths = check_outputs(out_npz, overwrite)
     arrays: dict[str, Any] = _arrays(dictionary)
     check_arrays(arrays, str(paths[0]))
-    names = _names_text(dictionary).encode("utf-8", "backslashreplace")
+    names = names_text(dictionary)
     with contextlib.ExitStack() as stack:
         # Files appear in reverse order: meta.json, which vouches for the others, last.
         meta_file, names_file, npz_file = (
@@ -76,7 +76,8 @@ def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
     }
 
 
-def _names_text(dictionary: Dictionary) -> str:
+def names_text(dictionary: Dictionary) -> bytes:
+    """The content of names.jsonl."""
     buckets = bucket_of(dictionary.cosines[:, 0])
     lines = []
     for feature in range(dictionary.d_sae):
@@ -91,7 +92,7 @@ def _names_text(dictionary: Dictionary) -> str:
     text = "".join(lines)
     for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _layer_record(dictionary: Dictionary, feature: int) -> dict[str, Any]:

@@ -13,12 +13,18 @@ from vasae_jax.named.arrays import ARRAYS, check_arrays, with_threshold
 from vasae_jax.named.dictionary import Dictionary
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_file
+from vasae_jax.system.hub import snapshot
 from vasae_jax.system.version import __version__
 
 FORMAT, VERSION = "vasae-dictionary", 3
 READABLE = (2, VERSION)
 """Versions that are read; 2 has no threshold."""
 NPZ, NAMES, META = "dictionary.npz", "names.jsonl", "meta.json"
+CONFIG, WEIGHTS, NAME_ARRAYS = "cfg.json", "sae_weights.safetensors", "names.safetensors"
+"""Of the layout for the Hugging Face hub: SAELens' own two files, and the arrays beside them."""
+WEIGHT_NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+"""Arrays that are in SAELens' file."""
+_HUB = "hf://"
 _NO_NPZ = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
 """What reading a file raises that is no .npz, is damaged, or says that it is larger than it is."""
 
@@ -27,7 +33,8 @@ def load(path: str | os.PathLike[str]) -> Dictionary:
     """Open a named dictionary, with NumPy alone.
 
     Args:
-        path: its ``.npz``, or the folder that holds it (such as ``out/quickstart``).
+        path: its ``.npz``, the folder that holds it (such as ``out/quickstart``), a folder of
+            ``vasae export --layout huggingface``, or ``hf://OWNER/NAME`` for one on the hub.
 
     >>> sae = vj.load(folder)
     >>> sae.d_in, sae.d_sae, sae.k
@@ -37,8 +44,13 @@ def load(path: str | os.PathLike[str]) -> Dictionary:
         UserError: no dictionary is there, or what :func:`read_dictionary` raises.
     """
     given = Path(path)
+    if str(path).startswith(_HUB):
+        files = [CONFIG, WEIGHTS, NAME_ARRAYS, NAMES, META]
+        given = snapshot(str(path).removeprefix(_HUB), files)
     if not given.is_dir():
         return read_dictionary(given)
+    if (given / NAME_ARRAYS).is_file():
+        return _read_folder(given)
     found = sorted(given.glob("*.npz"))
     if given / NPZ in found:
         found = [given / NPZ]
@@ -72,7 +84,30 @@ def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
                 f"{file} is not the file that {meta_path} was written with; "
                 "expected the three files of one export"
             )
-    arrays: dict[str, Any] = _load(path)
+    return _made(_load(path), names, meta)
+
+
+def _read_folder(folder: Path) -> Dictionary:
+    """A dictionary in the layout for the hub; raises as :func:`read_dictionary` does."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    meta = _read_meta(folder / META)
+    digests = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "names": NAMES}
+    for name, file in digests.items():
+        if not (folder / file).is_file() or meta["sha256"].get(name) != sha256_file(folder / file):
+            raise UserError(
+                f"{folder / file} is not the file that {META} was written with; "
+                "expected the files of one export"
+            )
+    try:
+        arrays = {**load_file(folder / NAME_ARRAYS), **load_file(folder / WEIGHTS)}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder} is not a dictionary: {error}") from error
+    return _made(_checked(arrays, str(folder)), folder / NAMES, meta)
+
+
+def _made(arrays: dict[str, Any], names: Path, meta: dict[str, Any]) -> Dictionary:
     arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
     return Dictionary(**arrays, tokens=_tokens(names), meta=meta)
 
@@ -116,10 +151,14 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             arrays = with_threshold({name: file[name] for name in file.files if name in ARRAYS})
     except (*_NO_NPZ, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
+    return _checked(arrays, str(path))
+
+
+def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
-        raise UserError(f"{path} has no array {missing[0]}; expected those of a dictionary")
-    check_arrays(arrays, str(path))
+        raise UserError(f"{where} has no array {missing[0]}; expected those of a dictionary")
+    check_arrays(arrays, where)
     return arrays
 
 
