@@ -16,7 +16,7 @@ VERBS = {
     "name": "print the names of a run's features, and write them to a file",
     "export": "write a run's named dictionary for NumPy and other libraries",
     "import": "take in an SAE that another library trained, to name and measure it",
-    "cache": "show what an activation cache holds, or verify it",
+    "cache": "show, verify, import or export an activation cache",
     "anchors": "read off a cache where its layers put each token",
 }
 

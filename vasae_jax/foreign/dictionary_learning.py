@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.foreign.files import layer_of_hook, need, read_json, read_torch
+from vasae_jax.extract.hooks import layer_of_hook
+from vasae_jax.foreign.files import need, read_json, read_torch
 from vasae_jax.foreign.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
 from vasae_jax.system.errors import UserError
 

@@ -5,7 +5,8 @@ Its TopK is relu, then the k largest. The folder's name is the module whose outp
 
 from pathlib import Path
 
-from vasae_jax.foreign.files import layer_of_hook, need, read_json, read_safetensors
+from vasae_jax.extract.hooks import layer_of_hook
+from vasae_jax.foreign.files import need, read_json, read_safetensors
 from vasae_jax.foreign.record import ForeignSAE, make_foreign
 from vasae_jax.system.errors import UserError
 

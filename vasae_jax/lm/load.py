@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from vasae_jax.lm.ends import Ends
 from vasae_jax.lm.gguf_config import spec_from_gguf
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
@@ -53,6 +54,18 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
         placement,
     )
     return LM(decoder, checkpoint, tokenizer, name, revision, dtype)
+
+
+def load_ends(source: str | Path) -> Ends:
+    """The two ends of a model that :func:`load_lm` would load, without its blocks.
+
+    Raises:
+        UserError: as :func:`load_lm`.
+    """
+    path, name, revision = locate(str(source), _HUB_PATTERNS)
+    checkpoint, tokenizer = _open(path)
+    checkpoint.check()
+    return Ends(checkpoint, tokenizer, name, revision)
 
 
 def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
