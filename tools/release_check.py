@@ -78,7 +78,8 @@ def check_content(sdist: Path, wheel: Path) -> None:
     foreign = [n for n in inside if not n.startswith("vasae_jax/") and ".dist-info/" not in n]
     if foreign or "vasae_jax/py.typed" not in inside:
         raise Failed(f"the wheel holds {foreign or 'no vasae_jax/py.typed'}")
-    names = {name.split("/", 1)[-1] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
     missing = [name for name in IN_SDIST if name not in names]
     if missing:
         raise Failed(f"the sdist lacks {', '.join(missing)}")
@@ -108,7 +109,9 @@ def check_types(wheel: Path, scratch: Path) -> None:
         done = subprocess.run([*tool, str(program)], capture_output=True, text=True, cwd=scratch)
         errors = [text for text in done.stdout.splitlines() if "error:" in text]
         if len(errors) != 1 or f"user.py:{line}:" not in errors[0]:
-            raise Failed(f"{tool[2]} says {done.stdout[-500:]!r}; expected one error in line {line}")
+            raise Failed(
+                f"{tool[2]} says {done.stdout[-500:]!r}; expected one error in line {line}"
+            )
 
 
 def run(*command: str) -> str:

@@ -162,6 +162,8 @@ class RunConfig:
     """Steps between two checkpoints (the last step is always kept)."""
     tensorboard: bool = False
     """Also write TensorBoard event files under OUT/tensorboard."""
+    wandb: str = ""
+    """Also log to this Weights & Biases project; a resumed run goes on in its own run there."""
     overwrite: bool = False
     """Delete an existing run directory first instead of resuming it."""
     fall_back: bool = False

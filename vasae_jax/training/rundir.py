@@ -146,6 +146,7 @@ def _lasting(config: Config) -> Config:
         overwrite=False,
         fall_back=False,
         tensorboard=False,
+        wandb="",
         log_every=blank.run.log_every,
         checkpoint_every=blank.run.checkpoint_every,
     )
