@@ -4,6 +4,8 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,27 @@ def _read_folder(folder: Path) -> Dictionary:
 
 def _made(arrays: dict[str, Any], names: Path, meta: dict[str, Any]) -> Dictionary:
     arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
-    return Dictionary(**arrays, tokens=_tokens(names), meta=meta)
+    return Dictionary(**arrays, tokens=_Tokens(names), meta=meta)
+
+
+class _Tokens(Mapping[int, tuple[str, str]]):
+    """The strings in names.jsonl, read when one is first asked for: weights alone open sooner."""
+
+    def __init__(self, names: Path) -> None:
+        self._path = names
+
+    @cached_property
+    def _found(self) -> dict[int, tuple[str, str]]:
+        return _tokens(self._path)
+
+    def __getitem__(self, token: int) -> tuple[str, str]:
+        return self._found[token]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 def _tokens(names: Path) -> dict[int, tuple[str, str]]:
