@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.extract.hooks import layer_of_hook
-from vasae_jax.foreign.files import need, read_json, read_torch
+from vasae_jax.foreign.files import need, read_json, read_torch, table, text, whole
 from vasae_jax.foreign.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
 from vasae_jax.system.errors import UserError
 
@@ -44,9 +44,9 @@ def is_here(folder: Path) -> bool:
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     where = folder / CONFIG
-    trainer = read_json(where).get("trainer")
-    kind = trainer.get("dict_class") if isinstance(trainer, dict) else None
-    if not isinstance(trainer, dict) or kind not in _CLASSES:
+    trainer = table(read_json(where), "trainer")
+    kind = text(trainer, "dict_class")
+    if kind not in _CLASSES:
         raise UserError(f"{where} has dict_class {kind!r}; expected one of {', '.join(_CLASSES)}")
     activation, pre_bias = _CLASSES[kind]
     tensors = read_torch(folder / WEIGHTS)
@@ -60,10 +60,10 @@ def read(folder: Path) -> ForeignSAE:
         weights,
         library="dictionary_learning",
         activation=activation,
-        k=trainer.get("k"),
+        k=whole(trainer.get("k")),
         pre_bias=pre_bias,
         layer=_layer(trainer, where),
-        model=trainer.get("lm_name"),
+        model=text(trainer, "lm_name") or None,
     )
 
 
@@ -96,7 +96,7 @@ def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
 
 def _layer(trainer: dict[str, Any], where: Path) -> int | None:
     """The layer that the trainer notes, where its submodule is a block's output."""
-    layer, module = trainer.get("layer"), str(trainer.get("submodule_name") or "")
-    if isinstance(layer, int) and (not module or module.startswith("resid_post")):
+    layer, module = whole(trainer.get("layer")), text(trainer, "submodule_name")
+    if layer is not None and layer >= 0 and (not module or module.startswith("resid_post")):
         return layer
     return layer_of_hook(module, where)

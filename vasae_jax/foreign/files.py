@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,25 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected the settings of an SAE")
     return value
+
+
+def text(config: Mapping[str, Any], key: str) -> str:
+    """A setting that is text; empty where it is something else or not there."""
+    value = config.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A setting that is an object; empty where it is something else or not there."""
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def whole(value: Any) -> int | None:
+    """A whole number (5.0 is one), or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.extract.hooks import layer_of_hook
-from vasae_jax.foreign.files import need, read_json, read_safetensors
+from vasae_jax.foreign.files import need, read_json, read_safetensors, table, text, whole
 from vasae_jax.foreign.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
 from vasae_jax.system.errors import UserError
 
@@ -45,7 +45,7 @@ def read(folder: Path) -> ForeignSAE:
         weights = by_decoder_norm(weights)
     if activation == "jumprelu":
         weights["threshold"] = tensors["threshold"]
-    said = {**config, **(config.get("metadata") or {})}
+    said = {**config, **table(config, "metadata")}
     return make_foreign(
         str(folder),
         weights,
@@ -53,13 +53,13 @@ def read(folder: Path) -> ForeignSAE:
         activation=activation,
         k=_k(config),
         pre_bias=float(bool(config.get("apply_b_dec_to_input", True))),
-        layer=layer_of_hook(str(said.get("hook_name") or ""), where),
-        model=said.get("model_name"),
+        layer=layer_of_hook(text(said, "hook_name"), where),
+        model=text(said, "model_name") or None,
     )
 
 
 def _activation(config: dict[str, Any], where: Path) -> Activation:
-    architecture = config.get("architecture", "standard")
+    architecture = str(config.get("architecture", "standard"))
     if architecture not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
         raise UserError(f"{where} has architecture {architecture!r}; expected one of {known}")
@@ -73,9 +73,8 @@ def _activation(config: dict[str, Any], where: Path) -> Activation:
 
 
 def _k(config: dict[str, Any]) -> int | None:
-    before_6 = config.get("activation_fn_kwargs") or config.get("activation_fn_params") or {}
-    k = config.get("k", before_6.get("k"))
-    return int(k) if isinstance(k, int | float) and k == int(k) else k
+    before_6 = table(config, "activation_fn_kwargs") or table(config, "activation_fn_params")
+    return whole(config.get("k", before_6.get("k")))
 
 
 def _refuse(config: dict[str, Any], where: Path) -> None:

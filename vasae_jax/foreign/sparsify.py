@@ -6,7 +6,7 @@ Its TopK is relu, then the k largest. The folder's name is the module whose outp
 from pathlib import Path
 
 from vasae_jax.extract.hooks import layer_of_hook
-from vasae_jax.foreign.files import need, read_json, read_safetensors
+from vasae_jax.foreign.files import need, read_json, read_safetensors, whole
 from vasae_jax.foreign.record import ForeignSAE, make_foreign
 from vasae_jax.system.errors import UserError
 
@@ -43,7 +43,7 @@ def read(folder: Path) -> ForeignSAE:
         weights,
         library="sparsify",
         activation="topk",
-        k=config.get("k"),
+        k=whole(config.get("k")),
         pre_bias=1.0,
         layer=_layer(folder),
     )
