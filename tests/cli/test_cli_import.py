@@ -61,6 +61,7 @@ def open_mask():
 @pytest.mark.parametrize("first", [4, 256])
 def test_figures_of_thresholds_are_those_of_the_formula(tmp_path, cache, monkeypatch, first):
     monkeypatch.setattr(Programs, "FIRST", first)
+    monkeypatch.setattr("vasae_jax.evaluation.run.BATCH", 10 * first)  # several batches, or one
     folder, w = jumping(tmp_path, cache)
     found = vj.evaluate(folder)
     x, keep = heldout(cache)

@@ -71,10 +71,30 @@ def make_foreign(
         UserError: shapes that do not fit, a value that is not finite, a k out of range.
     """
     arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    kept: dict[str, Any] = _checked(arrays, where)
+    d_sae = len(kept["W_dec"])
+    if activation == "topk" and (not isinstance(k, int) or not 1 <= k <= d_sae):
+        raise UserError(f"{where} has k {k!r}; expected a whole number from 1 to {d_sae}")
+    return ForeignSAE(
+        library=library,
+        activation=activation,
+        k=k if activation == "topk" and k else d_sae,
+        pre_bias=pre_bias,
+        layer=layer,
+        model=model,
+        **kept,
+    )
+
+
+def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """The five arrays, contiguous; UserError for shapes that do not fit and what is not finite."""
     if arrays["W_dec"].ndim != 2:
         raise UserError(f"{where} has W_dec of shape {arrays['W_dec'].shape}; expected two axes")
     d_sae, d_in = arrays["W_dec"].shape
-    arrays["threshold"] = np.array(np.broadcast_to(arrays.get("threshold", 0.0), (d_sae,)))
+    threshold = arrays.get("threshold", np.zeros((), np.float32))
+    if threshold.ndim == 0:
+        threshold = np.full(d_sae, threshold)
+    arrays = {**arrays, "threshold": threshold}
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_sae, d_in), "b_enc": (d_sae,)}
     shapes |= {"W_dec": (d_sae, d_in), "b_dec": (d_in,), "threshold": (d_sae,)}
     for name, shape in shapes.items():
@@ -85,19 +105,7 @@ def make_foreign(
             )
         if not np.isfinite(arrays[name]).all():
             raise UserError(f"{where} has a {name} that is not finite; expected finite numbers")
-    if activation == "topk" and (not isinstance(k, int) or not 1 <= k <= d_sae):
-        raise UserError(f"{where} has k {k!r}; expected a whole number from 1 to {d_sae}")
-    kept: dict[str, Any] = {name: np.ascontiguousarray(arrays[name], np.float32) for name in shapes}
-    slots = k if activation == "topk" and k else d_sae
-    return ForeignSAE(
-        library=library,
-        activation=activation,
-        k=slots,
-        pre_bias=pre_bias,
-        layer=layer,
-        model=model,
-        **kept,
-    )
+    return {name: np.ascontiguousarray(arrays[name], np.float32) for name in shapes}
 
 
 def by_decoder_norm(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
