@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import lm_fixtures as fx
 import numpy as np
 import pytest
@@ -240,3 +241,16 @@ def test_bfloat16_is_near_float32(tmp_path):
     rounded = load_lm(directory, "bfloat16").residuals(tokens, (2,))
     assert rounded.dtype == np.float32
     assert 1e-4 < relative(rounded, exact)[0] < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3", "neox", "gemma2", "gemma3"])
+def test_a_mesh_and_going_on_from_a_layer_give_the_same_logits(tmp_path, name):
+    directory = fx.save_model(fx.random_model(CONFIGS[name]), tmp_path)
+    tokens, lm = fx.random_tokens((4, 20)), load_lm(directory)
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    spread = load_lm(directory, mesh=jax.make_mesh((2, 4), ("data", "model"), axis_types=auto))
+    expected = lm.logits(tokens)[None]
+    assert relative(spread.logits(tokens)[None], expected)[0] < 1e-5
+    patched = lm.continue_from(lm.residuals(tokens, (1,))[0], 1)
+    assert relative(patched[None], expected)[0] < 1e-5
