@@ -202,8 +202,7 @@ def measure_program(mesh: Mesh, k: int, pre_bias: float, thresholds: bool = Fals
     Features are split over ``model`` and rows over ``data``; the k winners of a row and the
     order of equal ones are those of one device. With ``thresholds`` the parameters have some.
     """
-    names = [name for name in _PARAMS if thresholds or name != "threshold"]
-    specs = Rules().state({name: _PARAMS[name] for name in names})
+    specs = param_specs(thresholds)
     out: Any = (P(), P(), P(), P(DATA), P(DATA))
     local = jax.shard_map(
         partial(_measure, k=k, pre_bias=pre_bias),
@@ -215,16 +214,23 @@ def measure_program(mesh: Mesh, k: int, pre_bias: float, thresholds: bool = Fals
     return jax.jit(local)
 
 
-_PARAMS = {
+PARAMS = {
     name: jax.ShapeDtypeStruct((1,) * axes, np.float32)
     for name, axes in {"W_enc": 2, "b_enc": 1, "W_dec": 2, "b_dec": 1, "threshold": 1}.items()
 }
 
 
+def param_specs(thresholds: bool) -> Any:
+    """A PartitionSpec for every parameter of an SAE, of one with thresholds too."""
+    names = [name for name in PARAMS if thresholds or name != "threshold"]
+    return Rules().state({name: PARAMS[name] for name in names})
+
+
 def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
     x = x.astype(jnp.float32)
-    values, ids = _winners(params, x, k, pre_bias)
-    x_hat = _decode(params, x, values, ids, pre_bias)
+    values, ids = winners(params, x, k, pre_bias)
+    thresholds = "threshold" in params
+    x_hat = _all_decoded(params, x, pre_bias) if thresholds else decoded(params, values, ids)
     distance = jnp.sum(jnp.square(x - x_hat), axis=1)
     mean = jnp.stack([_mean(x, weight) for weight in weights])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
@@ -236,7 +242,7 @@ def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias:
     return Measured(mean, spread_sum, error, values, ids)
 
 
-def _winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
+def winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
     """Values and global ids [B, k] of the features that fire, from every device's own k best.
 
     Offers lie in order of device and within one in order of value, then id, so that equal
@@ -251,25 +257,24 @@ def _winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax
     return best, jnp.take_along_axis(offer_ids, at, axis=1)
 
 
-def _decode(
-    params: Params, x: jax.Array, values: jax.Array, ids: jax.Array, pre_bias: float
-) -> jax.Array:
-    """x_hat [B, d_in]: each device decodes the winners that are its own.
-
-    Where thresholds decide, all its features are multiplied: that needs no slots.
-    """
+def decoded(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
+    """x_hat [B, d_in]: each device decodes the winners that are its own."""
     own = params["W_dec"].shape[0]
-    if "threshold" in params:
-        part = reconstruct(params, x, own, pre_bias) - params["b_dec"][None, :]
-    else:
-        first = jax.lax.axis_index(MODEL) * own
-        mine = (ids >= first) & (ids < first + own)
-        unbiased: Params = {**params, "b_dec": jnp.zeros_like(params["b_dec"])}
-        part = decode(
-            unbiased,
-            jnp.where(mine, values, jnp.zeros_like(values)),
-            jnp.clip(ids - first, 0, own - 1),
-        )
+    first = jax.lax.axis_index(MODEL) * own
+    mine = (ids >= first) & (ids < first + own)
+    unbiased: Params = {**params, "b_dec": jnp.zeros_like(params["b_dec"])}
+    part = decode(
+        unbiased,
+        jnp.where(mine, values, jnp.zeros_like(values)),
+        jnp.clip(ids - first, 0, own - 1),
+    )
+    whole: jax.Array = jax.lax.psum(part, MODEL)
+    return whole + params["b_dec"][None, :]
+
+
+def _all_decoded(params: Params, x: jax.Array, pre_bias: float) -> jax.Array:
+    """x_hat [B, d_in] where thresholds decide: all features are multiplied, without slots."""
+    part = reconstruct(params, x, params["W_dec"].shape[0], pre_bias) - params["b_dec"][None, :]
     whole: jax.Array = jax.lax.psum(part, MODEL)
     return whole + params["b_dec"][None, :]
 

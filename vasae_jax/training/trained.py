@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
-from vasae_jax.config import AnchorConfig, Config, DataConfig, SAEConfig
+from vasae_jax.config import AnchorConfig, Config, DataConfig, RunConfig, SAEConfig
 from vasae_jax.devices.mesh import MODEL
 from vasae_jax.foreign import ForeignSAE, Imported, holds_import, read_import
 from vasae_jax.sae import Params
@@ -85,7 +85,7 @@ def _imported(folder: Path) -> _Found:
     sae, origin = read_import(folder)
     said = {"library": sae.library, "activation": sae.activation, "model": sae.model}
     return _Found(
-        imported_config(sae, origin),
+        imported_config(sae, origin, folder),
         origin.cache_digest,
         0,
         imported_params(sae),
@@ -93,7 +93,7 @@ def _imported(folder: Path) -> _Found:
     )
 
 
-def imported_config(sae: ForeignSAE, origin: Imported) -> Config:
+def imported_config(sae: ForeignSAE, origin: Imported, folder: Path) -> Config:
     """The settings of an imported SAE that naming and measuring go by."""
     data = DataConfig(
         cache=origin.cache,
@@ -103,7 +103,7 @@ def imported_config(sae: ForeignSAE, origin: Imported) -> Config:
     )
     plain = SAEConfig(method="plain", d_sae=len(sae.W_dec), k=sae.k, pre_bias=sae.pre_bias)
     anchor = AnchorConfig(kind="embedding", weight=0.0)
-    return Config(data=data, sae=plain, anchor=anchor)
+    return Config(data=data, sae=plain, anchor=anchor, run=RunConfig(out=str(folder), steps=0))
 
 
 def imported_params(sae: ForeignSAE) -> Params:
