@@ -215,15 +215,14 @@ def measure_program(mesh: Mesh, k: int, pre_bias: float, thresholds: bool = Fals
 
 
 PARAMS = {
-    name: jax.ShapeDtypeStruct((1,) * axes, np.float32)
-    for name, axes in {"W_enc": 2, "b_enc": 1, "W_dec": 2, "b_dec": 1, "threshold": 1}.items()
+    name: jax.ShapeDtypeStruct(shape, np.float32)
+    for name, shape in {"W_enc": (1, 1), "b_enc": (1,), "W_dec": (1, 1), "b_dec": (1,)}.items()
 }
 
 
 def param_specs(thresholds: bool) -> Any:
     """A PartitionSpec for every parameter of an SAE, of one with thresholds too."""
-    names = [name for name in PARAMS if thresholds or name != "threshold"]
-    return Rules().state({name: PARAMS[name] for name in names})
+    return Rules().state({**PARAMS, "threshold": PARAMS["b_enc"]} if thresholds else PARAMS)
 
 
 def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
