@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.devices.fastest import Fastest
@@ -70,8 +71,8 @@ def test_a_run_goes_on_as_it_began_on_another_machine(machine, tmp_path):
     wanted = config(tmp_path / "run")
     machine(screen.SCREENED)
     begun = settle.settled(wanted, make_mesh(wanted.mesh), LARGE)
-    open_run(begun, "digest")
-    assert read_run(tmp_path / "run")[0].sae.screen == "on"
+    open_run(begun, make_cache(tmp_path))
+    assert read_run(tmp_path / "run").config.sae.screen == "on"
     machine("float32")
     assert settled(wanted) == "on"
     again = replace(wanted, run=replace(wanted.run, overwrite=True))

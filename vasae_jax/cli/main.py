@@ -16,10 +16,16 @@ VERBS = {
     "train": "train an SAE from a config and an activation cache, or resume it",
     "eval": "measure a run on held-out documents",
     "name": "print the names of a run's features, and write them to a file",
+    "report": "write a page about a run's features, or several runs', for a browser",
+    "heatmap": "draw which names are most active along a sentence",
     "export": "write a run's named dictionary for NumPy and other libraries",
-    "cache": "show what an activation cache holds, or verify it",
+    "import": "take in an SAE that another library trained, to name and measure it",
+    "cache": "show, verify, import or export an activation cache",
     "anchors": "read off a cache where its layers put each token",
 }
+
+MODULES = {"import": "importing"}
+"""Verbs whose module cannot bear their name."""
 
 USAGE = """usage: vasae VERB [ARGUMENTS]
 
@@ -59,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    return guarded(lambda: importlib.import_module(f"vasae_jax.cli.{verb}").run(arguments[1:]))
+    module = f"vasae_jax.cli.{MODULES.get(verb, verb)}"
+    return guarded(lambda: importlib.import_module(module).run(arguments[1:]))
 
 
 def guarded(run: Callable[[], None]) -> int:

@@ -83,7 +83,7 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
     """
     import jax
 
-    from vasae_jax.devices.distributed import Hosts, is_first, joined
+    from vasae_jax.devices.distributed import Hosts, is_first, joined, others
 
     hosts = Hosts(
         given.distributed,
@@ -94,8 +94,10 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
     )
 
     def body() -> None:
+        rest = "another process of the run"
         try:
             with joined(hosts):
+                rest = others()
                 paths = _train(asked)
                 if is_first():
                     print(*paths, sep="\n")
@@ -103,7 +105,7 @@ def _as_one_of_many(asked: Asked, given: argparse.Namespace) -> None:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             raise UserError(
-                f"process {jax.process_index()} lost another process of the run "
+                f"process {jax.process_index()} lost {rest} "
                 f"({str(error).splitlines()[0]}); run the same command on every host to resume "
                 "from the last checkpoint"
             ) from error

@@ -7,7 +7,7 @@ all else here.
 from typing import TYPE_CHECKING, Any
 
 from vasae_jax.sae.execution import Pass, choose_execution
-from vasae_jax.sae.forward import Forward, decode, encode, forward
+from vasae_jax.sae.forward import Forward, decode, encode, forward, reconstruct
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "encode",
     "forward",
     "init_params",
+    "reconstruct",
     "row_dots",
     "unit_rows",
 ]

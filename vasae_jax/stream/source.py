@@ -8,6 +8,7 @@ import numpy as np
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
+from vasae_jax.stream.unusable import Tally, unusable
 from vasae_jax.system.errors import UserError
 
 NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
@@ -18,8 +19,8 @@ class Batch:
     """Rows of a layer.
 
     Attributes:
-        x: [n, d_model] in the cache's type (float32, or ``ml_dtypes.bfloat16``).
-        keep: bool [n], False for rows that are masked.
+        x: [n, d_model] in the cache's type (float32, or ``ml_dtypes.bfloat16``); finite.
+        keep: bool [n], False for rows that are masked or unusable.
         docs: int32 [n], the number of the document that each row comes from.
     """
 
@@ -29,9 +30,10 @@ class Batch:
 
 
 class Source:
-    """The rows of one layer and split, with ``mask`` applied.
+    """The rows of one layer and split, with ``mask`` applied and unusable rows dropped.
 
-    See :func:`median_norm` for the median that norms are compared with.
+    See :func:`median_norm` for the median that norms are compared with, and
+    :mod:`vasae_jax.stream.unusable` for the rows that are dropped, which ``tally`` counts.
 
     Raises:
         UserError: the cache lacks the layer or split, or a number is negative.
@@ -45,6 +47,7 @@ class Source:
             )
         self.rows = cache.rows(split)
         self.acts = cache.acts(layer, split)
+        self.tally = Tally(self.acts.name, self.rows)
         self._docs = cache.column("docs", split)
         self._positions = cache.column("positions", split) if mask.skip_positions else None
         self._norms = cache.norms(layer, split) if mask.max_norm else None
@@ -71,8 +74,20 @@ class Source:
         return found
 
     def batch(self, columns: dict[str, np.ndarray]) -> Batch:
-        """The batch of these columns: acts [n, d_model], the others [n]."""
-        return Batch(columns["acts"], self._kept(columns), columns["docs"])
+        """The batch of these columns: acts [n, d_model], the others [n].
+
+        Rows that are not finite become 0: no weight of 0 would undo a NaN.
+
+        Raises:
+            UserError: too many rows are unusable.
+        """
+        x = columns["acts"]
+        infinite, constant = unusable(x)
+        dropped = infinite | constant
+        self.tally.add(len(x), int(dropped.sum()))
+        if infinite.any():
+            x[infinite] = 0
+        return Batch(x, self._kept(columns) & ~dropped, columns["docs"])
 
     def keep(self) -> np.ndarray:
         """bool [rows]: which rows of the whole split are not masked; reads no activations."""
@@ -114,7 +129,11 @@ class PendingBatch:
         return sum(column.nbytes for column in self._columns.values())
 
     def result(self) -> Batch:
-        """The rows, once they are all there; UserError if a chunk is missing or damaged."""
+        """The rows, once they are all there.
+
+        Raises:
+            UserError: a chunk is missing or damaged, or too many rows are unusable.
+        """
         if self._batch is None:
             for read in self._reads:
                 read.result()
@@ -133,7 +152,8 @@ def spread_chunks(rows: int, chunk_rows: int, most: int) -> list[tuple[int, int]
 def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
     """Median L2 norm of a split's rows at positions that ``mask`` does not skip.
 
-    Exact up to 2**20 rows; above, over evenly spaced whole chunks of that many rows.
+    Rows whose norm is 0 or not finite do not count. Exact up to 2**20 rows; above, over evenly
+    spaced whole chunks of that many rows.
 
     Raises:
         UserError: no row has such a position.
@@ -143,9 +163,10 @@ def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
     reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
     kept = [norm.result()[place.result() >= mask.skip_positions] for norm, place in reads]
     found = np.concatenate(kept)
+    found = found[np.isfinite(found) & (found > 0)]
     if not len(found):
         raise UserError(
-            f"{cache.url} has no row at position {mask.skip_positions} or later in its "
+            f"{cache.url} has no usable row at position {mask.skip_positions} or later in its "
             f"split {split!r}; expected a smaller skip_positions than its longest context"
         )
     return float(np.median(found))

@@ -31,6 +31,7 @@ class ReadStats:
         bytes_per_second: the same, over the time since the last report.
         queued: batches that are ready ahead of the consumer.
         document_bits: entropy of a batch over documents in bits, mean of recent batches.
+        dropped: unusable rows among those read so far by this process.
     """
 
     rows: int
@@ -38,6 +39,7 @@ class ReadStats:
     bytes_per_second: float
     queued: int
     document_bits: float
+    dropped: int
 
 
 class Stream:
@@ -76,7 +78,7 @@ class Stream:
     ) -> None:
         self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
         check(self.order, shuffle.batch, process_count)
-        source = Source(cache, layer, split, mask)
+        self._source = source = Source(cache, layer, split, mask)
         own = shuffle.lanes // process_count
         first = process_index * own
         self._lanes = [
@@ -95,7 +97,7 @@ class Stream:
         """This process's part of batch ``step``, as new arrays.
 
         Raises:
-            UserError: a chunk is missing or damaged.
+            UserError: a chunk is missing or damaged, or too many rows are unusable.
         """
         if step < 0:
             raise UserError(f"batch {step} was asked for; expected a number from 0")
@@ -131,6 +133,7 @@ class Stream:
             bytes_per_second=(total - before) / max(now - since, 1e-9),
             queued=0 if self._ahead is None else self._ahead.depth,
             document_bits=float(np.mean([entropy_bits(docs) for docs in recent] or [0.0])),
+            dropped=self._source.tally.dropped,
         )
 
     def _from(self, start: int) -> Iterator[tuple[int, Batch]]:

@@ -1,9 +1,7 @@
-"""What a run says while it goes: a line for people, a record for machines, TensorBoard."""
+"""What a run says while it goes: a line for people, a record for machines, boards."""
 
-import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +11,8 @@ from vasae_jax.config import Config
 from vasae_jax.devices.distributed import is_first
 from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.system.clock import duration
-from vasae_jax.system.errors import UserError
+from vasae_jax.training.boards import open_boards
+from vasae_jax.training.guard import Loss
 from vasae_jax.training.rundir import RunDir
 from vasae_jax.training.step import Metrics
 
@@ -33,11 +32,11 @@ class Log:
         ``name`` begins every line for people, where there are several runs to tell apart.
         """
         self._stream, self._name = stream, f"{name}: " if name else ""
+        self._loss = Loss(self._name, run.best_fvu())
         self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
-        board = config.run.tensorboard and is_first()
-        self._board = _tensorboard(run.path / "tensorboard") if board else None
+        self._boards = open_boards(run, config)
 
     def note(self, step: int, metrics: Metrics) -> None:
         """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
@@ -50,18 +49,22 @@ class Log:
         (step, metrics), self._noted = self._noted, None
         self.report(step, jax.device_get(metrics), self._stream.stats())
 
+    def check(self, step: int, metrics: Metrics) -> None:
+        """Judge one step, such as one to be saved.
+
+        Raises:
+            UserError: the run has diverged.
+        """
+        self._loss.check(step, float(metrics.loss), float(metrics.fvu))
+
     def report(self, step: int, metrics: Metrics, reading: ReadStats) -> None:
         """Write the metrics of one step, which are on the host.
 
         Raises:
-            UserError: the loss is not finite, so the run has diverged.
+            UserError: the run has diverged.
         """
+        self.check(step, metrics)
         values = {name: float(value) for name, value in metrics._asdict().items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"{self._name}the loss is {values['loss']} at step {step}; "
-                "expected a finite number (a lower --optim.lr or a longer --optim.warmup may help)"
-            )
         now = time.monotonic()
         rate = (step - self._at) * self._batch / max(now - self._since, 1e-9)
         self._at, self._since = step, now
@@ -73,12 +76,12 @@ class Log:
             "read_bytes_per_s": reading.bytes_per_second,
             "queued_batches": reading.queued,
             "document_bits": reading.document_bits,
+            "dropped_rows": reading.dropped,
         }
         self._run.log(record)
         self._show(record)
-        if self._board is not None:
-            for name, value in record.items():
-                self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.add(step, record)
 
     def searched(self, found: Staleness) -> None:
         """Report, after the last step, how far the cached nearest anchors are from the truth."""
@@ -91,17 +94,18 @@ class Log:
 
     def close(self) -> None:
         """Flush what is pending."""
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
     def _show(self, record: dict[str, Any]) -> None:
         left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
+        dropped = record["dropped_rows"]
         say(
             f"{self._name}step {record['step']}/{self._steps}  "
             f"fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
             f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
             f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
-            f"{duration(left)} left"
+            f"{duration(left)} left" + (f"  {dropped:,} unusable rows dropped" if dropped else "")
         )
 
 
@@ -109,14 +113,3 @@ def say(line: str) -> None:
     """One line for the person who watches, on stderr, from the first process."""
     if is_first():
         print(line, file=sys.stderr, flush=True)
-
-
-def _tensorboard(directory: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--run.tensorboard needs tensorboardX, which is not installed; "
-            "expected pip install 'vasae-jax[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(directory))

@@ -45,7 +45,7 @@ def _as_begun(config: Config) -> str:
     path = Path(config.run.out)
     if config.run.overwrite or not (path / CONFIG).is_file():
         return ""
-    return read_run(path)[0].sae.screen
+    return read_run(path).config.sae.screen
 
 
 def _measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:

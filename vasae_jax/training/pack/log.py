@@ -31,3 +31,8 @@ class PackLog:
         reading = self._stream.stats()
         for log, own in zip(self._logs, self._layout.read(metrics), strict=True):
             log.report(step, own, reading)
+
+    def check(self, step: int, metrics: tuple[Metrics, ...]) -> None:
+        """Raise UserError where the metrics of a run say that it has diverged."""
+        for log, own in zip(self._logs, self._layout.read(metrics), strict=True):
+            log.check(step, own)

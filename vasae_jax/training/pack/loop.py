@@ -17,6 +17,7 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Stream
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_settings
+from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loop import (
     Hooks,
@@ -24,6 +25,7 @@ from vasae_jax.training.loop import (
     announce,
     checked,
     compare_anchors,
+    kept_checkpoints,
     on_device,
     prepare,
     until_asked,
@@ -57,8 +59,9 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     screen = first.sae.screen
     configs = [replace(config, sae=replace(config.sae, screen=screen)) for config in configs]
     with contextlib.ExitStack() as held:
-        runs = together(lambda: own_runs(configs, cache.digest, held))
-        kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
+        runs = together(lambda: own_runs(configs, cache, held))
+        together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
+        kept = [held.enter_context(kept_checkpoints(config)) for config in configs]
         done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
             say(f"all {len(runs)} runs of the pack are complete: {done} steps")
