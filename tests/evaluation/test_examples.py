@@ -10,6 +10,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, DataConfig, MeshConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.evaluation.evaluate import Programs
 from vasae_jax.evaluation.examples import gather as gathering
 from vasae_jax.evaluation.examples.chance import chance
 from vasae_jax.evaluation.examples.collect import AFTER, BEFORE, EDGES, TOP, Collector
@@ -145,6 +146,28 @@ def test_a_mesh_gathers_what_one_device_does(run, found):
     other = gather(replace(run, mesh=mesh), "heldout")
     np.testing.assert_array_equal(other.examples.tokens, found.examples.tokens)
     np.testing.assert_allclose(other.examples.value, found.examples.value, rtol=1e-5)
+
+
+def test_where_thresholds_decide_rows_get_the_slots_that_they_need(run, dense, monkeypatch):
+    """Every feature that is above its threshold fires, eleven on some rows."""
+    monkeypatch.setattr(Programs, "FIRST", 2)
+    threshold = np.linspace(0.2, 3, F)
+    params = {**run.params, "threshold": jnp.asarray(threshold, jnp.float32)}
+    config = replace(run.config, sae=replace(run.config.sae, k=F))
+    found = gather(replace(run, params=params, config=config), "heldout")
+    x, keep = dense[3], dense[5]
+    wide = {name: np.asarray(value, np.float64) for name, value in run.params.items()}
+    pre = (x - wide["b_dec"]) @ wide["W_enc"].T + wide["b_enc"]
+    z = np.where(pre > threshold, pre, 0) * keep[:, None]
+    assert ((z > 0).sum(axis=1) > 8).any()
+    for feature in range(F):
+        best = -np.sort(-z[:, feature])[:TOP]
+        np.testing.assert_allclose(found.examples.value[feature, :TOP], best, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.histogram.sum(axis=1), (z > 0).sum(axis=0))
+    error = np.square(x - (z @ wide["W_dec"] + wide["b_dec"])).sum(axis=1)
+    np.testing.assert_allclose(
+        found.positions.error[1:], [error[p::20].sum() for p in range(1, 20)], rtol=1e-4
+    )
 
 
 class Killed(Exception):

@@ -228,9 +228,7 @@ def param_specs(thresholds: bool) -> Any:
 def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
     x = x.astype(jnp.float32)
     values, ids = winners(params, x, k, pre_bias)
-    thresholds = "threshold" in params
-    x_hat = _all_decoded(params, x, pre_bias) if thresholds else decoded(params, values, ids)
-    distance = jnp.sum(jnp.square(x - x_hat), axis=1)
+    distance = jnp.sum(jnp.square(x - rebuilt(params, x, values, ids, pre_bias)), axis=1)
     mean = jnp.stack([_mean(x, weight) for weight in weights])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
     sums = (
@@ -269,6 +267,15 @@ def decoded(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
     )
     whole: jax.Array = jax.lax.psum(part, MODEL)
     return whole + params["b_dec"][None, :]
+
+
+def rebuilt(
+    params: Params, x: jax.Array, values: jax.Array, ids: jax.Array, pre_bias: float
+) -> jax.Array:
+    """x_hat [B, d_in] of rows ``x`` whose winners are known; with thresholds, of all that pass."""
+    if "threshold" in params:
+        return _all_decoded(params, x, pre_bias)
+    return decoded(params, values, ids)
 
 
 def _all_decoded(params: Params, x: jax.Array, pre_bias: float) -> jax.Array:

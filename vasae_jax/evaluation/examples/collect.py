@@ -42,9 +42,13 @@ class Collector:
         self._first = self._new = 0  # the held rows' place in the split; those settled already
 
     def add(self, keep: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
-        """Take the next rows: ``keep`` bool [n], activations and features [n, k]."""
-        given = (keep, values, ids)
-        a, b, c = (np.concatenate(pair) for pair in zip(self._held, given, strict=True))
+        """Take the next rows: ``keep`` bool [n], activations and features [n, k].
+
+        k may differ from one call to the next.
+        """
+        slots = max(values.shape[1], self._held[1].shape[1])
+        held, given = (_widened(part, slots) for part in (self._held, (keep, values, ids)))
+        a, b, c = (np.concatenate(pair) for pair in zip(held, given, strict=True))
         self._held = (a, b, c)
         self._settle(len(a) - AFTER)
 
@@ -109,3 +113,10 @@ class Collector:
         self._held = (state["keep"], state["values"], state["ids"])
         for name, best in (("top", self.top), ("sample", self.sample)):
             best.load({field: state[f"{name}_{field}"] for field in best.fields})
+
+
+def _widened(parts: Parts, slots: int) -> Parts:
+    """The same rows with ``slots`` slots, in the new ones of which nothing fires."""
+    keep, values, ids = parts
+    more = ((0, 0), (0, slots - values.shape[1]))
+    return keep, np.pad(values, more), np.pad(ids, more)

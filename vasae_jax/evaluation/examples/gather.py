@@ -3,25 +3,19 @@
 import contextlib
 import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig
 from vasae_jax.devices.mesh import DATA, Rules, make_mesh, shardings
-from vasae_jax.evaluation.evaluate import PARAMS, decoded, winners
 from vasae_jax.evaluation.examples.collect import Collector
 from vasae_jax.evaluation.examples.contexts import Examples, examples
+from vasae_jax.evaluation.examples.fire import Fired, FirePrograms
 from vasae_jax.evaluation.examples.positions import ByPosition
-from vasae_jax.sae.params import Params
 from vasae_jax.stream import rows_in_order
 from vasae_jax.system.files import atomic_file, sha256_array
 from vasae_jax.system.progress import Progress
@@ -90,16 +84,16 @@ class _Pass:
         mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
         chunk = run.cache.acts(data.layer, self._split).chunk_rows
         size = _batch_rows(mesh.shape[DATA], chunk)
-        program = fire_program(mesh, run.config.sae.k, run.config.sae.pre_bias)
+        programs = FirePrograms(mesh, run.config.sae, thresholds="threshold" in run.params)
         params = jax.device_put(run.params, shardings(mesh, Rules().state(run.params)))
         rows = rows_in_order(
             run.cache, data.layer, self._split, data.mask, batch=size, start=self.done
         )
         for batch in rows:
-            self._take(batch, jax.device_get(program(params, batch.x)))
+            self._take(batch, programs(params, batch.x))
             yield
 
-    def _take(self, batch: Any, fired: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    def _take(self, batch: Any, fired: Fired) -> None:
         real = int((batch.docs >= 0).sum())
         values, ids, error = (part[:real] for part in fired)
         keep, at = batch.keep[:real], self._at[self.done : self.done + real]
@@ -129,33 +123,13 @@ class _Pass:
     def _identity(self) -> str:
         """What saved progress belongs to: weights, rows, and which of them count."""
         data = self._run.config.data
-        weights = sha256_array(np.asarray(self._run.params["W_enc"]))
-        return f"{weights} {self._run.cache.digest} {self._split} {data.layer} {data.mask}"
+        weights = [sha256_array(np.asarray(part)) for _, part in sorted(self._run.params.items())]
+        return (
+            f"{' '.join(weights)} {self._run.cache.digest} {self._split} {data.layer} {data.mask}"
+        )
 
 
 def _batch_rows(devices: int, chunk: int) -> int:
     """Rows of a batch: whole chunks that devices share evenly, so that a pass may start there."""
     step = int(np.lcm(devices, chunk))
     return -(-BATCH // step) * step
-
-
-def fire_program(
-    mesh: Mesh, k: int, pre_bias: float
-) -> Callable[[Params, np.ndarray], tuple[jax.Array, jax.Array, jax.Array]]:
-    """The jitted (params, rows [B, d]) -> activations, features [B, k] and squared error [B]."""
-    local = jax.shard_map(
-        partial(_fire, k=k, pre_bias=pre_bias),
-        mesh=mesh,
-        in_specs=(Rules().state(PARAMS), P(DATA)),
-        out_specs=(P(DATA), P(DATA), P(DATA)),
-        check_vma=False,
-    )
-    return jax.jit(local)
-
-
-def _fire(
-    params: Params, x: jax.Array, k: int, pre_bias: float
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x = x.astype(jnp.float32)
-    values, ids = winners(params, x, k, pre_bias)
-    return values, ids, jnp.sum(jnp.square(x - decoded(params, values, ids)), axis=1)
