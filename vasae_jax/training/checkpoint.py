@@ -132,7 +132,7 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        if not _all_finite((state.params, state.moments)):
+        if not all_finite((state.params, state.moments)):
             raise UserError(
                 f"the state after step {step} is not finite and is not saved; expected finite "
                 "numbers (a lower --optim.lr or a longer --optim.warmup may help)"
@@ -266,7 +266,7 @@ def _remove_leftovers(directory: Path) -> None:
 
 
 @jax.jit
-def _all_finite(tree: Any) -> jax.Array:
+def all_finite(tree: Any) -> jax.Array:
     """Whether every number is finite, []."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
