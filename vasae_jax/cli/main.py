@@ -12,6 +12,7 @@ from vasae_jax.system.memory import keep_pages
 VERBS = {
     "quickstart": "from a real model to a named dictionary in one command",
     "train": "train an SAE from a config and an activation cache, or resume it",
+    "sweep": "train a grid of runs from one file, and show its table",
     "eval": "measure a run on held-out documents",
     "name": "print the names of a run's features, and write them to a file",
     "export": "write a run's named dictionary for NumPy and other libraries",

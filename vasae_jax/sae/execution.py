@@ -48,7 +48,7 @@ class Given(NamedTuple):
     k: jax.Array | None = None
     """[] int32, features that may fire on a row, at most the pass's k."""
     pre_bias: jax.Array | None = None
-    """[] float32, p."""
+    """[] float32, p where it is not 0."""
 
 
 def choose_execution(asked: str, platform: str) -> Execution:

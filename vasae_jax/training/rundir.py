@@ -90,7 +90,7 @@ def check_run(config: Config, cache_digest: str) -> None:
         _check_deletable(path)
     elif (path / CONFIG).exists():
         found, digest = read_run(path)
-        changed = difference(_lasting(found), _lasting(config))
+        changed = difference(lasting(found), lasting(config))
         if digest != cache_digest:
             changed = f"the cache {config.data.cache} has changed"
         if changed:
@@ -137,7 +137,7 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
-def _lasting(config: Config) -> Config:
+def lasting(config: Config) -> Config:
     """The settings that shape the result; the others may change when a run is resumed."""
     blank = Config()
     run = replace(

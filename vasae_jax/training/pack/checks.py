@@ -25,7 +25,7 @@ def alike(config: Config, features: int, platform: str) -> tuple[tuple[str, obje
         platform: of the devices.
     """
     fixed = {name: value for name, value in flatten(config).items() if name not in FREE + _PLACES}
-    # Of a few features k are found by another program than of many, with its own rounding.
+    # Other programs, with their own rounding: one finds few features, one has no term for b_dec.
     how = Pass(
         config.sae.k,
         config.sae.pre_bias,
@@ -34,6 +34,7 @@ def alike(config: Config, features: int, platform: str) -> tuple[tuple[str, obje
     )
     fixed["the seed of the order of the rows"] = order_seed(config)
     fixed["whether k features are found through bfloat16"] = screens(how, features)
+    fixed["whether b_dec is taken from the input"] = config.sae.pre_bias != 0
     return tuple(fixed.items())
 
 
