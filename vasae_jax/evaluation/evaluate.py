@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -153,6 +153,7 @@ def _measured(
         yield jax.device_get(waiting[0]), waiting[1]
 
 
+@cache
 def measure_program(mesh: Mesh, k: int, pre_bias: float) -> Program:
     """The jitted (params, rows [B, d_in], row masks bool [2, B]) -> :class:`Measured`.
 

@@ -10,6 +10,8 @@ from vasae_jax.config import Config
 from vasae_jax.sweep.packs import Pack
 from vasae_jax.sweep.train import train_one
 from vasae_jax.system.errors import UserError
+from vasae_jax.system.memory import keep_pages
+from vasae_jax.system.quiet import quiet_libraries
 from vasae_jax.training.log import say
 from vasae_jax.training.pack.rules import Rules
 
@@ -110,9 +112,8 @@ def _takes(kind: str, amount: int) -> dict[str, Any]:
 
 
 def _alone(pack: Pack, rules: Rules) -> None:
-    from vasae_jax.system.memory import keep_pages
-
     keep_pages()
+    quiet_libraries()
     train_one(pack, rules)
 
 
@@ -158,6 +159,8 @@ def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
 def _as_host(pack: Pack, rules: Rules, place: tuple[str, int, int]) -> None:
     from vasae_jax.devices.distributed import Hosts, joined
 
+    keep_pages()
+    quiet_libraries()
     address, index, hosts = place
     with joined(Hosts(address, index, hosts)):
         train_one(pack, rules)

@@ -1,8 +1,9 @@
 """A sweep from its definition to its table."""
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vasae_jax.devices.distributed import is_first
@@ -39,6 +40,8 @@ def run_sweep(sweep: Sweep, asked: Asked) -> list[Path]:
         Stopped: a signal asked for it; progress is kept.
     """
     sweep = checked(sweep)
+    if asked.on:
+        sweep = absolute(sweep)
     members = members_of(sweep.base, sweep.points, sweep.out)
     planner, out = Planner(members), Path(sweep.out)
     if is_first():
@@ -61,6 +64,14 @@ def checked(sweep: Sweep) -> Sweep:
     if sweep.rules.halving is not None:
         sweep.rules.halving.check()
     return sweep
+
+
+def absolute(sweep: Sweep) -> Sweep:
+    """The sweep with paths that workers elsewhere can follow."""
+    data = sweep.base.data
+    if data.cache and "://" not in data.cache:
+        data = replace(data, cache=os.path.abspath(data.cache))
+    return replace(sweep, base=replace(sweep.base, data=data), out=os.path.abspath(sweep.out))
 
 
 def planned(
