@@ -142,6 +142,7 @@ def test_a_single_run_needs_no_member_axis(cache, tmp_path):
         train(pack_of(cache, tmp_path, MeshConfig(member=2))[0])
 
 
+@pytest.mark.fault
 def test_a_diverged_run_is_left_at_its_last_checkpoint_and_the_others_go_on(
     cache, alone, tmp_path, capsys
 ):

@@ -5,11 +5,11 @@
     python tools/bench/sweep.py --cache out/quickstart/cache --layers 10,15,20 --only bytes
     python tools/bench/sweep.py --only pod --json                   # needs libtpu, no TPU
 
-``bytes`` counts what is asked of the cache: by one run, by a pack of ``--runs`` on its layer, and by
-a pack over ``--layers``. ``wall`` trains ``--runs`` runs in processes of their own, one after the
-other, then the same runs as one pack in one process, from start to end: imports, compilation and
-the last checkpoint are in it. Run it on a quiet machine. ``pod`` compiles a member's step on one
-device of v5e:4x4 and a round of 16 members with ``member=16`` for all of it.
+``bytes`` counts what is asked of the cache: by one run, by a pack of ``--runs`` on its layer, and
+by a pack over ``--layers``. ``wall`` trains ``--runs`` runs in processes of their own, one after
+the other, then the same runs as one pack in one process, from start to end: imports, compilation
+and the last checkpoint are in it. Run it on a quiet machine. ``pod`` compiles a member's step on
+one device of v5e:4x4 and a round of 16 members with ``member=16`` for all of it.
 
 ``--json`` prints one object:
 
