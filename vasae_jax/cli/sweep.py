@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vasae_jax.cli.hosts import add_hosts, run_joined
 from vasae_jax.config.overrides import parse_overrides
 from vasae_jax.system.errors import UserError
 
@@ -48,7 +49,11 @@ def _train(arguments: Sequence[str]) -> None:
     if given.dry_run:
         print(_dry(sweep, asked, given.topology))
         return
-    print(*run_sweep(sweep, asked), sep="\n")
+    if given.on and given.distributed:
+        raise UserError(
+            "--on and --distributed were both given; expected --hosts for hosts of packs on Ray"
+        )
+    run_joined(given, lambda: list(map(str, run_sweep(sweep, asked))))
 
 
 def _dry(sweep: "Sweep", asked: object, topology: str | None) -> str:
@@ -161,4 +166,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--on", metavar="ray|ray://HOST:PORT", help="train packs as tasks of Ray")
     add("--hosts", type=int, default=1, help="with --on: hosts of each pack (default: 1)")
+    add_hosts(parser)
     return parser
