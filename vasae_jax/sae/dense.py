@@ -33,17 +33,27 @@ class Bar(NamedTuple):
     """int32, the largest global id that wins with just that."""
 
 
+class Weights(NamedTuple):
+    """This device's part of the parameters, but for b_dec."""
+
+    W_enc: jax.Array
+    """[F, d]"""
+    b_enc: jax.Array
+    """[F]"""
+    W_dec: jax.Array
+    """[F, d]"""
+
+
 Saved = tuple[jax.Array, jax.Array, Bar, jax.Array, jax.Array]
 """For the gradient: centred rows [B, d], activations [F, B], the bar, W_enc, W_dec [F, d]."""
+Gradients = tuple[jax.Array, jax.Array, Weights, None, None]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(7,))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def reconstruct(
     x: jax.Array,
     shift: jax.Array,
-    W_enc: jax.Array,
-    b_enc: jax.Array,
-    W_dec: jax.Array,
+    weights: Weights,
     keep: jax.Array,
     limit: jax.Array | None,
     how: Pass,
@@ -54,21 +64,20 @@ def reconstruct(
     id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F]. A ``limit``,
     [] int32, takes the place of k, which is then the largest that it may be.
     """
-    found, _ = _fwd(x, shift, W_enc, b_enc, W_dec, keep, limit, how)
+    found, _ = _fwd(x, shift, weights, keep, limit, how)
     return found
 
 
 def _fwd(
     x: jax.Array,
     shift: jax.Array,
-    W_enc: jax.Array,
-    b_enc: jax.Array,
-    W_dec: jax.Array,
+    weights: Weights,
     keep: jax.Array,
     limit: jax.Array | None,
     how: Pass,
 ) -> tuple[tuple[jax.Array, jax.Array], Saved]:
     compute, axis = how.dtype, how.axis
+    W_enc, b_enc, W_dec = weights
     centred = (x - shift[None, :]).astype(compute)
     product = _product(W_enc.astype(compute), centred, over=(1, 1))
     pre = barrier(jax.nn.relu(product + b_enc[:, None]))
@@ -79,7 +88,7 @@ def _fwd(
     return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
-def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
+def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> Gradients:
     compute = how.dtype
     centred, pre, bar, W_enc, W_dec = saved
     out = g[0].astype(compute)
@@ -94,7 +103,7 @@ def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> tuple[jax.A
     # Nobody asks for that of x in training, and then it is not computed; shift moves all rows
     # alike, so its own needs no product over them.
     d_x = _product(d_pre, W_enc.astype(compute), over=(0, 0))
-    return d_x, -(d_b @ W_enc), d_enc, d_b, d_dec, None, None
+    return d_x, -(d_b @ W_enc), Weights(d_enc, d_b, d_dec), None, None
 
 
 reconstruct.defvjp(_fwd, _bwd)

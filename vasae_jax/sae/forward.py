@@ -68,10 +68,11 @@ def _part(
     limit: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec [B, d], and the kept rows on which its features fire [F]."""
-    encoder, W_dec = (params["W_enc"], params["b_enc"]), params["W_dec"]
+    weights = dense.Weights(params["W_enc"], params["b_enc"], params["W_dec"])
+    W_enc, b_enc, W_dec = weights
     if how.execution == "dense":
-        return dense.reconstruct(x, shift, *encoder, W_dec, keep, limit, how)
-    active = sparse.encode(x, shift, *encoder, limit, how)
+        return dense.reconstruct(x, shift, weights, keep, limit, how)
+    active = sparse.encode(x, shift, W_enc, b_enc, limit, how)
     part = sparse.decode(active.values, active.ids, W_dec, how.unit)
     return part, _fired(active, keep, W_dec.shape[0])
 
