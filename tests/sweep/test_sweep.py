@@ -117,6 +117,8 @@ def test_a_dry_run_starts_nothing(cache, tmp_path, capsys):
     assert "8 runs that differ in data.layer, sae.k, anchor.weight; 0 are done; 3 packs" in said
     assert "pack 1: 2 runs on layer 1, k up to 4, in 2 rounds a step, 12 steps of 32 rows" in said
     assert "GiB a device" in said and not (tmp_path / "out").exists()
+    assert main([*given, "--run.overwrite"]) == 2
+    assert "a sweep keeps what is done" in capsys.readouterr().err
     assert main([*given, "--run.seed=-1"]) == 2
     assert "point " in (said := capsys.readouterr().err) and "--run.seed is -1" in said
 

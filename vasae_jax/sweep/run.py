@@ -13,6 +13,7 @@ from vasae_jax.sweep.packs import Pack, in_pack_order, packs_of, sliced
 from vasae_jax.sweep.points import Member, members_of, write_members
 from vasae_jax.sweep.results import table, write_table
 from vasae_jax.sweep.train import Planner, train_packs
+from vasae_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,12 @@ def run_sweep(sweep: Sweep, asked: Asked) -> list[Path]:
 
 
 def checked(sweep: Sweep) -> Sweep:
-    """The sweep, whose rules are checked; UserError for those that cannot be used."""
+    """The sweep, whose rules are checked; UserError for what cannot be used."""
+    if sweep.base.run.overwrite:
+        raise UserError(
+            "--run.overwrite was given; expected none: a sweep keeps what is done, and --out of "
+            "another directory begins anew"
+        )
     if sweep.rules.halving is not None:
         sweep.rules.halving.check()
     return sweep
