@@ -2,13 +2,14 @@
 
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from cache_fixtures import make_cache
 from sweep_fixtures import figures, make_base, make_points
 from sweep_killing import kill_half_done
 
-from vasae_jax.config import Config
+from vasae_jax.config import Config, MeshConfig
 from vasae_jax.sweep import Sweep
 from vasae_jax.sweep.on_ray import open_ray
 from vasae_jax.sweep.points import read_members
@@ -22,7 +23,7 @@ STEPS = 60
 @pytest.fixture(scope="module")
 def cluster():
     """A local Ray of two workers."""
-    environment = {"PYTHONPATH": ":".join(sys.path)}
+    environment = {"PYTHONPATH": ":".join(sys.path), "JAX_NUM_CPU_DEVICES": "1"}
     ray.init(address="local", num_cpus=2, runtime_env={"env_vars": environment})
     yield
     ray.shutdown()
@@ -60,7 +61,7 @@ def test_workers_killed_twice_leave_the_table_of_an_undisturbed_run(
 
 
 def test_a_pack_over_two_hosts_is_trained_by_two_processes(cluster, cache, tmp_path, capfd):
-    base = make_base(cache)
+    base = replace(make_base(cache), mesh=MeshConfig())  # all devices, which are two
     run_sweep(Sweep(base, make_points(ks=(3,)), str(tmp_path / "out")), Asked(on="ray", hosts=2))
     rows = figures(read_members(tmp_path / "out"))
     assert [row["status"] for row in rows] == ["done"] * 2

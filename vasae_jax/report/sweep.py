@@ -19,6 +19,8 @@ from vasae_jax.system.files import atomic_file, refuse_existing
 LAYER = "data.layer"
 LEGEND = 8
 """Most values of an axis that points are told apart by."""
+WORDS = {"hold1": "held by the first name", "hold10": "activation held by ten names"}
+"""What a column is called in a figure, where its own name does not say it."""
 Row = Mapping[str, Any]
 
 
@@ -140,7 +142,8 @@ def _values(rows: Sequence[Row], axis: str) -> list[Any]:
 
 
 def _short(name: str) -> str:
-    return name.split(".")[-1].replace("_", " ")
+    last = name.split(".")[-1]
+    return WORDS.get(last, last.replace("_", " "))
 
 
 def _text(value: Any) -> str:
