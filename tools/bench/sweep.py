@@ -15,8 +15,8 @@ one device of v5e:4x4 and a round of 16 members with ``member=16`` for all of it
 
     one_bytes, pack_bytes, pack_over_one          bytes of a run, of a pack, and their ratio
     layers_bytes, layers_over_one                 the same for a pack over several layers
-    chunks, chunks_read, chunks_read_most_often   chunks of the layers' rows, reads of them, and the
-                                                  most of one chunk in an epoch
+    chunks, chunks_read_more_often                chunks of the layers' rows, and those that the
+                                                  pack reads more often than one run does its own
     alone_s, pack_s, pack_over_alone              wall time
     alone_step_s, pack_step_s                     seconds a run and step, between the logged lines
     step_share                                    share of the pack's wall time that is its steps
@@ -100,9 +100,10 @@ def count_bytes(given: argparse.Namespace) -> dict[str, Any]:
     cache = Cache.open(given.cache)
     layers = [int(part) for part in given.layers.split(",")]
     chunk, rows = cache.manifest.chunk_rows, cache.rows("train")
-    one, _ = _read(given, cache, [given.layer])
+    one, once = _read(given, cache, [given.layer])
     pack, _ = _read(given, cache, [given.layer] * given.runs)
     several, reads = _read(given, cache, layers)
+    usual = {start: n for (_, start), n in once.items()}
     return {
         "one_bytes": one,
         "pack_bytes": pack,
@@ -110,8 +111,7 @@ def count_bytes(given: argparse.Namespace) -> dict[str, Any]:
         "layers_bytes": several,
         "layers_over_one": round(several / one, 4),
         "chunks": -(-rows // chunk) * len(layers),
-        "chunks_read": reads.total(),
-        "chunks_read_most_often": max(reads.values()),
+        "chunks_read_more_often": sum(n > usual[start] for (_, start), n in reads.items()),
     }
 
 
