@@ -7,11 +7,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Bucket:
-    """Serves objects on a loopback port; ``objects`` maps (bucket, name) to (bytes, generation)."""
+    """Serves objects on a loopback port; ``objects`` maps (bucket, name) to (bytes, generation).
+
+    The next ``failures`` reads are answered with 503.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], tuple[bytes, int]] = {}
         self.requests: list[str] = []
+        self.failures = 0
         self._clock = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"bucket": self})
@@ -24,6 +28,12 @@ class Bucket:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def fails(self) -> bool:
+        with self._lock:
+            failing = self.failures > 0
+            self.failures -= failing
+            return failing
 
     def put(self, key: tuple[str, str], data: bytes) -> int:
         with self._lock:
@@ -39,6 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # a reply leaves as one piece: otherwise each waits for a delayed ACK
 
     def do_GET(self) -> None:
+        if self.bucket.fails():
+            return self._send(503, b"busy")
         path, query = self._parse()
         if path[-1] == "o":
             return self._list(path[-2], query.get("prefix", ""))

@@ -17,6 +17,7 @@ from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten, parse_overrides, to_dict
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
+from vasae_jax.report.frontier.points import read_rows
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_file
 from vasae_jax.training.rundir import read_run
@@ -85,6 +86,12 @@ def test_the_settings_of_a_run(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"config": to_dict(Config()), "cache_digest": "0"}))
     with_damage(file, documents_of(file), lambda: read_run(tmp_path))
+
+
+def test_the_rows_of_a_sweep(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"key": "0123456789abcdef", "recipe": "default", "lambda": 2.0}\n')
+    with_damage(file, documents_of(file), lambda: read_rows(file))
 
 
 @few

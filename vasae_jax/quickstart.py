@@ -16,13 +16,17 @@ from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.report.alignment import alignment_figure
+from vasae_jax.report.labels import given_runs
+from vasae_jax.report.make import Report, make_report
+from vasae_jax.report.page.build import check_folder
+from vasae_jax.report.panel import Published
 from vasae_jax.report.summary import summary
 from vasae_jax.system.clock import duration
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import refuse_existing
 from vasae_jax.training.log import say
 from vasae_jax.training.loop import train
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.trained import Run, open_trained
 
 TEXT = "pydoc-topics"
 """English that needs no download: the language reference that CPython carries."""
@@ -57,7 +61,7 @@ class Quickstart:
 
 
 def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> None:
-    """Extract, train, evaluate, name, export and draw; print what came of it.
+    """Extract, train, evaluate, name, export, draw and write a report; print what came of it.
 
     An interrupted quickstart goes on where it was when the same command is run again.
     ``override`` applies the user's settings to the training config.
@@ -68,7 +72,9 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
     """
     out = Path(wanted.out)
     npz, figure = out / "dictionary.npz", out / "alignment.png"
+    page = Report(str(out / "report"), overwrite=wanted.overwrite)
     check_outputs(npz, wanted.overwrite)
+    check_folder(page.out, page.overwrite)
     refuse_existing(figure, overwrite=wanted.overwrite)
     stages: dict[str, float] = {}
 
@@ -82,8 +88,14 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
         stages, "evaluation and naming", lambda: publish(trained)
     )
     _timed(stages, "files", lambda: _write(dictionary, npz, figure, wanted.overwrite))
+    index = _timed(
+        stages,
+        "report",
+        lambda: _report(wanted, page, config.run.out, trained, (dictionary, evaluation, watch)),
+    )
     print(summary(trained, dictionary, evaluation, watch))
     print(f"{out}: dictionary.npz, names.jsonl, meta.json, alignment.png")
+    print(f"open {index} in a browser")
     print(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items()))
 
 
@@ -136,6 +148,12 @@ def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -
 def _write(dictionary: Dictionary, npz: Path, figure: Path, overwrite: bool) -> None:
     write_dictionary(npz, dictionary, overwrite)
     alignment_figure(dictionary, figure, overwrite)
+
+
+def _report(wanted: Quickstart, page: Report, path: str, run: Run, published: Published) -> Path:
+    """The page, with the model loaded once more for its sentences."""
+    model = load_lm(wanted.model or fetch_smollm2(), COMPUTE)
+    return make_report(page, given_runs([(path, run)]), model, [published])
 
 
 def _timed(stages: dict[str, float], name: str, stage: Callable[[], T]) -> T:

@@ -1,8 +1,6 @@
 """The cache: what is written is read back, what is wrong is refused in one sentence."""
 
-import contextlib
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +10,9 @@ import numpy as np
 import pytest
 import tensorstore as ts
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
+from full_disks import full_beyond
 
-from vasae_jax.cache import Cache, CacheWriter, info, verify
+from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import write_bytes
@@ -276,26 +275,14 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
             CacheWriter(str(url), plan, **make_vocabulary(plan))
 
 
-@contextlib.contextmanager
-def files_of_at_most(size):
-    """Writes past ``size`` bytes of a file fail, as they do on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
 @pytest.mark.fault
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
 def test_a_write_that_fails_leaves_durable_rows_alone(tmp_path):
     whole = make_cache(tmp_path, rows=200, d=64, heldout=0, dtype="float32", name="whole")
     plan = whole.manifest.plan
     rows, url = make_rows(plan, 200), str(tmp_path / "cut")
     with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
         append(writer, "train", rows.part(0, 64))
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer, files_of_at_most(12_000):
+    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer, full_beyond(12_000):
         assert writer.rows_done("train") == 64
         with pytest.raises(UserError, match="grew too large; expected a writable place with free"):
             append(writer, "train", rows.part(64, 200), start=64)
@@ -322,3 +309,44 @@ def test_the_example_in_the_docs_reads_a_cache(tmp_path):
     command = [sys.executable, "-c", program, cache.url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "(1000, 16) rows of layer 1 of tiny" in shown
+
+
+@pytest.mark.fault
+def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
+    plan = make_plan()
+    for name, expected, said in (
+        ("told", {"train": 300, "heldout": 50}, "64 rows done of 350"),
+        ("not", None, "64 rows done"),
+    ):
+        parts = make_vocabulary(plan)
+        with CacheWriter(str(tmp_path / name), plan, **parts, expected=expected) as writer:
+            append(writer, "train", make_rows(plan, 100))  # of which one shard of 64 is durable
+        with pytest.raises(UserError, match=rf"is an unfinished cache with {said}; expected a c"):
+            Cache.open(str(tmp_path / name))
+    (tmp_path / "not" / "journal.json").write_text('{"shards": 3}')
+    with pytest.raises(UserError, match=r"with a journal\.json that cannot be understood"):
+        Cache.open(str(tmp_path / "not"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"d": 24}, "d_model 16; expected 24"),
+        ({"vocab": 41}, "vocab_size 40; expected 41"),
+        ({"dtype": "float32"}, "dtype bfloat16; expected float32"),
+        ({"layers": (1, 4)}, r"layers \[1, 3\]; expected \[1, 4\]"),
+        ({"model": ModelInfo("tiny", "v2", "gpt2", "0" * 64)}, "model .*'main'.*; expected .*'v2'"),
+        ({}, r"tokens \w{64}; expected \w{64}"),  # another tokenizer
+    ],
+)
+def test_an_unfinished_cache_is_not_continued_by_another_model(tmp_path, changes, said):
+    plan, url = make_plan(), str(tmp_path / "cache")
+    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+        append(writer, "train", make_rows(plan, 100))
+    other = make_plan(**changes)
+    parts = make_vocabulary(other)
+    if not changes:
+        parts["vocab"] = Vocab("plain", tuple(reversed(parts["vocab"].raw)))
+    with pytest.raises(UserError, match=f"is an unfinished cache with {said}"):
+        CacheWriter(url, other, **parts)

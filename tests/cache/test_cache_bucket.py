@@ -1,6 +1,7 @@
 """The same cache in a bucket, over TensorStore's own Google Cloud Storage driver."""
 
 import os
+import re
 
 import pytest
 from cache_bucket import Bucket
@@ -13,7 +14,7 @@ from vasae_jax.anchor.layer import (
     read_anchors,
     remove_anchors,
 )
-from vasae_jax.cache import Cache, CacheWriter, info, verify
+from vasae_jax.cache import Cache, CacheWriter, info, verify, waiting
 from vasae_jax.config import Mask
 from vasae_jax.stream import Shuffle, Stream
 from vasae_jax.system.errors import UserError
@@ -106,3 +107,35 @@ def test_anchors_are_kept_in_a_bucket_as_in_a_directory(bucket, tmp_path):
     assert verify(URL) == problems(remote) == []
     remove_anchors(remote, origin_of(remote, 3, 1, 3.0))
     assert not any("/anchors/" in name for _, name in bucket.objects)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Retries that follow soon, three at most."""
+    for name, value in {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}.items():
+        monkeypatch.setitem(waiting.RETRIES, name, value)
+
+
+@pytest.mark.fault
+def test_a_bucket_that_fails_for_a_moment_is_asked_again_and_that_is_said(bucket, quick, capsys):
+    write(URL, 300, 80)
+    acts = Cache.open(URL).acts(1, "train")
+    whole = acts.read(0, 300)
+    capsys.readouterr()
+    bucket.failures = 2
+    assert (Cache.open(URL).acts(1, "train").read(0, 300) == whole).all()
+    said = capsys.readouterr().err
+    assert bucket.failures == 0
+    counts = re.findall(
+        r"^the bucket failed for a moment: (\d) request\(s\) made again$", said, re.M
+    )
+    assert sum(map(int, counts)) == 2
+
+
+@pytest.mark.fault
+def test_a_bucket_that_fails_for_good_is_an_error_with_the_cause(bucket, quick):
+    write(URL, 300, 80)
+    bucket.failures = 1000
+    with pytest.raises(UserError, match=r"All 3 retry attempts failed: Service Un.*; expected a"):
+        Cache.open(URL)
+    bucket.failures = 0

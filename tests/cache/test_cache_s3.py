@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
-from vasae_jax.cache import Cache, CacheWriter, verify
+from vasae_jax.cache import Cache, CacheWriter, verify, waiting
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.system.errors import UserError
@@ -28,7 +28,9 @@ def bucket():
         patch.setenv("AWS_REGION", "us-east-1")
         patch.setenv("AWS_ACCESS_KEY_ID", "any")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "any")
-        yield boto3.resource("s3", endpoint_url=address).create_bucket(Bucket="bucket")
+        bucket = boto3.resource("s3", endpoint_url=address).create_bucket(Bucket="bucket")
+        bucket.stop = server.stop
+        yield bucket
         server.stop()
 
 
@@ -95,3 +97,14 @@ def test_damage_in_s3_is_named(bucket, stored):
     assert any(f"{name} is missing" in problem for problem in verify(stored))
     with pytest.raises(UserError, match="train/acts/layer_01"):
         Cache.open(stored).acts(1, "train").read(64, 80)
+
+
+@pytest.mark.fault
+def test_a_server_that_stops_under_its_reader_is_the_cause(bucket, stored, monkeypatch, capsys):
+    for name, value in {"max_retries": 3, "initial_delay": "10ms", "max_delay": "20ms"}.items():
+        monkeypatch.setitem(waiting.RETRIES, name, value)
+    acts = Cache.open(stored).acts(3, "train")
+    bucket.stop()  # the last test here: nothing starts it again
+    with pytest.raises(UserError, match=r"rows 0 to 300 of .*: .*All 3 retry attempts failed: "):
+        acts.read(0, 300)
+    assert "request(s) made again" in capsys.readouterr().err

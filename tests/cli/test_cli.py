@@ -35,6 +35,9 @@ def home(tmp_path_factory):
     return home
 
 
+HEATMAP = ["heatmap", "--runs", "nowhere", "--lm=nowhere", "--text=a"]
+
+
 def quickstart_of(home):
     return [
         "quickstart", f"--model={home / 'model'}", f"--text={home / 'texts'}", "--layers=1,2",
@@ -57,6 +60,8 @@ def test_quickstart_leaves_everything_it_promises(home):
     assert dictionary.W_enc.shape == (48, 64)
     assert dictionary.meta["provenance"]["layer"] == 2
     assert (out / "alignment.png").read_bytes()[:4] == b"\x89PNG"
+    assert (out / "report" / "index.html").exists()
+    assert "names_townsend" in (out / "report" / "data" / "heatmaps.js").read_text()
     names = [json.loads(line) for line in (out / "names.jsonl").read_text().split("\n")[:-1]]
     assert len(names) == 64 and len(names[0]["names"]) == len(names[0]["layer_names"]) == 10
     with np.load(out / "dictionary.npz", allow_pickle=False) as arrays:
@@ -67,6 +72,7 @@ def test_quickstart_goes_on_where_it_was(home, capsys):
     (home / "out" / "dictionary.npz").rename(home / "out" / "kept.npz")
     for name in ("names.jsonl", "meta.json", "alignment.png"):
         (home / "out" / name).unlink()
+    shutil.rmtree(home / "out" / "report")
     assert main([*quickstart_of(home), *SMALL]) == 0
     said = capsys.readouterr()
     assert "cache is complete" in said.err and "run is complete" in said.err
@@ -76,6 +82,7 @@ def test_quickstart_goes_on_where_it_was(home, capsys):
         "Names that hold best",
         "Typical features",
         "not what it causes",
+        "report/index.html in a browser",
     ):
         assert words in " ".join(said.out.split())
     one, other = (np.load(home / "out" / name) for name in ("kept.npz", "dictionary.npz"))
@@ -165,6 +172,23 @@ def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
     assert "masked rows left untouched" in said and "lowered most" in said
 
 
+@pytest.mark.slow
+def test_report_and_heatmap_serve_a_run(home, tmp_path, capsys):
+    run, model = str(home / "out" / "run"), f"--lm={home / 'model'}"
+    page = tmp_path / "page"
+    asked = ["report", run, f"--out={page}", model, "--text=a class of its own"]
+    assert main(asked) == 0
+    assert str(page / "index.html") in capsys.readouterr().out
+    assert "a class of its own" in (page / "data" / "heatmaps.js").read_text()
+    assert "exists already" in refused(capsys, *asked)
+    assert main([*asked, "--overwrite"]) == 0
+    picture = tmp_path / "one.svg"
+    drawn = ["heatmap", "--runs", run, model, "--case=place_street", f"--out={picture}"]
+    assert main(drawn) == 0
+    assert picture.read_text().startswith("<?xml")
+    assert "exists already" in refused(capsys, *drawn)
+
+
 @pytest.mark.fault
 def test_eval_refuses_another_model(home, tmp_path, capsys):
     other = save_model(random_model(llama_config(), seed=1), tmp_path)
@@ -208,6 +232,10 @@ def test_verify_names_the_damage(tmp_path, capsys):
         (["quickstart", "--sae.kk=3"], "did you mean --sae.k"),
         (["quickstart", "--model=./nowhere"], "nowhere does not exist"),
         (["cache", "info", "nowhere"], "nowhere is no activation cache"),
+        (["report", "nowhere", "--out=page"], "nowhere holds no config.json"),
+        (["report", "nowhere", "--out=page", "--text=a"], "--text is given without --lm"),
+        ([*HEATMAP, "--out=a.pdf"], "expected a name that ends in .png or .svg"),
+        ([*HEATMAP, "--out=a.png"], "nowhere holds no config.json"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_code_2(tmp_path, monkeypatch, capsys, arguments, sentence):

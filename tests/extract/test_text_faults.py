@@ -56,3 +56,13 @@ def test_a_record_that_nests_without_end_is_refused(tmp_path):
 def test_one_token_is_no_text(tokenizer):
     with pytest.raises(UserError, match="no document has 2 tokens"):
         make_windows(["a"], lambda text: tokenizer.encode(text).ids, 32, bos_id=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["long.jsonl", "long.txt"])
+def test_a_line_of_100_megabytes_is_refused(tmp_path, name):
+    line = "word " * 20_000_000
+    text = line if name.endswith(".txt") else json.dumps({"text": line}) + "\n"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"document 1 of .* has 100,000,000 char.* at most 16,777"):
+        list(read_documents(str(tmp_path / name)))

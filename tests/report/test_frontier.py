@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cache_fixtures import make_cache
+from full_disks import full_beyond
 
 from vasae_jax.report.frontier.figure import frontier_figure
 from vasae_jax.report.frontier.points import Grid, read_rows, run_points, table
@@ -87,6 +88,20 @@ def test_finished_points_are_read_and_not_trained_again(found, grid):
     # Trained again, the fourth point is the same to the last bit, but for the time it took.
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
     assert len(read_rows(file)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.filterwarnings("ignore:Error .*ing persistent compilation cache")
+def test_a_disk_that_fills_keeps_the_points_before(grid, tmp_path):
+    file, told = tmp_path / "rows.jsonl", []
+    two = replace(grid, lambdas={"published": (1e-4,)})
+    run_points(replace(two, seeds=(0,)), file, told.append)
+    kept = file.read_bytes()
+    with full_beyond(len(kept)), pytest.raises(UserError, match=r"cannot write .*rows\.jsonl"):
+        run_points(two, file, told.append)
+    assert file.read_bytes() == kept and len(told) == 1
+    assert len(run_points(two, file, told.append)) == len(told) == 2
 
 
 @pytest.mark.slow

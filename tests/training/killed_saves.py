@@ -36,6 +36,7 @@ def save_three(run: Path, last: int) -> None:
     sys.addaudithook(audit)
     with Checkpoints(run) as checkpoints:
         for step in (1, 2, 3):
+            checkpoints.steps()  # waits for the save before
             counting[0] = step == 3
             checkpoints.save(step, small_state(step))
 

@@ -1,10 +1,8 @@
 """Checkpoints whose files are damaged, cut or deleted, and saves that are killed."""
 
-import contextlib
 import logging
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from full_disks import full_beyond
 from small_states import small_state
 
 from vasae_jax.system.errors import UserError
@@ -158,18 +157,7 @@ def test_a_save_or_deletion_killed_at_any_point_leaves_whole_steps(tmp_path, cap
     assert found <= {(1, 2, 0), (1, 2, 1), (1, 2, 3, 0), (2, 3, 0), (2, 3, 1)}
 
 
-@contextlib.contextmanager
-def full_beyond(size):
-    """Writes past ``size`` bytes of a file fail, as they do on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-# In the arrays, and in the files beside them; in the background as on accelerators, and not.
+# In the arrays, and in the files beside them; of a state that is copied first, as on CPU, and not.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.filterwarnings("ignore:Error .*ing persistent compilation cache")
 @pytest.mark.parametrize("size", [16, 300, 4000])

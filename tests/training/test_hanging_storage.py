@@ -11,7 +11,7 @@ import pytest
 from cache_fixtures import make_cache
 from test_train import config_for
 
-from vasae_jax.cache import Cache, store
+from vasae_jax.cache import Cache, waiting
 from vasae_jax.cli.main import guarded
 from vasae_jax.config import RunConfig
 from vasae_jax.devices.distributed import Stop
@@ -37,7 +37,7 @@ def cache(whole, tmp_path):
 
 @pytest.fixture
 def soon(monkeypatch):
-    monkeypatch.setattr(store, "PATIENCE", BOUND)
+    monkeypatch.setattr(waiting, "PATIENCE", BOUND)
 
 
 @pytest.fixture
@@ -82,6 +82,22 @@ def test_a_run_ends_with_the_cause(cache, tmp_path, soon, hang):
     hang(cache / "train/docs/c/7")
     with pytest.raises(UserError, match=r"of .*train/docs: no answer for 0\.3 s"):
         train(config_for(str(cache), tmp_path / "run"))
+
+
+def test_a_cache_that_vanishes_under_a_run_is_told_at_once(cache, tmp_path):
+    out = tmp_path / "run"
+    config = config_for(str(cache), out, log_every=1, steps=10**6)
+    watcher = threading.Thread(target=lambda: (wait_until((out / "metrics.jsonl").exists), gone()))
+
+    def gone():
+        shutil.rmtree(cache)
+        watcher.told = time.monotonic()
+
+    watcher.start()
+    with pytest.raises(UserError, match=rf"cannot read rows .* of {cache}/train/"):
+        train(config)
+    watcher.join()
+    assert time.monotonic() - watcher.told < 10
 
 
 def test_a_signal_is_honoured_while_a_batch_is_waited_for(cache, tmp_path, capsys, hang):

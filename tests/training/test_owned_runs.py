@@ -7,7 +7,7 @@ import pytest
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
 from test_train import config_for
 
-from vasae_jax.cache import CacheWriter
+from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.owner import Owner
 from vasae_jax.training.loop import train
@@ -27,15 +27,15 @@ def cache(tmp_path_factory):
 def test_a_second_trainer_in_a_run_is_refused(cache, tmp_path, overwrite):
     config = config_for(cache, tmp_path / "run")
     with contextlib.ExitStack() as held:
-        (run,) = own_runs([config], "digest", held)
+        (run,) = own_runs([config], Cache.open(cache), held)
         run.log({"step": 1})
         kept = {path: path.read_bytes() for path in run.path.iterdir()}
         again = replace(config, run=replace(config.run, overwrite=overwrite))
         with pytest.raises(UserError, match=HELD.format("run")):
-            own_runs([again], "digest", held)
+            own_runs([again], Cache.open(cache), held)
         assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
     with contextlib.ExitStack() as held:
-        own_runs([again], "digest", held)
+        own_runs([again], Cache.open(cache), held)
         assert (run.path / "metrics.jsonl").exists() is not overwrite
 
 
@@ -56,7 +56,7 @@ def test_a_run_whose_owner_was_killed_before_it_wrote_is_begun(cache, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "owner.json").write_text("")
     with contextlib.ExitStack() as held:
-        own_runs([config_for(cache, tmp_path / "run")], "digest", held)
+        own_runs([config_for(cache, tmp_path / "run")], Cache.open(cache), held)
     assert (tmp_path / "run" / "config.json").exists()
 
 

@@ -15,6 +15,7 @@ from vasae_jax.config.overrides import to_dict
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.ended import read_ended
+from vasae_jax.training.guard import Diverged
 from vasae_jax.training.log import Log
 from vasae_jax.training.loop import train
 from vasae_jax.training.pack import PackStep, loop, members
@@ -174,10 +175,11 @@ def test_a_run_diverges_by_its_fvu_on_lines_in_a_row():
     watch = Watch(Rules(fvu=2.0, lines=2))
     metrics = Metrics(*[1.0] * len(Metrics._fields))
     high = metrics._replace(fvu=2.5)
-    assert [watch.wrong(0, m) for m in (high, metrics, high)] == [None] * 3
-    assert watch.wrong(1, high) is None  # another run
-    assert watch.wrong(0, high) == "its fvu is 2.5, the 2. in a row above 2.0"
-    assert watch.wrong(2, metrics._replace(loss=np.inf)) == "its loss is inf"
+    for found in (high, metrics, high):
+        watch.check(0, found)
+    watch.check(1, high)  # another run
+    with pytest.raises(Diverged, match=r"the fvu is 2.5; expected at most 2 on one of 2 logged"):
+        watch.check(0, high)
 
 
 @pytest.mark.slow

@@ -160,11 +160,14 @@ def test_a_finished_run_is_left_alone(cache, whole, capsys):
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_another_mesh_may_resume_a_run(cache, whole, tmp_path):
+@pytest.mark.parametrize("meshes", [[(1, 1), (2, 4)], [(2, 4), (2, 2), (1, 1)]])
+def test_other_meshes_may_resume_a_run(cache, whole, tmp_path, meshes):
     config = config_for(cache, tmp_path / "moved")
-    with pytest.raises(Killed):
-        train_until(config, 10)
-    train(replace(config, mesh=MeshConfig(data=2, model=4)))
+    *before, last = [replace(config, mesh=MeshConfig(data=d, model=m)) for d, m in meshes]
+    for moved in before:
+        with pytest.raises(Killed):
+            train_until(moved, 9)  # some steps after a checkpoint
+    train(last)
     _, mine = load_params(tmp_path / "moved")
     _, theirs = load_params(whole)
     for name in mine:

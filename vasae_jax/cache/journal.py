@@ -12,6 +12,7 @@ from vasae_jax.cache.manifest import (
     CachePlan,
     ShardInfo,
     check_version,
+    column_key,
     decode,
     encode,
     shards_from_json,
@@ -48,12 +49,28 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
 
 
 def journal_bytes(
-    plan: CachePlan, digests: Mapping[str, str], shards: Mapping[str, tuple[ShardInfo, ...]]
+    plan: CachePlan,
+    digests: Mapping[str, str],
+    shards: Mapping[str, tuple[ShardInfo, ...]],
+    expected: Mapping[str, int] | None = None,
 ) -> bytes:
-    """The content of ``journal.json``."""
+    """The content of ``journal.json``; ``expected`` are the rows of each split, where known."""
     listed = {key: [vars(shard) for shard in found] for key, found in shards.items()}
     value = {"format": FORMAT, "version": VERSION, "complete": False, "plan": plan.to_json()}
-    return encode(value | {"digests": dict(digests), "shards": listed}, indent=None)
+    found = {"digests": dict(digests), "shards": listed, "expected": dict(expected or {})}
+    return encode(value | found, indent=None)
+
+
+def rows_said(store: Store) -> str:
+    """How many rows an unfinished cache has of how many, in words: of both splits together."""
+    try:
+        journal = decode(store.read(JOURNAL) or b"", store.name(JOURNAL))
+        shards = shards_from_json(journal["shards"])
+        done = sum(shard.rows for s in SPLITS for shard in shards.get(column_key(s, "tokens"), ()))
+        total = sum(journal.get("expected", {}).values())
+        return f"{done:,} rows done" + (f" of {total:,}" if total else "")
+    except (UserError, KeyError, TypeError, AttributeError, ValueError):
+        return f"a {JOURNAL} that cannot be understood"
 
 
 def found_at(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -21,6 +21,8 @@ EMBEDDING = "vocab/embedding"
 UNEMBEDDING = "vocab/unembedding"
 FINAL_NORM = "vocab/final_norm.json"
 TOKENS = "vocab/tokens.json"
+PAIRED = ("embedding", "tokens")
+"""Names of the digests of what must be in one order: embedding rows and token strings."""
 ANCHORS = "anchors"
 """Folder for what is read off a finished cache and kept beside it: no part of the cache."""
 
@@ -176,6 +178,11 @@ class Manifest(CachePlan):
         names = [item.name for item in dataclasses.fields(CachePlan)]
         return CachePlan(**{name: getattr(self, name) for name in names})
 
+    @property
+    def vocabulary_digest(self) -> str:
+        """Identifies which token string belongs to which embedding row, both in their order."""
+        return sha256_bytes(json.dumps([self.digests.get(name) for name in PAIRED]).encode())
+
     def to_bytes(self) -> bytes:
         """The content of ``manifest.json``."""
         value = {"format": FORMAT, "version": VERSION, "complete": True} | super().to_json()
@@ -254,6 +261,7 @@ def _typed(value: Mapping[str, Any]) -> dict[str, Any]:
         "model": ModelInfo(**value["model"]),
         "text": TextInfo(**value["text"]),
         "layers": tuple(value["layers"]),
+        "digests": dict(value["digests"]),
         "splits": {name: SplitInfo(**value["splits"][name]) for name in SPLITS},
         "shards": shards_from_json(value["shards"]),
     }

@@ -8,6 +8,7 @@ import numpy as np
 import tensorstore as ts
 
 from vasae_jax.cache.buffers import np_dtype
+from vasae_jax.cache.journal import rows_said
 from vasae_jax.cache.manifest import (
     COLUMNS,
     EMBEDDING,
@@ -22,11 +23,17 @@ from vasae_jax.cache.manifest import (
     decode,
     norms_key,
 )
-from vasae_jax.cache.store import Store, array_metadata, settled
+from vasae_jax.cache.store import Store, array_metadata
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.cache.vocabulary import check_final_norm, check_tokens, vocab_metadata
+from vasae_jax.cache.vocabulary import (
+    check_final_norm,
+    check_tokens,
+    digest_name,
+    vocab_metadata,
+)
+from vasae_jax.cache.waiting import settled
 from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_bytes
+from vasae_jax.system.files import sha256_array, sha256_bytes
 
 
 class PendingRows:
@@ -137,7 +144,11 @@ class Cache:
         return self.manifest.splits[split].rows
 
     def embedding(self) -> np.ndarray:
-        """The model's input embeddings, float32 [vocab_size, d_model]."""
+        """The model's input embeddings, float32 [vocab_size, d_model].
+
+        Raises:
+            UserError: they are not those, in that order, whose digest the manifest has.
+        """
         return self._vocab_array(EMBEDDING)
 
     def unembedding(self) -> np.ndarray:
@@ -152,7 +163,11 @@ class Cache:
         return norm
 
     def vocab(self) -> Vocab:
-        """The token strings; UserError unless there is one for each embedding row."""
+        """The token strings, one for each embedding row.
+
+        Raises:
+            UserError: they are not those, in that order, whose digest the manifest has.
+        """
         value = self._json(TOKENS)
         with self._naming(TOKENS):
             vocab = Vocab.from_json(value)
@@ -185,20 +200,31 @@ class Cache:
     def _vocab_array(self, key: str) -> np.ndarray:
         metadata = vocab_metadata(self.manifest)
         array = RowArray(self._store, key, metadata, self.manifest.chunk_rows)
-        return array.read(0, self.manifest.vocab_size)
+        rows = array.read(0, self.manifest.vocab_size)
+        self._check_digest(key, sha256_array(rows))
+        return rows
 
     def _json(self, key: str) -> dict[str, Any]:
         data = self._store.read(key)
         if data is None:
             raise UserError(f"{self._store.name(key)} is missing; expected it in a cache")
+        self._check_digest(key, sha256_bytes(data))
         return decode(data, self._store.name(key))
+
+    def _check_digest(self, key: str, found: str) -> None:
+        """Raise UserError unless a part of the vocabulary is what the manifest says."""
+        expected = self.manifest.digests.get(digest_name(key))
+        if found != expected:
+            raise UserError(
+                f"{self._store.name(key)} has content of SHA-256 {found}; expected {expected}"
+            )
 
 
 def _why_no_manifest(store: Store) -> str:
     if store.read(JOURNAL) is not None:
         return (
-            f"{store.url} is an unfinished cache; expected a complete one (run its extraction "
-            "again, it goes on where it stopped)"
+            f"{store.url} is an unfinished cache with {rows_said(store)}; expected a complete one "
+            "(run its extraction again, it goes on where it stopped)"
         )
     found = "nothing" if store.empty() else f"no {MANIFEST}"
     return f"{store.url} is no activation cache: found {found}; expected a {MANIFEST}"

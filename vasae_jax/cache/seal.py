@@ -13,7 +13,8 @@ from vasae_jax.cache.manifest import (
     SplitInfo,
     column_key,
 )
-from vasae_jax.cache.store import Store, settled
+from vasae_jax.cache.store import Store
+from vasae_jax.cache.waiting import settled
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.version import __version__
 

@@ -9,21 +9,18 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
+from vasae_jax.cache.waiting import retrying, settled
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import sha256_bytes, sha256_file, write_bytes
 from vasae_jax.system.owner import OWNER, Owner
 
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
-PATIENCE = 300.0
-"""Seconds in which storage must answer what is read from it: a read that hangs must end."""
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
 _OS_ERRORS = {
     "27": "a file grew too large",
@@ -165,21 +162,6 @@ class Store:
         return self._kv
 
 
-class Promise(Protocol[T_co]):
-    """A future of TensorStore's."""
-
-    def result(self, timeout: float | None = None) -> T_co:
-        """What it gives, waited for so many seconds."""
-
-
-def settled(future: Promise[T]) -> T:
-    """What a read gives, waited for PATIENCE seconds at most; its error, or TimeoutError."""
-    try:
-        return future.result(timeout=PATIENCE)
-    except TimeoutError as error:
-        raise TimeoutError(f"no answer for {PATIENCE:g} s") from error
-
-
 def array_metadata(dtype: str, rows: int, width: int, chunk: int, shard: int) -> dict[str, Any]:
     """zarr3 metadata: shards of ``shard`` rows, of chunks of ``chunk`` rows, each with crc32c.
 
@@ -246,7 +228,8 @@ def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
     if scheme not in BUCKETS or not bucket:
         raise UserError(f"{url} is no place for a cache; expected a directory, gs:// or s3:// URL")
     path = prefix.rstrip("/") + "/" if prefix else ""
-    spec = {"driver": BUCKETS[scheme], "bucket": bucket, "path": path}
+    driver = BUCKETS[scheme]
+    spec = {"driver": driver, "bucket": bucket, "path": path, **retrying(driver)}
     return False, spec | (_s3_server() if scheme == "s3" else {})
 
 

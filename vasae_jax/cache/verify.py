@@ -6,11 +6,7 @@ import numpy as np
 
 from vasae_jax.cache.buffers import row_norms
 from vasae_jax.cache.manifest import (
-    EMBEDDING,
-    FINAL_NORM,
     MANIFEST,
-    TOKENS,
-    UNEMBEDDING,
     Manifest,
     acts_key,
     checksum,
@@ -21,9 +17,8 @@ from vasae_jax.cache.manifest import (
 )
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
-from vasae_jax.cache.vocabulary import digest_name
 from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_array
+from vasae_jax.system.progress import Progress
 
 
 def verify(url: str) -> list[str]:
@@ -32,7 +27,7 @@ def verify(url: str) -> list[str]:
     Checked: the manifest's checksum; the SHA-256 of every shard file; each chunk's crc32c;
     the number of rows, documents and shards; that rows are finite and have the norms
     stored; that tokens lie in the vocabulary; the digests of the vocabulary; that no
-    document lies in two splits.
+    document lies in two splits. What takes long says how far it is, on stderr.
 
     Returns:
         One sentence for each problem, with the file's name; empty for a sound cache.
@@ -64,17 +59,22 @@ def _manifest_problems(store: Store) -> Iterator[str]:
 
 
 def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
-    for key, rows in _expected_rows(manifest).items():
-        shards = manifest.shards.get(key, ())
-        listed = sum(shard.rows for shard in shards)
-        if listed != rows:
-            yield f"{store.name(key)} is listed with {listed} rows in its shards; expected {rows}"
-        names = [shard_key(key, index) for index in range(len(shards))]
-        for name, shard, digest in zip(names, shards, store.digests(names), strict=True):
-            if digest is None:
-                yield f"{store.name(name)} is missing"
-            elif digest != shard.sha256:
-                yield f"{store.name(name)} has SHA-256 {digest}; expected {shard.sha256}"
+    done, total = 0, sum(map(len, manifest.shards.values()))
+    with Progress(total, unit="files") as progress:
+        for key, rows in _expected_rows(manifest).items():
+            shards = manifest.shards.get(key, ())
+            listed = sum(shard.rows for shard in shards)
+            if listed != rows:
+                what = f"{listed} rows in its shards; expected {rows}"
+                yield f"{store.name(key)} is listed with {what}"
+            names = [shard_key(key, index) for index in range(len(shards))]
+            for name, shard, digest in zip(names, shards, store.digests(names), strict=True):
+                if digest is None:
+                    yield f"{store.name(name)} is missing"
+                elif digest != shard.sha256:
+                    yield f"{store.name(name)} has SHA-256 {digest}; expected {shard.sha256}"
+                done += 1
+                progress.update(done)
 
 
 def _expected_rows(manifest: Manifest) -> dict[str, int]:
@@ -85,25 +85,14 @@ def _expected_rows(manifest: Manifest) -> dict[str, int]:
 
 
 def _vocabulary_problems(cache: Cache) -> Iterator[str]:
-    store = Store(cache.url)
-    parts: dict[str, Callable[[], str | None]] = {
-        EMBEDDING: lambda: sha256_array(cache.embedding()),
-        FINAL_NORM: lambda: store.sha256(FINAL_NORM),
-        TOKENS: lambda: store.sha256(TOKENS),
-    }
+    parts: list[Callable[[], object]] = [cache.embedding, cache.final_norm, cache.vocab]
     if not cache.manifest.tied:
-        parts[UNEMBEDDING] = lambda: sha256_array(cache.unembedding())
-    for key, digest_of in parts.items():
+        parts.append(cache.unembedding)
+    for read in parts:  # each compares what it reads with its digest
         try:
-            digest = digest_of()
+            read()
         except UserError as error:
             yield str(error)
-            continue
-        expected = cache.manifest.digests.get(digest_name(key))
-        if digest is None:
-            yield f"{store.name(key)} is missing"
-        elif digest != expected:
-            yield f"{store.name(key)} has content of SHA-256 {digest}; expected {expected}"
 
 
 def _content_problems(cache: Cache) -> Iterator[str]:
@@ -168,7 +157,9 @@ def _pieces(array: RowArray, cache: Cache) -> Iterator[tuple[int, np.ndarray]]:
     rows, step = array.shape[0], cache.manifest.chunk_rows
     starts = range(0, rows, step)
     pending = [array.read_async(0, min(step, rows))]
-    for start in starts:
-        if start + step < rows:
-            pending.append(array.read_async(start + step, min(start + 2 * step, rows)))
-        yield start, pending.pop(0).result()
+    with Progress(rows, unit=f"rows of {array.name}") as progress:
+        for start in starts:
+            if start + step < rows:
+                pending.append(array.read_async(start + step, min(start + 2 * step, rows)))
+            yield start, pending.pop(0).result()
+            progress.update(start)

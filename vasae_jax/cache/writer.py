@@ -52,6 +52,7 @@ class CacheWriter:
         vocab: the token strings.
         overwrite: replace a cache that lies there. Only ever a cache: a directory with
             anything else in it is refused.
+        expected: rows that each split is to have, for whoever asks an unfinished cache.
 
     Raises:
         UserError: the place is not writable, holds something else, a complete cache
@@ -69,8 +70,9 @@ class CacheWriter:
         final_norm: Mapping[str, Any],
         vocab: Vocab,
         overwrite: bool = False,
+        expected: Mapping[str, int] | None = None,
     ) -> None:
-        self.plan = plan
+        self.plan, self._expected = plan, expected
         self._store = Store(url)
         parts = Vocabulary(embedding, unembedding, final_norm, vocab)
         vocabulary_files.check(parts, plan)
@@ -241,7 +243,9 @@ class CacheWriter:
         return found
 
     def _write_journal(self) -> None:
-        self._store.write(JOURNAL, journal_bytes(self.plan, self._digests, self._shards))
+        self._store.write(
+            JOURNAL, journal_bytes(self.plan, self._digests, self._shards, self._expected)
+        )
 
     def _clear_undurable(self) -> None:
         """Remove what an interrupted writer left beyond its journal, lock files included.

@@ -57,7 +57,7 @@ def run_joined(given: argparse.Namespace, body: Callable[[], list[str]]) -> None
 def _joined(given: argparse.Namespace, body: Callable[[], list[str]]) -> None:
     import jax
 
-    from vasae_jax.devices.distributed import Hosts, is_first, joined
+    from vasae_jax.devices.distributed import Hosts, is_first, joined, others
 
     hosts = Hosts(
         given.distributed,
@@ -66,8 +66,10 @@ def _joined(given: argparse.Namespace, body: Callable[[], list[str]]) -> None:
         given.connect_timeout,
         given.heartbeat_timeout,
     )
+    rest = "another process of the run"
     try:
         with joined(hosts):
+            rest = others()
             lines = body()
             if is_first():
                 print(*lines, sep="\n")
@@ -75,7 +77,7 @@ def _joined(given: argparse.Namespace, body: Callable[[], list[str]]) -> None:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
         raise UserError(
-            f"process {jax.process_index()} lost another process of the run "
+            f"process {jax.process_index()} lost {rest} "
             f"({str(error).splitlines()[0]}); run the same command on every host to resume "
             "from the last checkpoint"
         ) from error

@@ -14,6 +14,8 @@ VERBS = {
     "sweep": "train a grid of runs from one file, and show its table",
     "eval": "measure a run on held-out documents",
     "name": "print the names of a run's features, and write them to a file",
+    "report": "write a page about a run's features, or several runs', for a browser",
+    "heatmap": "draw which names are most active along a sentence",
     "export": "write a run's named dictionary for NumPy and other libraries",
     "cache": "show what an activation cache holds, or verify it",
     "anchors": "read off a cache where its layers put each token",

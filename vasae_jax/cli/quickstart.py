@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Fetch a small real model (or use yours), extract a few layers over English "
         "text, train a soft SAE, measure it on held-out documents, and write dictionary.npz, "
-        "names.jsonl, meta.json and alignment.png. After an interruption, run the same command "
-        "to continue.",
+        "names.jsonl, meta.json, alignment.png and report/, a page to open in a browser. After an "
+        "interruption, run the same command to continue.",
         epilog="Settings of vasae train, such as --sae.k=64, may follow.",
     )
     add = parser.add_argument

@@ -151,7 +151,7 @@ class RunConfig:
     """The run itself: length, output, logging."""
 
     out: str = ""
-    """Run directory: config.json, metrics.jsonl, checkpoints/. Rerun to resume."""
+    """Run directory: config.json, metrics.jsonl, events.jsonl, checkpoints/. Rerun to resume."""
     steps: int = 1000
     """Training steps."""
     seed: int = 0
@@ -160,6 +160,10 @@ class RunConfig:
     """Steps between two lines of metrics."""
     checkpoint_every: int = 500
     """Steps between two checkpoints (the last step is always kept)."""
+    keep: int = 2
+    """Newest checkpoints that are kept; with one alone, damage to it leaves nothing."""
+    keep_every: int = 0
+    """Checkpoints of steps that are a multiple of this are kept for good; 0 keeps none so."""
     tensorboard: bool = False
     """Also write TensorBoard event files under OUT/tensorboard."""
     overwrite: bool = False

@@ -8,6 +8,7 @@ connections break, or it misses its heartbeat.
 import contextlib
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -142,6 +143,19 @@ def said_by_first(work: Callable[[], str]) -> str:
     if jax.process_count() == 1:
         return work()
     return _gather(together(lambda: work() if is_first() else ""))[0]
+
+
+def host_names() -> list[str]:
+    """The name of each process's host, in order of process."""
+    name = socket.gethostname()
+    return [name] if jax.process_count() == 1 else _gather(name)
+
+
+def others() -> str:
+    """The other processes of the run and their hosts, in words: whom a lost one is among."""
+    own = jax.process_index()
+    named = [f"process {n} on {host}" for n, host in enumerate(host_names()) if n != own]
+    return named[0] if len(named) == 1 else f"one of {', '.join(named)}"
 
 
 def check_same(configs: Sequence[Config], cache_digest: str) -> None:

@@ -160,7 +160,7 @@ def measure_program(mesh: Mesh, k: int, pre_bias: float) -> Program:
     Features are split over ``model`` and rows over ``data``; the k winners of a row and the
     order of equal ones are those of one device.
     """
-    specs = Rules().state(_PARAMS)
+    specs = Rules().state(PARAMS)
     out: Any = (P(), P(), P(), P(DATA), P(DATA))
     local = jax.shard_map(
         partial(_measure, k=k, pre_bias=pre_bias),
@@ -172,7 +172,7 @@ def measure_program(mesh: Mesh, k: int, pre_bias: float) -> Program:
     return jax.jit(local)
 
 
-_PARAMS = {
+PARAMS = {
     name: jax.ShapeDtypeStruct(shape, np.float32)
     for name, shape in {"W_enc": (1, 1), "b_enc": (1,), "W_dec": (1, 1), "b_dec": (1,)}.items()
 }
@@ -180,8 +180,8 @@ _PARAMS = {
 
 def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
     x = x.astype(jnp.float32)
-    values, ids = _winners(params, x, k, pre_bias)
-    distance = jnp.sum(jnp.square(x - _decode(params, values, ids)), axis=1)
+    values, ids = winners(params, x, k, pre_bias)
+    distance = jnp.sum(jnp.square(x - decoded(params, values, ids)), axis=1)
     mean = jnp.stack([_mean(x, weight) for weight in weights])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
     sums = (
@@ -192,7 +192,7 @@ def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias:
     return Measured(mean, spread_sum, error, values, ids)
 
 
-def _winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
+def winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
     """Values and global ids [B, k] of the features that fire, from every device's own k best.
 
     Offers lie in order of device and within one in order of value, then id, so that equal
@@ -207,7 +207,7 @@ def _winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax
     return best, jnp.take_along_axis(offer_ids, at, axis=1)
 
 
-def _decode(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
+def decoded(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
     """x_hat [B, d_in]: each device decodes the winners that are its own."""
     own = params["W_dec"].shape[0]
     first = jax.lax.axis_index(MODEL) * own

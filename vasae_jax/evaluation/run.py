@@ -71,6 +71,7 @@ def open_anchors_of(url: str, run: Run) -> Cache:
         ("rows of width", cache.manifest.d_model, own.d_model),
         ("a vocabulary of", cache.manifest.vocab_size, own.vocab_size),
         ("embeddings of digest", cache.manifest.digests["embedding"], own.digests["embedding"]),
+        ("token strings of digest", cache.manifest.digests["tokens"], own.digests["tokens"]),
     ):
         if found != expected:
             raise UserError(

@@ -123,13 +123,13 @@ def extract(
     windows = _read(documents, model, settings)
     ends = _ends(model)
     plan = _plan(model, settings, layers, windows, source)
+    rows = {split: windows.count(split)[0] for split in SPLITS}
     if part is not None:
-        rows = {split: windows.count(split)[0] for split in SPLITS}
         with PartWriter(url, plan, rows, part, **ends) as one:
             _run(model, windows, layers, settings, one)
             one.finish_part()
         return None
-    with CacheWriter(url, plan, overwrite=overwrite, **ends) as writer:
+    with CacheWriter(url, plan, overwrite=overwrite, expected=rows, **ends) as writer:
         _run(model, windows, layers, settings, writer)
         return writer.finish()
 

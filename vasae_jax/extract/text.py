@@ -19,6 +19,8 @@ from typing import Any
 from vasae_jax.system.errors import UserError
 
 PIECE_CHARACTERS = 2000
+LONGEST = 2**24
+"""Most characters of a document: to tokenise one takes some 200 bytes of memory a character."""
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 EXPECTED = "a .txt, .jsonl or .parquet file, a directory of these, pydoc-topics or hf:NAME"
 
@@ -34,8 +36,13 @@ def read_documents(source: str, field: str = "text", split: str = "train") -> It
 
     Raises:
         UserError: at once if the source does not exist or is of no known kind; while
-            iterating, if a record cannot be read, naming the file and the record.
+            iterating, if a record cannot be read, naming the file and the record, or a document
+            is longer than LONGEST.
     """
+    return _bounded(_documents(source, field, split), source)
+
+
+def _documents(source: str, field: str, split: str) -> Iterator[str]:
     if source == "pydoc-topics":
         return _pydoc_topics()
     if source.startswith("hf:"):
@@ -59,6 +66,16 @@ def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
             start = blank.end()
     if text[start:].strip():
         yield text[start:]
+
+
+def _bounded(documents: Iterator[str], source: str) -> Iterator[str]:
+    for number, text in enumerate(documents, 1):
+        if len(text) > LONGEST:
+            raise UserError(
+                f"document {number} of text {source} has {len(text):,} characters; expected at "
+                f"most {LONGEST:,}: cut it into several"
+            )
+        yield text
 
 
 def _pydoc_topics() -> Iterator[str]:

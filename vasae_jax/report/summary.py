@@ -31,7 +31,7 @@ def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: Wat
     shown = _Table(run, found, dictionary, evaluation.split)
     parts = [
         evaluation.table(),
-        held_table(held(found, *_names(dictionary)), watch.rows),
+        held_table(held(found, *names_of(dictionary)), watch.rows),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
         shown.text(best_features(dictionary)),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
@@ -95,7 +95,7 @@ class _Table:
         return self._snippets.text(int(self._found.row[strongest]))
 
 
-def _names(dictionary: Dictionary) -> tuple[LayerNames, Evidence, np.ndarray]:
+def names_of(dictionary: Dictionary) -> tuple[LayerNames, Evidence, np.ndarray]:
     """The layer names of a dictionary, what they are worth, and norms of the decoder rows."""
     names = LayerNames(
         dictionary.layer_token_ids, dictionary.layer_relation, dictionary.layer_expected

@@ -11,9 +11,11 @@ from vasae_jax.system.errors import UserError
 
 
 def rows_in_order(
-    cache: Cache, layer: int, split: str, mask: Mask, *, batch: int
+    cache: Cache, layer: int, split: str, mask: Mask, *, batch: int, start: int = 0
 ) -> Iterator[Batch]:
     """Each row of a split once, in batches of ``batch`` rows; those of ``mask`` do not count.
+
+    Rows before ``start``, which is the first one of a chunk, are left out.
 
     The last batch is filled up with rows of zeros that have ``keep`` False and ``docs`` -1.
     The next rows are read while the consumer works.
@@ -24,12 +26,12 @@ def rows_in_order(
     """
     if batch < 1:
         raise UserError(f"batch is {batch}; expected at least 1")
-    return _batches(Source(cache, layer, split, mask), batch)
+    return _batches(Source(cache, layer, split, mask), batch, start)
 
 
-def _batches(source: Source, size: int) -> Iterator[Batch]:
+def _batches(source: Source, size: int, start: int) -> Iterator[Batch]:
     out, filled = _blank(source, size), 0
-    for block in _blocks(source, size):
+    for block in _blocks(source, size, start):
         at = 0
         while at < len(block.keep):
             count = min(size - filled, len(block.keep) - at)
@@ -43,11 +45,13 @@ def _batches(source: Source, size: int) -> Iterator[Batch]:
         yield out
 
 
-def _blocks(source: Source, size: int) -> Iterator[Batch]:
+def _blocks(source: Source, size: int, first: int) -> Iterator[Batch]:
     """Runs of whole chunks of about a batch, so that no chunk is read twice."""
     chunk = source.acts.chunk_rows
     step = chunk * max(1, size // chunk)
-    ranges = [(start, min(start + step, source.rows)) for start in range(0, source.rows, step)]
+    if first >= source.rows:
+        return
+    ranges = [(start, min(start + step, source.rows)) for start in range(first, source.rows, step)]
     pending = source.read_async(ranges[:1])
     for following in ranges[1:]:
         ahead = source.read_async([following])

@@ -20,6 +20,11 @@ class Layers:
         self._sources = [Source(cache, layer, split, mask) for layer in layers]
         self.dtype = self._sources[0].acts.dtype
 
+    @property
+    def dropped(self) -> int:
+        """Unusable rows of all layers so far, as a :class:`Tally` counts them."""
+        return sum(source.tally.dropped for source in self._sources)
+
     def columns(self) -> dict[str, RowArray]:
         """The arrays that are read for each row: those of a layer with its place in the name."""
         found: dict[str, RowArray] = {}
@@ -29,7 +34,7 @@ class Layers:
         return found
 
     def batch(self, columns: dict[str, np.ndarray]) -> list[Batch]:
-        """A batch for each layer."""
+        """A batch for each layer; UserError where too many rows of one are unusable."""
         return [
             source.batch({name: columns[_name(name, place)] for name in source.columns()})
             for place, source in enumerate(self._sources)

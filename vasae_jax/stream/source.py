@@ -9,6 +9,7 @@ import numpy as np
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
+from vasae_jax.stream.unusable import Tally, unusable
 from vasae_jax.system.errors import UserError
 
 B_co = TypeVar("B_co", covariant=True)
@@ -20,8 +21,8 @@ class Batch:
     """Rows of a layer.
 
     Attributes:
-        x: [n, d_model] in the cache's type (float32, or ``ml_dtypes.bfloat16``).
-        keep: bool [n], False for rows that are masked.
+        x: [n, d_model] in the cache's type (float32, or ``ml_dtypes.bfloat16``); finite.
+        keep: bool [n], False for rows that are masked or unusable.
         docs: int32 [n], the number of the document that each row comes from.
     """
 
@@ -45,9 +46,10 @@ class Columns(Protocol[B_co]):
 
 
 class Source:
-    """The rows of one layer and split, with ``mask`` applied.
+    """The rows of one layer and split, with ``mask`` applied and unusable rows dropped.
 
-    See :func:`median_norm` for the median that norms are compared with.
+    See :func:`median_norm` for the median that norms are compared with, and
+    :mod:`vasae_jax.stream.unusable` for the rows that are dropped, which ``tally`` counts.
 
     Raises:
         UserError: the cache lacks the layer or split, or a number is negative.
@@ -61,6 +63,7 @@ class Source:
             )
         self.rows = cache.rows(split)
         self.acts = cache.acts(layer, split)
+        self.tally = Tally(self.acts.name, self.rows)
         self._docs = cache.column("docs", split)
         self._positions = cache.column("positions", split) if mask.skip_positions else None
         self._norms = cache.norms(layer, split) if mask.max_norm else None
@@ -87,8 +90,20 @@ class Source:
         return found
 
     def batch(self, columns: dict[str, np.ndarray]) -> Batch:
-        """The batch of these columns: acts [n, d_model], the others [n]."""
-        return Batch(columns["acts"], self._kept(columns), columns["docs"])
+        """The batch of these columns: acts [n, d_model], the others [n].
+
+        Rows that are not finite become 0: no weight of 0 would undo a NaN.
+
+        Raises:
+            UserError: too many rows are unusable.
+        """
+        x = columns["acts"]
+        infinite, constant = unusable(x)
+        dropped = infinite | constant
+        self.tally.add(len(x), int(dropped.sum()))
+        if infinite.any():
+            x[infinite] = 0
+        return Batch(x, self._kept(columns) & ~dropped, columns["docs"])
 
     def keep(self) -> np.ndarray:
         """bool [rows]: which rows of the whole split are not masked; reads no activations."""
@@ -130,7 +145,11 @@ class PendingBatch(Generic[B_co]):
         return sum(column.nbytes for column in self._columns.values())
 
     def result(self) -> B_co:
-        """The rows, once they are all there; UserError if a chunk is missing or damaged."""
+        """The rows, once they are all there.
+
+        Raises:
+            UserError: a chunk is missing or damaged, or too many rows are unusable.
+        """
         if not self._made:
             for read in self._reads:
                 read.result()
@@ -149,7 +168,8 @@ def spread_chunks(rows: int, chunk_rows: int, most: int) -> list[tuple[int, int]
 def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
     """Median L2 norm of a split's rows at positions that ``mask`` does not skip.
 
-    Exact up to 2**20 rows; above, over evenly spaced whole chunks of that many rows.
+    Rows whose norm is 0 or not finite do not count. Exact up to 2**20 rows; above, over evenly
+    spaced whole chunks of that many rows.
 
     Raises:
         UserError: no row has such a position.
@@ -159,9 +179,10 @@ def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
     reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
     kept = [norm.result()[place.result() >= mask.skip_positions] for norm, place in reads]
     found = np.concatenate(kept)
+    found = found[np.isfinite(found) & (found > 0)]
     if not len(found):
         raise UserError(
-            f"{cache.url} has no row at position {mask.skip_positions} or later in its "
+            f"{cache.url} has no usable row at position {mask.skip_positions} or later in its "
             f"split {split!r}; expected a smaller skip_positions than its longest context"
         )
     return float(np.median(found))

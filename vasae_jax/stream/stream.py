@@ -34,6 +34,7 @@ class ReadStats:
         bytes_per_second: the same, over the time since the last report.
         queued: batches that are ready ahead of the consumer.
         document_bits: entropy of a batch over documents in bits, mean of recent batches.
+        dropped: unusable rows among those read so far by this process.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class ReadStats:
     bytes_per_second: float
     queued: int
     document_bits: float
+    dropped: int
 
 
 class LayersStream:
@@ -81,7 +83,7 @@ class LayersStream:
     ) -> None:
         self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
         check(self.order, shuffle.batch, process_count)
-        source = Layers(cache, layers, split, mask)
+        self._source = source = Layers(cache, layers, split, mask)
         own = shuffle.lanes // process_count
         first = process_index * own
         self._lanes = [
@@ -101,7 +103,7 @@ class LayersStream:
         """This process's part of batch ``step`` of each layer, as new arrays.
 
         Raises:
-            UserError: a chunk is missing or damaged.
+            UserError: a chunk is missing or damaged, or too many rows are unusable.
         """
         if step < 0:
             raise UserError(f"batch {step} was asked for; expected a number from 0")
@@ -140,6 +142,7 @@ class LayersStream:
             bytes_per_second=(total - before) / max(now - since, 1e-9),
             queued=0 if self._ahead is None else self._ahead.depth,
             document_bits=float(np.mean([entropy_bits(docs) for docs in recent] or [0.0])),
+            dropped=self._source.dropped,
         )
 
     def _blank(self, count: int) -> Batch:

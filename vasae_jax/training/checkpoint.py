@@ -25,13 +25,12 @@ from vasae_jax.cache.store import reason
 from vasae_jax.devices.distributed import is_first
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import require_space, unwritable
+from vasae_jax.system.files import require_space, sha256_bytes, unwritable
 from vasae_jax.training.digests import damage, digested, write_digests
+from vasae_jax.training.guard import Growth
 from vasae_jax.training.log import say
 from vasae_jax.training.state import TrainState
 
-KEPT = 2
-"""Checkpoints kept, so that one is whole whatever happens to the other."""
 ITEMS = ("params", "rest")
 _DELETED = "deleted"
 
@@ -62,8 +61,15 @@ def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
 class Checkpoints:
     """The checkpoints of one run directory; use as a context manager."""
 
-    def __init__(self, run: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, run: str | os.PathLike[str], *, keep: int = 2, keep_every: int | None = None
+    ) -> None:
         """Open ``run``/checkpoints, creating it, and remove what a killed writer left there.
+
+        Args:
+            run: its directory.
+            keep: newest steps that are kept.
+            keep_every: also kept are steps that are a multiple of this.
 
         Raises:
             UserError: it cannot be created.
@@ -74,14 +80,18 @@ class Checkpoints:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(directory, error) from error
-        # On CPU a save in the background would read the arrays that the next step overwrites.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT,
+            max_to_keep=keep,
+            keep_period=keep_every,
             # Moved there in one go, so that a killed deletion leaves no half of a step.
             todelete_subdir=_DELETED,
-            enable_async_checkpointing=jax.default_backend() != "cpu",
+            # The runs of a pack save side by side, and each has processes that wait for another.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=sha256_bytes(os.fspath(run).encode())[:16]
+            ),
         )
         self._directory, self._failed = directory, False
+        self._growth = Growth()
         self._said_before = sys.unraisablehook
         sys.unraisablehook = partial(_all_but_late_writes, sys.unraisablehook)
         if is_first():
@@ -113,33 +123,35 @@ class Checkpoints:
             shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
     def latest(self) -> int | None:
-        """The last step saved whole, or None."""
-        step: int | None = self._manager.latest_step()
-        return step
+        """The last step saved whole, or None; raises what :meth:`steps` does."""
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """All steps saved whole, in order."""
+        """All steps saved whole, in order; a save under way is waited for.
+
+        Raises:
+            UserError: that save has failed.
+        """
+        with self._writing("the last checkpoint"):
+            self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState) -> None:
         """Save ``state`` as ``step``.
 
-        On accelerators the write goes on in the background after the arrays have left the
-        device.
+        The write goes on in the background after the arrays have left the device, or on CPU
+        were copied; the caller may then overwrite them.
 
         Raises:
-            UserError: a number of it is not finite, or the disk is full or not writable.
+            UserError: a number of it is not finite, or the weights have grown beyond reason;
+                the disk is full or not writable, now or in the save before.
         """
         if step in self.steps():
             return
-        if not all_finite((state.params, state.moments)):
-            raise UserError(
-                f"the state after step {step} is not finite and is not saved; expected finite "
-                "numbers (a lower --optim.lr or a longer --optim.warmup may help)"
-            )
+        self._growth.check(step, state.params, state.moments)
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        rest = state._asdict()
+        rest = _safe(state)._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
         )
@@ -177,6 +189,7 @@ class Checkpoints:
             found = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax raises Exception itself
             raise _unreadable(self._directory / str(step), error) from error
+        self._growth.begin(step, found["params"])
         return type(like)(params=found["params"], **found["rest"])
 
     def raw(self, step: int) -> dict[str, Any]:
@@ -265,10 +278,12 @@ def _remove_leftovers(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Whether every number is finite, []."""
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+def _safe(state: TrainState) -> TrainState:
+    """The state in buffers that no step overwrites: Orbax reads those of a CPU where they lie."""
+    if jax.default_backend() != "cpu":
+        return state
+    copied: TrainState = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+    return copied
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -39,7 +39,10 @@ def check_settings(config: Config) -> None:
 
 
 def check_cache(config: Config, cache: Cache) -> None:
-    """Raise UserError where the settings do not fit the cache's layers and sizes."""
+    """Raise UserError where the settings do not fit the cache's layers and sizes.
+
+    Also where its token strings are not those that its embedding rows came with.
+    """
     manifest = cache.manifest
     _require(
         config.data.layer in manifest.layers,
@@ -54,6 +57,7 @@ def check_cache(config: Config, cache: Cache) -> None:
         f"--sae.method=tied has --sae.d-sae={d_sae}; expected 0 or the cache's vocabulary "
         f"({manifest.vocab_size})",
     )
+    cache.vocab()  # compares them with their digest
 
 
 def check_mesh(config: Config, data: int, model: int, d_sae: int) -> None:
@@ -96,6 +100,8 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("run.steps", run.steps, 1),
         ("run.log-every", run.log_every, 1),
         ("run.checkpoint-every", run.checkpoint_every, 1),
+        ("run.keep", run.keep, 1),
+        ("run.keep-every", run.keep_every, 0),
         ("run.seed", run.seed, 0),
     ]
 

@@ -1,6 +1,5 @@
 """What a run says while it goes: a line for people, a record for machines, TensorBoard."""
 
-import math
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from vasae_jax.devices.distributed import is_first
 from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.system.clock import duration
 from vasae_jax.system.errors import UserError
+from vasae_jax.training.guard import Loss
 from vasae_jax.training.rundir import RunDir
 from vasae_jax.training.step import Metrics
 
@@ -40,6 +40,7 @@ class Log:
         and leaves lines for people on its steps to it.
         """
         self._stream, self._name = stream, f"{name}: " if name else ""
+        self._loss = Loss("", run.best_fvu())  # of a pack's runs the pack says the name
         self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
@@ -57,18 +58,22 @@ class Log:
         (step, metrics), self._noted = self._noted, None
         self.report(step, jax.device_get(metrics), self._stream.stats())
 
+    def check(self, step: int, metrics: Metrics) -> None:
+        """Judge one step, such as one to be saved.
+
+        Raises:
+            UserError: the run has diverged.
+        """
+        self._loss.check(step, float(metrics.loss), float(metrics.fvu))
+
     def report(self, step: int, metrics: Metrics, reading: ReadStats) -> None:
         """Write the metrics of one step, which are on the host.
 
         Raises:
-            UserError: the loss is not finite, so the run has diverged.
+            UserError: the run has diverged.
         """
+        self.check(step, metrics)
         values = {name: float(value) for name, value in metrics._asdict().items()}
-        if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"{self._name}the loss is {values['loss']} at step {step}; "
-                "expected a finite number (a lower --optim.lr or a longer --optim.warmup may help)"
-            )
         now = time.monotonic()
         rate = (step - self._at) * self._batch / max(now - self._since, 1e-9)
         self._at, self._since = step, now
@@ -80,6 +85,7 @@ class Log:
             "read_bytes_per_s": reading.bytes_per_second,
             "queued_batches": reading.queued,
             "document_bits": reading.document_bits,
+            "dropped_rows": reading.dropped,
         }
         self._run.log(record)
         if not self._name:
@@ -104,12 +110,13 @@ class Log:
 
     def _show(self, record: dict[str, Any]) -> None:
         left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
+        dropped = record["dropped_rows"]
         say(
             f"step {record['step']}/{self._steps}  "
             f"fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
             f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
             f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
-            f"{duration(left)} left"
+            f"{duration(left)} left" + (f"  {dropped:,} unusable rows dropped" if dropped else "")
         )
 
 

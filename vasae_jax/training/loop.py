@@ -31,6 +31,7 @@ from vasae_jax.training.checks import (
     features,
     order_seed,
 )
+from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pulled import pulled
@@ -60,8 +61,9 @@ def train(config: Config) -> Path:
     cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
     check_same([config], cache.digest)
     with contextlib.ExitStack() as held:
-        (run,) = together(lambda: own_runs([config], cache.digest, held))
-        checkpoints = held.enter_context(Checkpoints(run.path))
+        (run,) = together(lambda: own_runs([config], cache, held))
+        together(lambda: held.enter_context(Events(config, cache, mesh)))
+        checkpoints = held.enter_context(kept_checkpoints(config))
         done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
         if done >= config.run.steps:
             say(f"{run.path} is complete: {done} steps")
@@ -95,6 +97,9 @@ class Notes(Protocol[M_contra]):
 
     def flush(self) -> None:
         """Report what is kept."""
+
+    def check(self, step: int, metrics: M_contra) -> None:
+        """Raise UserError where a step's metrics say that a run has diverged."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ def advance(
         stopped = hooks.stop.after(number)
         if stopped or _due(number, config.checkpoint_every, config.steps):
             log.flush()
+            log.check(number, metrics)
             hooks.save(number, state)
         if stopped:
             raise Stopped(stopped, _stop_message(stopped, number, config.out))
@@ -137,6 +143,12 @@ def advance(
     if done < config.steps and (stopped := hooks.stop.asked):
         raise Stopped(stopped, f"stopped by {_name(stopped)} before a batch was read")
     return state
+
+
+def kept_checkpoints(config: Config) -> Checkpoints:
+    """The checkpoints of a run, as many as it is to keep."""
+    run = config.run
+    return Checkpoints(run.out, keep=run.keep, keep_every=run.keep_every or None)
 
 
 def compare_anchors(

@@ -2,22 +2,35 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import difference, from_dict, to_dict
-from vasae_jax.devices.distributed import is_first
+from vasae_jax.devices.distributed import is_first, said_by_first
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import unwritable, write_bytes, write_json
 from vasae_jax.system.owner import OWNER, Owner
 from vasae_jax.system.version import __version__
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run's config.json says."""
+
+    config: Config
+    cache_digest: str
+    """Of the cache that it was trained on."""
+    vocabulary_digest: str | None
+    """Of which string belongs to which embedding row there; None in runs of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,17 @@ class RunDir:
         if is_first() and file.exists():
             kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
             write_bytes(file, "".join(line + "\n" for line in kept).encode())
+
+    def best_fvu(self) -> float:
+        """The lowest fvu in metrics.jsonl as the first process has it, infinite if none."""
+        return float(said_by_first(lambda: repr(min(self._fvus(), default=math.inf))))
+
+    def _fvus(self) -> Iterator[float]:
+        file = self.path / METRICS
+        for line in file.read_text().splitlines() if file.exists() else ():
+            fvu = json.loads(line).get("fvu")
+            if isinstance(fvu, float):
+                yield fvu
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl, on the first process.
@@ -48,9 +72,7 @@ class RunDir:
             raise unwritable(self.path / METRICS, error) from error
 
 
-def own_runs(
-    configs: Sequence[Config], cache_digest: str, held: contextlib.ExitStack
-) -> list[RunDir]:
+def own_runs(configs: Sequence[Config], cache: Cache, held: contextlib.ExitStack) -> list[RunDir]:
     """The directories of runs, which this process owns until ``held`` is closed.
 
     Only the first process of a run writes, and owns; none is made where one is refused.
@@ -61,37 +83,37 @@ def own_runs(
     if not is_first():
         return [RunDir(Path(config.run.out)) for config in configs]
     for config in configs:
-        check_run(config, cache_digest)
+        check_run(config, cache)
     for config in configs:
         held.enter_context(Owner(config.run.out))
-    return [open_run(config, cache_digest) for config in configs]
+    return [open_run(config, cache) for config in configs]
 
 
-def open_run(config: Config, cache_digest: str) -> RunDir:
+def open_run(config: Config, cache: Cache) -> RunDir:
     """The run directory of ``config``: a new one, or the same run's to resume.
 
     Raises:
         UserError: it is another run's (the first setting that differs is named), was trained
             on another cache, is no run directory, or cannot be written.
     """
-    check_run(config, cache_digest)
+    check_run(config, cache)
     path = Path(config.run.out)
     if config.run.overwrite and path.exists():
         _empty(path)
     if not (path / CONFIG).exists():
-        _begin(path, config, cache_digest)
+        _begin(path, config, cache)
     return RunDir(path)
 
 
-def check_run(config: Config, cache_digest: str) -> None:
+def check_run(config: Config, cache: Cache) -> None:
     """Raise the UserError of :func:`open_run`, but for a disk's; nothing is written."""
     path = Path(config.run.out)
     if config.run.overwrite:
         _check_deletable(path)
     elif (path / CONFIG).exists():
-        found, digest = read_run(path)
-        changed = difference(lasting(found), lasting(config))
-        if digest != cache_digest:
+        found = read_run(path)
+        changed = difference(lasting(found.config), lasting(config))
+        if found.cache_digest != cache.digest:
             changed = f"the cache {config.data.cache} has changed"
         if changed:
             raise UserError(
@@ -102,8 +124,8 @@ def check_run(config: Config, cache_digest: str) -> None:
         raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
 
 
-def read_run(path: Path) -> tuple[Config, str]:
-    """The settings of a run and the digest of the cache that it was trained on.
+def read_run(path: Path) -> Recorded:
+    """The settings of a run and what it was trained on.
 
     Raises:
         UserError: ``path`` is not the directory of a run.
@@ -113,16 +135,18 @@ def read_run(path: Path) -> tuple[Config, str]:
         raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
     try:
         record = json.loads(file.read_text())
-        return from_dict(record["config"], str(file)), record["cache_digest"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        config = from_dict(record["config"], str(file))
+        return Recorded(config, record["cache_digest"], record.get("vocabulary_digest"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
 
 
-def _begin(path: Path, config: Config, cache_digest: str) -> None:
+def _begin(path: Path, config: Config, cache: Cache) -> None:
     run = replace(config.run, overwrite=False, fall_back=False)  # said of one start only
     record = {
         "created_by": f"vasae_jax {__version__}",
-        "cache_digest": cache_digest,
+        "cache_digest": cache.digest,
+        "vocabulary_digest": cache.manifest.vocabulary_digest,
         "config": to_dict(replace(config, run=run)),
     }
     write_json(path / CONFIG, record)
@@ -148,6 +172,8 @@ def lasting(config: Config) -> Config:
         tensorboard=False,
         log_every=blank.run.log_every,
         checkpoint_every=blank.run.checkpoint_every,
+        keep=blank.run.keep,
+        keep_every=blank.run.keep_every,
     )
     return replace(config, run=run, mesh=blank.mesh, data=replace(config.data, cache=""))
 

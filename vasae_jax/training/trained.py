@@ -31,11 +31,11 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
     """The last checkpoint of ``run``, with the cache of its config or the one given.
 
     Raises:
-        UserError: no run, no checkpoint, no cache, a cache of another width or vocabulary, or
-            features that ``mesh`` cannot split evenly.
+        UserError: no run, no checkpoint, no cache, a cache of another width or vocabulary (or of
+            the same in another order), or features that ``mesh`` cannot split evenly.
     """
-    config, digest = read_run(Path(run))
-    cache = Cache.open(cache_url or config.data.cache)
+    recorded = read_run(Path(run))
+    cache = Cache.open(cache_url or recorded.config.data.cache)
     step, params = load_params(run)
     d_sae, width = params["W_dec"].shape
     if cache.manifest.d_model != width:
@@ -43,7 +43,13 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             f"cache {cache.url} has rows of {cache.manifest.d_model} numbers; "
             f"expected {width} as run {run} was trained on"
         )
-    if cache_url is None and cache.digest != digest:
+    found, expected = cache.manifest.vocabulary_digest, recorded.vocabulary_digest
+    if cache_url and expected and found != expected:
+        raise UserError(
+            f"cache {cache.url} has embeddings and token strings of digest {found}; expected "
+            f"{expected} as run {run} was trained on: the same, in the same order"
+        )
+    if cache_url is None and cache.digest != recorded.cache_digest:
         raise UserError(
             f"cache {cache.url} has changed since run {run} was trained on it; "
             "expected the same one, or another named with --cache"
@@ -53,4 +59,4 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             f"the {d_sae} features of run {run} cannot be split over {mesh.shape[MODEL]} devices; "
             "expected --mesh.model to divide them"
         )
-    return Run(config, step, params, cache, mesh)
+    return Run(recorded.config, step, params, cache, mesh)

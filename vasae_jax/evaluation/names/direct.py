@@ -50,16 +50,30 @@ def raised_most(
     Equal logits go to the lower id. A token that is not raised above the mean over the
     vocabulary does not count, and -1 stands for it.
     """
+    rows = head_rows(rows, final_norm)
+    count = min(TOP, len(unembedding))
+    raised, ids = largest_products(rows, unembedding, count)
+    usual = rows @ unembedding.mean(axis=0)
+    found = np.full((len(rows), TOP), -1, np.int64)
+    found[:, :count] = np.where(raised > usual[:, None], ids, -1)
+    return found
+
+
+def head_rows(rows: np.ndarray, final_norm: Mapping[str, Any]) -> np.ndarray:
+    """``rows`` [n, d] after the linear part of the final norm; float32."""
     rows = rows.astype(np.float32)
     if final_norm["kind"] == "layernorm":
         rows = rows - rows.mean(axis=1, keepdims=True)
-    rows = rows * np.asarray(final_norm["weight"], np.float32)[None, :]
-    count = min(TOP, len(unembedding))
-    raised, ids = _largest(jnp.asarray(rows), jnp.asarray(unembedding), count)
-    usual = rows @ unembedding.mean(axis=0)
-    found = np.full((len(rows), TOP), -1, np.int64)
-    found[:, :count] = np.where(np.asarray(raised) > usual[:, None], np.asarray(ids), -1)
-    return found
+    scaled: np.ndarray = rows * np.asarray(final_norm["weight"], np.float32)[None, :]
+    return scaled
+
+
+def largest_products(
+    rows: np.ndarray, unembedding: np.ndarray, m: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``m`` largest products of ``rows`` [n, d] with the V tokens: values and ids [n, m]."""
+    values, ids = _largest(jnp.asarray(rows), jnp.asarray(unembedding), m)
+    return np.asarray(values), np.asarray(ids)
 
 
 @partial(jax.jit, static_argnums=2)

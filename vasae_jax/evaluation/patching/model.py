@@ -10,6 +10,7 @@ import numpy as np
 from vasae_jax.cache import Cache
 from vasae_jax.lm import load_lm
 from vasae_jax.lm.architectures import UnknownArchitecture
+from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.system.errors import UserError
 
 Backend = Literal["auto", "flax", "torch"]
@@ -24,6 +25,7 @@ class Model(Protocol):
 
     spec: Any
     """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
+    tokenizer: Tokenizer
     id: str
     computed: str
 

@@ -127,7 +127,7 @@ def read_rows(file: Path) -> dict[str, Row]:
     try:
         rows = [json.loads(text) for text in file.read_text().splitlines()]
         return {row["key"]: row for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} does not hold rows of a frontier: {error}") from error
 
 

@@ -20,6 +20,7 @@ from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_cache, check_settings
 from vasae_jax.training.ended import DIVERGED, read_ended
+from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loop import (
     Hooks,
@@ -27,6 +28,7 @@ from vasae_jax.training.loop import (
     advance,
     checked,
     compare_anchors,
+    kept_checkpoints,
     on_device,
     prepare,
     send,
@@ -81,8 +83,9 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
     check_same(configs, cache.digest)
     first = configs[0]
     with contextlib.ExitStack() as held:
-        runs = together(lambda: own_runs(configs, cache.digest, held))
-        kept = [held.enter_context(Checkpoints(run.path)) for run in runs]
+        runs = together(lambda: own_runs(configs, cache, held))
+        events = together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
+        kept = [held.enter_context(kept_checkpoints(config)) for config in configs]
         done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
             say(f"all {len(runs)} runs of the pack are complete: {done} steps")
@@ -95,7 +98,8 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         for run in runs:
             run.cut_metrics(done)
         step = PackStep(configs, mesh, layout, execution)
-        opened = [_member(*one, done) for one in zip(configs, runs, kept, strict=True)]
+        each = zip(configs, runs, kept, events, strict=True)
+        opened = [Member(*one, _log(*one[:2], done)) for one in each]
         for member in opened:
             held.enter_context(contextlib.closing(member.log))
         stop = held.enter_context(Stop())
@@ -209,8 +213,8 @@ def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Conte
     return {config.data.layer: context}, start
 
 
-def _member(config: Config, run: RunDir, kept: Checkpoints, done: int) -> Member:
-    return Member(config, run, kept, Log(run, config, done, name=str(run.path)))
+def _log(config: Config, run: RunDir, done: int) -> Log:
+    return Log(run, config, done, name=str(run.path))
 
 
 class _Sender:

@@ -2,15 +2,17 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vasae_jax.config import Config
 from vasae_jax.devices.distributed import said_by_first
 from vasae_jax.stream import LayersStream
-from vasae_jax.training.checkpoint import Checkpoints, all_finite
+from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.ended import DIVERGED, STOPPED, Ended, read_ended, write_ended
+from vasae_jax.training.events import Events
+from vasae_jax.training.guard import Diverged
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.pack.line import PackLine
 from vasae_jax.training.pack.rules import Halving, Rules, Watch
@@ -26,6 +28,7 @@ class Member:
     config: Config
     run: RunDir
     kept: Checkpoints
+    events: Events
     log: Log
 
 
@@ -63,11 +66,17 @@ class Members:
         (step, metrics), self._noted = self._noted, None
         reading, found = self._stream.stats(), self._layout.read(metrics)
         for run in list(self.going):
-            if wrong := self._watch.wrong(run, found[run]):
-                self._end(run, Ended(DIVERGED, step, wrong))
-            else:
+            with self._left_if_diverged(run, step):
+                self._watch.check(run, found[run])
                 self._members[run].log.report(step, found[run], reading)
         self._line.show(step, [found[run] for run in self.going])
+
+    def check(self, step: int, metrics: PackMetrics) -> None:
+        """End the runs whose metrics of a step to be saved say that they have diverged."""
+        found = self._layout.read(metrics)
+        for run in list(self.going):
+            with self._left_if_diverged(run, step):
+                self._members[run].log.check(step, found[run])
 
     def save(self, number: int, pack: PackState) -> None:
         """Keep the states after step ``number`` of the runs that go on.
@@ -76,11 +85,8 @@ class Members:
             UserError: the disk is full or not writable.
         """
         for run in list(self.going):
-            state = self._layout.take(pack, run)
-            if all_finite((state.params, state.moments)):
-                self._members[run].kept.save(number, state)
-            else:
-                self._end(run, Ended(DIVERGED, number, "a weight is not finite"))
+            with self._left_if_diverged(run, number):
+                self._members[run].kept.save(number, self._layout.take(pack, run))
         self._halve(number)
 
     def _halve(self, number: int) -> None:
@@ -119,6 +125,13 @@ class Members:
         runs: list[int] = json.loads(said_by_first(found))
         return runs
 
+    @contextlib.contextmanager
+    def _left_if_diverged(self, run: int, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Diverged as error:
+            self._end(run, Ended(DIVERGED, step, str(error)))
+
     def _end(self, run: int, ended: Ended) -> None:
         """Leave a run at its last checkpoint, and let the others go on."""
         member = self._members[run]
@@ -127,6 +140,7 @@ class Members:
         left = member.kept.latest() or 0
         member.run.cut_metrics(left)
         write_ended(member.run.path, ended)
+        member.events.left = f"{ended.how} at step {ended.step}: {ended.why}"
         say(
             f"{member.run.path} has {ended.how} at step {ended.step} ({ended.why}); it is left "
             f"at step {left}, and {len(self.going)} runs go on"

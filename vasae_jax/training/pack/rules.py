@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vasae_jax.system.errors import UserError
+from vasae_jax.training.guard import Diverged
 from vasae_jax.training.step import Metrics
 
 
@@ -42,7 +43,7 @@ class Halving:
 class Rules:
     """When a run ends early: it is left at its last checkpoint, and the others go on.
 
-    It has diverged once its loss or a weight is not finite, or its fvu has been above ``fvu`` on
+    It has diverged by :mod:`vasae_jax.training.guard`, or once its fvu has been above ``fvu`` on
     ``lines`` logged steps in a row.
     """
 
@@ -52,18 +53,22 @@ class Rules:
 
 
 class Watch:
-    """Tells of runs whose metrics say that they have diverged."""
+    """Judges runs by their fvu on logged steps in a row."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._above: dict[int, int] = {}
 
-    def wrong(self, run: int, metrics: Metrics) -> str | None:
-        """What is wrong with the logged ``metrics`` of a run, in words; None if nothing is."""
-        if not math.isfinite(metrics.loss):
-            return f"its loss is {float(metrics.loss)}"
+    def check(self, run: int, metrics: Metrics) -> None:
+        """Judge the logged ``metrics`` of a run.
+
+        Raises:
+            Diverged: its fvu has been too large on too many lines.
+        """
         above = self._above.get(run, 0) + 1 if metrics.fvu > self._rules.fvu else 0
         self._above[run] = above
-        if above < self._rules.lines:
-            return None
-        return f"its fvu is {float(metrics.fvu):.3g}, the {above}. in a row above {self._rules.fvu}"
+        if above >= self._rules.lines:
+            raise Diverged(
+                f"the fvu is {float(metrics.fvu):.3g}; expected at most {self._rules.fvu:g} on one "
+                f"of {above} logged steps in a row"
+            )

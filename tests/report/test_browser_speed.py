@@ -1,0 +1,76 @@
+"""How fast the page is with 50,000 features in each of four layers, in a real browser."""
+
+import statistics
+
+import numpy as np
+import panel_fixtures as made
+import pytest
+from test_browser import CHROMIUM, FLAGS, api
+
+from vasae_jax.naming.nearest import Names
+from vasae_jax.report.page.build import build_page
+
+FEATURES, WORDS, LAYERS = 50_000, 47_000, (3, 9, 20, 27)
+TYPED = ("the value", "iterable", "kona", "e")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install chromium"),
+]
+
+TYPE = """async (words) => {
+  const field = document.getElementById('search');
+  const tick = () => new Promise((done) => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = done;
+    channel.port2.postMessage(0);
+  });
+  const times = [];
+  for (const word of words) {
+    for (let end = 1; end <= word.length; end += 1) {
+      performance.clearMarks('vasae-shown');
+      field.value = word.slice(0, end);
+      const began = performance.now();
+      field.dispatchEvent(new Event('input', { bubbles: true }));
+      while (!performance.getEntriesByName('vasae-shown').length) await tick();
+      times.push(performance.getEntriesByName('vasae-shown')[0].startTime - began);
+    }
+  }
+  return times;
+}"""
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    panels = [made.panel(FEATURES, WORDS, layer, layer) for layer in LAYERS]
+    same = Names(np.arange(FEATURES)[:, None], np.ones((FEATURES, 1), np.float32))
+    keys = [panel.label.key for panel in panels]
+    matches = {key: {other: same for other in keys if other != key} for key in keys}
+    return build_page(tmp_path_factory.mktemp("report") / "page", panels, matches)
+
+
+def test_first_paint_and_typing_are_quick(index):
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page()
+        page.goto(index.as_uri())
+        page.wait_for_selector(".row")
+        # From the beginning of the navigation: the first rows are on the page.
+        shown = page.evaluate("performance.getEntriesByName('vasae-shown')[0].startTime")
+        page.wait_for_function(
+            "() => vasae.panels.all.every((panel) => panel.text)", timeout=60_000
+        )
+        typed = page.evaluate(TYPE, TYPED)
+        page.select_option("[name=fires]", "all")
+        page.fill("#search", "")
+        total = f"{FEATURES * len(LAYERS):,} of {FEATURES * len(LAYERS):,}"
+        page.wait_for_function(
+            "n => document.querySelector('.count').textContent.startsWith(n)", arg=total
+        )
+        drawn = page.locator(".row").count()
+        browser.close()
+    key = statistics.median(typed)
+    print(f"first rows {shown:.0f} ms; a key {key:.0f} ms, {max(typed):.0f} at most")
+    assert shown < 1000
+    assert key < 50
+    assert drawn < 60  # of 200,000

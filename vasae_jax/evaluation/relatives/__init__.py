@@ -1,0 +1,1 @@
+"""What stands beside a feature: others like it, tokens that it raises, its match elsewhere."""

@@ -1,0 +1,117 @@
+"""What fires along one sentence: the feature most active at each of its tokens.
+
+As in the paper's case studies, each feature's mean over the sentence is first subtracted, so
+that a feature that fires everywhere does not hide those that fire at one token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from vasae_jax.cache.manifest import Manifest
+from vasae_jax.evaluation.patching.model import Model
+from vasae_jax.sae import encode
+from vasae_jax.system.errors import UserError
+from vasae_jax.training.trained import Run
+
+Mode = Literal["centred", "raw"]
+MODES: tuple[Mode, ...] = ("centred", "raw")
+"""With each feature's mean over the sentence subtracted, or without."""
+
+LENGTHS = 32
+"""Windows are filled up to a multiple of so many tokens."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The feature most active at each token, in one run; arrays [T]."""
+
+    feature: np.ndarray
+    """int32, -1 where nothing is above 0 or the position is masked"""
+    value: np.ndarray
+    """float32, its activation, less its mean over the sentence where the mode says so"""
+    activation: np.ndarray
+    """float32, its activation itself"""
+
+
+def sentence_cells(
+    runs: Sequence[Run], model: Model, text: str
+) -> tuple[np.ndarray, dict[Mode, list[Cells]]]:
+    """The tokens of ``text`` int [T], and for each mode the cells of each run.
+
+    The sentence is run as one window, after a BOS where the cache has one (which is left out of
+    the result). Positions that the run masks take no part and have no cell.
+
+    Raises:
+        UserError: no token, more of them than the model's context takes, or runs on caches of
+            different models.
+    """
+    manifest = runs[0].cache.manifest
+    tokens, lead = _tokens(model, manifest, text)
+    layers = sorted({run.config.data.layer for run in runs})
+    rows = np.asarray(model.residuals(_padded(model, tokens)[None, :], layers))
+    rows = rows[:, 0, : len(tokens)]
+    cells: dict[Mode, list[Cells]] = {mode: [] for mode in MODES}
+    for run in runs:
+        z = activations(run, rows[layers.index(run.config.data.layer)])
+        counts = np.arange(len(z)) >= max(lead, run.config.data.skip_positions)
+        for mode in MODES:
+            cells[mode].append(strongest(z, counts, mode, lead))
+    return tokens[lead:], cells
+
+
+def _padded(model: Model, tokens: np.ndarray) -> np.ndarray:
+    """``tokens`` with zeros after them: sentences of about one length need one program.
+
+    Attention is causal, so what comes after changes no row.
+    """
+    length = min(-(-len(tokens) // LENGTHS) * LENGTHS, int(model.spec.context_length))
+    return np.pad(tokens, (0, length - len(tokens)))
+
+
+def activations(run: Run, rows: np.ndarray) -> np.ndarray:
+    """The activations of a run's features on ``rows`` [T, d]; float32 [T, F]."""
+    sae, features = run.config.sae, run.params["W_dec"].shape[0]
+    values, ids = encode(run.params, jnp.asarray(rows, jnp.float32), sae.k, sae.pre_bias)
+    z = np.zeros((len(rows), features), np.float32)
+    np.put_along_axis(z, np.asarray(ids), np.asarray(values), axis=1)
+    return z
+
+
+def strongest(z: np.ndarray, counts: np.ndarray, mode: Mode, lead: int = 0) -> Cells:
+    """The cells of activations ``z`` [T, F] at positions from ``lead``.
+
+    Args:
+        z: activations.
+        counts: bool [T], positions that have a cell and over which means are taken.
+        mode: whether each feature's mean is subtracted.
+        lead: positions before the sentence.
+    """
+    mean = z[counts].mean(axis=0) if mode == "centred" and counts.any() else np.zeros(z.shape[1])
+    shown = (z - mean[None, :])[lead:]
+    feature = shown.argmax(axis=1).astype(np.int32)
+    place = np.arange(len(shown))
+    value, activation = shown[place, feature], z[lead:][place, feature]
+    there = counts[lead:] & (value > 0)
+    return Cells(
+        np.where(there, feature, -1).astype(np.int32),
+        np.where(there, value, 0).astype(np.float32),
+        np.where(there, activation, 0).astype(np.float32),
+    )
+
+
+def _tokens(model: Model, manifest: Manifest, text: str) -> tuple[np.ndarray, int]:
+    """The window int32 [lead + T] and how many tokens come before the sentence."""
+    own = model.tokenizer.encode(text)
+    lead = int(manifest.bos and model.tokenizer.bos_id is not None)
+    most = int(model.spec.context_length)
+    if not own or lead + len(own) > most:
+        raise UserError(
+            f"the text {text[:40]!r} has {len(own)} tokens; expected 1 to {most - lead}, "
+            f"the context of {model.id}"
+        )
+    start = [model.tokenizer.bos_id] if lead else []
+    return np.array([*start, *own], np.int32), lead

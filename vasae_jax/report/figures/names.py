@@ -1,0 +1,206 @@
+"""Figures of names: how near features are to embeddings, what names hold, what they cover."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from vasae_jax.evaluation.names.evidence import HOLDS
+from vasae_jax.naming.claim import BUCKETS
+from vasae_jax.report.figures.chart import Chart
+from vasae_jax.report.figures.style import BLUE, GREEN, GREY, ORANGE, legend, look, percent
+from vasae_jax.report.panel import Panel
+
+ALIGNED = BUCKETS[0][1]
+EDGES = np.linspace(0, 1, 51)
+
+
+def alignment(panels: Sequence[Panel]) -> Chart:
+    """Each feature's nearest cosine: by method, the dictionary and its firing features apart."""
+    groups = _by_method(panels)
+    lines = [
+        (method, which, round(float(edge), 2), round(float(share), 6))
+        for method, parts in groups.items()
+        for which, cosines in parts.items()
+        for edge, share in zip(EDGES[:-1], _shares(cosines), strict=True)
+    ]
+    return Chart(
+        "alignment",
+        "How near features are to embeddings",
+        "Cosine between a decoder row and its nearest token embedding, as a share of features. "
+        f"Aligned means {ALIGNED} or more (the dotted line). Nearness is not evidence: a feature "
+        "that never fires can lie on a token.",
+        ("method", "features", "cosine_from", "share"),
+        lines,
+        lambda axes: _draw_alignment(axes, groups),
+    )
+
+
+def _by_method(panels: Sequence[Panel]) -> dict[str, dict[str, np.ndarray]]:
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for method in dict.fromkeys(panel.config.sae.method for panel in panels):
+        mine = [p.dictionary for p in panels if p.config.sae.method == method]
+        groups[method] = {
+            "dictionary": np.concatenate([one.cosines[:, 0] for one in mine]),
+            "firing": np.concatenate([one.cosines[one.fire_rate > 0, 0] for one in mine]),
+        }
+    return groups
+
+
+def _shares(cosines: np.ndarray) -> np.ndarray:
+    counts, _ = np.histogram(np.clip(cosines, 0, 1), EDGES)
+    return counts / max(len(cosines), 1)
+
+
+def _draw_alignment(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> None:
+    for number, (method, parts) in enumerate(groups.items()):
+        colour = look(number)["color"]
+        for which, cosines in parts.items():
+            style = "-" if which == "firing" else (0, (4, 2))
+            label = f"{method}, {'features that fire' if which == 'firing' else 'dictionary'}"
+            axes.stairs(_shares(cosines), EDGES, color=colour, linestyle=style, label=label)
+    axes.axvline(ALIGNED, color=ORANGE, linestyle=":", linewidth=1.4)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("cosine to the nearest embedding")
+    axes.set_ylabel("share of features")
+    percent(axes)
+    legend(axes)
+
+
+def alignment_by_run(panels: Sequence[Panel]) -> Chart:
+    """The same of the firing features of each run, as boxes."""
+    found = [p.dictionary.cosines[p.dictionary.fire_rate > 0, 0] for p in panels]
+    head = ("run", "p5", "p25", "median", "p75", "p95")
+    cuts = [np.percentile(one, (5, 25, 50, 75, 95)) if len(one) else np.zeros(5) for one in found]
+    lines = [
+        (panel.label.text, *(round(float(x), 4) for x in cut))
+        for panel, cut in zip(panels, cuts, strict=True)
+    ]
+    return Chart(
+        "alignment-by-run",
+        "Nearness to embeddings by run",
+        "Cosine to the nearest embedding of the features that fire: median, quartiles, and from "
+        "the 5th to the 95th percentile.",
+        head,
+        lines,
+        lambda axes: _draw_boxes(axes, lines),
+        size=_wide(panels),
+    )
+
+
+def _draw_boxes(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
+    boxes = [
+        dict(zip(("label", "whislo", "q1", "med", "q3", "whishi"), line, strict=True))
+        for line in lines
+    ]
+    axes.bxp(
+        boxes,
+        showfliers=False,
+        patch_artist=True,
+        boxprops={"facecolor": "#cfe3f2", "edgecolor": BLUE},
+        medianprops={"color": ORANGE, "linewidth": 1.8},
+    )
+    axes.axhline(ALIGNED, color=ORANGE, linestyle=":", linewidth=1.4)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("cosine to the nearest embedding")
+    _turn(axes, [str(line[0]) for line in lines])
+
+
+HELD = (
+    ("hold10", "ten names", BLUE, "o"),
+    ("ceiling10", "its own best ten", GREY, "_"),
+    ("hold1", "first name", GREEN, "s"),
+    ("ceiling1", "its own best one", GREY, "|"),
+    ("shuffled10", "shuffled, ten", ORANGE, "x"),
+)
+
+
+def hold_by_run(panels: Sequence[Panel]) -> Chart:
+    """What layer names hold in each run, beside what chance and the best names hold."""
+    keys = [key for key, *_ in HELD]
+    lines = [(p.label.text, *(round(getattr(p.held[0], key), 5) for key in keys)) for p in panels]
+    return Chart(
+        "hold-by-run",
+        "What layer names hold",
+        "Share of a firing feature's activation at (or just before) its names on held-out text, "
+        "mean over features. Shuffled: names of other features. Best: the tokens that hold most, "
+        "chosen on the rows that are measured, so that no names can hold more.",
+        ("run", *keys),
+        lines,
+        lambda axes: _draw_hold(axes, lines),
+        size=_wide(panels),
+    )
+
+
+def _draw_hold(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
+    places = np.arange(len(lines))
+    for number, (_, label, colour, marker) in enumerate(HELD, start=1):
+        values = [line[number] for line in lines]
+        joined = "-" if marker in "os" and len(lines) > 1 else "none"
+        axes.plot(
+            places,
+            values,
+            marker=marker,
+            color=colour,
+            linestyle=joined,
+            label=label,
+            markersize=8,
+            markeredgewidth=1.6,
+        )
+    axes.set_xticks(places)
+    axes.set_xlim(-0.5, len(lines) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("share of activation held")
+    percent(axes)
+    legend(axes)
+    _turn(axes, [str(line[0]) for line in lines])
+
+
+def coverage(panels: Sequence[Panel]) -> Chart:
+    """How many different tokens are names."""
+    lines = [(p.label.text, *_covered(p)) for p in panels]
+    return Chart(
+        "coverage",
+        "Tokens that are names",
+        "Different tokens among first names of features that fire: all layer names, those judged "
+        f"to hold, and names by embedding of cosine {ALIGNED} or more.",
+        ("run", "layer_names", "layer_names_that_hold", "aligned_embeddings", "vocabulary"),
+        lines,
+        lambda axes: _draw_coverage(axes, lines),
+        size=_wide(panels),
+    )
+
+
+def _covered(panel: Panel) -> tuple[int, int, int, int]:
+    found = panel.dictionary
+    fires, first = found.fire_rate > 0, found.layer_token_ids[:, 0]
+    aligned = fires & (found.cosines[:, 0] >= ALIGNED)
+    parts = (first[fires], first[fires & (found.verdict == HOLDS)], found.token_ids[aligned, 0])
+    one, two, three = (len(np.unique(part)) for part in parts)
+    return one, two, three, len(panel.vocab)
+
+
+def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
+    places = np.arange(len(lines))
+    labels = ("layer names", "that hold", "aligned embeddings")
+    for number, (label, colour) in enumerate(zip(labels, (BLUE, GREEN, GREY), strict=True)):
+        values = [line[number + 1] for line in lines]
+        axes.bar(places + (number - 1) * 0.27, values, 0.25, label=label, color=colour)
+    axes.set_xticks(places)
+    axes.set_ylabel("different tokens")
+    axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+    legend(axes)
+    _turn(axes, [str(line[0]) for line in lines])
+
+
+def _turn(axes: Axes, labels: list[str]) -> None:
+    """Labels of runs, at a slant where they are long or many."""
+    long = max(map(len, labels)) * len(labels) > 80
+    axes.set_xticks(
+        axes.get_xticks(), labels, rotation=30 if long else 0, ha="right" if long else "center"
+    )
+
+
+def _wide(panels: Sequence[Panel]) -> tuple[float, float]:
+    return max(7.2, 0.8 * len(panels) + 2), 4.0

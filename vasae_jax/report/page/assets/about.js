@@ -1,0 +1,107 @@
+// What the report claims, where it is from, and what to cite; the claim is on every page too.
+(function (vasae) {
+  "use strict";
+  const { h, index, panels, format } = vasae;
+
+  function foot() {
+    return h(
+      "div",
+      { class: "inner" },
+      h("p", {}, h("b", {}, "What a name claims. "), index.layer_claim),
+      h("p", {}, h("b", {}, "By embedding. "), index.claim),
+      h(
+        "p",
+        { class: "cite" },
+        h("b", {}, "To cite the method. "),
+        index.reference,
+        " ",
+        vasae.feature.copy("Copy BibTeX", () => index.bibtex),
+      ),
+      h("p", { class: "quiet" }, `Made by ${index.made_by}. Nothing is loaded from the network.`),
+    );
+  }
+
+  function show(main) {
+    const rows = panels.all.map((panel) =>
+      h(
+        "tr",
+        {},
+        [
+          panel.label,
+          panel.model,
+          panel.source,
+          `${panel.split} split`,
+          format.count(panel.firing),
+          format.words(panel.fire_rate_over),
+        ].map((text) => h("td", {}, text)),
+      ),
+    );
+    main.replaceChildren(
+      h("h1", {}, "About this report"),
+      h("h2", {}, "What a name claims, and what it does not"),
+      h("p", { class: "wide" }, index.layer_claim),
+      h("p", { class: "wide" }, index.claim),
+      h("h2", {}, "How to read it"),
+      h(
+        "dl",
+        { class: "terms wide" },
+        TERMS.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]),
+      ),
+      h("h2", {}, "Where it is from"),
+      h(
+        "div",
+        { class: "scroll" },
+        h(
+          "table",
+          { class: "grid" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              [
+                "Run",
+                "Model",
+                "Text",
+                "Examples from",
+                "Features that fire",
+                "Fire rates over",
+              ].map((text) => h("th", { scope: "col" }, text)),
+            ),
+          ),
+          h("tbody", {}, rows),
+        ),
+      ),
+      h("h2", {}, "To cite the method"),
+      h("p", { class: "wide" }, index.reference),
+      h("pre", {}, index.bibtex),
+    );
+  }
+
+  const TERMS = [
+    [
+      "Held",
+      "The share of a feature's activation on held-out text that is at its ten layer names, or just before them.",
+    ],
+    [
+      "Shuffled",
+      "What the names of other firing features hold of it, on average: the share that chance gives.",
+    ],
+    [
+      "Verdict",
+      "Holds: it meets its names more than twice as often as the text does, by a test over different windows, with false discoveries kept to 5%. Contradicted: less often than the text does. No evidence: neither, or fewer than five occasions.",
+    ],
+    ["Lift", "What a name holds over the share of rows that are there."],
+    [
+      "Fires",
+      "The share of held-out rows on which the feature is among the k strongest, with an activation above 0.",
+    ],
+    [
+      "By embedding",
+      "The token whose embedding is nearest to the decoder row, by cosine: strong from 0.8, medium from 0.5, weak from 0.3.",
+    ],
+  ];
+
+  vasae.about = { show, foot };
+})((window.vasae = window.vasae || {}));

@@ -1,0 +1,210 @@
+// Case studies: the name most active at each token of a sentence, a line for each run.
+(function (vasae) {
+  "use strict";
+  const { h, panels, format, tokens, store } = vasae;
+  const KINDS = ["clear", "ambiguous", "boundary", ""];
+  const NAMES = { name: "by the layer", embedding: "by embedding" };
+  const MODES = { centred: "less its mean over the sentence", raw: "as it is" };
+
+  async function show(main, key, query) {
+    const cases = await store.load("heatmaps");
+    if (!cases.length) {
+      main.replaceChildren(
+        h("h1", {}, "Heatmaps"),
+        h(
+          "p",
+          {},
+          "This report was made without its language model. ",
+          h("code", {}, "vasae report RUN... --lm MODEL"),
+          " draws the sentences of the case study.",
+        ),
+      );
+      return;
+    }
+    const given = new URLSearchParams(query);
+    const state = {
+      model: given.get("model") || "",
+      kind: given.get("kind") || "",
+      topic: given.get("topic") || "",
+      mode: given.get("mode") === "raw" ? "raw" : "centred",
+      names: given.get("names") === "embedding" ? "embedding" : "name",
+    };
+    const shown = cases.filter((one) =>
+      ["model", "kind", "topic"].every((name) => !state[name] || one[name] === state[name]),
+    );
+    const current = shown.find((one) => one.key === key) || shown[0] || cases[0];
+    const go = (changes) => {
+      const next = { ...state, ...changes };
+      const kept = Object.entries(next).filter(
+        ([name, value]) => value && value !== "centred" && value !== "name" && name !== "key",
+      );
+      const to = new URLSearchParams(kept).toString();
+      location.hash = `#/heatmaps/${changes.key || current.key}${to ? `?${to}` : ""}`;
+    };
+    document.title = `Heatmap: ${current.text}`;
+    main.replaceChildren(
+      h("h1", {}, "What is most active at each token"),
+      h(
+        "p",
+        { class: "wide" },
+        `A cell holds the first name (${NAMES[state.names]}) of the feature most active there, `,
+        `${MODES[state.mode]}. Colour is that activation, on a log scale. A click opens the feature.`,
+      ),
+      pickers(cases, state, go),
+      h(
+        "div",
+        {},
+        KINDS.map((kind) => group(kind, shown, current, go)),
+      ),
+      drawn(current, state),
+    );
+  }
+
+  function pickers(cases, state, go) {
+    const values = (name) => [...new Set(cases.map((one) => one[name]))].filter(Boolean);
+    const select = (name, title, all) =>
+      values(name).length < 2
+        ? null
+        : h(
+            "label",
+            {},
+            h("span", {}, title),
+            h(
+              "select",
+              { name, onchange: (event) => go({ [name]: event.target.value }) },
+              [["", all], ...values(name).map((value) => [value, value])].map(([value, text]) =>
+                h("option", { value, selected: value === state[name] }, text),
+              ),
+            ),
+          );
+    return h(
+      "div",
+      { class: "filters" },
+      select("model", "Model", "all models"),
+      select("kind", "Case type", "all types"),
+      select("topic", "Topic", "all topics"),
+      h(
+        "label",
+        {},
+        h("span", {}, "Activation"),
+        h(
+          "select",
+          { name: "mode", onchange: (event) => go({ mode: event.target.value }) },
+          Object.entries(MODES).map(([value, text]) =>
+            h("option", { value, selected: value === state.mode }, text),
+          ),
+        ),
+      ),
+      h(
+        "label",
+        {},
+        h("span", {}, "Names"),
+        h(
+          "select",
+          { name: "names", onchange: (event) => go({ names: event.target.value }) },
+          Object.entries(NAMES).map(([value, text]) =>
+            h("option", { value, selected: value === state.names }, text),
+          ),
+        ),
+      ),
+    );
+  }
+
+  function group(kind, shown, current, go) {
+    const mine = shown.filter((one) => (one.kind || "") === kind);
+    if (!mine.length) return null;
+    return h(
+      "div",
+      { class: "cases" },
+      h("h2", {}, kind ? `${kind[0].toUpperCase()}${kind.slice(1)}` : "Own"),
+      mine.map((one) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "plain",
+            title: one.text,
+            "aria-pressed": one === current ? "true" : "false",
+            onclick: () => go({ key: one.key }),
+          },
+          one.topic || one.text,
+        ),
+      ),
+    );
+  }
+
+  function drawn(one, { mode, names }) {
+    const lines = one.modes[mode];
+    const values = lines.flatMap((line) => line.value).filter((value) => value > 0);
+    const low = Math.log(Math.min(...values)),
+      high = Math.log(Math.max(...values));
+    const level = (value) => (high > low ? (Math.log(value) - low) / (high - low) : 1);
+    const paint = vasae.paint();
+    const head = h(
+      "tr",
+      {},
+      h("td", {}),
+      one.tokens.map((token) => h("th", { scope: "col" }, tokens.chip(token))),
+    );
+    const rows = one.rows.map((row, number) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, row.label),
+        lines[number].feature.map((feature, place) =>
+          cell(row, lines[number], place, names, (value) => paint(level(value))),
+        ),
+      ),
+    );
+    return h(
+      "figure",
+      { class: "heatmap" },
+      h("blockquote", {}, one.text),
+      h(
+        "div",
+        { class: "scroll", tabindex: "0", role: "group", "aria-label": `Heatmap of: ${one.text}` },
+        h("table", {}, h("thead", {}, head), h("tbody", {}, rows)),
+      ),
+      values.length ? scale(Math.exp(low), Math.exp(high), paint) : null,
+      h(
+        "figcaption",
+        {},
+        "Where nothing is above 0, and at a position that the run masks (the first one), there is no cell. ",
+        "Names are those of the dictionary; whether they hold is on the page of each feature.",
+      ),
+    );
+  }
+
+  function cell(row, line, place, names, paint) {
+    const feature = line.feature[place];
+    if (feature < 0) return h("td", { class: "empty" });
+    const { background, ink } = paint(line.value[place]);
+    const title =
+      `${row.label}, feature ${feature}: activation ${format.activation(line.activation[place])}` +
+      `, shown ${format.activation(line.value[place])}`;
+    const to = panels.byKey(row.key);
+    return h(
+      "td",
+      { "--cell": background, "--ink": ink },
+      h(
+        "a",
+        { href: to ? panels.link(to, feature) : null, title },
+        names === "name" ? h("small", {}, line.relation[place]) : null,
+        tokens.chip(line[names][place]),
+      ),
+    );
+  }
+
+  function scale(low, high, paint) {
+    const steps = [0, 0.25, 0.5, 0.75, 1].map((t) => h("i", { "--cell": paint(t).background }));
+    return h(
+      "p",
+      { class: "scale" },
+      format.activation(low),
+      h("span", {}, steps),
+      format.activation(high),
+    );
+  }
+
+  vasae.heatmap = { show };
+})((window.vasae = window.vasae || {}));

@@ -1,0 +1,156 @@
+// The table of features: only the rows in view are elements.
+(function (vasae) {
+  "use strict";
+  const { h, panels, format, plots, tokens } = vasae;
+  const MOST = 100000; // rows; browsers do not draw pages of any height
+  const SPARE = 8;
+  const COLUMNS = [
+    { key: "feature", title: "Feature", help: "The number of the feature" },
+    {
+      key: "name",
+      title: "Layer names",
+      help: "The tokens at which, or before which, it should fire, and what each holds",
+    },
+    {
+      key: "hold",
+      title: "Held",
+      help: "Share of its activation that its layer names hold; the tick is what shuffled names hold",
+    },
+    {
+      key: "cosine",
+      title: "By embedding",
+      help: "The token whose embedding is nearest to its decoder row, and the cosine",
+    },
+    { key: "rate", title: "Fires", help: "Share of held-out rows on which it fires" },
+    { key: "", title: "Activations", help: "How strongly it fires, from weak to strong" },
+  ];
+
+  function make(onSort) {
+    const heads = COLUMNS.map((column) => head(column, onSort));
+    const space = h("div", { class: "space-rows", role: "rowgroup" });
+    const element = h(
+      "div",
+      { class: "features", role: "table", "aria-label": "Features" },
+      h("div", { class: "head", role: "row" }, heads),
+      space,
+    );
+    const view = { element, space, heads, rows: new Uint32Array(0), shown: new Map() };
+    view.draw = () => draw(view);
+    space.addEventListener("keydown", (event) => step(view, event));
+    return view;
+  }
+
+  function head(column, onSort) {
+    const label = column.key
+      ? h(
+          "button",
+          { type: "button", title: column.help, onclick: () => onSort(column.key) },
+          column.title,
+        )
+      : h("span", { title: column.help }, column.title);
+    return h("div", { role: "columnheader", class: `c-${column.key || "spark"}` }, label);
+  }
+
+  function show(view, rows, sort, down) {
+    view.rows = rows.length > MOST ? rows.subarray(0, MOST) : rows;
+    COLUMNS.forEach((column, i) => {
+      const direction = down ? "descending" : "ascending";
+      if (column.key === sort) view.heads[i].setAttribute("aria-sort", direction);
+      else view.heads[i].removeAttribute("aria-sort");
+    });
+    view.element.setAttribute("aria-rowcount", view.rows.length + 1);
+    view.height = parseFloat(getComputedStyle(view.element).getPropertyValue("--row"));
+    view.space.style.height = `${view.rows.length * view.height}px`;
+    for (const element of view.shown.values()) element.remove();
+    view.shown.clear();
+    draw(view);
+  }
+
+  function draw(view) {
+    if (!view.height || !view.element.isConnected) return;
+    const top = -view.space.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor(top / view.height) - SPARE);
+    const last = Math.min(view.rows.length, Math.ceil((top + innerHeight) / view.height) + SPARE);
+    for (const [place, element] of view.shown) {
+      if (place < first || place >= last) {
+        element.remove();
+        view.shown.delete(place);
+      }
+    }
+    for (let place = first; place < last; place += 1) {
+      if (!view.shown.has(place)) add(view, place);
+    }
+  }
+
+  // Rows stay in the order of their places, so that the tab key goes down the page.
+  function add(view, place) {
+    const element = row(view.rows[place], place, view.height);
+    let next = place + 1;
+    const end = place + 2 * SPARE + 200;
+    while (next < end && !view.shown.has(next)) next += 1;
+    view.space.insertBefore(element, view.shown.get(next) || null);
+    view.shown.set(place, element);
+  }
+
+  function row(number, place, height) {
+    const { panel, feature } = panels.locate(number);
+    const { table } = panel;
+    const cell = (name, ...children) => h("div", { role: "cell", class: `c-${name}` }, children);
+    const rate = table.rate.values[feature];
+    const element = h(
+      "div",
+      { role: "row", class: rate ? "row" : "row dead", "aria-rowindex": place + 2 },
+      cell(
+        "feature",
+        h("a", { href: panels.link(panel, feature), "data-place": place }, feature),
+        panels.all.length > 1 ? h("small", {}, panel.label) : null,
+      ),
+      cell("name", names(panel, feature)),
+      cell("hold", held(table, feature)),
+      cell(
+        "cosine",
+        tokens.chip(panel.vocab[table.token.values[feature]]),
+        h("small", {}, format.cosine(table.cosine.values[feature])),
+      ),
+      cell("rate", format.rate(rate)),
+      cell("spark", plots.spark(vasae.store.line(table.spark, feature))),
+    );
+    element.style.transform = `translateY(${place * height}px)`;
+    return element;
+  }
+
+  function names(panel, feature) {
+    return [
+      h("span", { class: "relation" }, format.relation(panel.table.relation.values[feature])),
+      panels
+        .names(panel, feature)
+        .map(({ shown, hold }) =>
+          h("span", { class: "named" }, tokens.chip(shown), h("small", {}, format.share(hold))),
+        ),
+    ];
+  }
+
+  function held(table, feature) {
+    const verdict = format.verdict(table.verdict.values[feature]);
+    return [
+      plots.bar(table.hold.values[feature], table.shuffled.values[feature]),
+      h("span", { class: "number" }, format.share(table.hold.values[feature])),
+      h("small", { class: `verdict ${verdict.replace(" ", "-")}` }, verdict),
+    ];
+  }
+
+  // Up and down go from row to row, also to those that are not drawn yet.
+  function step(view, event) {
+    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const from = event.target.closest("[data-place]");
+    if (!by || !from) return;
+    const place = Number(from.dataset.place) + by;
+    if (place < 0 || place >= view.rows.length) return;
+    event.preventDefault();
+    if (!view.shown.has(place)) add(view, place);
+    view.shown.get(place).querySelector("a").focus({ preventScroll: true });
+    view.shown.get(place).scrollIntoView({ block: "nearest" });
+  }
+
+  vasae.table = { make, show, MOST };
+})((window.vasae = window.vasae || {}));

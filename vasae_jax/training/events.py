@@ -1,0 +1,121 @@
+"""events.jsonl of a run: what each start ran with, where, and why it ended.
+
+A start leaves two lines, ``start`` and ``end``. One that was killed leaves only the first, and
+the next start writes the second for it.
+"""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from jax.sharding import Mesh
+
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config
+from vasae_jax.config.overrides import to_dict
+from vasae_jax.devices.distributed import host_names, is_first
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_bytes, write_bytes
+from vasae_jax.system.signals import Stopped
+from vasae_jax.system.version import __version__
+
+EVENTS = "events.jsonl"
+NO_WORD = "killed, or its machine was lost: it left no word"
+LIBRARIES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "tensorstore")
+
+
+class Events:
+    """Tells a run's directory of one start of it while open; to be opened on all processes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, config: Config, cache: Cache, mesh: Mesh) -> None:
+        self._file = Path(config.run.out) / EVENTS
+        self._start = describe(config, cache, mesh)
+        self.left = ""
+        """Why the run was left while others of its pack went on; empty where it was not."""
+
+    def __enter__(self) -> Self:
+        """Write the start, and the end of one before that was killed."""
+        if is_first():
+            lines = _lines(self._file)
+            killed = bool(lines) and lines[-1].get("event") != "end"
+            _write(self._file, [*lines, *([_end(NO_WORD)] if killed else []), self._start])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write the end; where that is impossible, the error that ended the start matters more."""
+        if is_first():
+            with contextlib.suppress(UserError):
+                _write(self._file, [*_lines(self._file), _end(self.left or _reason(error))])
+
+
+def describe(config: Config, cache: Cache, mesh: Mesh) -> dict[str, Any]:
+    """The record of a start: settings and their hash, versions, devices, hosts, the cache."""
+    settings = to_dict(config)
+    devices = mesh.devices.flatten()
+    return {
+        "event": "start",
+        "time": _now(),
+        "process": os.getpid(),
+        "hosts": host_names(),
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "mesh": dict(mesh.shape),
+        },
+        "versions": {
+            "vasae_jax": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in LIBRARIES},
+        },
+        "cache_digest": cache.digest,
+        "config_sha256": sha256_bytes(json.dumps(settings, sort_keys=True).encode()),
+        "config": settings,
+    }
+
+
+def _end(reason: str) -> dict[str, Any]:
+    return {"event": "end", "time": _now(), "reason": reason}
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "complete"
+    if isinstance(error, UserError | Stopped):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).partition(os.linesep)[0]}"
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a file; what is none, as in one that was damaged, is left out."""
+    found = []
+    for line in file.read_bytes().splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
+def _write(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    write_bytes(file, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
