@@ -62,8 +62,8 @@ def worth(seed=0):
     )
 
 
-def dictionary(pre_bias=1.0, seed=0, vocab=None):
-    """The dictionary of :func:`params`, named by centred embeddings."""
+def dictionary(pre_bias=1.0, seed=0, vocab=None, thresholds=False):
+    """The dictionary of :func:`params`, named by centred embeddings; TopK, or JumpReLU."""
     rng = np.random.default_rng(7)
     embedding = rng.normal(size=(V, D)).astype(np.float32) + 1
     rate = np.linspace(0, 0.5, F).astype(np.float32)
@@ -76,9 +76,11 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None):
         metrics=None,
     )
     weights = params(seed)
+    if thresholds:
+        weights["threshold"] = rng.uniform(0.2, 3, F).astype(np.float32)
     return make_dictionary(
         weights,
-        k=K,
+        k=F if thresholds else K,
         pre_bias=pre_bias,
         names=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
         raw_names=nearest_tokens(weights["W_dec"], embedding, 3),

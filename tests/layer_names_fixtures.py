@@ -47,7 +47,7 @@ class PlainRelation:
     """One relation's names, feature by feature.
 
     Attributes:
-        seen: tokens with rows. p: [V]. bar: the number. share: [F, V], expected.
+        seen: tokens with rows. p: [V]. bar: the number, or [F] thresholds. share: [F, V], expected.
         score: [F, V], -inf where a token is unseen. scatter: [F]. pre: [F, V].
     """
 
@@ -68,11 +68,15 @@ class PlainRelation:
             self.scatter[i] = np.sqrt(w @ within @ w)
             self.pre[i] = (rows + mean - pre_bias * wide["b_dec"]) @ w + wide["b_enc"][i]
         step = -(-features // sample)
-        self.bar = self._bar(np.arange(0, features, step), k, features)
+        if "threshold" in wide:
+            self.bar = np.maximum(wide["threshold"], 0)
+        else:
+            self.bar = self._bar(np.arange(0, features, step), k, features)
+        bars = np.broadcast_to(self.bar, features)
         self.share = np.zeros_like(self.pre)
         self.score = np.full_like(self.pre, -np.inf)
         for i in range(features):
-            z = (self.pre[i] - self.bar) / self.scatter[i]
+            z = (self.pre[i] - bars[i]) / self.scatter[i]
             above = self.pre[i] * norm.cdf(z) + self.scatter[i] * norm.pdf(z)
             mass = self.p * np.maximum(above, 0)
             self.share[i] = mass / max(mass.sum(), 1e-30)

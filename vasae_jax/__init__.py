@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vasae_jax.cache import Cache as Cache
+    from vasae_jax.cache import open_cache as open_cache
     from vasae_jax.config import Config as Config
-    from vasae_jax.dictionary import Dictionary as Dictionary
     from vasae_jax.dictionary import publish as publish
-    from vasae_jax.dictionary import read_dictionary as read_dictionary
     from vasae_jax.dictionary import write_dictionary as write_dictionary
+    from vasae_jax.evaluation.public import evaluate as evaluate
+    from vasae_jax.named import Dictionary as Dictionary
+    from vasae_jax.named import load as load
+    from vasae_jax.named import read_dictionary as read_dictionary
     from vasae_jax.sae import SAE as SAE
     from vasae_jax.sweep.tune import train_points as train_points
     from vasae_jax.system.errors import UserError as UserError
@@ -25,12 +28,15 @@ from vasae_jax.system.version import __version__
 _HOMES = {
     "Cache": "cache",
     "Config": "config",
-    "Dictionary": "dictionary",
+    "Dictionary": "named",
     "SAE": "sae",
     "UserError": "system.errors",
+    "evaluate": "evaluation.public",
+    "load": "named",
+    "open_cache": "cache",
     "open_trained": "training",
     "publish": "dictionary",
-    "read_dictionary": "dictionary",
+    "read_dictionary": "named",
     "train": "training",
     "train_points": "sweep.tune",
     "write_dictionary": "dictionary",

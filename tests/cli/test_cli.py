@@ -6,6 +6,7 @@ import pydoc_data.topics
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,21 @@ def test_quickstart_leaves_everything_it_promises(home):
     assert len(names) == 64 and len(names[0]["names"]) == len(names[0]["layer_names"]) == 10
     with np.load(out / "dictionary.npz", allow_pickle=False) as arrays:
         assert arrays["W_dec"].dtype == np.float32
+
+
+def test_the_tutorial_runs_on_what_the_quickstart_leaves(home, monkeypatch, capsys):
+    page = Path(__file__).parents[2] / "docs" / "tutorial.ipynb"
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    monkeypatch.setenv("VASAE_OUT", str(home / "out"))
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    said = capsys.readouterr().out
+    assert said.startswith("64 features of width 48\n")
+    for words in ("fires", "features that fire on a row:", "at the token", "variance explained"):
+        assert words in said
+    assert not any(cell.get("outputs") for cell in cells)
 
 
 def test_quickstart_goes_on_where_it_was(home, capsys):

@@ -11,8 +11,8 @@ from dictionary_fixtures import D, F, K, M, dictionary, params
 from full_disks import full_beyond
 
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.dictionary.artefact import ARRAYS
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
+from vasae_jax.named.arrays import ARRAYS
 from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
 from vasae_jax.sae import decode, encode
 from vasae_jax.system.errors import UserError
@@ -101,7 +101,7 @@ def test_stated_and_raw_names_are_both_kept():
 def test_meta_states_the_claim_the_anchor_and_where_it_comes_from(written):
     meta = json.loads((written / "meta.json").read_text())
     assert meta["claim"] == CLAIM and meta["layer_claim"] == LAYER_CLAIM
-    assert (meta["version"], meta["hold_over"]) == (2, "900 rows")
+    assert (meta["version"], meta["hold_over"]) == (3, "900 rows")
     assert meta["anchor"] == "input embeddings minus their mean"
     assert meta["provenance"]["cache_digest"] == "22"
 
@@ -166,8 +166,8 @@ def test_a_missing_file_is_named(written, name):
     [
         ("not json", "is not JSON"),
         ("{}", "lacks"),
-        ('{"format": "vasae-dictionary", "version": 3}', "has version 3; expected 2"),
-        ('{"format": "vasae-dictionary", "version": 1}', "has version 1; expected 2"),
+        ('{"format": "vasae-dictionary", "version": 4}', "has version 4; expected 2 or 3"),
+        ('{"format": "vasae-dictionary", "version": 1}', "has version 1; expected 2 or 3"),
         ('{"format": "vasae-dictionary", "version": 2}', "no digests"),
     ],
 )

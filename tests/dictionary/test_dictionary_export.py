@@ -2,6 +2,7 @@
 
 import json
 
+import dictionary_fixtures
 import numpy as np
 import pytest
 from dictionary_fixtures import D, K, dictionary
@@ -123,6 +124,9 @@ def test_layouts_with_room_for_it_have_layer_names_and_verdicts(tmp_path, layout
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_existing_files_are_kept_unless_asked(tmp_path, layout):
+    def dictionary(seed=0):
+        return dictionary_fixtures.dictionary(seed=seed, thresholds=layout == "gemma_scope")
+
     first = export_layout(dictionary(), layout, tmp_path)
     before = [path.read_bytes() for path in first]
     with pytest.raises(UserError, match="exists already"):

@@ -217,14 +217,14 @@ def test_torch_gives_what_flax_gives(home, lm):
             assert found.patched[policy][name].kl == pytest.approx(effect.kl, **CLOSE)
 
 
-NEOX = transformers.GPTNeoXConfig(
-    vocab_size=fx.VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-    intermediate_size=48, max_position_embeddings=64, bos_token_id=0, eos_token_id=0,
+OPT = transformers.OPTConfig(
+    vocab_size=fx.VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_dim=48,
+    word_embed_proj_dim=32, max_position_embeddings=64, bos_token_id=0, eos_token_id=0,
 )  # fmt: skip
 
 
 def test_an_architecture_that_is_not_in_flax_runs_by_torch(tmp_path):
-    home = pf.make_home(tmp_path, NEOX, read=TorchLM)
+    home = pf.make_home(tmp_path, OPT, read=TorchLM)
     model = open_model(str(home.directory), "auto", home.cache)
     found = measure_lm(pf.make_run(home, pf.perfect_params(32), 32), model, "heldout", 4)
     assert found.computed == "torch float32"
@@ -232,7 +232,7 @@ def test_an_architecture_that_is_not_in_flax_runs_by_torch(tmp_path):
         for name in ("identity", "sae"):
             assert patches[name].kl == pytest.approx(0, abs=1e-6)
         assert patches["zero"].kl > 0.01
-    with pytest.raises(UserError, match="GPTNeoXForCausalLM, which is not written in Flax"):
+    with pytest.raises(UserError, match="OPTForCausalLM, which is not written in Flax"):
         open_model(str(home.directory), "flax", home.cache)
 
 

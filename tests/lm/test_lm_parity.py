@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import lm_fixtures as fx
 import numpy as np
 import pytest
@@ -21,6 +22,25 @@ QWEN2 = transformers.Qwen2Config(
     num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
 )  # fmt: skip
 
+SMALL = dict(  # noqa: C408
+    vocab_size=fx.VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+    num_attention_heads=4, max_position_embeddings=64, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
+NEOX = transformers.GPTNeoXConfig(**SMALL)
+QWEN3 = transformers.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16)
+GEMMA2 = transformers.Gemma2Config(
+    **SMALL, num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=24, sliding_window=48,
+    attn_logit_softcapping=2.0, final_logit_softcapping=3.0, pad_token_id=0,
+)  # fmt: skip
+GEMMA3 = transformers.Gemma3TextConfig(
+    **SMALL, num_key_value_heads=2, head_dim=16, query_pre_attn_scalar=24, sliding_window=48,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"], pad_token_id=0,
+    rope_parameters={
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+)  # fmt: skip
+
 CONFIGS = {
     "gpt2": fx.gpt2_config(),
     "gpt2-inner-untied-relu": fx.gpt2_config(
@@ -37,6 +57,17 @@ CONFIGS = {
     ),
     "mistral": MISTRAL,
     "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "neox": NEOX,
+    "neox-in-turn-whole-heads": transformers.GPTNeoXConfig(
+        **SMALL,
+        use_parallel_residual=False,
+        attention_bias=False,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+    ),
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3,
 }
 
 
@@ -54,6 +85,57 @@ def assert_equal_to_torch(lm, model, tokens):
     assert found.dtype == np.float32
     errors = relative(found, expected)
     assert errors.max() <= TOLERANCE, errors
+
+
+OLDER = {
+    "neox": {"rotary_pct": 0.25, "rotary_emb_base": 10000},
+    "gemma2": {"rope_theta": 10000.0, "layer_types": None},
+    "gemma3": {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
+}
+"""What transformers 4 writes in the place of ``rope_parameters``."""
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_older_spelling_of_these_families(tmp_path, name):
+    model = fx.random_model(CONFIGS[name])
+    fx.save_model(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | OLDER[name]
+    del config["rope_parameters"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 48)))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_what_enters_a_cache_of_gemma_is_what_multiplies(tmp_path, name):
+    """The final norm's weight is one more than the file's; embeddings are the file's."""
+    model = fx.random_model(CONFIGS[name])
+    lm = load_lm(fx.save_model(model, tmp_path))
+    weight = model.model.norm.weight.detach().numpy()
+    np.testing.assert_allclose(lm.final_norm()["weight"], 1 + weight, rtol=1e-6)
+    np.testing.assert_array_equal(lm.embedding(), model.model.embed_tokens.weight.detach().numpy())
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_torchs_own_files_equal_safetensors(tmp_path, sharded):
+    model = fx.random_model(CONFIGS["llama-untied"])
+    fx.save_model(model, tmp_path)
+    state = {f"{key}": value.clone() for key, value in model.state_dict().items()}
+    (tmp_path / "model.safetensors").unlink()
+    if sharded:
+        names = sorted(state)
+        parts = {"a.bin": names[::2], "b.bin": names[1::2]}
+        for file, mine in parts.items():
+            torch.save({key: state[key] for key in mine}, tmp_path / file)
+        placed = {key: file for file, mine in parts.items() for key in mine}
+        index = tmp_path / "pytorch_model.bin.index.json"
+        index.write_text(json.dumps({"weight_map": placed}))
+    else:
+        torch.save(state, tmp_path / "pytorch_model.bin")
+    assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 16)))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -159,3 +241,16 @@ def test_bfloat16_is_near_float32(tmp_path):
     rounded = load_lm(directory, "bfloat16").residuals(tokens, (2,))
     assert rounded.dtype == np.float32
     assert 1e-4 < relative(rounded, exact)[0] < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3", "neox", "gemma2", "gemma3"])
+def test_a_mesh_and_going_on_from_a_layer_give_the_same_logits(tmp_path, name):
+    directory = fx.save_model(fx.random_model(CONFIGS[name]), tmp_path)
+    tokens, lm = fx.random_tokens((4, 20)), load_lm(directory)
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    spread = load_lm(directory, mesh=jax.make_mesh((2, 4), ("data", "model"), axis_types=auto))
+    expected = lm.logits(tokens)[None]
+    assert relative(spread.logits(tokens)[None], expected)[0] < 1e-5
+    patched = lm.continue_from(lm.residuals(tokens, (1,))[0], 1)
+    assert relative(patched[None], expected)[0] < 1e-5

@@ -5,6 +5,7 @@ import json
 import lm_fixtures as fx
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from vasae_jax.lm import load_lm
@@ -31,7 +32,7 @@ def edit(path, **changes):
         ("BertForMaskedLM", "BertForMaskedLM, an encoder"),
         ("RobertaModel", "an encoder"),
         ("T5ForConditionalGeneration", "an encoder-decoder"),
-        ("GPTNeoXForCausalLM", "GPTNeoXForCausalLM, .*tools/extract_torch.py"),
+        ("BloomForCausalLM", "BloomForCausalLM, .*tools/extract_torch.py"),
         ("OddModel", "OddModel; expected one of"),
     ],
 )
@@ -131,9 +132,46 @@ def test_corrupt_config(directory, text):
 
 
 def test_directory_without_weights(directory):
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"only pytorch_model\.bin; expected model\.safetensors"):
+    (directory / "model.safetensors").rename(directory / "other.bin")
+    with pytest.raises(UserError, match=r"only other\.bin; expected model\.safetensors"):
         load_lm(directory)
+
+
+@pytest.mark.parametrize("content", [b"no torch file", b""])
+def test_torchs_own_file_that_is_none(directory, content):
+    (directory / "model.safetensors").unlink()
+    (directory / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read as torch's weights"):
+        load_lm(directory)
+
+
+def test_a_pickle_of_more_than_weights_is_not_run(directory):
+    (directory / "model.safetensors").unlink()
+    torch.save({"ran": json.JSONDecoder}, directory / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read as torch's weights"):
+        load_lm(directory)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("GPTNeoXForCausalLM", {"rotary_pct": 1.5}, "rotates 1.5 of a head"),
+        ("GPTNeoXForCausalLM", {"hidden_size": 34}, "width 34 and 4 heads"),
+        ("Gemma2ForCausalLM", {"use_bidirectional_attention": True}, "attends to later tokens"),
+        ("Gemma2ForCausalLM", {"final_logit_softcapping": -1.0}, "final_logit_softcapping -1.0"),
+        ("Gemma3ForCausalLM", {"layer_types": ["full_attention"]}, "expected 3 of sliding"),
+        ("Gemma3ForCausalLM", {"rope_scaling": {"type": "yarn"}}, "'yarn'; expected default"),
+    ],
+)
+def test_settings_of_further_families_that_cannot_be_used(architecture, changes, message):
+    plain = {
+        "architectures": [architecture], "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 100, "max_position_embeddings": 64, "head_dim": 16,
+    }  # fmt: skip
+    spec_from_config(plain, "config.json")
+    with pytest.raises(UserError, match=f"config.json .*{message}"):
+        spec_from_config(plain | changes, "config.json")
 
 
 @pytest.mark.fault

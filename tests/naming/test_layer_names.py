@@ -146,3 +146,10 @@ def test_a_feature_that_is_never_expected_to_fire_is_finite():
     found = layer_names(params, K, 1.0, anchors)
     assert np.isfinite(found.expected).all()
     assert not found.expected[3].any() and found.relation[3] == AT
+
+
+def test_a_feature_with_a_threshold_fires_above_its_own():
+    anchors = make_anchors()
+    threshold = np.linspace(-1.0, 2.0, F).astype(np.float32)
+    params = {**make_params(anchors), "threshold": threshold}
+    check(layer_names(params, F, 1.0, anchors, m=5), plain(params, F, 1.0, anchors), 5)

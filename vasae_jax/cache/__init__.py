@@ -6,7 +6,7 @@ docs/cache.md describes the format.
 from vasae_jax.cache.info import info
 from vasae_jax.cache.manifest import CachePlan, Manifest, ModelInfo, SplitInfo, TextInfo
 from vasae_jax.cache.parts import Part, PartWriter, finish
-from vasae_jax.cache.reader import Cache, RowArray
+from vasae_jax.cache.reader import Cache, RowArray, open_cache
 from vasae_jax.cache.verify import verify
 from vasae_jax.cache.writer import CacheWriter
 
@@ -23,5 +23,6 @@ __all__ = [
     "TextInfo",
     "finish",
     "info",
+    "open_cache",
     "verify",
 ]

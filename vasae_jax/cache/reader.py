@@ -1,6 +1,7 @@
 """Reading a finished cache."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -228,3 +229,15 @@ def _why_no_manifest(store: Store) -> str:
         )
     found = "nothing" if store.empty() else f"no {MANIFEST}"
     return f"{store.url} is no activation cache: found {found}; expected a {MANIFEST}"
+
+
+def open_cache(url: str | os.PathLike[str]) -> Cache:
+    """Open a finished activation cache: a directory, or a ``gs://`` or ``s3://`` URL.
+
+    ``cache.acts(layer, split).read(start, stop)`` gives rows [n, d_model], ``cache.column`` their
+    tokens, positions and documents, ``cache.vocab()`` the token strings.
+
+    Raises:
+        UserError: there is no cache, it is not finished, or its manifest is damaged.
+    """
+    return Cache.open(os.fspath(url))

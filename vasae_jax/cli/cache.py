@@ -1,4 +1,4 @@
-"""``vasae cache info``, ``verify`` and ``finish``."""
+"""``vasae cache info``, ``verify`` and ``finish``; ``import`` and ``export`` are next door."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,14 +7,21 @@ from vasae_jax.system.errors import UserError
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print what a cache holds, check every byte of it, or join its parts."""
+    """Print what a cache holds, check every byte of it, join its parts; or import and export."""
+    if arguments and arguments[0] in ("import", "export"):
+        from vasae_jax.cli import cache_rows
+
+        verb = cache_rows.run_import if arguments[0] == "import" else cache_rows.run_export
+        verb(arguments[1:])
+        return
     parser = argparse.ArgumentParser(
         prog="vasae cache",
-        description="Show what an activation cache holds, verify it, or join its parts.",
+        description="Show what an activation cache holds, verify it, or join its parts. vasae "
+        "cache import --help: rows from elsewhere; vasae cache export --help: as NumPy files.",
     )
     parser.add_argument(
         "action",
-        choices=("info", "verify", "finish"),
+        choices=("info", "verify", "finish", "import", "export"),
         help="info: print what it holds; verify: read and check every byte; finish: join the parts "
         "of an extraction with --shard",
     )

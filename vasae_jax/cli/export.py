@@ -3,11 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
 from vasae_jax.system.errors import UserError
 
-LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning")
+if TYPE_CHECKING:
+    from vasae_jax.named import Dictionary
+
+LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning", "gemma_scope", "huggingface")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -17,31 +21,49 @@ def run(arguments: Sequence[str]) -> None:
     out = Path(given.out)
     if npz and out.suffix != ".npz":
         raise UserError(f"--out is {out}; expected a name that ends in .npz")
+    if given.push and given.layout != "huggingface":
+        raise UserError(f"--push goes with --layout huggingface; found --layout {given.layout}")
 
-    from vasae_jax.dictionary.files import check_outputs, read_dictionary, write_dictionary
-    from vasae_jax.dictionary.from_run import publish
+    from vasae_jax.dictionary.files import check_outputs, write_dictionary
     from vasae_jax.dictionary.layouts import export_layout
-    from vasae_jax.training.trained import open_trained
+    from vasae_jax.system.hub import push
 
     if npz:
         check_outputs(out, given.overwrite)
-    exported = Path(given.source).suffix == ".npz"
     if given.best or given.member:
         from vasae_jax.sweep.choose import chosen_run
 
         given.source = str(chosen_run(Path(given.source), given.best, given.member))
-    mesh = asked_mesh(given)
-    dictionary = (
-        read_dictionary(given.source)
-        if exported
-        else publish(open_trained(given.source, mesh=mesh))[0]
-    )
+    dictionary = _dictionary(given)
     written = (
         write_dictionary(out, dictionary, given.overwrite)
         if npz
         else export_layout(dictionary, given.layout, out, given.overwrite)
     )
     print("\n".join(map(str, written)))
+    if given.push:
+        print(push(out, given.push))
+
+
+def _dictionary(given: argparse.Namespace) -> "Dictionary":
+    """The dictionary that is there, or that of the run."""
+    from vasae_jax.dictionary.files import read_dictionary
+    from vasae_jax.dictionary.from_run import publish
+    from vasae_jax.evaluation.one_threshold import with_one_threshold
+    from vasae_jax.training.trained import open_trained
+
+    if Path(given.source).suffix == ".npz":
+        return read_dictionary(given.source)
+    run = open_trained(given.source, mesh=asked_mesh(given))
+    if given.layout != "gemma_scope" or "threshold" in run.params:
+        return publish(run)[0]
+    dictionary, found, _ = publish(with_one_threshold(run))
+    print(
+        f"one threshold, {dictionary.threshold[0]:.4g}, in the place of the {run.config.sae.k} "
+        f"largest: variance explained {found.unmasked.variance_explained:.4f}, "
+        f"{found.unmasked.l0:.1f} features fire on a row"
+    )
+    return dictionary
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="npz", help="file layout (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="also upload the folder of --layout huggingface to this repository of the hub",
     )
     add_mesh(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -17,9 +17,13 @@ VERBS = {
     "report": "write a page about a run's features, or several runs', for a browser",
     "heatmap": "draw which names are most active along a sentence",
     "export": "write a run's named dictionary for NumPy and other libraries",
-    "cache": "show what an activation cache holds, or verify it",
+    "import": "take in an SAE that another library trained, to name and measure it",
+    "cache": "show, verify, import or export an activation cache",
     "anchors": "read off a cache where its layers put each token",
 }
+
+MODULES = {"import": "importing"}
+"""Verbs whose module cannot bear their name."""
 
 USAGE = """usage: vasae VERB [ARGUMENTS]
 
@@ -54,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
     keep_pages()
     quiet_libraries()
-    return guarded(lambda: importlib.import_module(f"vasae_jax.cli.{verb}").run(arguments[1:]))
+    module = f"vasae_jax.cli.{MODULES.get(verb, verb)}"
+    return guarded(lambda: importlib.import_module(module).run(arguments[1:]))
 
 
 def guarded(run: Callable[[], None]) -> int:

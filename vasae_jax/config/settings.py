@@ -166,6 +166,8 @@ class RunConfig:
     """Checkpoints of steps that are a multiple of this are kept for good; 0 keeps none so."""
     tensorboard: bool = False
     """Also write TensorBoard event files under OUT/tensorboard."""
+    wandb: str = ""
+    """Also log to this Weights & Biases project; a resumed run goes on in its own run there."""
     overwrite: bool = False
     """Delete an existing run directory first instead of resuming it."""
     fall_back: bool = False

@@ -6,25 +6,19 @@ Described in docs/dictionary.md; ``meta.json`` holds the digests of the other tw
 import contextlib
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vasae_jax.dictionary.artefact import ARRAYS, Dictionary, check_arrays
-from vasae_jax.dictionary.meta import FORMAT, VERSION
-from vasae_jax.evaluation.names.evidence import VERDICTS
+from vasae_jax.named.arrays import ARRAYS, check_arrays
+from vasae_jax.named.dictionary import Dictionary
+from vasae_jax.named.files import META, NAMES
+from vasae_jax.named.files import read_dictionary as read_dictionary
+from vasae_jax.named.words import RELATIONS, VERDICTS
 from vasae_jax.naming.claim import bucket_names, bucket_of
-from vasae_jax.naming.layer import RELATIONS
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
-from vasae_jax.system.version import __version__
-
-NAMES, META = "names.jsonl", "meta.json"
-_NO_NPZ = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
-"""What reading a file raises that is no .npz, is damaged, or says that it is larger than it is."""
 
 
 def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, Path]:
@@ -58,7 +52,7 @@ def write_dictionary(
     paths = check_outputs(out_npz, overwrite)
     arrays: dict[str, Any] = _arrays(dictionary)
     check_arrays(arrays, str(paths[0]))
-    names = _names_text(dictionary).encode("utf-8", "backslashreplace")
+    names = names_text(dictionary)
     with contextlib.ExitStack() as stack:
         # Files appear in reverse order: meta.json, which vouches for the others, last.
         meta_file, names_file, npz_file = (
@@ -76,40 +70,14 @@ def write_dictionary(
     return paths
 
 
-def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
-    """Read a dictionary from its ``.npz`` and the two files beside it.
-
-    Raises:
-        UserError: a file is missing, foreign, of a newer version, damaged, or not the one
-            that was written with the others.
-    """
-    path = Path(npz)
-    names, meta_path = path.parent / NAMES, path.parent / META
-    for file in (path, names, meta_path):
-        if not file.is_file():
-            raise UserError(
-                f"{file} is not there; expected a dictionary's .npz, {NAMES} and {META} "
-                "in one directory"
-            )
-    meta = _read_meta(meta_path)
-    for name, file in (("npz", path), ("names", names)):
-        if meta["sha256"].get(name) != sha256_file(file):
-            raise UserError(
-                f"{file} is not the file that {meta_path} was written with; "
-                "expected the three files of one export"
-            )
-    arrays: dict[str, Any] = _load(path)
-    arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
-    return Dictionary(**arrays, tokens=_tokens(names), meta=meta)
-
-
 def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
     return {
         name: np.asarray(getattr(dictionary, name), dtype) for name, (dtype, _) in ARRAYS.items()
     }
 
 
-def _names_text(dictionary: Dictionary) -> str:
+def names_text(dictionary: Dictionary) -> bytes:
+    """The content of names.jsonl."""
     buckets = bucket_of(dictionary.cosines[:, 0])
     lines = []
     for feature in range(dictionary.d_sae):
@@ -124,7 +92,7 @@ def _names_text(dictionary: Dictionary) -> str:
     text = "".join(lines)
     for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _layer_record(dictionary: Dictionary, feature: int) -> dict[str, Any]:
@@ -154,54 +122,3 @@ def _embedding_names(dictionary: Dictionary, feature: int) -> list[dict[str, Any
 def _token(dictionary: Dictionary, token: int) -> dict[str, Any]:
     raw, display = dictionary.tokens[token]
     return {"token_id": token, "raw": raw, "display": display}
-
-
-def _tokens(names: Path) -> dict[int, tuple[str, str]]:
-    try:
-        with open(names, encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines]
-        return {
-            name["token_id"]: (name["raw"], name["display"])
-            for record in records
-            for name in (*record["names"], *record["layer_names"])
-        }
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{names} cannot be understood ({error}); expected the names of a dictionary"
-        ) from error
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON; expected the meta.json of a dictionary") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
-    if meta.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {meta.get('version')}; expected {VERSION}, "
-            f"which vasae_jax {__version__} reads"
-        )
-    if not isinstance(meta.get("sha256"), dict):
-        raise UserError(f"{path} has no digests; expected the meta.json of a dictionary")
-    return meta
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        _refuse_inflated(path)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS}
-    except (*_NO_NPZ, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
-    check_arrays(arrays, str(path))
-    return arrays
-
-
-def _refuse_inflated(path: Path) -> None:
-    """Raise ValueError for an archive that grows when it is read: arrays are stored as they are."""
-    with zipfile.ZipFile(path) as archive:
-        inflated = sum(entry.file_size for entry in archive.infolist())
-    if inflated > path.stat().st_size:
-        raise ValueError(f"it holds {inflated} bytes in {path.stat().st_size}")

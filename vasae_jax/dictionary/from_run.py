@@ -1,5 +1,7 @@
 """From a finished run to its named dictionary."""
 
+from typing import Any
+
 from vasae_jax.anchor import anchor_name
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.dictionary.artefact import Dictionary, make_dictionary
@@ -18,7 +20,7 @@ def name_run(run: Run, names: RunNames, evaluation: Evaluation, watch: Watch) ->
         anchor=anchor_name(center=config.anchor.center),
         fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
         hold_over=f"{watch.rows} unmasked rows of the {split} split",
-        provenance={**provenance(run.cache, config.data.layer), "step": run.step},
+        provenance={**provenance(run.cache, config.data.layer), **_origin(run)},
         config=to_dict(config),
         metrics=evaluation.to_json(),
     )
@@ -34,6 +36,11 @@ def name_run(run: Run, names: RunNames, evaluation: Evaluation, watch: Watch) ->
         fire_rate=evaluation.unmasked.fire_rate,
         meta=meta,
     )
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    """Which training made the weights: the run's step, or another library."""
+    return {"step": run.step} if run.imported is None else {"imported": dict(run.imported)}
 
 
 def publish(run: Run) -> tuple[Dictionary, Evaluation, Watch]:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vasae_jax.cache import Cache
+from vasae_jax.named.files import FORMAT, VERSION
 from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
 from vasae_jax.system.version import __version__
-
-FORMAT, VERSION = "vasae-dictionary", 2
 
 
 def make_meta(

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.devices.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.metrics import Alignment, Figures, Nearest, Sums, figures
-from vasae_jax.sae import decode, encode
+from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
 
 Program = Callable[[Params, np.ndarray, np.ndarray], "Measured"]
@@ -103,7 +103,8 @@ def evaluate(
 
     Args:
         params: the SAE's parameters.
-        sae: its settings; k and pre_bias are used.
+        sae: its settings; k and pre_bias are used. Where the parameters have a threshold, k is
+            the most features that may fire on a row.
         batches: every row of the split once, the last batch padded.
         nearest: each feature's nearest anchor, the kind that names refer to first.
         split: the split's name, for the result.
@@ -116,10 +117,10 @@ def evaluate(
     """
     d_sae, d_in = params["W_dec"].shape
     mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
-    program = measure_program(mesh, sae.k, sae.pre_bias)
+    programs = Programs(mesh, sae, thresholds="threshold" in params)
     placed = jax.device_put(params, shardings(mesh, Rules().state(params)))
     unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
-    for measured, weights in _measured(program, placed, batches):
+    for measured, weights in _measured(programs, placed, batches):
         for index, sums in enumerate((unmasked, everything)):
             chosen = weights[index]
             mean, spread, error = (x[index] for x in measured[:3])
@@ -137,30 +138,72 @@ def evaluate(
     )
 
 
+class Programs:
+    """The program that measures a batch, for as many slots as the features that fire need.
+
+    k slots are enough for TopK. Where thresholds decide, any number of features may fire on a
+    row: slots begin at FIRST and are doubled when those of some row are full.
+    """
+
+    FIRST = 256
+
+    def __init__(self, mesh: Mesh, sae: SAEConfig, thresholds: bool) -> None:
+        """For an SAE with settings ``sae``; ``thresholds``: its parameters have some."""
+        self._mesh, self._sae, self._thresholds = mesh, sae, thresholds
+        self._slots = min(sae.k, self.FIRST) if thresholds else sae.k
+        self._programs: dict[int, Program] = {}
+
+    def __call__(self, params: Params, x: np.ndarray, weights: np.ndarray) -> Measured:
+        """Begin to measure rows ``x`` [B, d_in] under row masks ``weights`` bool [2, B]."""
+        if self._slots not in self._programs:
+            self._programs[self._slots] = measure_program(
+                self._mesh, self._slots, self._sae.pre_bias, self._thresholds
+            )
+        return self._programs[self._slots](params, x, weights)
+
+    def whole(self, found: Measured) -> bool:
+        """Whether ``found`` has all that fires; else there are more slots from now on."""
+        slots = found.values.shape[1]
+        if slots >= self._sae.k or not (found.values[:, -1] > 0).any():
+            return True
+        self._slots = max(self._slots, min(2 * slots, self._sae.k))
+        return False
+
+
 def _measured(
-    program: Program, params: Params, batches: Iterable[Rows]
+    programs: Programs, params: Params, batches: Iterable[Rows]
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Each batch's Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
-    waiting = None
+    waiting: tuple[Measured, np.ndarray, np.ndarray] | None = None
     for batch in batches:
         real = batch.docs >= 0
         weights = np.stack([batch.keep & real, real])
-        result = program(params, batch.x, weights)
+        result = programs(params, batch.x, weights)
         if waiting is not None:
-            yield jax.device_get(waiting[0]), waiting[1]
-        waiting = (result, weights)
+            yield _settled(programs, params, *waiting)
+        waiting = (result, batch.x, weights)
     if waiting is not None:
-        yield jax.device_get(waiting[0]), waiting[1]
+        yield _settled(programs, params, *waiting)
+
+
+def _settled(
+    programs: Programs, params: Params, result: Measured, x: np.ndarray, weights: np.ndarray
+) -> tuple[Any, np.ndarray]:
+    """``result`` in NumPy, measured again where its slots were too few."""
+    found: Any = jax.device_get(result)
+    while not programs.whole(found):
+        found = jax.device_get(programs(params, x, weights))
+    return found, weights
 
 
 @cache
-def measure_program(mesh: Mesh, k: int, pre_bias: float) -> Program:
+def measure_program(mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False) -> Program:
     """The jitted (params, rows [B, d_in], row masks bool [2, B]) -> :class:`Measured`.
 
     Features are split over ``model`` and rows over ``data``; the k winners of a row and the
-    order of equal ones are those of one device.
+    order of equal ones are those of one device. With ``thresholds`` the parameters have some.
     """
-    specs = Rules().state(PARAMS)
+    specs = param_specs(thresholds)
     out: Any = (P(), P(), P(), P(DATA), P(DATA))
     local = jax.shard_map(
         partial(_measure, k=k, pre_bias=pre_bias),
@@ -178,10 +221,17 @@ PARAMS = {
 }
 
 
+def param_specs(thresholds: bool) -> Any:
+    """A PartitionSpec for every parameter of an SAE, of one with thresholds too."""
+    return Rules().state({**PARAMS, "threshold": PARAMS["b_enc"]} if thresholds else PARAMS)
+
+
 def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
     x = x.astype(jnp.float32)
     values, ids = winners(params, x, k, pre_bias)
-    distance = jnp.sum(jnp.square(x - decoded(params, values, ids)), axis=1)
+    thresholds = "threshold" in params
+    x_hat = _all_decoded(params, x, pre_bias) if thresholds else decoded(params, values, ids)
+    distance = jnp.sum(jnp.square(x - x_hat), axis=1)
     mean = jnp.stack([_mean(x, weight) for weight in weights])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
     sums = (
@@ -218,6 +268,13 @@ def decoded(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:
         jnp.where(mine, values, jnp.zeros_like(values)),
         jnp.clip(ids - first, 0, own - 1),
     )
+    whole: jax.Array = jax.lax.psum(part, MODEL)
+    return whole + params["b_dec"][None, :]
+
+
+def _all_decoded(params: Params, x: jax.Array, pre_bias: float) -> jax.Array:
+    """x_hat [B, d_in] where thresholds decide: all features are multiplied, without slots."""
+    part = reconstruct(params, x, params["W_dec"].shape[0], pre_bias) - params["b_dec"][None, :]
     whole: jax.Array = jax.lax.psum(part, MODEL)
     return whole + params["b_dec"][None, :]
 

@@ -8,6 +8,10 @@ SUPPORTED: dict[str, Family] = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "llama",
+    "Qwen3ForCausalLM": "llama",
+    "GPTNeoXForCausalLM": "neox",
+    "Gemma2ForCausalLM": "gemma",
+    "Gemma3ForCausalLM": "gemma",
 }
 """Hugging Face architectures by family."""
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from vasae_jax.lm.architectures import family_of
+from vasae_jax.lm.hf_gemma import gemma_spec
+from vasae_jax.lm.hf_neox import neox_spec
+from vasae_jax.lm.hf_reader import Reader, rotary
 from vasae_jax.lm.layers import ACTIVATIONS
-from vasae_jax.lm.rope import inverse_frequencies
 from vasae_jax.lm.spec import Spec
 from vasae_jax.system.errors import UserError
 
@@ -14,11 +16,11 @@ _MODEL_TYPES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
 }
-
-
-LARGEST_HEAD = 2**16
-"""Above any head that there is: a file may not make us count to what it says."""
 
 
 def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
@@ -39,8 +41,9 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
     family = family_of(architecture, where)
     if config.get("quantization_config"):
         raise UserError(f"{where} describes a quantised checkpoint; expected plain weights or GGUF")
-    reader = _Reader(config, where)
-    spec = _gpt2(reader, architecture) if family == "gpt2" else _llama(reader, architecture)
+    reader = Reader(config, where)
+    make = {"gpt2": _gpt2, "llama": _llama, "neox": neox_spec, "gemma": gemma_spec}[family]
+    spec = make(reader, architecture)
     check_heads(spec, where)
     return spec
 
@@ -52,7 +55,7 @@ def check_heads(spec: Spec, where: str) -> None:
             f"{where} has {spec.n_heads} query heads and {spec.n_kv_heads} key heads; "
             "expected the second to divide the first"
         )
-    if spec.family == "gpt2" and spec.n_heads * spec.head_dim != spec.d_model:
+    if spec.family in ("gpt2", "neox") and spec.n_heads * spec.head_dim != spec.d_model:
         raise UserError(
             f"{where} has width {spec.d_model} and {spec.n_heads} heads; "
             "expected the second to divide the first"
@@ -62,7 +65,7 @@ def check_heads(spec: Spec, where: str) -> None:
         raise UserError(f"{where} has activation {spec.activation!r}; expected one of {known}")
 
 
-def _gpt2(reader: "_Reader", architecture: str) -> Spec:
+def _gpt2(reader: Reader, architecture: str) -> Spec:
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         reader.refuse(key, needed=False)
     reader.refuse("scale_attn_weights", needed=True)
@@ -87,8 +90,8 @@ def _gpt2(reader: "_Reader", architecture: str) -> Spec:
     )
 
 
-def _llama(reader: "_Reader", architecture: str) -> Spec:
-    qwen2 = architecture == "Qwen2ForCausalLM"
+def _llama(reader: Reader, architecture: str) -> Spec:
+    qwen2, qwen3 = (architecture == f"Qwen{version}ForCausalLM" for version in (2, 3))
     d_model, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
     head_dim = reader.count("head_dim", max(d_model // heads, 1))
     biased = reader.flag("attention_bias", default=False)
@@ -109,67 +112,23 @@ def _llama(reader: "_Reader", architecture: str) -> Spec:
         qkv_bias=biased or qwen2,
         out_bias=biased and not qwen2,
         mlp_bias=reader.flag("mlp_bias", default=False),
-        inverse_frequencies=_rotary(reader, head_dim),
-        window=_window(reader, qwen2),
+        inverse_frequencies=_whole_rotary(reader, head_dim),
+        window=_window(reader, qwen2 or qwen3),
+        qk_norm=qwen3,
     )
 
 
-def _rotary(reader: "_Reader", head_dim: int) -> tuple[float, ...]:
+def _whole_rotary(reader: Reader, head_dim: int) -> tuple[float, ...]:
     """transformers 5 keeps everything in ``rope_parameters``, 4 the base outside of it."""
     scaling = reader.table("rope_parameters") or reader.table("rope_scaling")
     outside = reader.number("rope_theta", default=10000.0)
-    theta = _Reader(scaling, reader.where).number("rope_theta", default=outside)
     if scaling.get("partial_rotary_factor", reader.config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise UserError(f"{reader.where} rotates a part of each head; expected the whole")
-    if head_dim % 2 or head_dim > LARGEST_HEAD:
-        raise UserError(
-            f"{reader.where} has heads of size {head_dim}; expected an even number up to "
-            f"{LARGEST_HEAD}"
-        )
-    return inverse_frequencies(head_dim, theta, scaling, reader.where)
+    return rotary(reader, head_dim, scaling, outside)
 
 
-def _window(reader: "_Reader", qwen2: bool) -> int | None:
-    used = reader.flag("use_sliding_window", default=False) if qwen2 else True
+def _window(reader: Reader, qwen: bool) -> int | None:
+    used = reader.flag("use_sliding_window", default=False) if qwen else True
     if not used or reader.config.get("sliding_window") is None:
         return None
     return reader.count("sliding_window")
-
-
-class _Reader:
-    """Typed look-ups that name the file and the key when a value cannot be used."""
-
-    def __init__(self, config: Mapping[str, Any], where: str):
-        self.config = config
-        self.where = where
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self.config.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{self.where} has {key} {value!r}; expected a whole number above 0")
-        return value
-
-    def number(self, key: str, *, default: float) -> float:
-        value = self.config.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{self.where} has {key} {value!r}; expected a number")
-        return float(value)
-
-    def table(self, key: str) -> dict[str, Any]:
-        value = self.config.get(key) or {}
-        if not isinstance(value, dict):
-            raise UserError(f"{self.where} has {key} {value!r}; expected an object")
-        return value
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.config.get(key, default)
-        if not isinstance(value, bool):
-            raise UserError(f"{self.where} has {key} {value!r}; expected true or false")
-        return value
-
-    def refuse(self, key: str, *, needed: bool) -> None:
-        if self.flag(key, default=needed) != needed:
-            raise UserError(
-                f"{self.where} has {key} {not needed}, which is not supported; expected {needed}"
-            )

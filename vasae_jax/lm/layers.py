@@ -1,4 +1,4 @@
-"""The layers of both families as NNX modules over ready-made arrays.
+"""The layers of all families as NNX modules over ready-made arrays.
 
 Activations are float32 throughout; a matrix product takes its inputs in the dtype of the
 weights and accumulates in float32. With float32 weights products are exact float32 on
@@ -6,7 +6,7 @@ every platform (no TF32, no bfloat16 passes).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,11 @@ def product(equation: str, x: jax.Array, y: jax.Array, dtype: np.dtype) -> jax.A
     )
 
 
+def _last(weight: jax.Array, axes: int) -> jax.Array:
+    """``weight`` [d] with leading axes, to meet an array of ``axes`` axes."""
+    return weight.reshape((1,) * (axes - 1) + weight.shape)
+
+
 class Norm(nnx.Module):
     """LayerNorm or RMSNorm over the last axis."""
 
@@ -54,12 +59,12 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(arrays[f"{name}.bias"]) if self.kind == "layernorm" else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise ``x`` [S, T, d], float32."""
+        """Normalise ``x`` [..., d], float32."""
         if self.kind == "layernorm":
             x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        x = x * self.weight[...][None, None, :]
-        return x if self.bias is None else x + self.bias[...][None, None, :]
+        x = x * _last(self.weight[...], x.ndim)
+        return x if self.bias is None else x + _last(self.bias[...], x.ndim)
 
 
 class Linear(nnx.Module):
@@ -83,6 +88,11 @@ class Attention(nnx.Module):
 
     def __init__(self, arrays: Arrays, spec: Spec):
         self.frequencies = spec.inverse_frequencies
+        self.local_frequencies = spec.local_frequencies
+        self.local = nnx.Variable(arrays["local"]) if spec.local_frequencies else None
+        self.scores = Scores(spec.score_scale or spec.head_dim**-0.5, spec.score_cap)
+        self.query_norm = Norm(arrays, "query_norm", spec) if spec.qk_norm else None
+        self.key_norm = Norm(arrays, "key_norm", spec) if spec.qk_norm else None
         self.query = Linear(arrays, "query", "std,hkd->sthk")
         self.key = Linear(arrays, "key", "std,hkd->sthk")
         self.value = Linear(arrays, "value", "std,hkd->sthk")
@@ -91,19 +101,28 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """What attention adds to the residual stream: [S, T, d] to float32 [S, T, d]."""
         query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if self.frequencies:
-            cosine, sine = rotations(self.frequencies, x.shape[1])
+            cosine, sine = rotations(self._angles(), x.shape[1])
             query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        return self.out(causal_attention(query, key, value, self.query.weight.dtype))
+        dtype = self.query.weight.dtype
+        return self.out(causal_attention(query, key, value, dtype, self.scores))
+
+    def _angles(self) -> jax.Array:
+        """This layer's angles, float32 [n]."""
+        angles = jnp.asarray(self.frequencies, jnp.float32)
+        if self.local is None:
+            return angles
+        return jnp.where(self.local[...], jnp.asarray(self.local_frequencies, jnp.float32), angles)
 
 
 class MLP(nnx.Module):
-    """Two-layer perceptron, with a gate in the llama family."""
+    """Two-layer perceptron, with a gate or without."""
 
     def __init__(self, arrays: Arrays, spec: Spec):
         self.activation = spec.activation
-        gated = spec.family == "llama"
-        self.gate = Linear(arrays, "gate", "std,fd->stf") if gated else None
+        self.gate = Linear(arrays, "gate", "std,fd->stf") if spec.gated else None
         self.up = Linear(arrays, "up", "std,fd->stf")
         self.down = Linear(arrays, "down", "stf,df->std")
 
@@ -115,9 +134,13 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One pre-norm transformer block."""
+    """One pre-norm transformer block; in the gemma family with norms after both parts too."""
 
     def __init__(self, arrays: Arrays, spec: Spec):
+        ends = spec.family == "gemma"
+        self.parallel = spec.parallel
+        self.attention_end_norm = Norm(arrays, "attention_end_norm", spec) if ends else None
+        self.mlp_end_norm = Norm(arrays, "mlp_end_norm", spec) if ends else None
         self.attention_norm = Norm(arrays, "attention_norm", spec)
         self.attention = Attention(arrays, spec)
         self.mlp_norm = Norm(arrays, "mlp_norm", spec)
@@ -125,14 +148,30 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The residual stream after the block, float32 [S, T, d]."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.mlp(self.mlp_norm(x))
+        if self.parallel:
+            return x + self.attention(self.attention_norm(x)) + self.mlp(self.mlp_norm(x))
+        mixed = self.attention(self.attention_norm(x))
+        x = x + (mixed if self.attention_end_norm is None else self.attention_end_norm(mixed))
+        added = self.mlp(self.mlp_norm(x))
+        return x + (added if self.mlp_end_norm is None else self.mlp_end_norm(added))
+
+
+class Scores(NamedTuple):
+    """What attention scores are multiplied by, and the cap that tanh puts on them, if any."""
+
+    scale: float
+    cap: float | None
+
+
+def capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """c tanh(x / c), or ``x`` itself where there is no cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def causal_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, dtype: np.dtype
+    query: jax.Array, key: jax.Array, value: jax.Array, dtype: np.dtype, how: Scores
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(head_dim)) v over positions up to the query's own.
+    """softmax(scores of q k^T) v over positions up to the query's own.
 
     Args:
         query: float32 [S, T, heads, head_dim].
@@ -140,6 +179,7 @@ def causal_attention(
             h // (heads / kv_heads).
         value: see ``key``.
         dtype: of the products' inputs; the softmax is float32.
+        how: scale and cap of the scores.
 
     Returns:
         float32 [S, T, heads, head_dim].
@@ -147,24 +187,29 @@ def causal_attention(
     s, t, heads, head_dim = query.shape
     grouped = query.reshape(s, t, key.shape[2], heads // key.shape[2], head_dim)
     if t <= QUERY_BLOCK:
-        mixed = _attend(grouped, jnp.arange(t), key, value, dtype)
+        mixed = _attend(grouped, jnp.arange(t), key, value, dtype, how)
         return mixed.reshape(query.shape)
     blocks = -(-t // QUERY_BLOCK)
     padded = jnp.pad(grouped, ((0, 0), (0, blocks * QUERY_BLOCK - t), (0, 0), (0, 0), (0, 0)))
     split = padded.reshape(s, blocks, QUERY_BLOCK, *grouped.shape[2:])
     places = jnp.arange(blocks * QUERY_BLOCK).reshape(blocks, QUERY_BLOCK)
     mixed = jax.lax.map(
-        lambda part: _attend(part[0], part[1], key, value, dtype),
+        lambda part: _attend(part[0], part[1], key, value, dtype, how),
         (jnp.moveaxis(split, 1, 0), places),
     )
     return jnp.moveaxis(mixed, 0, 1).reshape(padded.shape)[:, :t].reshape(query.shape)
 
 
 def _attend(
-    query: jax.Array, places: jax.Array, key: jax.Array, value: jax.Array, dtype: np.dtype
+    query: jax.Array,
+    places: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    dtype: np.dtype,
+    how: Scores,
 ) -> jax.Array:
     """Queries [S, t, kv_heads, group, head_dim] at positions ``places`` [t] read all keys."""
-    scores = product("stkgd,sukd->skgtu", query, key, dtype) * query.shape[-1] ** -0.5
+    scores = capped(product("stkgd,sukd->skgtu", query, key, dtype) * how.scale, how.cap)
     seen = places[:, None] >= jnp.arange(key.shape[1])[None, :]
     scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
     return product("skgtu,sukd->stkgd", jax.nn.softmax(scores, axis=-1), value, dtype)

@@ -1,6 +1,5 @@
 """A loaded language model, as the rest of the project sees it."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,21 +9,16 @@ import numpy as np
 from flax import nnx
 
 from vasae_jax.lm import model
-from vasae_jax.lm.spec import Spec
+from vasae_jax.lm.ends import Ends
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import Checkpoint
 from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_bytes, sha256_file
 
 
-class LM:
+class LM(Ends):
     """A language model on the devices; made by :func:`vasae_jax.lm.load_lm`.
 
     Attributes:
-        spec: what the model is made of.
-        tokenizer: its tokenizer.
-        id: hub name, or the name of the directory or file.
-        revision: commit on the hub, None for local files.
         computed: how it is run, in words.
     """
 
@@ -37,12 +31,8 @@ class LM:
         revision: str | None,
         dtype: str,
     ):
-        self.spec: Spec = checkpoint.spec
-        self.tokenizer = tokenizer
-        self.id = id
-        self.revision = revision
+        super().__init__(checkpoint, tokenizer, id, revision)
         self.computed = f"flax {dtype}"
-        self._checkpoint = checkpoint
         self._placement = decoder.placement
         self._graph, self._weights = nnx.split(decoder)
 
@@ -97,33 +87,6 @@ class LM:
         rows, after = jnp.asarray(resid), np.int32(layer)
         logits: jax.Array = model.continue_from(self._graph, self._weights, rows, after)
         return logits
-
-    def embedding(self) -> np.ndarray:
-        """Input embeddings as the files hold them, float32 [V, d_model]."""
-        return self._read("embed.weight")
-
-    def unembedding(self) -> np.ndarray:
-        """Output embeddings, float32 [V, d_model]; the input embeddings if tied."""
-        return self._read("embed.weight" if self.spec.tied else "head.weight")
-
-    def final_norm(self) -> dict[str, Any]:
-        """The norm before the head: kind, eps, weight [d_model], bias [d_model] or None."""
-        biased = self.spec.norm_kind == "layernorm"
-        return {
-            "kind": self.spec.norm_kind,
-            "eps": self.spec.norm_eps,
-            "weight": self._read("final_norm.weight").tolist(),
-            "bias": self._read("final_norm.bias").tolist() if biased else None,
-        }
-
-    @functools.cached_property
-    def source_digest(self) -> str:
-        """SHA-256 over the digests of the weight files, in the order of their names."""
-        files = sorted(self._checkpoint.tensors.files, key=lambda path: path.name)
-        return sha256_bytes("".join(sha256_file(path) for path in files).encode())
-
-    def _read(self, key: str) -> np.ndarray:
-        return np.array(self._checkpoint.read(key), dtype=np.float32, order="C")
 
     def _check_layers(self, layers: tuple[int, ...]) -> None:
         last = self.spec.n_layers - 1

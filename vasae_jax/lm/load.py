@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from vasae_jax.lm.ends import Ends
 from vasae_jax.lm.gguf_config import spec_from_gguf
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
@@ -17,7 +18,8 @@ from vasae_jax.lm.pieces import gguf_pieces, huggingface_pieces
 from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.safetensors_files import SafetensorsFiles
 from vasae_jax.lm.tokenizer import Tokenizer
-from vasae_jax.lm.weights import DTYPES, Checkpoint, load_blocks, load_model
+from vasae_jax.lm.torch_files import TorchFiles, has_torch_files
+from vasae_jax.lm.weights import DTYPES, Checkpoint, Tensors, load_blocks, load_model
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.hub import locate
 
@@ -25,11 +27,12 @@ _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab
 
 
 def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> LM:
-    """Load a GPT-2 or Llama-family model.
+    """Load a model of an architecture that is written in Flax here.
 
     Args:
-        source: a directory with ``config.json`` and safetensors, a ``.gguf`` file, or the
-            name of a repository on the Hugging Face hub.
+        source: a directory with ``config.json`` and safetensors (or pytorch_model.bin, where
+            torch is installed), a ``.gguf`` file, or the name of a repository on the Hugging
+            Face hub.
         dtype: of the matrices, "float32" or "bfloat16"; also of the products' inputs.
             Norms, biases, the residual stream and the results are float32 always.
         mesh: weights are laid out on it by :class:`vasae_jax.lm.rules.Rules`; None takes
@@ -42,7 +45,7 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    path, name, revision = locate(str(source), _HUB_PATTERNS)
+    path, name, revision = _find(str(source))
     checkpoint, tokenizer = _open(path)
     checkpoint.check()
     placement = Placement(mesh)
@@ -55,12 +58,32 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
     return LM(decoder, checkpoint, tokenizer, name, revision, dtype)
 
 
+def load_ends(source: str | Path) -> Ends:
+    """The two ends of a model that :func:`load_lm` would load, without its blocks.
+
+    Raises:
+        UserError: as :func:`load_lm`.
+    """
+    path, name, revision = _find(str(source))
+    checkpoint, tokenizer = _open(path)
+    checkpoint.check()
+    return Ends(checkpoint, tokenizer, name, revision)
+
+
+def _find(source: str) -> tuple[Path, str, str | None]:
+    """Path, name and hub revision; of a repository torch's files only where it has no others."""
+    path, name, revision = locate(source, _HUB_PATTERNS)
+    if revision is None or any(path.glob("*.safetensors")):
+        return path, name, revision
+    return locate(source, [*_HUB_PATTERNS, "pytorch_model*.bin"])
+
+
 def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
     """Read everything but the weights."""
     if path.is_dir():
         config = _read_config(path / "config.json")
         spec = spec_from_config(config, str(path / "config.json"))
-        tensors = SafetensorsFiles(path)
+        tensors: Tensors = TorchFiles(path) if has_torch_files(path) else SafetensorsFiles(path)
         tokenizer = tokenizer_from_directory(path, config, spec.vocab_size)
         return Checkpoint(spec, tensors, huggingface_pieces(spec)), tokenizer
     file = GgufFile(path)

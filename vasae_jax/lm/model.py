@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vasae_jax.lm.layers import Block, Norm, product
+from vasae_jax.lm.layers import Block, Norm, capped, product
 from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Spec
 
@@ -24,7 +24,7 @@ Carry = tuple[jax.Array, jax.Array]
 
 
 class Decoder(nnx.Module):
-    """A GPT-2 or Llama-family language model.
+    """A language model of one of the families.
 
     Attributes:
         blocks: one :class:`Block` whose arrays have a leading axis of n_layers.
@@ -39,6 +39,7 @@ class Decoder(nnx.Module):
         placement: Placement,
     ):
         self.n_layers = spec.n_layers
+        self.embed_scale, self.logit_cap = spec.embed_scale, spec.logit_cap
         self.placement = placement
         self.embed = nnx.Param(arrays["embed.weight"])
         gpt2 = spec.family == "gpt2"
@@ -50,6 +51,8 @@ class Decoder(nnx.Module):
     def embedded(self, tokens: jax.Array) -> jax.Array:
         """The residual stream before the first block: int32 [S, T] to float32 [S, T, d]."""
         x = self.embed[...][tokens].astype(jnp.float32)
+        if self.embed_scale != 1.0:
+            x = x * self.embed_scale
         if self.positions is not None:
             x = x + self.positions[...][: tokens.shape[1]].astype(jnp.float32)[None]
         return self.placement.constrain(x, STREAM)
@@ -86,7 +89,7 @@ class Decoder(nnx.Module):
     def unembedded(self, x: jax.Array) -> jax.Array:
         """Final norm and head: the last residual stream [S, T, d] to logits [S, T, V]."""
         head = self.embed[...] if self.head is None else self.head[...]
-        return product("std,vd->stv", self.final_norm(x), head, head.dtype)
+        return capped(product("std,vd->stv", self.final_norm(x), head, head.dtype), self.logit_cap)
 
 
 @partial(jax.jit, static_argnums=0)

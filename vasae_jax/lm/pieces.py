@@ -19,8 +19,12 @@ class Piece:
     """A matrix is stored [in, out] (GPT-2's Conv1D)."""
     third: int | None = None
     """The parameter is this third (0, 1, 2) of a fused query-key-value tensor."""
+    by_head: bool = False
+    """The thirds are those of each head's rows (GPT-NeoX), not of all rows."""
     interleaved: bool = False
     """Rotary pairs are neighbouring rows (llama.cpp), not half a head apart."""
+    offset: float = 0.0
+    """Is added to what the file holds: Gemma's norms multiply by one more than their weight."""
 
     def file_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the tensor that holds a parameter of stored shape ``shape``."""
@@ -33,12 +37,17 @@ class Piece:
 
         Args:
             tensor: shape as :meth:`file_shape` says.
-            heads: heads among the rows, used where pairs are interleaved.
+            heads: heads among the rows, used where pairs are interleaved or thirds a head's.
         """
         if self.transposed:
             tensor = tensor.T
-        if self.third is not None:
+        if self.third is not None and self.by_head:
+            parts = tensor.reshape(heads, 3, -1, *tensor.shape[1:])[:, self.third]
+            tensor = parts.reshape(-1, *tensor.shape[1:])
+        elif self.third is not None:
             tensor = np.split(tensor, 3, axis=0)[self.third]
+        if self.offset:
+            tensor = tensor.astype(np.float32) + np.float32(self.offset)
         if self.interleaved:
             pairs = tensor.reshape(heads, -1, 2, *tensor.shape[1:])
             tensor = pairs.swapaxes(1, 2).reshape(tensor.shape)
@@ -47,7 +56,8 @@ class Piece:
 
 def huggingface_pieces(spec: Spec) -> Mapping[str, Piece]:
     """Pieces of a Hugging Face checkpoint; names are without the base model's prefix."""
-    return _affine(_HF_GPT2 if spec.family == "gpt2" else _HF_LLAMA)
+    tables = {"gpt2": _HF_GPT2, "llama": _HF_LLAMA, "neox": _HF_NEOX, "gemma": _HF_GEMMA}
+    return _affine(tables[spec.family])
 
 
 def gguf_pieces(spec: Spec) -> Mapping[str, Piece]:
@@ -56,6 +66,8 @@ def gguf_pieces(spec: Spec) -> Mapping[str, Piece]:
     table = _HF_GPT2 if spec.family == "gpt2" else _HF_LLAMA
     pieces = {}
     for key, piece in table.items():
+        if key in ("query_norm", "key_norm"):  # of architectures that no GGUF file is read of
+            continue
         name = names[piece.name.format(layer=0)].replace("blk.0.", "blk.{layer}.")
         pairs = spec.family == "llama" and key in ("query", "key")
         pieces[key] = replace(piece, name=name, transposed=False, interleaved=pairs)
@@ -95,7 +107,33 @@ _HF_LLAMA = {
     "value": Piece("layers.{layer}.self_attn.v_proj"),
     "out": Piece("layers.{layer}.self_attn.o_proj"),
     "mlp_norm": Piece("layers.{layer}.post_attention_layernorm"),
+    "query_norm": Piece("layers.{layer}.self_attn.q_norm"),
+    "key_norm": Piece("layers.{layer}.self_attn.k_norm"),
     "gate": Piece("layers.{layer}.mlp.gate_proj"),
     "up": Piece("layers.{layer}.mlp.up_proj"),
     "down": Piece("layers.{layer}.mlp.down_proj"),
+}
+_HF_GEMMA = {
+    **_HF_LLAMA,
+    "final_norm": Piece("norm", offset=1.0),
+    "attention_norm": Piece("layers.{layer}.input_layernorm", offset=1.0),
+    "attention_end_norm": Piece("layers.{layer}.post_attention_layernorm", offset=1.0),
+    "mlp_norm": Piece("layers.{layer}.pre_feedforward_layernorm", offset=1.0),
+    "mlp_end_norm": Piece("layers.{layer}.post_feedforward_layernorm", offset=1.0),
+    "query_norm": Piece("layers.{layer}.self_attn.q_norm", offset=1.0),
+    "key_norm": Piece("layers.{layer}.self_attn.k_norm", offset=1.0),
+}
+_HF_NEOX = {
+    "embed": Piece("embed_in"),
+    "final_norm": Piece("final_layer_norm"),
+    "head": Piece("embed_out"),
+    "attention_norm": Piece("layers.{layer}.input_layernorm"),
+    **{
+        name: Piece("layers.{layer}.attention.query_key_value", third=third, by_head=True)
+        for third, name in enumerate(("query", "key", "value"))
+    },
+    "out": Piece("layers.{layer}.attention.dense"),
+    "mlp_norm": Piece("layers.{layer}.post_attention_layernorm"),
+    "up": Piece("layers.{layer}.mlp.dense_h_to_4h"),
+    "down": Piece("layers.{layer}.mlp.dense_4h_to_h"),
 }

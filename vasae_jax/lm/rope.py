@@ -40,19 +40,23 @@ def inverse_frequencies(
     return tuple(float(value) for value in frequencies)
 
 
-def rotations(frequencies: tuple[float, ...], length: int) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of each position's angles, float32 [length, 1, head_dim / 2] each."""
+def rotations(frequencies: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of each position's angles, float32 [length, 1, n] each, of [n]."""
     positions = jnp.arange(length, dtype=jnp.float32)[:, None]
-    angles = positions * jnp.asarray(frequencies, dtype=jnp.float32)[None, :]
+    angles = positions * frequencies[None, :]
     return jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
 
 
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
-    """Turn pair (i, i + head_dim / 2) of each head of ``x`` [S, T, heads, head_dim]."""
-    first, second = jnp.split(x, 2, axis=-1)
+    """Turn pair (i, i + n) of each head of ``x`` [S, T, heads, head_dim], for n angles.
+
+    What is left of a head beyond its first 2 n numbers stays as it is.
+    """
+    turned = cosine.shape[-1]
+    first, second, rest = jnp.split(x, (turned, 2 * turned), axis=-1)
     cosine, sine = cosine[None], sine[None]
     return jnp.concatenate(
-        [first * cosine - second * sine, second * cosine + first * sine], axis=-1
+        [first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1
     )
 
 

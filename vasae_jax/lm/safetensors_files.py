@@ -13,7 +13,7 @@ from vasae_jax.system.errors import UserError
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_PREFIXES = ("", "transformer.", "model.")
+PREFIXES = ("", "transformer.", "model.", "gpt_neox.")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -58,17 +58,22 @@ class SafetensorsFiles:
         return tensor
 
     def _full_name(self, name: str) -> str | None:
-        return next((p + name for p in _PREFIXES if p + name in self._places), None)
+        return next((p + name for p in PREFIXES if p + name in self._places), None)
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
     if (directory / WHOLE).is_file():
         return (directory / WHOLE,)
-    index = directory / INDEX
-    if not index.is_file():
+    if not (directory / INDEX).is_file():
         found = sorted(path.name for path in directory.glob("*.bin"))
         has = f"only {found[0]}" if found else "no weights"
         raise UserError(f"{directory} holds {has}; expected {WHOLE} or {INDEX} with its shards")
+    return shards_of(directory, INDEX)
+
+
+def shards_of(directory: Path, name: str) -> tuple[Path, ...]:
+    """The shards that the index ``name`` of a directory lists; UserError where one is missing."""
+    index = directory / name
     try:
         shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -76,7 +81,7 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
     for shard in shards:
         if not (directory / shard).is_file():
             raise UserError(
-                f"{directory} lacks {shard}; expected all {len(shards)} shards of {INDEX}"
+                f"{directory} lacks {shard}; expected all {len(shards)} shards of {name}"
             )
     return tuple(directory / shard for shard in shards)
 

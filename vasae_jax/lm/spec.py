@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["gpt2", "llama"]
+Family = Literal["gpt2", "llama", "neox", "gemma"]
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class Spec:
     """Everything about a model but its weights; the same whichever file it came from."""
 
     family: Family
-    """gpt2: LayerNorm, learned positions, plain MLP; llama: RMSNorm, rotary, gated MLP."""
+    """gpt2: LayerNorm, learned positions, plain MLP; llama: RMSNorm, rotary, gated MLP; neox:
+    LayerNorm, rotary, plain MLP beside attention; gemma: llama with norms on both sides."""
     architecture: str
     """The name the checkpoint gives itself, such as LlamaForCausalLM."""
     n_layers: int
@@ -35,14 +36,39 @@ class Spec:
     out_bias: bool = False
     mlp_bias: bool = False
     inverse_frequencies: tuple[float, ...] = ()
-    """Rotary angle per position of each pair (radians) [head_dim / 2]; empty for gpt2."""
+    """Rotary angle per position of each pair (radians), at most [head_dim / 2]: the rest of a head
+    is not turned; empty for gpt2."""
     window: int | None = None
     """Sliding-window attention reaches this far (tokens); longer inputs are refused."""
+    qk_norm: bool = False
+    """Queries and keys are normalised within each head before they are turned."""
+    parallel: bool = False
+    """Attention and MLP read the same row; otherwise the MLP reads what attention left."""
+    embed_scale: float = 1.0
+    """Embeddings are multiplied by this when they enter the stream."""
+    score_scale: float | None = None
+    """Attention scores are multiplied by this; None: head_dim^-0.5."""
+    score_cap: float | None = None
+    """Attention scores s become c tanh(s / c)."""
+    logit_cap: float | None = None
+    """Logits likewise."""
+    local_frequencies: tuple[float, ...] = ()
+    """Rotary angles of the local layers, where they have their own."""
+    local_layers: tuple[bool, ...] = ()
+    """Which layers are local, one a layer, where they have angles of their own."""
 
     @property
     def norm_kind(self) -> Literal["layernorm", "rmsnorm"]:
         """The kind of every normalisation layer."""
-        return "layernorm" if self.family == "gpt2" else "rmsnorm"
+        return "layernorm" if self.family in ("gpt2", "neox") else "rmsnorm"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate."""
+        return self.family in ("llama", "gemma")
+
+
+_QK = ("query", "key")
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,10 @@ def block_slots(spec: Spec) -> dict[str, Slot]:
     heads, kv_heads = (spec.n_heads, spec.head_dim), (spec.n_kv_heads, spec.head_dim)
     d, ff = spec.d_model, spec.d_ff
     slots = {**_norm("attention_norm", spec), **_norm("mlp_norm", spec)}
+    if spec.family == "gemma":
+        slots |= {**_norm("attention_end_norm", spec), **_norm("mlp_end_norm", spec)}
+    if spec.qk_norm:
+        slots |= {f"{name}_norm.weight": Slot((spec.head_dim,), ("head_dim",)) for name in _QK}
     for name, shape, axis in (
         ("query", heads, "heads"),
         ("key", kv_heads, "kv_heads"),
@@ -92,7 +122,7 @@ def block_slots(spec: Spec) -> dict[str, Slot]:
     slots["out.weight"] = Slot((d, *heads), ("embed", "heads", "head_dim"), inputs=2)
     if spec.out_bias:
         slots["out.bias"] = Slot((d,), ("embed",))
-    for name in ("up",) if spec.family == "gpt2" else ("gate", "up"):
+    for name in ("gate", "up") if spec.gated else ("up",):
         slots[f"{name}.weight"] = Slot((ff, d), ("ff", "embed"), inputs=1)
         if spec.mlp_bias:
             slots[f"{name}.bias"] = Slot((ff,), ("ff",))

@@ -90,6 +90,8 @@ def load_blocks(checkpoint: Checkpoint, dtype: str, placement: Placement) -> dic
         for layer in range(n_layers):
             stack[layer] = checkpoint.read(key, layer).reshape(slot.shape)
         arrays[key] = placement.put(stack, ("layers", *slot.axes))
+    if checkpoint.spec.local_layers:  # no weights, but a layer's own like them
+        arrays["local"] = placement.put(np.array(checkpoint.spec.local_layers), ("layers",))
     return arrays
 
 

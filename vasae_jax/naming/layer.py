@@ -8,7 +8,7 @@ the preactivation of a feature there is normal too,
     m_t = w (mu_t - p b_dec) + b,    s^2 = w S w,
 
 and a feature fires where it exceeds a bar: one number for all features, such that k of them are
-expected to. The activation expected of token t is
+expected to; or, in an SAE with thresholds, its own threshold. The activation expected of token t is
 
     p_t E[pre; pre > bar] = p_t (m_t Phi(z) + s phi(z)),    z = (m_t - bar) / s,
 
@@ -30,11 +30,10 @@ import numpy as np
 from jax.scipy.stats import norm
 
 from vasae_jax.anchor.layer import LayerAnchors
+from vasae_jax.named.words import AT as AT
+from vasae_jax.named.words import BEFORE as BEFORE
+from vasae_jax.named.words import RELATIONS as RELATIONS
 
-AT, BEFORE = 0, 1
-"""Relations: the feature fires at its names, or at rows that they follow."""
-RELATIONS = ("at", "before")
-"""Relations in words, by number."""
 LIFT = 3.0
 """How many times its own share of the text a token must hold to be worth a name."""
 BLOCK = 256
@@ -95,15 +94,16 @@ def layer_names(
     """Name every feature by the layer's own anchors.
 
     Args:
-        params: W_enc [F, d] (feature-major), b_enc [F], b_dec [d].
-        k: features that fire on a row.
+        params: W_enc [F, d] (feature-major), b_enc [F], b_dec [d]; and threshold [F] where there
+            is one.
+        k: features that fire on a row, where there is no threshold.
         pre_bias: share of b_dec taken from the input before encoding.
         anchors: of the layer that the SAE was trained on.
         m: names a feature, or fewer: as many as tokens were seen (in the relation with fewer).
 
     A relation without rows names nothing: where no token follows another, all fire at theirs.
     """
-    weights = {name: np.asarray(params[name], np.float64) for name in ("W_enc", "b_enc", "b_dec")}
+    weights = {name: np.asarray(value, np.float64) for name, value in params.items()}
     parts = [
         Relation(anchors.here, anchors.here_count, anchors.here_mean, anchors.here_within),
         Relation(anchors.next, anchors.next_count, anchors.next_mean, anchors.next_within),
@@ -132,9 +132,17 @@ def _named(
     share = relation.counts[seen] / relation.counts.sum()
     tokens = Tokens(jnp.asarray(relation.rows[seen]), jnp.asarray(share, jnp.float32))
     features = _meet(weights, pre_bias, relation.mean, relation.within)
-    bar = find_bar(features, tokens, k)
+    if "threshold" in weights:
+        bar = jnp.asarray(np.maximum(weights["threshold"], 0), jnp.float32)
+    else:
+        bar = jnp.full(len(features.w), find_bar(features, tokens, k))
     parts = [
-        _best(Features(*(part[at : at + BLOCK] for part in features)), tokens, bar, m)
+        _best(
+            Features(*(part[at : at + BLOCK] for part in features)),
+            tokens,
+            bar[at : at + BLOCK],
+            m,
+        )
         for at in range(0, len(features.w), BLOCK)
     ]
     places, shares = (
@@ -183,9 +191,9 @@ def _bar(features: Features, tokens: Tokens, wanted: jax.Array) -> jax.Array:
 def _best(
     features: Features, tokens: Tokens, bar: jax.Array, m: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Places among ``tokens`` and expected shares of the m best names, [n, m] each."""
+    """Places among ``tokens`` and expected shares of the m best names, [n, m] each; bar [n]."""
     pre, scatter = _pre(features, tokens), features.scatter[:, None]
-    z = (pre - bar) / scatter
+    z = (pre - bar[:, None]) / scatter
     mass = tokens.share[None, :] * jnp.maximum(pre * norm.cdf(z) + scatter * norm.pdf(z), 0.0)
     share = mass / jnp.maximum(jnp.sum(mass, axis=1, keepdims=True), 1e-30)
     _, places = jax.lax.top_k(share - LIFT * tokens.share[None, :], m)

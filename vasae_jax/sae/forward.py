@@ -89,10 +89,34 @@ def encode(
 
     Largest first, ties by lowest id; a value of 0 means that fewer than k features fire.
     """
+    active = select(_passing(params, x, pre_bias), k, None)
+    return active.values, active.ids
+
+
+def reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float = 0.0) -> jax.Array:
+    """x_hat [B, d] float32 of rows ``x [B, d]``.
+
+    Where only thresholds decide what fires, as many features may as there are: then all are
+    multiplied, and ``k`` is not looked at.
+    """
+    if "threshold" not in params:
+        return decode(params, *encode(params, x, k, pre_bias))
+    z = _passing(params, x, pre_bias)
+    return _times(z, params["W_dec"]) + params["b_dec"][None, :]
+
+
+def _passing(params: Params, x: jax.Array, pre_bias: float) -> jax.Array:
+    """Preactivations [B, F] above 0 and above their thresholds, the others 0."""
     shift = pre_bias * params["b_dec"]
     pre = preactivations(x, shift, params["W_enc"], params["b_enc"], jnp.dtype(jnp.float32))
-    active = select(pre, k, None)
-    return active.values, active.ids
+    if "threshold" not in params:
+        return pre
+    return jnp.where(pre > params["threshold"][None, :], pre, jnp.zeros_like(pre))
+
+
+def _times(z: jax.Array, W: jax.Array) -> jax.Array:
+    product: jax.Array = jnp.matmul(z, W, preferred_element_type=jnp.float32)
+    return product
 
 
 def decode(params: Params, values: jax.Array, ids: jax.Array) -> jax.Array:

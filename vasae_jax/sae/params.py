@@ -5,7 +5,7 @@ a feature (gather, scatter, anchor, shard) is then an operation on a contiguous 
 module and the exported dictionary show the field's usual ``W_enc [d_in, d_sae]``.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ class Params(TypedDict):
     """[d_sae, d_in], the decoder directions."""
     b_dec: jax.Array
     """[d_in]"""
+    threshold: NotRequired[jax.Array]
+    """[d_sae], what a preactivation must exceed; only of SAEs of other libraries."""
 
 
 def init_params(

@@ -30,11 +30,11 @@ def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]
             f"{source} does not exist; expected a directory with config.json, "
             "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
         )
-    path = _snapshot(source, patterns)
+    path = snapshot(source, patterns)
     return path, source, path.name
 
 
-def _snapshot(name: str, patterns: Sequence[str]) -> Path:
+def snapshot(name: str, patterns: Sequence[str]) -> Path:
     """The local copy of hub repository ``name``, its files that match ``patterns``.
 
     Raises:
@@ -50,3 +50,29 @@ def _snapshot(name: str, patterns: Sequence[str]) -> Path:
             f"{name} is neither a local path nor to be had from the Hugging Face hub "
             f"({type(error).__name__}: {reason}); expected one of the two"
         ) from error
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload a folder to the hub repository ``repository``, which is made if need be; its URL.
+
+    Raises:
+        UserError: the hub is off (``HF_HUB_OFFLINE``), cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{repository} cannot be written: HF_HUB_OFFLINE is set; expected it unset. "
+            f"{folder} is complete and can be uploaded as it is"
+        )
+    try:
+        hub = HfApi()
+        hub.create_repo(repository, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=str(folder))
+    except Exception as error:  # network, name, permission and disk errors share no base
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"{repository} cannot be written ({type(error).__name__}: {reason}); expected the hub "
+            f"to be within reach and a token that may write there. {folder} is complete"
+        ) from error
+    return f"{constants.ENDPOINT}/{repository}"

@@ -1,8 +1,7 @@
-"""What a run says while it goes: a line for people, a record for machines, TensorBoard."""
+"""What a run says while it goes: a line for people, a record for machines, boards."""
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from vasae_jax.config import Config
 from vasae_jax.devices.distributed import is_first
 from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.system.clock import duration
-from vasae_jax.system.errors import UserError
+from vasae_jax.training.boards import open_boards
 from vasae_jax.training.guard import Loss
 from vasae_jax.training.rundir import RunDir
 from vasae_jax.training.step import Metrics
@@ -44,8 +43,7 @@ class Log:
         self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
-        board = config.run.tensorboard and is_first()
-        self._board = _tensorboard(run.path / "tensorboard") if board else None
+        self._boards = open_boards(run, config)
 
     def note(self, step: int, metrics: Metrics) -> None:
         """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
@@ -90,9 +88,8 @@ class Log:
         self._run.log(record)
         if not self._name:
             self._show(record)
-        if self._board is not None:
-            for name, value in record.items():
-                self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.add(step, record)
 
     def searched(self, found: Staleness) -> None:
         """Report, after the last step, how far the cached nearest anchors are from the truth."""
@@ -105,8 +102,8 @@ class Log:
 
     def close(self) -> None:
         """Flush what is pending."""
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
     def _show(self, record: dict[str, Any]) -> None:
         left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
@@ -124,14 +121,3 @@ def say(line: str) -> None:
     """One line for the person who watches, on stderr, from the first process."""
     if is_first():
         print(line, file=sys.stderr, flush=True)
-
-
-def _tensorboard(directory: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--run.tensorboard needs tensorboardX, which is not installed; "
-            "expected pip install 'vasae-jax[tensorboard]'"
-        ) from None
-    return SummaryWriter(str(directory))

@@ -170,6 +170,7 @@ def lasting(config: Config) -> Config:
         overwrite=False,
         fall_back=False,
         tensorboard=False,
+        wandb="",
         log_every=blank.run.log_every,
         checkpoint_every=blank.run.checkpoint_every,
         keep=blank.run.keep,

@@ -3,15 +3,23 @@
 import os
 from pathlib import Path
 
-from vasae_jax.dictionary.artefact import Dictionary
-from vasae_jax.dictionary.layouts import dictionary_learning, sae_lens, sparsify
+from vasae_jax.dictionary.layouts import (
+    dictionary_learning,
+    gemma_scope,
+    huggingface,
+    sae_lens,
+    sparsify,
+)
 from vasae_jax.dictionary.layouts.files import write_files
+from vasae_jax.named.dictionary import Dictionary
 from vasae_jax.system.errors import UserError
 
 LAYOUTS = {
     "sae_lens": sae_lens.files,
     "sparsify": sparsify.files,
     "dictionary_learning": dictionary_learning.files,
+    "gemma_scope": gemma_scope.files,
+    "huggingface": huggingface.files,
 }
 """Layout names, and what makes the content of their files."""
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.dictionary.artefact import Dictionary
-from vasae_jax.evaluation.names.evidence import VERDICTS
+from vasae_jax.named.dictionary import Dictionary
+from vasae_jax.named.words import RELATIONS, VERDICTS
 from vasae_jax.naming.claim import LAYER_CLAIM
-from vasae_jax.naming.layer import RELATIONS
+from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import atomic_file, refuse_existing
 
 
@@ -27,6 +27,15 @@ def encoder_bias(dictionary: Dictionary, *, taken: float) -> np.ndarray:
         return dictionary.b_enc
     moved = dictionary.b_dec.astype(np.float64) @ dictionary.W_enc.astype(np.float64)
     return (dictionary.b_enc + share * moved).astype(np.float32)
+
+
+def refuse_topk(dictionary: Dictionary, layout: str) -> None:
+    """Raise UserError for a dictionary that has no thresholds."""
+    if dictionary.k < dictionary.d_sae:
+        raise UserError(
+            f"the dictionary keeps the {dictionary.k} largest of a row and layout {layout} has "
+            "only thresholds; expected one whose thresholds decide, or a run to find one on"
+        )
 
 
 def layer_and_model(dictionary: Dictionary) -> tuple[int, str]:

@@ -8,12 +8,18 @@ not know, whole.
 import numpy as np
 from safetensors.numpy import save
 
-from vasae_jax.dictionary.artefact import Dictionary
 from vasae_jax.dictionary.layouts.files import encoder_bias, json_bytes
+from vasae_jax.named.dictionary import Dictionary
+from vasae_jax.system.errors import UserError
 
 
 def files(dictionary: Dictionary) -> dict[str, bytes]:
-    """The files' content by name."""
+    """The files' content by name; UserError unless the k largest decide what fires."""
+    if dictionary.k == dictionary.d_sae:
+        raise UserError(
+            "the dictionary's thresholds decide what fires and layout sparsify has only TopK; "
+            "expected a TopK SAE, or layout sae_lens, dictionary_learning or gemma_scope"
+        )
     config = {
         "activation": "topk",
         "expansion_factor": max(1, dictionary.d_sae // dictionary.d_in),

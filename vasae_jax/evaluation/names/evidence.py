@@ -11,12 +11,12 @@ import numpy as np
 from scipy.stats import binom
 
 from vasae_jax.evaluation.contexts import Firings, Watched
+from vasae_jax.named.words import CONTRADICTED as CONTRADICTED
+from vasae_jax.named.words import HOLDS as HOLDS
+from vasae_jax.named.words import NO_EVIDENCE as NO_EVIDENCE
+from vasae_jax.named.words import VERDICTS as VERDICTS
 from vasae_jax.naming.layer import AT, LayerNames
 
-HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
-"""Verdicts."""
-VERDICTS = {HOLDS: "holds", NO_EVIDENCE: "no evidence", CONTRADICTED: "contradicted"}
-"""Verdicts in words."""
 LIFT = 2.0
 """A name holds where its feature meets it more than so many times as often as the text does."""
 LEAST = 5

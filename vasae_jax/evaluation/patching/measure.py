@@ -18,7 +18,7 @@ from vasae_jax.evaluation.patching.figures import (
 )
 from vasae_jax.evaluation.patching.model import Model, patched_logits
 from vasae_jax.evaluation.patching.windows import Windows, WindowTable
-from vasae_jax.sae import Params, decode, encode
+from vasae_jax.sae import Params, reconstruct
 from vasae_jax.stream import statistics
 from vasae_jax.system.progress import Progress
 from vasae_jax.training.trained import Run
@@ -170,7 +170,7 @@ def _largest(logits: jax.Array) -> jax.Array:
 def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.Array:
     """x_hat of ``x``, both [S, T, d] float32."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    return decode(params, *encode(params, rows, k, pre_bias)).reshape(x.shape)
+    return reconstruct(params, rows, k, pre_bias).reshape(x.shape)
 
 
 def _sums(own: jax.Array, other: jax.Array, windows: Windows) -> np.ndarray:

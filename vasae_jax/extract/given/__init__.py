@@ -1,0 +1,8 @@
+"""Rows that another program has extracted, into a cache and out of one."""
+
+from vasae_jax.extract.given.export import export_rows
+from vasae_jax.extract.given.rows import GivenRows
+from vasae_jax.extract.given.sources import KINDS, open_rows
+from vasae_jax.extract.given.store import store_rows
+
+__all__ = ["KINDS", "GivenRows", "export_rows", "open_rows", "store_rows"]

@@ -1,0 +1,112 @@
+"""Where curves are shown beside metrics.jsonl: TensorBoard, Weights & Biases."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vasae_jax.config import Config
+from vasae_jax.config.overrides import to_dict
+from vasae_jax.devices.distributed import is_first
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_bytes
+from vasae_jax.training.rundir import CONFIG, RunDir
+
+
+class Board(Protocol):
+    """Takes the numbers of a step."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Show ``values`` of step number ``step``."""
+
+    def close(self) -> None:
+        """Send or write what is pending."""
+
+
+def open_boards(run: RunDir, config: Config) -> list[Board]:
+    """The boards that ``config`` asks for, on the first process.
+
+    Raises:
+        UserError: a package that one needs is not installed, or it cannot be opened.
+    """
+    if not is_first():
+        return []
+    boards: list[Board] = []
+    if config.run.tensorboard:
+        boards.append(_TensorBoard(run))
+    if config.run.wandb:
+        boards.append(_Wandb(run, config))
+    return boards
+
+
+class _TensorBoard:
+    def __init__(self, run: RunDir) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "--run.tensorboard needs tensorboardX, which is not installed; "
+                "expected pip install 'vasae-jax[tensorboard]'"
+            ) from None
+        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run there for each run here: resumed, it goes on where it was.
+
+    Steps are a number beside the others, not wandb's own count, which could not go back to the
+    checkpoint that a run is resumed from.
+    """
+
+    def __init__(self, run: RunDir, config: Config) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                "--run.wandb needs wandb, which is not installed; "
+                "expected pip install 'vasae-jax[wandb]'"
+            ) from None
+        settings = {**to_dict(config), "config_hash": config_hash(config)}
+        try:
+            self._run: Any = wandb.init(
+                project=config.run.wandb,
+                id=run_id(run),
+                name=run.path.name,
+                dir=str(run.path),
+                config=settings,
+                resume="allow",
+                reinit="create_new",
+            )
+        except wandb.errors.Error as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"--run.wandb cannot open project {config.run.wandb} ({reason}); expected to be "
+                "logged in (wandb login), or WANDB_MODE=offline"
+            ) from error
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({**values, "step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of all settings but those of the place of output."""
+    settings = to_dict(config)
+    settings["run"] = {key: value for key, value in settings["run"].items() if key != "out"}
+    return sha256_bytes(json.dumps(settings, sort_keys=True).encode())[:12]
+
+
+def run_id(run: RunDir) -> str:
+    """The run's name to wandb: the same for a folder's run whenever it is resumed."""
+    made = (run.path / CONFIG).read_bytes()
+    return sha256_bytes(str(run.path.resolve()).encode() + made)[:16]
