@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from dictionary_fixtures import dictionary
 
-from vasae_jax.dictionary.artefact import ARRAYS
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
+from vasae_jax.named.arrays import ARRAYS
 from vasae_jax.report.alignment import alignment_figure
 from vasae_jax.system.errors import UserError
 
