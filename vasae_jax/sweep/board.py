@@ -14,7 +14,7 @@ BOARD = "tensorboard"
 
 
 def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> None:
-    """Write ``out``/tensorboard anew, for the tab HParams: one session for each run that is done.
+    """Write ``out``/tensorboard anew, for the tab HParams: a line for each run that is done.
 
     Raises:
         UserError: tensorboardX is not installed.
