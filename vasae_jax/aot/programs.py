@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.anchor.layer import KINDS, Scatter
 from vasae_jax.anchor.layer.scatter import RANK
 from vasae_jax.config import Config
-from vasae_jax.devices.mesh import DATA, MODEL, Rules, shardings
+from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.lm.model import Decoder, residuals
 from vasae_jax.lm.rules import Placement
@@ -22,6 +22,7 @@ from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
 from vasae_jax.naming.nearest import names_program
 from vasae_jax.sae import choose_execution
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.pack import Layout, make_round
 from vasae_jax.training.state import Start, state_init, state_maker
 from vasae_jax.training.step import make_step
 
@@ -87,6 +88,23 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
         _lay(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
         _lay(mesh, context, jax.tree.map(lambda _: P(), context)),
     )
+
+
+def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """A round of a pack: a run at each place of ``member``, each with a lambda of its own."""
+    rules, runs = Rules(), mesh.shape[MEMBER]
+    _, (state, batch, context) = _step(config, shapes, mesh)
+    layout = Layout(state, (tuple(range(runs)),), mesh)
+    ends = jax.tree.map(lambda leaf: _shape(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
+    given = {"weight": _lay(mesh, _f32(runs), P(rules.members))}
+    execution = choose_execution(config.sae.execution, "tpu")
+    program = make_round(config, mesh, layout, execution)
+    return program, (_lay(mesh, ends, layout.specs), batch, context, given)
+
+
+def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
+    first, *others = shape or (1,)
+    return runs * first, *others
 
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -216,6 +234,7 @@ def _f32(*sizes: int) -> Any:
 Maker = Callable[[Config, Shapes, Mesh], tuple[Any, tuple[Any, ...]]]
 PROGRAMS: dict[str, Maker] = {
     "step": _step,
+    "pack": _pack,
     "start": _start,
     "evaluation": _evaluation,
     "naming": _naming,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -161,6 +161,7 @@ def _measured(
         yield program.settled(waiting[0], params, *waiting[1:]), waiting[2]
 
 
+@cache
 def measure_program(mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False) -> Program:
     """The jitted (params, rows [B, d_in], row masks bool [2, B]) -> :class:`Measured`.
 

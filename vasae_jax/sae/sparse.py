@@ -20,33 +20,56 @@ DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
 """For the gradient: values and ids [B, k], W_dec [F, d]."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def encode(x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass) -> Active:
-    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
+def screens(how: Pass, features: int) -> bool:
+    """Whether a pass over so many features finds those that fire through a bfloat16 product.
+
+    Rows that do not lie about 0 are as long as what they share, which the bound of a product
+    screened in bfloat16 would be as loose as.
+    """
+    single = how.execution == "sparse" and how.dtype == jnp.float32
+    return single and how.centred and screen.pays(features, how.k)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def encode(
+    x: jax.Array,
+    shift: jax.Array,
+    W_enc: jax.Array,
+    b_enc: jax.Array,
+    limit: jax.Array | None,
+    how: Pass,
+) -> Active:
+    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only.
+
+    Where a ``limit`` is given, [] int32, only so many of the ``how.k`` fire.
+    """
     features = W_enc.shape[0]
-    # Rows that do not lie about 0 are as long as what they share, which the bound of a product
-    # screened in bfloat16 would be as loose as.
-    if how.centred and how.dtype == jnp.float32 and screen.pays(features, how.k):
-        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k)
-        return agree(*found, features, how.k, how.axis)
-    return select(preactivations(x, shift, W_enc, b_enc, how.dtype), how.k, how.axis)
+    if screens(how, features):
+        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k, limit)
+        return agree(*found, features, how.k, how.axis, limit)
+    return select(preactivations(x, shift, W_enc, b_enc, how.dtype), how.k, how.axis, limit)
 
 
 def _encode_fwd(
-    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass
+    x: jax.Array,
+    shift: jax.Array,
+    W_enc: jax.Array,
+    b_enc: jax.Array,
+    limit: jax.Array | None,
+    how: Pass,
 ) -> tuple[Active, EncodeSaved]:
-    active = encode(x, shift, W_enc, b_enc, how)
+    active = encode(x, shift, W_enc, b_enc, limit, how)
     return active, (x, shift, W_enc, active.values, active.ids)
 
 
-def _encode_bwd(how: Pass, saved: EncodeSaved, g: Active) -> tuple[jax.Array, ...]:
+def _encode_bwd(how: Pass, saved: EncodeSaved, g: Active) -> tuple[jax.Array | None, ...]:
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
     # Two sums that start at the same constant would share it, and then each needs a copy; -0
     # is the other number that adding to changes nothing.
     d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0], zero=-0.0)
-    return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b
+    return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b, None
 
 
 encode.defvjp(_encode_fwd, _encode_bwd)

@@ -19,6 +19,10 @@ GROWN = 100.0
 HELP = "a lower --optim.lr or a longer --optim.warmup may help"
 
 
+class Diverged(UserError):
+    """A run has gone wrong; a pack leaves it behind."""
+
+
 class Loss:
     """Judges a run's loss.
 
@@ -34,14 +38,14 @@ class Loss:
         """Judge the loss and the fraction of variance unexplained of one step.
 
         Raises:
-            UserError: the loss is not finite or has exploded.
+            Diverged: the loss is not finite or has exploded.
         """
         if not math.isfinite(loss):
-            raise UserError(
+            raise Diverged(
                 f"{self._name}the loss is {loss} at step {step}; expected a finite number ({HELP})"
             )
         if fvu > WORSE * max(1.0, self._best):
-            raise UserError(
+            raise Diverged(
                 f"{self._name}the loss has exploded: the fvu is {fvu:.3g} at step {step} and was "
                 f"{self._best:.3g} at best; expected less than {WORSE:g} times that, or than "
                 f"{WORSE:g} ({HELP}); the checkpoints before it are kept"
@@ -68,19 +72,19 @@ class Growth:
         """Judge what was asked about; may be called from any thread, and again.
 
         Raises:
-            UserError: it is not finite, or its weights are GROWN times those of the checkpoint
+            Diverged: it is not finite, or its weights are GROWN times those of the checkpoint
                 before.
         """
         if self._asked is None:
             return
         step, finite, size = self._asked[0], bool(self._asked[1]), float(self._asked[2])
         if not finite:
-            raise UserError(
+            raise Diverged(
                 f"the state after step {step} is not finite and is not saved; expected finite "
                 f"numbers ({HELP})"
             )
         if size > GROWN * self._before:
-            raise UserError(
+            raise Diverged(
                 f"the weights after step {step} have exploded and are not saved: they are "
                 f"{size / self._before:,.0f} times as large as after step {self._step}; expected "
                 f"less than {GROWN:g} times ({HELP})"

@@ -8,7 +8,12 @@ from vasae_jax.sae.params import row_dots
 
 
 def scattered_pull(
-    W_enc: jax.Array, share: jax.Array, rows: jax.Array, scatter: Scatter, *, enough: float
+    W_enc: jax.Array,
+    share: jax.Array,
+    rows: jax.Array,
+    scatter: Scatter,
+    *,
+    enough: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_enc``, [F, d].
 
@@ -41,7 +46,7 @@ def scattered_pull(
     pull = floor * (towards * rows - back * W_enc) + jnp.matmul(
         difference, jnp.transpose(scatter.basis), precision=jax.lax.Precision.HIGHEST
     )
-    return jnp.sum(share * jnp.minimum(cosine, jnp.float32(enough))), pull
+    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(enough, jnp.float32))), pull
 
 
 def _along(rows: jax.Array, scatter: Scatter) -> jax.Array:
