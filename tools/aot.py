@@ -13,8 +13,9 @@ estimate: nothing has run. ``--json`` prints one object for each program:
                              itself finds not, its sentence is the only other figure, ``compiler``
     step_s                   seconds of one run
     rare_s                   seconds of data-dependent work, once, not in step_s
-    mfu                      useful flops (10 * rows * d * features) over time and peak (step)
-    tokens_per_s             rows a second over all devices (step, evaluation, extraction)
+    mfu                      useful flops (10 * rows * d * features) over time and peak (step; pack,
+                             of all its runs: as many as --mesh.member)
+    tokens_per_s             rows a second over all devices (step, pack, evaluation, extraction)
     bytes_per_device, flops, bytes_accessed
     collectives              count and bytes by kind, collective_s their part of step_s
 """
@@ -84,10 +85,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def one(name: str, config: Config, shapes: Shapes, place: Slice, model: int) -> dict:
     """The record of one program."""
-    mesh = place.mesh(model or len(place.devices))
+    member = config.mesh.member if name == "pack" else 1
+    model = model or len(place.devices) // member
+    mesh = place.pack_mesh(member, model) if name == "pack" else place.mesh(model)
     # Extraction runs its one compiled block as often as there are blocks up to the layer.
     rounds = config.data.layer + 1 if name == "extraction" else 0
     laid = f"data={mesh.shape[DATA]} model={mesh.shape[MODEL]}"
+    laid = f"member={member} {laid}" if name == "pack" else laid
     which = {"program": name, "topology": place.name, "mesh": laid}
     try:
         cost = cost_of(compile_program(name, config, shapes, mesh), place.chip, rounds)
@@ -98,9 +102,10 @@ def one(name: str, config: Config, shapes: Shapes, place: Slice, model: int) -> 
         "step_s": cost.seconds,
         "rare_s": cost.rare_s,
     }
-    if name == "step":
-        record["mfu"] = shapes.step_flops / mesh.size / place.chip.flops / cost.seconds
-    done = {"step": shapes.rows, "evaluation": shapes.rows}
+    if name in ("step", "pack"):
+        useful = member * shapes.step_flops
+        record["mfu"] = useful / mesh.size / place.chip.flops / cost.seconds
+    done = {"step": shapes.rows, "pack": member * shapes.rows, "evaluation": shapes.rows}
     done["extraction"] = WINDOWS * mesh.shape[DATA] * CONTEXT
     if name in done:
         record["tokens_per_s"] = done[name] / cost.seconds

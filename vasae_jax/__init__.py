@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vasae_jax.named import load as load
     from vasae_jax.named import read_dictionary as read_dictionary
     from vasae_jax.sae import SAE as SAE
+    from vasae_jax.sweep.tune import train_points as train_points
     from vasae_jax.system.errors import UserError as UserError
     from vasae_jax.training import open_trained as open_trained
     from vasae_jax.training import train as train
@@ -37,6 +38,7 @@ _HOMES = {
     "publish": "dictionary",
     "read_dictionary": "named",
     "train": "training",
+    "train_points": "sweep.tune",
     "write_dictionary": "dictionary",
 }
 """Each public name and the room that it lives in."""

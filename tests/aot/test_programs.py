@@ -50,6 +50,16 @@ def test_the_step_is_given_what_a_run_gives_it(cache, kind, method):
     program.lower(state, batch, context)
 
 
+def test_a_pack_is_given_its_runs_end_to_end(cache):
+    mesh = MeshConfig(member=2, data=2, model=2)
+    config, shapes = replace(config_for(cache, "both"), mesh=mesh), Shapes(D, V, F, ROWS)
+    program, (state, batch, context, given) = PROGRAMS["pack"](config, shapes, make_mesh(mesh))
+    assert state.params["W_enc"].shape == (2 * F, D) and state.step.shape == (2,)
+    assert given["weight"].shape == (2,) and batch.x.shape == (ROWS, D)
+    assert context.anchors.shape == (2 * V, D)
+    program.lower(state, batch, context, given)
+
+
 def test_the_start_is_given_what_a_run_gives_it(cache):
     config = replace(config_for(cache, "both"), mesh=MeshConfig(data=1))
     mesh = make_mesh(config.mesh)

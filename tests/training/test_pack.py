@@ -3,19 +3,32 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from step_fixtures import ONE, D, F, V, make_config, make_rows
+from step_fixtures import ONE, D, F, K, V, make_config, make_rows
 
+from vasae_jax.anchor.layer.scatter import placed, scatter_of
 from vasae_jax.config import MeshConfig
 from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.sae import screen
 from vasae_jax.system.errors import UserError
+from vasae_jax.training.knobs import SETTINGS
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.pack import Knobs, Layout, check_pack, make_pack_step, make_round
+from vasae_jax.training.pack import (
+    Layout,
+    PackStep,
+    alike,
+    check_pack,
+    make_round,
+    rounds_of,
+    widest,
+)
+from vasae_jax.training.phases import phases
 from vasae_jax.training.state import Start, make_state, state_init, state_maker
 from vasae_jax.training.step import make_step
 
@@ -45,17 +58,27 @@ def begin(config, anchors):
     mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
     rows = jnp.asarray(anchors)
     start = Start(jax.random.key(config.run.seed), mean, rows, rows, jnp.arange(V, dtype=jnp.int32))
-    return mesh, start, Context(rows, mean, jnp.float32(D))
+    by_scatter = None
+    if config.anchor.pulls == "encoder":
+        within = np.random.default_rng(3).normal(size=(D, D))
+        by_scatter = jax.tree.map(jnp.asarray, placed(anchors, scatter_of(within @ within.T)))
+    return mesh, start, Context(rows, mean, jnp.float32(D), by_scatter)
 
 
 def pack_state(configs, anchors):
     config = configs[0]
     mesh, start, context = begin(config, anchors)
     features = config.sae.d_sae
-    layout = Layout(jax.eval_shape(state_init(config, features), start), len(configs), mesh)
+    rounds = rounds_of(configs, mesh.shape["member"])
+    layout = Layout(jax.eval_shape(state_init(config, features), start), rounds, mesh)
     make = state_maker(config, features, mesh, start)
-    states = (make(start._replace(key=jax.random.key(c.run.seed))) for c in configs)
-    return mesh, layout, layout.gather(states), context
+
+    def state_of(run):
+        own = configs[run]
+        rate = jnp.float32(own.sae.k / features)
+        return make(start._replace(key=jax.random.key(own.run.seed), rate=rate))
+
+    return mesh, layout, layout.gather(state_of), context
 
 
 def batches():
@@ -67,10 +90,10 @@ def train_pack(configs, execution="sparse"):
     """Each run's final state on the host, and metrics [runs, steps, ...]."""
     rows, anchors = batches()
     mesh, layout, pack, context = pack_state(configs, anchors)
-    step = make_pack_step(configs, mesh, layout, execution)
+    step = PackStep(configs, mesh, layout, execution)
     seen = []
-    for batch in rows:
-        pack, metrics = step(pack, batch, context)
+    for number, batch in enumerate(rows, 1):
+        pack, metrics = step.at(number)(pack, {0: batch}, {0: context})
         seen.append([[float(value) for value in own] for own in layout.read(metrics)])
     states = [jax.device_get(layout.take(pack, run)) for run in range(len(configs))]
     return states, np.array(seen).swapaxes(0, 1)
@@ -80,10 +103,10 @@ def train_alone(config, execution="sparse"):
     rows, anchors = batches()
     mesh, start, context = begin(config, anchors)
     state = make_state(config, config.sae.d_sae, mesh, start)
-    step = make_step(config, mesh, state, execution)
+    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     seen = []
-    for batch in rows:
-        state, metrics = step(state, batch, context)
+    for number, batch in enumerate(rows, 1):
+        state, metrics = steps(number)(state, batch, context)
         seen.append([float(value) for value in metrics])
     return jax.device_get(state), np.array(seen)
 
@@ -99,6 +122,84 @@ def test_a_run_of_a_pack_is_bit_equal_to_the_run_alone(one_device):
     np.testing.assert_array_equal(metrics[run], expected)
     for own, alone in zip(jax.tree.leaves(states[run]), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(own, alone)
+
+
+VARIED = {
+    "anchor.weight": (0.1, 0.7, 3.0),
+    "optim.lr": (1e-3, 4e-3, 2e-2),
+    "optim.warmup": (0.0, 0.3, 0.9),
+    "optim.decay": (0.0, 0.3, 1.0),
+    "anchor.enough": (0.9, 0.45, 1.0),
+    "sae.pre_bias": (1.0, 0.3, 0.1),
+    "anchor.per_feature": ("root_rate", "uniform", "root_rate"),
+    "sae.k": (K, 2, 7),
+    "run.seed": (0, 1, 2),
+}
+"""Three values of each setting that a pack leaves free, the base's first."""
+
+
+def varied(names, base):
+    """Three configs that differ in the settings of these names; the first is the base."""
+    configs = [base, base, base]
+    for name in names:
+        section, field = name.split(".")
+        configs = [
+            changed(config, section, **{field: value})
+            for config, value in zip(configs, VARIED[name], strict=True)
+        ]
+    return [changed(c, "run", out=f"run{number}") for number, c in enumerate(configs)]
+
+
+def ramped_base(pulls="encoder"):
+    """A run that is pulled as its layer's rows scatter, unless the decoder is pulled."""
+    base = pack_of(runs=1, search_share=0.5, enough=0.9, relative=True, pulls=pulls)[0]
+    return changed(base, "anchor", ramp_from=0.2, ramp=0.3)
+
+
+@cache
+def alone(config, execution):
+    return train_alone(config, execution)
+
+
+def assert_is_as_alone(configs, execution, number):
+    """And that the three differ."""
+    states, metrics = train_pack(configs, execution)
+    state, expected = alone(changed(configs[number], "run", out=""), execution)
+    np.testing.assert_array_equal(metrics[number], expected)
+    leaves, others = jax.tree.leaves(states[number]), jax.tree.leaves(state)
+    for own, other in zip(leaves, others, strict=True):
+        np.testing.assert_array_equal(own, other)
+    assert len({metrics[run].tobytes() for run in range(3)}) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "execution"),
+    [*((name, "sparse") for name in VARIED), ("sae.k", "dense"), ("sae.pre_bias", "dense")],
+)
+def test_a_run_of_runs_that_differ_in_one_setting_is_bit_equal_to_it_alone(name, execution):
+    pulls = "encoder" if execution == "sparse" else "decoder"
+    assert_is_as_alone(varied([name], ramped_base(pulls)), execution, 0)
+
+
+@pytest.mark.parametrize("execution", ["sparse", pytest.param("dense", marks=pytest.mark.slow)])
+def test_a_run_whose_every_setting_differs_is_bit_equal_to_it_alone(execution):
+    assert_is_as_alone(varied(list(VARIED), ramped_base()), execution, 1)
+
+
+@pytest.mark.slow
+def test_k_found_through_bfloat16_is_bit_equal_to_it_alone():
+    base = changed(ramped_base(), "sae", screen="on")
+    assert_is_as_alone(varied(["sae.k", "optim.lr"], base), "sparse", 1)
+
+
+def test_runs_whose_k_is_found_in_another_way_do_not_train_together(monkeypatch):
+    monkeypatch.setattr(screen, "may_pay", lambda features, k: k < 4)
+    many, few, _ = varied(["sae.k"], ramped_base())
+    with pytest.raises(UserError, match=r"differ in whether k .* bfloat16 \(True and False\)"):
+        check_pack([few, many], F, "cpu")
+    assert alike(few, F, "tpu") == alike(many, F, "tpu")  # dense there
+    assert widest([few, many]).sae.k == many.sae.k
 
 
 def test_the_runs_of_a_pack_differ(one_device):
@@ -145,7 +246,7 @@ def test_nothing_is_sent_between_members(execution):
     configs = pack_of(mesh_of(2, 2, 2))
     rows, anchors = batches()
     mesh, layout, pack, context = pack_state(configs, anchors)
-    knobs = Knobs(*(jnp.ones((2,), jnp.float32) for _ in Knobs._fields))
+    knobs = {name: jnp.ones((2,), jnp.float32) for name in SETTINGS} | {"k": jnp.full(2, K)}
     program = make_round(configs[0], mesh, layout, execution)
     text = program.lower(pack[0], rows[0], context, knobs).as_text()
     sent = re.findall(r"stablehlo\.(all_\w+|reduce_scatter|collective_\w+)\"", text)
@@ -186,7 +287,11 @@ def changed(config, section, **fields):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda c: changed(c, "sae", k=3), r"runs 0 and 2 .* differ in sae.k \(5 and 3\)"),
+        (
+            lambda c: changed(c, "sae", d_sae=32),
+            r"runs 0 and 2 .* differ in sae.d_sae \(64 and 32\)",
+        ),
+        (lambda c: changed(c, "sae", pre_bias=0.0), "differ in whether b_dec is taken from the"),
         (lambda c: changed(c, "anchor", center=False), "differ in anchor.center"),
         (lambda c: changed(c, "data", seed=None), "differ in data.seed"),
         (lambda c: changed(c, "run", out="./run0"), r"runs 0 and 2 .* both have --run.out="),
@@ -195,18 +300,30 @@ def changed(config, section, **fields):
 def test_runs_that_cannot_train_together_are_refused(change, sentence):
     configs = pack_of(runs=3)
     with pytest.raises(UserError, match=sentence):
-        check_pack([*configs[:2], change(configs[2])])
+        check_pack([*configs[:2], change(configs[2])], F, "cpu")
 
 
 def test_seeds_need_one_order_of_rows():
     configs = [changed(config, "data", seed=None) for config in pack_of(runs=3)]
     with pytest.raises(UserError, match=r"run.seed 0 and 1, .* expected one --data.seed"):
-        check_pack(configs)
-    check_pack(configs[:2])  # one seed: nothing to agree on
+        check_pack(configs, F, "cpu")
+    check_pack(configs[:2], F, "cpu")  # one seed: nothing to agree on
 
 
-def test_a_mesh_that_does_not_divide_the_runs_is_refused():
-    with pytest.raises(UserError, match=r"--mesh.member is 2; expected a divisor of the 3 runs"):
-        check_pack(pack_of(mesh_of(2, 1, 4), runs=3))
+def test_no_runs_are_no_pack():
     with pytest.raises(UserError, match="a pack has no runs"):
-        check_pack([])
+        check_pack([], F, "cpu")
+
+
+def test_a_round_is_of_one_layer_and_filled_up_with_its_last_run():
+    base = pack_of(runs=5)
+    configs = [
+        changed(c, "data", layer=layer) for c, layer in zip(base, (3, 9, 3, 3, 9), strict=True)
+    ]
+    rounds = rounds_of(configs, 2)
+    assert rounds == ((0, 2), (3,), (1, 4))
+    mesh = make_mesh(mesh_of(2, 1, 1))
+    _, anchors = batches()
+    _, start, _ = begin(base[0], anchors)
+    layout = Layout(jax.eval_shape(state_init(base[0], F), start), rounds, mesh)
+    assert [layout.places(number) for number in range(3)] == [[0, 2], [3, 3], [1, 4]]

@@ -14,9 +14,12 @@ from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunCo
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.ended import read_ended
+from vasae_jax.training.guard import Diverged
 from vasae_jax.training.log import Log
 from vasae_jax.training.loop import train
-from vasae_jax.training.pack import loop
+from vasae_jax.training.pack import PackStep, loop, members
+from vasae_jax.training.pack.rules import Halving, Rules, Watch
 from vasae_jax.training.rundir import RunDir
 from vasae_jax.training.step import Metrics
 
@@ -73,21 +76,18 @@ def assert_equal(run, other):
 
 def train_until(configs, steps, monkeypatch):
     """Train a pack, but die after ``steps`` steps without saving."""
-    real, seen = loop.make_pack_step, []
 
-    def dying(*args):
-        step = real(*args)
+    class Dying(PackStep):
+        left = steps
 
-        def run(*state):
-            if len(seen) == steps:
+        def __call__(self, *given):
+            self.left -= 1
+            if self.left < 0:
                 raise KeyboardInterrupt
-            seen.append(1)
-            return step(*state)
-
-        return run
+            return super().__call__(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_pack_step", dying)
+        patch.setattr(loop, "PackStep", Dying)
         with pytest.raises(KeyboardInterrupt):
             loop.train_pack(configs)
 
@@ -121,14 +121,12 @@ def test_a_config_file_with_a_list_trains_a_pack_over_a_mesh(cache, alone, tmp_p
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert "a pack of 2 runs, 2 at a time" in said.err
+    assert "a pack of 2 soft SAEs, 2 at a time, on layer 1" in said.err
     assert "mesh member=2 data=2 model=2" in said.err
-    assert f"{tmp_path / 'b'}: step 12/12" in said.err
+    assert "2 of 2 runs: step 12/12" in said.err
     _, params = load_params(tmp_path / "b")
     for name, value in load_params(alone)[1].items():
         np.testing.assert_allclose(params[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert main([*arguments, "--mesh.member=3"]) == 2
-    assert "expected a divisor of the 2 runs" in capsys.readouterr().err
 
 
 def test_nothing_is_written_where_one_run_is_refused(cache, tmp_path):
@@ -145,10 +143,115 @@ def test_a_single_run_needs_no_member_axis(cache, tmp_path):
         train(pack_of(cache, tmp_path, MeshConfig(member=2))[0])
 
 
-def test_a_diverging_run_is_named(tmp_path):
-    log = Log(RunDir(tmp_path), Config(), 0, None, name="runs/b")
-    with pytest.raises(UserError, match="runs/b: the loss is nan at step 5"):
+@pytest.mark.fault
+def test_a_diverged_run_is_left_at_its_last_checkpoint_and_the_others_go_on(
+    cache, alone, tmp_path, capsys
+):
+    configs = pack_of(cache, tmp_path)
+    # Half-way the rate of the first rises to where its weights overflow.
+    wild = replace(configs[0].optim, lr=1e38, warmup=0.0, decay=0.0)
+    configs[0] = replace(configs[0], optim=wild, anchor=configs[1].anchor)
+    with pytest.raises(UserError, match=r"a diverged and were left at their last checkpoints"):
+        loop.train_pack(configs)
+    said = capsys.readouterr().err
+    assert "has diverged at step" in said and "1 runs go on" in said
+    assert_equal(tmp_path / "b", alone)
+    found = read_ended(tmp_path / "a")
+    assert found.how == "diverged" and found.step <= 5
+    with Checkpoints(tmp_path / "a") as kept:
+        assert kept.steps() == []
+    with pytest.raises(UserError, match="a diverged"):  # again: it stays so, nothing is trained
+        loop.train_pack(configs)
+    assert "has diverged at step" in capsys.readouterr().err
+
+
+def test_a_diverging_single_run_is_named(tmp_path):
+    log = Log(RunDir(tmp_path), Config(), 0)
+    with pytest.raises(UserError, match="the loss is nan at step 5"):
         log.report(5, Metrics(*[np.nan] * len(Metrics._fields)), None)
+
+
+def test_a_run_diverges_by_its_fvu_on_lines_in_a_row():
+    watch = Watch(Rules(fvu=2.0, lines=2))
+    metrics = Metrics(*[1.0] * len(Metrics._fields))
+    high = metrics._replace(fvu=2.5)
+    for found in (high, metrics, high):
+        watch.check(0, found)
+    watch.check(1, high)  # another run
+    with pytest.raises(Diverged, match=r"the fvu is 2.5; expected at most 2 on one of 2 logged"):
+        watch.check(0, high)
+
+
+@pytest.mark.slow
+def test_runs_behind_at_a_rung_are_stopped_the_same_after_a_kill(cache, tmp_path, monkeypatch):
+    rules = Rules(halving=Halving(rungs=(0.3, 0.6)))
+
+    def grid(out):
+        base = pack_of(cache, out)[0]
+        return [
+            replace(
+                base,
+                optim=replace(base.optim, lr=lr),
+                run=replace(base.run, out=str(out / name), log_every=4),
+            )
+            for name, lr in (("a", 1e-5), ("b", 1e-2), ("c", 1e-6), ("d", 3e-3))
+        ]
+
+    loop.run_pack(grid(tmp_path / "whole"), rules)
+    whole = {name: read_ended(tmp_path / "whole" / name) for name in "abcd"}
+    assert [found and found.step for found in whole.values()].count(4) == 2
+    assert [found and found.step for found in whole.values()].count(8) == 1
+    assert [found is None for found in whole.values()].count(True) == 1
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(members.Members, "_halve", killed)
+        loop.run_pack(grid(tmp_path / "cut"), rules)
+    loop.run_pack(grid(tmp_path / "cut"), rules)
+    assert {name: read_ended(tmp_path / "cut" / name) for name in "abcd"} == whole
+
+
+def killed(self, number):
+    """In place of a decision: the checkpoints of its step are kept, and then the process ends."""
+    if number:
+        raise KeyboardInterrupt
+
+
+def test_halving_refuses_what_it_cannot_use():
+    assert Halving().behind({0: 0.3, 1: 0.1, 2: 0.3, 3: 0.2}) == [0, 2]
+    assert Halving().behind({4: 0.3}) == []
+    for wrong, sentence in (
+        ({"measure": "hold"}, "halving is by 'hold'; expected one of loss, fvu"),
+        ({"keep": 0.0}, "halving keeps 0.0"),
+        ({"rungs": (0.5, 0.2)}, "expected rising shares"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            Halving(**wrong).check()
+
+
+@pytest.mark.slow
+def test_runs_on_several_layers_are_bit_equal_to_each_alone(tmp_path):
+    url = make_cache(tmp_path, rows=1500, d=16, vocab=40, layers=(1, 3, 5)).url
+    base = Config(
+        data=DataConfig(cache=url, batch=32, lanes=4, window=2, seed=3),
+        sae=SAEConfig(d_sae=32, k=3),
+        anchor=AnchorConfig(ramp_from=0.1, search_share=1.0),
+        mesh=ALONE,
+        run=RunConfig(steps=STEPS, log_every=5, checkpoint_every=4),
+    )
+
+    def on(layer, out, weight):
+        return replace(
+            base,
+            data=replace(base.data, layer=layer),
+            anchor=replace(base.anchor, weight=weight),
+            run=replace(base.run, out=str(tmp_path / out)),
+        )
+
+    configs = [on(3, "a", 2.0), on(1, "b", 2.0), on(3, "c", 5.0), on(5, "d", 2.0)]
+    loop.train_pack(configs)
+    for config in configs:
+        out = tmp_path / f"{config.run.out}-alone"
+        train(replace(config, run=replace(config.run, out=str(out))))
+        assert_equal(tmp_path / config.run.out, out)
 
 
 def test_a_finished_pack_is_left_alone(cache, tmp_path, capsys):

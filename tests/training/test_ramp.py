@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from step_fixtures import STEPS, make_config, make_rows, run_steps, start
 
-from vasae_jax.training.loss import Batch
+from vasae_jax.training.knobs import knobs_of
+from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.step import at_step, make_step
 
 
@@ -19,7 +20,12 @@ def ramped(ramp_from, ramp, **settings):
 
 def weights(config):
     """Lambda at every step, as a jitted program has it."""
-    weight = jax.jit(lambda step: jnp.float32(at_step(config, step).anchor.weight))
+    context = Context(*[jnp.zeros(())] * 3)
+
+    @jax.jit
+    def weight(step):
+        return jnp.float32(knobs_of(config, at_step(config, context, step).given).weight)
+
     return [float(weight(jnp.int32(step))) for step in range(config.run.steps)]
 
 
@@ -44,8 +50,9 @@ def test_lambda_by_step_equals_its_definition(ramp_from, ramp):
 
 def test_without_a_ramp_the_config_and_its_program_are_as_before():
     config = make_config()
-    assert at_step(config, jnp.int32(3)) is config
     _, _, anchors = make_rows()
+    context = start(config, anchors)[2]
+    assert at_step(config, context, jnp.int32(3)) is context
     programs = []
     for one in (config, ramped(0.0, 0.0), ramped(0.5, 0.0)):
         mesh, state, context = start(one, anchors)

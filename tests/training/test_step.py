@@ -12,6 +12,7 @@ from step_fixtures import D, F, K, make_config, make_rows, start
 from vasae_jax.anchor import search
 from vasae_jax.anchor.layer.scatter import placed, scatter_of
 from vasae_jax.sae import Pass, decode, encode, forward, unit_rows
+from vasae_jax.training.knobs import knobs_of
 from vasae_jax.training.loss import Batch, loss_and_grads
 from vasae_jax.training.step import learning_rate, make_step
 
@@ -231,8 +232,10 @@ def test_bfloat16_compute_stays_near_float32():
 
 
 def test_learning_rate_rises_stays_and_falls():
-    optim = make_config().optim.__class__(lr=1.0, warmup=0.1, decay=0.5)
-    rates = [float(learning_rate(jnp.int32(t), optim, 100)) for t in range(100)]
+    base = make_config()
+    optim = replace(base.optim, lr=1.0, warmup=0.1, decay=0.5)
+    knobs = knobs_of(replace(base, optim=optim, run=replace(base.run, steps=100)))
+    rates = [float(learning_rate(jnp.int32(t), knobs, 100)) for t in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
     np.testing.assert_allclose(rates[10:51], 1.0)
     np.testing.assert_allclose(rates[50:], (100 - np.arange(50, 100)) / 50, rtol=1e-6)

@@ -17,7 +17,7 @@ def aligned_and_pull(
     rows: jax.Array | None,
     mode: str,
     *,
-    enough: float = 1.0,
+    enough: float | jax.Array = 1.0,
     unit: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_dec``, [F, d].
@@ -38,7 +38,7 @@ def aligned_and_pull(
     cosine = row_dots(W_dec, rows) * inverse
     scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
     pull = scale[:, None] * rows - (scale * cosine * inverse)[:, None] * W_dec
-    return jnp.sum(share * jnp.minimum(cosine, jnp.float32(enough))), pull
+    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(enough, jnp.float32))), pull
 
 
 def _inverse_norm(W: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from vasae_jax.devices.mesh import DATA, MODEL
+from vasae_jax.devices.mesh import AXES, DATA, MODEL
 from vasae_jax.system.errors import UserError
 
 
@@ -82,6 +82,17 @@ class Slice:
             )
         grid = np.array(self.devices).reshape(count // model, model)
         return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+    def pack_mesh(self, member: int, model: int) -> Mesh:
+        """All its devices as the mesh of a pack; UserError if the axes do not fit."""
+        count = len(self.devices)
+        if min(member, model) < 1 or count % (member * model):
+            raise UserError(
+                f"--mesh.member={member} x --mesh.model={model} do not divide the {count} devices "
+                f"of {self.name}; expected axes that do"
+            )
+        grid = np.array(self.devices).reshape(member, count // (member * model), model)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def open_slice(name: str) -> Slice:

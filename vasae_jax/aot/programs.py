@@ -12,13 +12,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import Config
-from vasae_jax.devices.mesh import DATA, MODEL, Rules, shardings
+from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.lm.model import Decoder, residuals
 from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
 from vasae_jax.naming.nearest import names_program
 from vasae_jax.sae import choose_execution
+from vasae_jax.training.pack import Layout, make_round
 from vasae_jax.training.shapes import (
     Shapes,
     batch_shapes,
@@ -68,6 +69,23 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
         _lay(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
         _lay(mesh, context, jax.tree.map(lambda _: P(), context)),
     )
+
+
+def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """A round of a pack: a run at each place of ``member``, each with a lambda of its own."""
+    rules, runs = Rules(), mesh.shape[MEMBER]
+    _, (state, batch, context) = _step(config, shapes, mesh)
+    layout = Layout(state, (tuple(range(runs)),), mesh)
+    ends = jax.tree.map(lambda leaf: shaped(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
+    given = {"weight": _lay(mesh, f32(runs), P(rules.members))}
+    execution = choose_execution(config.sae.execution, "tpu")
+    program = make_round(config, mesh, layout, execution)
+    return program, (_lay(mesh, ends, layout.specs), batch, context, given)
+
+
+def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
+    first, *others = shape or (1,)
+    return runs * first, *others
 
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -166,6 +184,7 @@ def _lay(mesh: Mesh, tree: Any, specs: Any) -> Any:
 Maker = Callable[[Config, Shapes, Mesh], tuple[Any, tuple[Any, ...]]]
 PROGRAMS: dict[str, Maker] = {
     "step": _step,
+    "pack": _pack,
     "start": _start,
     "evaluation": _evaluation,
     "naming": _naming,

@@ -30,6 +30,10 @@ def run(arguments: Sequence[str]) -> None:
 
     if npz:
         check_outputs(out, given.overwrite)
+    if given.best or given.member:
+        from vasae_jax.sweep.choose import chosen_run
+
+        given.source = str(chosen_run(Path(given.source), given.best, given.member))
     dictionary = _dictionary(given)
     written = (
         write_dictionary(out, dictionary, given.overwrite)
@@ -68,7 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a run's named dictionary (weights, names, fire rates and origin), "
         "readable with NumPy alone, or its weights in the layout of another library.",
     )
-    parser.add_argument("source", help="directory of a run, or an exported dictionary.npz")
+    parser.add_argument(
+        "source", help="directory of a run or of a sweep, or an exported dictionary.npz"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--best", metavar="KEY", help="of a sweep: the run that is best by a column of its table"
+    )
+    which.add_argument("--member", metavar="ID", help="of a sweep: the run of that id")
     parser.add_argument(
         "--out", required=True, help="dictionary.npz, or a directory for another library's layout"
     )

@@ -1,19 +1,19 @@
 """``vasae VERB``: finds the verb, runs it, and turns errors into one sentence and a code."""
 
 import importlib
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
 from vasae_jax.devices.programs import keep_programs
 from vasae_jax.devices.start import pass_over_absent_tpu
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.memory import keep_pages
+from vasae_jax.system.quiet import quiet_libraries
 
 VERBS = {
     "quickstart": "from a real model to a named dictionary in one command",
     "train": "train an SAE from a config and an activation cache, or resume it",
+    "sweep": "train a grid of runs from one file, and show its table",
     "eval": "measure a run on held-out documents",
     "name": "print the names of a run's features, and write them to a file",
     "report": "write a page about a run's features, or several runs', for a browser",
@@ -61,10 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_pages()
     pass_over_absent_tpu()
     keep_programs()
-    # Orbax tells its own bookkeeping at warning level, and a failed save again for each array.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    quiet_libraries()
     module = f"vasae_jax.cli.{MODULES.get(verb, verb)}"
     return guarded(lambda: importlib.import_module(module).run(arguments[1:]))
 

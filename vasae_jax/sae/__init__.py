@@ -6,7 +6,7 @@ all else here.
 
 from typing import TYPE_CHECKING, Any
 
-from vasae_jax.sae.execution import Pass, choose_execution
+from vasae_jax.sae.execution import Given, Pass, choose_execution
 from vasae_jax.sae.forward import Forward, decode, encode, forward, reconstruct
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SAE",
     "Forward",
+    "Given",
     "Params",
     "Pass",
     "choose_execution",

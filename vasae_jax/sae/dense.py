@@ -33,50 +33,62 @@ class Bar(NamedTuple):
     """int32, the largest global id that wins with just that."""
 
 
+class Weights(NamedTuple):
+    """This device's part of the parameters, but for b_dec."""
+
+    W_enc: jax.Array
+    """[F, d]"""
+    b_enc: jax.Array
+    """[F]"""
+    W_dec: jax.Array
+    """[F, d]"""
+
+
 Saved = tuple[jax.Array, jax.Array, Bar, jax.Array, jax.Array]
 """For the gradient: centred rows [B, d], activations [F, B], the bar, W_enc, W_dec [F, d]."""
+Gradients = tuple[jax.Array, jax.Array, Weights, None, None]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6,))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def reconstruct(
     x: jax.Array,
     shift: jax.Array,
-    W_enc: jax.Array,
-    b_enc: jax.Array,
-    W_dec: jax.Array,
+    weights: Weights,
     keep: jax.Array,
+    limit: jax.Array | None,
     how: Pass,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec, [B, d], and the kept rows on which each feature fires.
 
     z keeps the k winners of each row of relu((x - shift) W_enc^T + b_enc), ties to the lowest
-    id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F].
+    id. ``keep`` [B] float32, 0 or 1, are the rows that count in the second, [F]. A ``limit``,
+    [] int32, takes the place of k, which is then the largest that it may be.
     """
-    found, _ = _fwd(x, shift, W_enc, b_enc, W_dec, keep, how)
+    found, _ = _fwd(x, shift, weights, keep, limit, how)
     return found
 
 
 def _fwd(
     x: jax.Array,
     shift: jax.Array,
-    W_enc: jax.Array,
-    b_enc: jax.Array,
-    W_dec: jax.Array,
+    weights: Weights,
     keep: jax.Array,
+    limit: jax.Array | None,
     how: Pass,
 ) -> tuple[tuple[jax.Array, jax.Array], Saved]:
     compute, axis = how.dtype, how.axis
+    W_enc, b_enc, W_dec = weights
     centred = (x - shift[None, :]).astype(compute)
     product = _product(W_enc.astype(compute), centred, over=(1, 1))
     pre = barrier(jax.nn.relu(product + b_enc[:, None]))
-    bar = find_bar(pre, how.k, axis, how.rows_axis)
+    bar = find_bar(pre, how.k, axis, how.rows_axis, limit)
     fires = fired(pre, bar, axis)
     part = _product(_active(pre, fires, compute), W_dec.astype(compute), over=(0, 0))
     times = _row_sums(fires.astype(compute), keep.astype(compute))
     return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
-def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array | None, ...]:
+def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> Gradients:
     compute = how.dtype
     centred, pre, bar, W_enc, W_dec = saved
     out = g[0].astype(compute)
@@ -91,29 +103,37 @@ def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> tuple[jax.A
     # Nobody asks for that of x in training, and then it is not computed; shift moves all rows
     # alike, so its own needs no product over them.
     d_x = _product(d_pre, W_enc.astype(compute), over=(0, 0))
-    return d_x, -(d_b @ W_enc), d_enc, d_b, d_dec, None
+    return d_x, -(d_b @ W_enc), Weights(d_enc, d_b, d_dec), None, None
 
 
 reconstruct.defvjp(_fwd, _bwd)
 
 
-def find_bar(pre: jax.Array, k: int, axis: str | None, rows_axis: str | None) -> Bar:
+def find_bar(
+    pre: jax.Array,
+    k: int,
+    axis: str | None,
+    rows_axis: str | None,
+    limit: jax.Array | None = None,
+) -> Bar:
     """What wins in each row of ``pre`` [F, B] >= 0, this device's part of the features.
 
     The cut is taken from the largest few of each group of features. It is right unless the
     last of some group, or a tie, reaches it too, which is seen; then all features are looked at.
+    With a ``limit`` that many win, at most k.
     """
+    winners = k if limit is None else limit
     best = barrier(candidates(pre, k, axis))
-    cut = kth_largest(best, k, axis)
+    cut = kth_largest(best, winners, axis)
     reach = sum(jnp.sum((part >= cut[None, :]).astype(jnp.int32), axis=0) for part in best)
     reach = reach if axis is None else jax.lax.psum(reach, axis)
-    doubtful = (cut > 0) & ((reach > k) | jnp.any(best[-1] >= cut[None, :], axis=0))
+    doubtful = (cut > 0) & ((reach > winners) | jnp.any(best[-1] >= cut[None, :], axis=0))
     again = jnp.any(doubtful | ((cut == 0) & jnp.any(best[-1] > 0, axis=0)))
     for name in (axis, rows_axis):
         again = again if name is None else jax.lax.pmax(again.astype(jnp.int32), name) > 0
     all_ties = jnp.full(cut.shape, jnp.iinfo(jnp.int32).max)
     bar: Bar = jax.lax.cond(
-        again, lambda: _looked_through(pre, k, axis), lambda: Bar(cut, all_ties)
+        again, lambda: _looked_through(pre, winners, axis), lambda: Bar(cut, all_ties)
     )
     return bar
 
@@ -126,7 +146,7 @@ def fired(pre: jax.Array, bar: Bar, axis: str | None) -> jax.Array:
     return (pre > 0) & ((pre > cut) | ((pre == cut) & (ids <= last)))
 
 
-def _looked_through(pre: jax.Array, k: int, axis: str | None) -> Bar:
+def _looked_through(pre: jax.Array, k: int | jax.Array, axis: str | None) -> Bar:
     cut = kth_largest([pre], k, axis)
     return Bar(cut, last_of_ties(pre, cut, k, axis))
 

@@ -1,8 +1,9 @@
 """How a forward pass is made: by which products, of which type, on which devices."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,6 +37,15 @@ class Pass:
     def dtype(self) -> np.dtype:
         """``compute`` as a type."""
         return jnp.dtype(self.compute)
+
+
+class Given(NamedTuple):
+    """What a compiled pass is given as numbers, where it serves several runs; None: as in Pass."""
+
+    k: jax.Array | None = None
+    """[] int32, features that may fire on a row, at most the pass's k."""
+    pre_bias: jax.Array | None = None
+    """[] float32, p where it is not 0."""
 
 
 def choose_execution(asked: str, platform: str) -> Execution:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from vasae_jax.sae import dense, sparse
 from vasae_jax.sae.active import Active, preactivations
 from vasae_jax.sae.collective import share, sum_parts, sum_parts_of_own_rows
-from vasae_jax.sae.execution import Pass
+from vasae_jax.sae.execution import Given, Pass
 from vasae_jax.sae.params import Params
 from vasae_jax.sae.tiles import by_tiles
 from vasae_jax.sae.topk import top_k
@@ -24,37 +24,57 @@ class Forward(NamedTuple):
     """[F] float32, kept rows on which each feature fires (this device's parts)."""
 
 
-def forward(params: Params, x: jax.Array, how: Pass, keep: jax.Array | None = None) -> Forward:
+def forward(
+    params: Params,
+    x: jax.Array,
+    how: Pass,
+    keep: jax.Array | None = None,
+    given: Given | None = None,
+) -> Forward:
     """Reconstruct rows ``x [B, d]`` float32.
 
     z = top-k of relu((x - p*b_dec) W_enc^T + b_enc), x_hat = z W_dec + b_dec.
 
     Differentiable in ``params``. ``keep`` [B] float32, 0 or 1, are the rows that count as fired
     on, all without it. Where ``how`` splits rows, x_hat is [B / n, d], that of this device's
-    n-th of the rows (n devices along its axis, a divisor of B).
+    n-th of the rows (n devices along its axis, a divisor of B). Where k is ``given``, the best
+    ``how.k`` are found and those beyond it do not fire: the result is that of the smaller k.
     """
+    given = given or Given()
     if how.axis is not None and jax.lax.axis_size(how.axis) == 1:
         # One device has nobody to agree with: no offers, no second sort.
         how = replace(how, axis=None)
     keep = jnp.ones(x.shape[:1], jnp.float32) if keep is None else keep
-    # With a factor of 0 a compiler must still compute what it multiplies: it may be infinite.
     b_dec = params["b_dec"]
-    shift = how.pre_bias * share(b_dec, how.axis) if how.pre_bias else jnp.zeros_like(b_dec)
-    part, fired = _part(params, x, shift, keep, how)
+    part, fired = _part(params, x, _shift(b_dec, how, given), keep, how, given.k)
     if how.split_rows and how.axis is not None:
         own = sum_parts_of_own_rows(part, how.axis, how.dtype)
         return Forward(own + share(b_dec, how.axis)[None, :], fired)
     return Forward(sum_parts(part, how.axis) + b_dec[None, :], fired)
 
 
+def _shift(b_dec: jax.Array, how: Pass, given: Given) -> jax.Array:
+    """What is taken from every row before it is encoded, [d]."""
+    if given.pre_bias is not None:
+        return given.pre_bias * share(b_dec, how.axis)
+    # With a factor of 0 a compiler must still compute what it multiplies: it may be infinite.
+    return how.pre_bias * share(b_dec, how.axis) if how.pre_bias else jnp.zeros_like(b_dec)
+
+
 def _part(
-    params: Params, x: jax.Array, shift: jax.Array, keep: jax.Array, how: Pass
+    params: Params,
+    x: jax.Array,
+    shift: jax.Array,
+    keep: jax.Array,
+    how: Pass,
+    limit: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec [B, d], and the kept rows on which its features fire [F]."""
-    encoder, W_dec = (params["W_enc"], params["b_enc"]), params["W_dec"]
+    weights = dense.Weights(params["W_enc"], params["b_enc"], params["W_dec"])
+    W_enc, b_enc, W_dec = weights
     if how.execution == "dense":
-        return dense.reconstruct(x, shift, *encoder, W_dec, keep, how)
-    active = sparse.encode(x, shift, *encoder, how)
+        return dense.reconstruct(x, shift, weights, keep, limit, how)
+    active = sparse.encode(x, shift, W_enc, b_enc, limit, how)
     part = sparse.decode(active.values, active.ids, W_dec, how.unit)
     return part, _fired(active, keep, W_dec.shape[0])
 

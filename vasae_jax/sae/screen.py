@@ -13,6 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.sae.active import within
 from vasae_jax.sae.params import row_dots
 from vasae_jax.sae.tiles import by_tiles
 from vasae_jax.sae.topk import top_k
@@ -52,21 +53,32 @@ def ways(rows: int, width: int, features: int, k: int) -> dict[str, Callable[[],
     return {"float32": way(_in_full), SCREENED: way(product_top_k)}
 
 
-def product_top_k(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def product_top_k(
+    x: jax.Array, W: jax.Array, b: jax.Array, k: int, limit: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """The ``k`` largest of each row of relu(x W^T + b), equal values by lowest id.
 
     Args:
         x: [B, d] float32. W: [F, d] float32, F at least 2k. b: [F] float32.
 
     Returns:
-        values [B, k] float32, ids [B, k] int32, largest first.
+        values [B, k] float32, ids [B, k] int32, largest first. With a ``limit``, [] int32, only
+        the first so many are right, and are what they are where ``k`` is just that.
     """
     bounds, ids = top_k(_upper(x, W, b), 2 * k)
+    none = W.shape[0]  # stands for a candidate too many
+    if limit is not None:
+        bounds = within(bounds, 2 * limit, jnp.inf)
+        ids = jnp.where(jnp.isinf(bounds), jnp.full_like(ids, none), ids)
     ids = jnp.sort(ids, axis=1)  # by id, so that equal values go to the lowest
-    values, at = jax.lax.top_k(_measured(x, W, b, ids), k)
-    ids = jnp.take_along_axis(ids, at, axis=1)
+    products = _measured(x, W, b, jnp.minimum(ids, none - 1))
+    if limit is not None:
+        products = jnp.where(ids < none, products, jnp.full_like(products, -1.0))
+    values, at = jax.lax.top_k(products, k)
+    ids = jnp.minimum(jnp.take_along_axis(ids, at, axis=1), none - 1)
     # Minima, not last columns: XLA on CPU makes a full sort of a top-k that is read by column.
-    least, last = bounds.min(axis=1), values.min(axis=1)
+    least = bounds.min(axis=1)
+    last = (values if limit is None else within(values, limit, jnp.inf)).min(axis=1)
     unsure = (least >= last) & (least > 0)
     return _settle(x, W, b, values, ids, unsure)
 

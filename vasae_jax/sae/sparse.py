@@ -22,35 +22,56 @@ DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
 """For the gradient: values and ids [B, k], W_dec [F, d]."""
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def encode(x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass) -> Active:
-    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only."""
+def _screens(how: Pass, features: int) -> bool:
+    """Whether a pass over so many features finds those that fire through a bfloat16 product."""
+    single = how.execution == "sparse" and how.dtype == jnp.float32
+    return how.screen and single and features >= 2 * how.k
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def encode(
+    x: jax.Array,
+    shift: jax.Array,
+    W_enc: jax.Array,
+    b_enc: jax.Array,
+    limit: jax.Array | None,
+    how: Pass,
+) -> Active:
+    """The active features of ``x - shift`` [B, d]; gradients flow through the winners only.
+
+    Where a ``limit`` is given, [] int32, only so many of the ``how.k`` fire.
+    """
     features = W_enc.shape[0]
 
     def best(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if how.screen and how.dtype == jnp.float32 and features >= 2 * how.k:
-            return screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k)
+        if _screens(how, features):
+            return screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k, limit)
         pre = preactivations(x, shift, W_enc, b_enc, how.dtype)
         return top_k(pre, min(how.k, features))
 
-    return agree(*by_tiles(best, x), features, how.k, how.axis)
+    return agree(*by_tiles(best, x), features, how.k, how.axis, limit)
 
 
 def _encode_fwd(
-    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, how: Pass
+    x: jax.Array,
+    shift: jax.Array,
+    W_enc: jax.Array,
+    b_enc: jax.Array,
+    limit: jax.Array | None,
+    how: Pass,
 ) -> tuple[Active, EncodeSaved]:
-    active = encode(x, shift, W_enc, b_enc, how)
+    active = encode(x, shift, W_enc, b_enc, limit, how)
     return active, (x, shift, W_enc, active.values, active.ids)
 
 
-def _encode_bwd(how: Pass, saved: EncodeSaved, g: Active) -> tuple[jax.Array, ...]:
+def _encode_bwd(how: Pass, saved: EncodeSaved, g: Active) -> tuple[jax.Array | None, ...]:
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)
     # Two sums that start at the same constant would share it, and then each needs a copy; -0
     # is the other number that adding to changes nothing.
     d_W = scatter_rows(d_pre, ids, x - shift[None, :], W_enc.shape[0], zero=-0.0)
-    return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b
+    return weighted_rows(d_pre, ids, W_enc), -(d_b @ W_enc), d_W, d_b, None
 
 
 encode.defvjp(_encode_fwd, _encode_bwd)

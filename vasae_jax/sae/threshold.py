@@ -62,7 +62,7 @@ def _merge(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
     return best
 
 
-def kth_largest(parts: list[jax.Array], k: int, axis: str | None) -> jax.Array:
+def kth_largest(parts: list[jax.Array], k: int | jax.Array, axis: str | None) -> jax.Array:
     """The k-th largest [B] of the numbers >= 0 in ``parts`` (each [n, B]) of all devices.
 
     Floats >= 0 are ordered as their bits are, so BITS bits a round settle it. Where there are
@@ -83,7 +83,7 @@ def kth_largest(parts: list[jax.Array], k: int, axis: str | None) -> jax.Array:
     return jax.lax.bitcast_convert_type(found, jnp.float32)
 
 
-def last_of_ties(pre: jax.Array, cut: jax.Array, k: int, axis: str | None) -> jax.Array:
+def last_of_ties(pre: jax.Array, cut: jax.Array, k: int | jax.Array, axis: str | None) -> jax.Array:
     """The largest global id [B] that still wins among the features equal to ``cut``."""
     first = 0 if axis is None else jax.lax.axis_index(axis) * pre.shape[0]
     ids = (jnp.arange(pre.shape[0], dtype=jnp.int32) + first)[:, None]

@@ -1,11 +1,12 @@
 """One lane: its current window of rows, and the next one being read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from vasae_jax.stream.layers import Layers
 from vasae_jax.stream.order import Order, Segment
-from vasae_jax.stream.source import Batch, PendingBatch, Source
+from vasae_jax.stream.source import Batch, PendingBatch
 
 
 class Lane:
@@ -17,16 +18,16 @@ class Lane:
     Args:
         order: the order of the rows.
         lane: number of the lane.
-        source: where rows are read.
+        source: where rows are read, of one layer or of several.
         on_read: called with the bytes of each window that is asked for.
     """
 
     def __init__(
-        self, order: Order, lane: int, source: Source, on_read: Callable[[int], None]
+        self, order: Order, lane: int, source: Layers, on_read: Callable[[int], None]
     ) -> None:
         self._order, self._lane, self._source = order, lane, source
         self._on_read = on_read
-        self._windows: dict[tuple[int, int], PendingBatch] = {}
+        self._windows: dict[tuple[int, int], PendingBatch[list[Batch]]] = {}
         self._shuffle: tuple[tuple[int, int], np.ndarray] | None = None
 
     def request(self, start: int) -> None:
@@ -34,24 +35,25 @@ class Lane:
         segment = self._order.segments(self._lane, start, start + 1)[0]
         self._window((segment.epoch, segment.window))
 
-    def fill(self, start: int, out: Batch) -> None:
-        """Copy the rows of the sequence from ``start`` on into all of ``out``."""
+    def fill(self, start: int, out: Sequence[Batch]) -> None:
+        """Copy the rows of the sequence from ``start`` on into all of ``out``, one a layer."""
         place = 0
-        for segment in self._order.segments(self._lane, start, start + len(out.keep)):
+        for segment in self._order.segments(self._lane, start, start + len(out[0].keep)):
             stop = place + segment.stop - segment.start
-            into = slice(place, stop)
-            self._copy(segment, Batch(out.x[into], out.keep[into], out.docs[into]))
+            self._copy(segment, [one.part(slice(place, stop)) for one in out])
             place = stop
 
-    def _copy(self, segment: Segment, out: Batch) -> None:
+    def _copy(self, segment: Segment, out: Sequence[Batch]) -> None:
         window = (segment.epoch, segment.window)
         rows = self._window(window)
         ahead = self._next(window)
         self._windows = {key: self._windows[key] for key in self._windows if key in (window, ahead)}
         self._window(ahead)
-        _gather(rows.result(), self._places(window)[segment.start : segment.stop], out)
+        places = self._places(window)[segment.start : segment.stop]
+        for found, into in zip(rows.result(), out, strict=True):
+            _gather(found, places, into)
 
-    def _window(self, window: tuple[int, int]) -> PendingBatch:
+    def _window(self, window: tuple[int, int]) -> PendingBatch[list[Batch]]:
         if window not in self._windows:
             chunks = self._order.window_chunks(self._lane, *window)
             ranges = [self._order.chunk_range(int(chunk)) for chunk in chunks]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from vasae_jax.config import Mask
 from vasae_jax.stream.unusable import Tally, unusable
 from vasae_jax.system.errors import UserError
 
+B_co = TypeVar("B_co", covariant=True)
 NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
 
 
@@ -27,6 +29,20 @@ class Batch:
     x: np.ndarray
     keep: np.ndarray
     docs: np.ndarray
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of the rows, in the same memory."""
+        return Batch(self.x[rows], self.keep[rows], self.docs[rows])
+
+
+class Columns(Protocol[B_co]):
+    """Arrays that are read at the same rows, and what is made of these."""
+
+    def columns(self) -> dict[str, RowArray]:
+        """The arrays, by name."""
+
+    def batch(self, columns: dict[str, np.ndarray]) -> B_co:
+        """What their rows are made into."""
 
 
 class Source:
@@ -56,7 +72,7 @@ class Source:
         if mask.max_norm:
             self._limit = mask.max_norm * median_norm(cache, layer, split, mask)
 
-    def read_async(self, ranges: Sequence[tuple[int, int]]) -> "PendingBatch":
+    def read_async(self, ranges: Sequence[tuple[int, int]]) -> "PendingBatch[Batch]":
         """Begin to read ranges of rows, to be laid side by side."""
         return PendingBatch(self, ranges)
 
@@ -104,12 +120,12 @@ class Source:
         return keep
 
 
-class PendingBatch:
-    """Rows that are being read into one block of memory."""
+class PendingBatch(Generic[B_co]):
+    """Rows that are being read, each column into one block of memory."""
 
-    def __init__(self, source: Source, ranges: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, source: Columns[B_co], ranges: Sequence[tuple[int, int]]) -> None:
         self._source = source
-        self._batch: Batch | None = None
+        self._made: list[B_co] = []
         count = sum(stop - start for start, stop in ranges)
         self._columns = {
             name: np.empty((count, *array.shape[1:]), array.dtype)
@@ -128,17 +144,17 @@ class PendingBatch:
         """Bytes that are read."""
         return sum(column.nbytes for column in self._columns.values())
 
-    def result(self) -> Batch:
+    def result(self) -> B_co:
         """The rows, once they are all there.
 
         Raises:
             UserError: a chunk is missing or damaged, or too many rows are unusable.
         """
-        if self._batch is None:
+        if not self._made:
             for read in self._reads:
                 read.result()
-            self._batch = self._source.batch(self._columns)
-        return self._batch
+            self._made.append(self._source.batch(self._columns))
+        return self._made[0]
 
 
 def spread_chunks(rows: int, chunk_rows: int, most: int) -> list[tuple[int, int]]:

@@ -4,19 +4,22 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
 from vasae_jax.stream.lane import Lane
+from vasae_jax.stream.layers import Layers
 from vasae_jax.stream.order import Order, Shuffle, check
 from vasae_jax.stream.prefetch import Prefetch
-from vasae_jax.stream.source import Batch, Source
+from vasae_jax.stream.source import Batch
 from vasae_jax.system.errors import UserError
 
+T = TypeVar("T")
 QUEUE = 3  # batches that are made ahead
 RECENT = 8  # batches that the entropy is averaged over
 
@@ -42,19 +45,21 @@ class ReadStats:
     dropped: int
 
 
-class Stream:
-    """Batches of a layer's rows, see :mod:`vasae_jax.stream.order` for their order.
+class LayersStream:
+    """Batches of several layers' rows at the same positions, read in one pass.
+
+    See :mod:`vasae_jax.stream.order` for their order.
 
     Each lane gives ``batch / lanes`` rows to a batch, and a batch is the lanes in order.
     Process p of P owns lanes p L/P to (p+1) L/P: its batches are its part of the global
     ones, which are the same for every P. A lane with fewer chunks than another comes to
     its next epoch sooner; with n chunks a lane the rates differ by at most 1 in n.
 
-    Memory: at most two windows a lane, ``2 * window * chunk_rows`` rows.
+    Memory: at most two windows a lane, ``2 * window * chunk_rows`` rows of every layer.
 
     Args:
         cache: where rows are read.
-        layer: whose rows.
+        layers: whose rows.
         split: ``train`` or ``heldout``.
         mask: which rows do not count.
         shuffle: how they are mixed into batches.
@@ -62,13 +67,13 @@ class Stream:
         process_count: number of processes; divides ``lanes``.
 
     Raises:
-        UserError: the cache lacks the layer or split, or the numbers do not fit.
+        UserError: the cache lacks a layer or the split, or the numbers do not fit.
     """
 
     def __init__(
         self,
         cache: Cache,
-        layer: int,
+        layers: Sequence[int],
         split: str,
         mask: Mask,
         shuffle: Shuffle,
@@ -78,23 +83,24 @@ class Stream:
     ) -> None:
         self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
         check(self.order, shuffle.batch, process_count)
-        self._source = source = Source(cache, layer, split, mask)
+        self._source = source = Layers(cache, layers, split, mask)
         own = shuffle.lanes // process_count
         first = process_index * own
         self._lanes = [
             Lane(self.order, lane, source, self._count) for lane in range(first, first + own)
         ]
         self._per_lane = shuffle.batch // shuffle.lanes
-        self._width, self._dtype = cache.manifest.d_model, source.acts.dtype
+        self._width, self._dtype = cache.manifest.d_model, source.dtype
+        self._layers = len(layers)
         # Two locks: what was counted can be asked while a read hangs.
         self._reading, self._lock = threading.Lock(), threading.Lock()
         self._rows = self._bytes = 0
         self._reported = (time.monotonic(), 0)
         self._recent: deque[np.ndarray] = deque(maxlen=RECENT)
-        self._ahead: Prefetch[tuple[int, Batch]] | None = None
+        self._ahead: Prefetch[Any] | None = None
 
-    def batch(self, step: int) -> Batch:
-        """This process's part of batch ``step``, as new arrays.
+    def batches(self, step: int) -> list[Batch]:
+        """This process's part of batch ``step`` of each layer, as new arrays.
 
         Raises:
             UserError: a chunk is missing or damaged, or too many rows are unusable.
@@ -103,23 +109,26 @@ class Stream:
             raise UserError(f"batch {step} was asked for; expected a number from 0")
         start, each = step * self._per_lane, self._per_lane
         count = each * len(self._lanes)
-        x = np.empty((count, self._width), self._dtype)
-        out = Batch(x, np.empty(count, np.bool_), np.empty(count, np.int32))
+        out = [self._blank(count) for _ in range(self._layers)]
         with self._reading:
             for lane in self._lanes:
                 lane.request(start)
             for index, lane in enumerate(self._lanes):
                 part = slice(index * each, (index + 1) * each)
-                lane.fill(start, Batch(out.x[part], out.keep[part], out.docs[part]))
+                lane.fill(start, [one.part(part) for one in out])
         with self._lock:
             self._rows += count
-            self._recent.append(out.docs)
+            self._recent.append(out[0].docs)
         return out
 
-    def prefetch(self, start: int) -> Prefetch[tuple[int, Batch]]:
-        """Yield (t, batch t) from ``start`` on, made ahead on a thread; close it when done."""
-        self._ahead = Prefetch(self._from(start), QUEUE)
-        return self._ahead
+    def prefetch(self, start: int) -> Prefetch[tuple[int, list[Batch]]]:
+        """Yield (t, batches t) from ``start`` on, made ahead on a thread; close it when done."""
+        return self.made_ahead((step, self.batches(step)) for step in itertools.count(start))
+
+    def made_ahead(self, items: Iterator[T]) -> Prefetch[T]:
+        """``items`` made of batches, ahead on a thread."""
+        self._ahead = ahead = Prefetch(items, QUEUE)
+        return ahead
 
     def stats(self) -> ReadStats:
         """How reading goes; the rate is over the time since the last call."""
@@ -133,14 +142,51 @@ class Stream:
             bytes_per_second=(total - before) / max(now - since, 1e-9),
             queued=0 if self._ahead is None else self._ahead.depth,
             document_bits=float(np.mean([entropy_bits(docs) for docs in recent] or [0.0])),
-            dropped=self._source.tally.dropped,
+            dropped=self._source.dropped,
         )
 
-    def _from(self, start: int) -> Iterator[tuple[int, Batch]]:
-        return ((step, self.batch(step)) for step in itertools.count(start))
+    def _blank(self, count: int) -> Batch:
+        x = np.empty((count, self._width), self._dtype)
+        return Batch(x, np.empty(count, np.bool_), np.empty(count, np.int32))
 
     def _count(self, nbytes: int) -> None:
         self._bytes += nbytes
+
+
+class Stream:
+    """Batches of one layer's rows: a :class:`LayersStream` of it alone, with its arguments."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        layer: int,
+        split: str,
+        mask: Mask,
+        shuffle: Shuffle,
+        *,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        self._all = LayersStream(
+            cache,
+            (layer,),
+            split,
+            mask,
+            shuffle,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        self.order = self._all.order
+        self.stats = self._all.stats
+
+    def batch(self, step: int) -> Batch:
+        """This process's part of batch ``step``; see :meth:`LayersStream.batches`."""
+        return self._all.batches(step)[0]
+
+    def prefetch(self, start: int) -> Prefetch[tuple[int, Batch]]:
+        """Yield (t, batch t) from ``start`` on, made ahead on a thread; close it when done."""
+        items = ((step, self.batch(step)) for step in itertools.count(start))
+        return self._all.made_ahead(items)
 
 
 def entropy_bits(docs: np.ndarray) -> float:

@@ -19,6 +19,10 @@ GROWN = 100.0
 HELP = "a lower --optim.lr or a longer --optim.warmup may help"
 
 
+class Diverged(UserError):
+    """A run has gone wrong; a pack leaves it behind."""
+
+
 class Loss:
     """Judges a run's loss.
 
@@ -34,14 +38,14 @@ class Loss:
         """Judge the loss and the fraction of variance unexplained of one step.
 
         Raises:
-            UserError: the loss is not finite or has exploded.
+            Diverged: the loss is not finite or has exploded.
         """
         if not math.isfinite(loss):
-            raise UserError(
+            raise Diverged(
                 f"{self._name}the loss is {loss} at step {step}; expected a finite number ({HELP})"
             )
         if fvu > WORSE * max(1.0, self._best):
-            raise UserError(
+            raise Diverged(
                 f"{self._name}the loss has exploded: the fvu is {fvu:.3g} at step {step} and was "
                 f"{self._best:.3g} at best; expected less than {WORSE:g} times that, or than "
                 f"{WORSE:g} ({HELP}); the checkpoints before it are kept"
@@ -50,30 +54,37 @@ class Loss:
 
 
 class Growth:
-    """Judges what is to be saved, against what was saved before."""
+    """Judges what is to be saved, against what was saved before, while it is being written."""
 
     def __init__(self) -> None:
         self._step, self._before = 0, math.inf
+        self._asked: tuple[int, jax.Array, jax.Array] | None = None
 
     def begin(self, step: int, params: Params) -> None:
         """``params`` are those of the checkpoint that a run goes on from."""
         self._step, self._before = step, float(_size(params))
 
-    def check(self, step: int, params: Params, moments: Any) -> None:
-        """Judge the state after ``step``.
+    def ask(self, step: int, params: Params, moments: Any) -> None:
+        """Have the device look at the state after ``step``; it is not waited for."""
+        self._asked = step, _all_finite((params, moments)), _size(params)
+
+    def answer(self) -> None:
+        """Judge what was asked about; may be called from any thread, and again.
 
         Raises:
-            UserError: it is not finite, or its weights are GROWN times those of the checkpoint
+            Diverged: it is not finite, or its weights are GROWN times those of the checkpoint
                 before.
         """
-        if not _all_finite((params, moments)):
-            raise UserError(
+        if self._asked is None:
+            return
+        step, finite, size = self._asked[0], bool(self._asked[1]), float(self._asked[2])
+        if not finite:
+            raise Diverged(
                 f"the state after step {step} is not finite and is not saved; expected finite "
                 f"numbers ({HELP})"
             )
-        size = float(_size(params))
         if size > GROWN * self._before:
-            raise UserError(
+            raise Diverged(
                 f"the weights after step {step} have exploded and are not saved: they are "
                 f"{size / self._before:,.0f} times as large as after step {self._step}; expected "
                 f"less than {GROWN:g} times ({HELP})"

@@ -25,14 +25,21 @@ class Log:
     """
 
     def __init__(
-        self, run: RunDir, config: Config, start: int, stream: Stream, *, name: str = ""
+        self,
+        run: RunDir,
+        config: Config,
+        start: int,
+        stream: Stream | None = None,
+        *,
+        name: str = "",
     ) -> None:
         """Of a run that goes on after step ``start``.
 
-        ``name`` begins every line for people, where there are several runs to tell apart.
+        A run of a pack has a ``name`` and no stream of its own: it is told what its pack reads,
+        and leaves lines for people on its steps to it.
         """
         self._stream, self._name = stream, f"{name}: " if name else ""
-        self._loss = Loss(self._name, run.best_fvu())
+        self._loss = Loss("", run.best_fvu())  # of a pack's runs the pack says the name
         self._noted: tuple[int, Metrics] | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
@@ -44,7 +51,7 @@ class Log:
 
     def flush(self) -> None:
         """Report what is noted, if anything is; raises what ``report`` does."""
-        if self._noted is None:
+        if self._noted is None or self._stream is None:
             return
         (step, metrics), self._noted = self._noted, None
         self.report(step, jax.device_get(metrics), self._stream.stats())
@@ -79,7 +86,8 @@ class Log:
             "dropped_rows": reading.dropped,
         }
         self._run.log(record)
-        self._show(record)
+        if not self._name:
+            self._show(record)
         for board in self._boards:
             board.add(step, record)
 
@@ -101,7 +109,7 @@ class Log:
         left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
         dropped = record["dropped_rows"]
         say(
-            f"{self._name}step {record['step']}/{self._steps}  "
+            f"step {record['step']}/{self._steps}  "
             f"fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
             f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
             f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "

@@ -4,6 +4,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -46,6 +47,8 @@ from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
 
 _POLL = 0.1  # seconds after which a wait for a batch looks for a signal
+B = TypeVar("B")
+C = TypeVar("C")
 S = TypeVar("S")
 T = TypeVar("T")
 M = TypeVar("M")
@@ -84,7 +87,8 @@ def train(config: Config) -> Path:
             stream.prefetch(done) as host_batches,
             contextlib.closing(Log(run, config, done, stream)) as log,
         ):
-            batches = on_device(until_asked(host_batches, stop), mesh, done, config.run.steps)
+            asked = until_asked(host_batches, stop)
+            batches = on_device(asked, partial(send, mesh), done, config.run.steps)
             hooks = Hooks(log, checkpoints.save, stop)
             state = advance(config.run, batches, steps, state, context, hooks)
             compare_anchors(config, [(state, log)], context, mesh)
@@ -116,10 +120,10 @@ class Hooks(Generic[S, M]):
 
 def advance(
     config: RunConfig,
-    batches: Iterable[tuple[int, Batch]],
-    steps: Callable[[int], Callable[[S, Batch, Context], tuple[S, M]]],
+    batches: Iterable[tuple[int, B]],
+    steps: Callable[[int], Callable[[S, B, C], tuple[S, M]]],
     state: S,
-    context: Context,
+    context: C,
     hooks: Hooks[S, M],
 ) -> S:
     """The state after all of the numbered ``batches``; what is due is logged and saved.
@@ -170,11 +174,12 @@ def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:
             f"--mesh.member is {config.mesh.member}; expected 1 for a single run (a config file "
             "with a list of them trains a pack)"
         )
-    return checked(config)
+    cache, mesh, d_sae = checked(config)
+    return cache, mesh, d_sae, make_stream(config, cache)
 
 
-def checked(config: Config) -> tuple[Cache, Mesh, int, Stream]:
-    """Everything that a run needs before it writes, or the UserError that stands against it."""
+def checked(config: Config) -> tuple[Cache, Mesh, int]:
+    """Cache, mesh and number of features of a run, or the UserError that stands against it."""
     check_settings(config)
     cache = Cache.open(config.data.cache)
     check_cache(config, cache)
@@ -182,7 +187,7 @@ def checked(config: Config) -> tuple[Cache, Mesh, int, Stream]:
     mesh = make_mesh(config.mesh)
     check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
     check_rows(config.data.batch, mesh)
-    return cache, mesh, d_sae, make_stream(config, cache)
+    return cache, mesh, d_sae
 
 
 def planned(configs: Sequence[Config]) -> Memory:
@@ -192,7 +197,7 @@ def planned(configs: Sequence[Config]) -> Memory:
         UserError: the run would be refused.
     """
     first = configs[0]
-    cache, mesh, d_sae, _ = checked(first)
+    cache, mesh, d_sae = checked(first)
     manifest = cache.manifest
     shapes = Shapes(manifest.d_model, manifest.vocab_size, d_sae, first.data.batch)
     execution = choose_execution(first.sae.execution, jax.default_backend())
@@ -207,10 +212,16 @@ def make_stream(config: Config, cache: Cache) -> Stream:
         data.layer,
         "train",
         data.mask,
-        Shuffle(data.batch, seed=order_seed(config), lanes=data.lanes, window=data.window),
+        shuffle_of(config),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def shuffle_of(config: Config) -> Shuffle:
+    """How the training rows of ``config`` are mixed."""
+    data = config.data
+    return Shuffle(data.batch, seed=order_seed(config), lanes=data.lanes, window=data.window)
 
 
 def run_statistics(config: Config, cache: Cache) -> Stats:
@@ -250,10 +261,10 @@ def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:
 
 
 def on_device(
-    batches: Iterable[tuple[int, HostBatch]], mesh: Mesh, done: int, steps: int
-) -> Iterator[tuple[int, Batch]]:
+    batches: Iterable[tuple[int, T]], send: Callable[[T], B], done: int, steps: int
+) -> Iterator[tuple[int, B]]:
     """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
-    source = (_send(host, mesh) for _, host in batches)
+    source = (send(host) for _, host in batches)
     ahead = next(source, None)
     for number in range(done + 1, steps + 1):
         batch = ahead
@@ -264,7 +275,8 @@ def on_device(
         yield number, batch
 
 
-def _send(host: HostBatch, mesh: Mesh) -> Batch:
+def send(mesh: Mesh, host: HostBatch) -> Batch:
+    """A batch on the mesh, of which each process has read its part."""
     return Batch(*rows_on_mesh(mesh, (host.x, np.asarray(host.keep))))
 
 

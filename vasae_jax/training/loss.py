@@ -22,9 +22,11 @@ from vasae_jax.anchor import AnchorState, aligned_and_pull
 from vasae_jax.anchor.layer import Nearest, Placed, scattered_pull
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
+from vasae_jax.sae import Given as GivenToPass
 from vasae_jax.sae import Params, Pass, forward
 from vasae_jax.sae.collective import own_rows, sum_parts
 from vasae_jax.sae.execution import Execution
+from vasae_jax.training.knobs import Given, Number, knobs_of
 from vasae_jax.training.pulled import keeps_unit, pulled, pulled_name, pulls_unit
 
 
@@ -48,6 +50,8 @@ class Context(NamedTuple):
     """[] float32, mean of |x - mean|^2 over the training rows."""
     placed: Placed | None = None
     """The anchors in the measure that pulled rows are compared to them by; None: as they are."""
+    given: Given | None = None
+    """Knobs in place of the config's, where runs of a pack differ in them."""
 
 
 class Measures(NamedTuple):
@@ -94,10 +98,12 @@ def loss_and_grads(
     if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
         grads = jax.lax.psum(grads, DATA)
     aligned = jnp.zeros((), jnp.float32)
-    weight = config.anchor.weight * (error if config.anchor.relative else jnp.ones_like(error))
+    knobs = knobs_of(config, context.given)
+    weight = knobs.weight * (error if config.anchor.relative else jnp.ones_like(error))
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
-        aligned, pull = _pull(pulled(params, config), context, nearest, rate, config)
+        share = _share(rate, knobs.root_rate)
+        aligned, pull = _pull(pulled(params, config), context, nearest, share, config)
         aligned = jax.lax.psum(aligned, MODEL)
         name = pulled_name(config)
         grads[name] = grads[name] - weight * pull
@@ -109,11 +115,11 @@ def _pull(
     rows: jax.Array,
     context: Context,
     nearest: AnchorState | None,
-    rate: jax.Array,
+    share: jax.Array,
     config: Config,
 ) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of capped cosines of ``rows`` [F part, d], and its gradient in them."""
-    share, enough = _share(rate, config), config.anchor.enough
+    """The sum of capped cosines of ``rows`` [F part, d] by ``share`` [F part], and its gradient."""
+    enough = knobs_of(config, context.given).enough
     if nearest is not None and context.placed is not None:
         own = Nearest(nearest.anchor_rows, nearest.anchor_near)
         return scattered_pull(rows, share, own, context.placed, enough=enough)
@@ -140,7 +146,8 @@ def _reconstruction(
     x = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
     split = execution == "dense" and x.shape[0] % jax.lax.axis_size(MODEL) == 0
-    out = forward(params, x, _how(config, execution, split_rows=split), keep)
+    how, given = _how(config, execution, context.given or {}, split_rows=split)
+    out = forward(params, x, how, keep, given)
     if split:
         x, keep = own_rows(x, MODEL), own_rows(keep, MODEL)
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
@@ -150,11 +157,14 @@ def _reconstruction(
     return error * scale, (spread, out.fired)
 
 
-def _how(config: Config, execution: Execution, *, split_rows: bool) -> Pass:
-    """The run's forward pass."""
-    return Pass(
+def _how(
+    config: Config, execution: Execution, given: Given, *, split_rows: bool
+) -> tuple[Pass, GivenToPass]:
+    """The run's forward pass, and what of it is given; ``sae.k`` is then the largest k."""
+    k, pre_bias = given.get("k"), given.get("pre_bias")
+    how = Pass(
         k=config.sae.k,
-        pre_bias=config.sae.pre_bias,
+        pre_bias=config.sae.pre_bias if pre_bias is None else 0.0,
         execution=execution,
         compute=config.sae.compute,
         screen=config.sae.screen == "on",
@@ -163,10 +173,11 @@ def _how(config: Config, execution: Execution, *, split_rows: bool) -> Pass:
         rows_axis=DATA,
         split_rows=split_rows,
     )
+    return how, GivenToPass(k, pre_bias)
 
 
-def _share(rate: jax.Array, config: Config) -> jax.Array:
+def _share(rate: jax.Array, root_rate: Number) -> jax.Array:
     """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
-    weight = jnp.sqrt(rate) if config.anchor.per_feature == "root_rate" else jnp.ones_like(rate)
+    weight = jnp.where(root_rate, jnp.sqrt(rate), jnp.ones_like(rate))
     total: jax.Array = jax.lax.psum(weight.sum(), MODEL)
     return weight / total

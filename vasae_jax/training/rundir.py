@@ -112,7 +112,7 @@ def check_run(config: Config, cache: Cache) -> None:
         _check_deletable(path)
     elif (path / CONFIG).exists():
         found = read_run(path)
-        changed = difference(_lasting(found.config), _lasting(config))
+        changed = difference(lasting(found.config), lasting(config))
         if found.cache_digest != cache.digest:
             changed = f"the cache {config.data.cache} has changed"
         if changed:
@@ -161,7 +161,7 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
-def _lasting(config: Config) -> Config:
+def lasting(config: Config) -> Config:
     """The settings that shape the result; the others may change when a run is resumed."""
     blank = Config()
     run = replace(

@@ -40,6 +40,18 @@ def measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     return _with(config, said_by_first(lambda: _measured(config, mesh, shape)))
 
 
+def may_screen(config: Config, features: int, platform: str) -> bool:
+    """Whether the question is worth asking, of so many features on one device.
+
+    Rows that do not lie about 0 are as long as what they share, which the screen's bound would be
+    as loose as.
+    """
+    sae = config.sae
+    sparse = choose_execution(sae.execution, platform) == "sparse"
+    fits = sparse and sae.compute == "float32" and sae.pre_bias == 1.0
+    return fits and platform == "cpu" and screen.may_pay(features, sae.k)
+
+
 def _as_begun(config: Config) -> str:
     """What an unfinished run has; nothing where there is none."""
     path = Path(config.run.out)
@@ -50,13 +62,8 @@ def _as_begun(config: Config) -> str:
 
 def _measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
     """``on`` or ``off``."""
-    platform, sae = mesh.devices.flat[0].platform, config.sae
-    sparse = choose_execution(sae.execution, platform) == "sparse"
-    features, width = shape[0] // mesh.shape[MODEL], shape[1]
-    # Rows that do not lie about 0 are as long as what they share, which the screen's bound would
-    # be as loose as.
-    fits = sparse and sae.compute == "float32" and sae.pre_bias == 1.0
-    if platform != "cpu" or not fits or not screen.may_pay(features, sae.k):
+    sae, features, width = config.sae, shape[0] // mesh.shape[MODEL], shape[1]
+    if not may_screen(config, features, mesh.devices.flat[0].platform):
         return "off"
     rows = config.data.batch // mesh.shape[DATA]
     found = fastest(

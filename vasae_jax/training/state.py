@@ -57,6 +57,8 @@ class Start(NamedTuple):
     """[A, d_in], the anchors that it is pulled towards"""
     tokens: jax.Array
     """[V] int32"""
+    rate: jax.Array | None = None
+    """[] float32, the firing rate that features start with; None: that of the settings"""
 
 
 def state_init(
@@ -66,9 +68,10 @@ def state_init(
 
     def init(start: Start) -> TrainState:
         params = init_params(start.key, config.sae, d_sae, start.mean, start.rows, start.tokens)
+        rate = config.sae.k / d_sae if start.rate is None else start.rate
         counters = Counters(
             idle=jnp.zeros((d_sae,), jnp.int32),
-            rate=jnp.full((d_sae,), config.sae.k / d_sae, jnp.float32),
+            rate=jnp.full((d_sae,), rate, jnp.float32),
         )
         anchor = look(pulled(params, config), start.targets) if uses_certificate(config) else None
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)

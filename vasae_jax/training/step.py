@@ -6,8 +6,7 @@ happens: the offers of top-k and the sum of x_hat over ``model``, the gradients 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,12 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import Budget, update
-from vasae_jax.config import Config, OptimConfig
+from vasae_jax.config import Config
 from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.execution import Execution
+from vasae_jax.training.knobs import Knobs, knobs_of
 from vasae_jax.training.loss import Batch, Context, Measures, loss_and_grads
 from vasae_jax.training.pulled import keeps_unit, pulled, pulls_unit
 from vasae_jax.training.state import Counters, TrainState, adam
@@ -69,32 +69,31 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
     return jax.jit(local, donate_argnums=0, compiler_options=options(mesh))
 
 
-def learning_rate(step: jax.Array, optim: OptimConfig, steps: int) -> jax.Array:
+def learning_rate(step: jax.Array, knobs: Knobs, steps: int) -> jax.Array:
     """Linear warm-up, constant, linear fall to 0 at the last step; [] float32.
 
-    ``warmup`` and ``decay`` are shares of ``steps``; with both 0 the rate is constant.
+    ``step`` is the number of steps taken, below ``steps``. Where the rate neither rises nor falls
+    it is constant.
     """
     at = step.astype(jnp.float32)
-    rise = (at + 1.0) / max(1.0, optim.warmup * steps)
-    fall = (steps - at) / max(1.0, optim.decay * steps) if optim.decay else jnp.float32(1.0)
-    share = jnp.minimum(1.0, jnp.minimum(rise, fall))
-    rate: jax.Array = jnp.float32(optim.lr) * share
+    share = jnp.minimum(1.0, jnp.minimum((at + 1.0) * knobs.rise, (steps - at) * knobs.fall))
+    rate: jax.Array = jnp.asarray(knobs.lr, jnp.float32) * share
     return rate
 
 
-def at_step(config: Config, step: jax.Array) -> Config:
-    """``config`` for use under ``jax.jit``, with lambda as it is at ``step``.
+def at_step(config: Config, context: Context, step: jax.Array) -> Context:
+    """``context`` with lambda as it is at ``step``.
 
     It is 0 until the share ``anchor.ramp_from`` of the run and rises over the share
     ``anchor.ramp`` to its full weight.
     """
     anchor = config.anchor
     if not anchor.ramp_from and not anchor.ramp:
-        return config
+        return context
     start, length = anchor.ramp_from * config.run.steps, max(anchor.ramp * config.run.steps, 1.0)
     risen = jnp.clip((step.astype(jnp.float32) - start) / length, 0.0, 1.0)
-    weight: Any = anchor.weight * risen
-    return replace(config, anchor=replace(anchor, weight=weight))
+    weight = knobs_of(config, context.given).weight * risen
+    return context._replace(given={**(context.given or {}), "weight": weight})
 
 
 def local_step(
@@ -104,13 +103,13 @@ def local_step(
     measures, grads = loss_and_grads(
         state.params,
         batch,
-        context,
+        at_step(config, context, state.step),
         state.anchor,
         state.counters.rate,
-        at_step(config, state.step),
+        config,
         execution,
     )
-    rate = learning_rate(state.step, config.optim, config.run.steps)
+    rate = learning_rate(state.step, knobs_of(config, context.given), config.run.steps)
     params, moments = _adam(state, grads, rate, config)
     if execution == "dense":
         params, moments = jax.lax.optimization_barrier((params, moments))

@@ -19,7 +19,12 @@ class Nearest(NamedTuple):
 
 
 def scattered_pull(
-    W_enc: jax.Array, share: jax.Array, nearest: Nearest, anchors: Placed, *, enough: float
+    W_enc: jax.Array,
+    share: jax.Array,
+    nearest: Nearest,
+    anchors: Placed,
+    *,
+    enough: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_enc``, [F, d].
 
@@ -52,7 +57,7 @@ def scattered_pull(
     pull = floor * (towards * rows - back * W_enc) + jnp.matmul(
         difference, jnp.transpose(scatter.basis), precision=jax.lax.Precision.HIGHEST
     )
-    return jnp.sum(share * jnp.minimum(cosine, jnp.float32(enough))), pull
+    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(enough, jnp.float32))), pull
 
 
 def _along(rows: jax.Array, scatter: Scatter) -> jax.Array:

@@ -9,7 +9,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
 from vasae_jax.stream import next_tokens, statistics
-from vasae_jax.stream.source import PendingBatch, Source
+from vasae_jax.stream.source import Batch, PendingBatch, Source
 
 PIECE_BYTES = 64 * 2**20
 """A piece's rows as float32; about four such blocks are in memory."""
@@ -75,13 +75,15 @@ class LayerRows:
         for start in range(first, min(last, self.count), step):
             yield start, min(start + step, last, self.count)
 
-    def _begin(self, start: int, stop: int) -> tuple[PendingBatch, PendingRows, PendingRows]:
+    def _begin(self, start: int, stop: int) -> tuple[PendingBatch[Batch], PendingRows, PendingRows]:
         beyond = min(stop + 1, self.count)  # the last row may be followed by the next piece's first
         rows = self._source.read_async([(start, stop)])
         tokens = self._tokens.read_async(start, beyond)
         return rows, tokens, self._positions.read_async(start, beyond)
 
-    def _piece(self, read: int, pending: tuple[PendingBatch, PendingRows, PendingRows]) -> Piece:
+    def _piece(
+        self, read: int, pending: tuple[PendingBatch[Batch], PendingRows, PendingRows]
+    ) -> Piece:
         batch, tokens = pending[0].result(), pending[1].result()
         following = next_tokens(tokens, pending[2].result())[:read]
         x = batch.x[batch.keep].astype(np.float32)

@@ -1,15 +1,19 @@
-"""Packs: runs of equal shape that train in one program, on the same rows of one stream."""
+"""Packs: runs of equal shape that train in one program, on rows that are read once."""
 
-from vasae_jax.training.pack.checks import FREE, check_pack
+from vasae_jax.training.pack.checks import FREE, alike, check_pack
+from vasae_jax.training.pack.rounds import Rounds, rounds_of
 from vasae_jax.training.pack.state import Layout, PackState
-from vasae_jax.training.pack.step import Knobs, make_pack_step, make_round
+from vasae_jax.training.pack.step import PackStep, make_round, widest
 
 __all__ = [
     "FREE",
-    "Knobs",
     "Layout",
     "PackState",
+    "PackStep",
+    "Rounds",
+    "alike",
     "check_pack",
-    "make_pack_step",
     "make_round",
+    "rounds_of",
+    "widest",
 ]

@@ -1,45 +1,52 @@
 """Training a pack: the loop of a single run, with a directory for each of its runs."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.devices.distributed import Stop, check_same, together
-from vasae_jax.devices.mesh import MEMBER
-from vasae_jax.devices.placement import seed_key
+from vasae_jax.devices.distributed import Stop, check_same, said_by_first, together
+from vasae_jax.devices.mesh import MEMBER, MODEL
+from vasae_jax.devices.placement import on_all, seed_key
 from vasae_jax.sae import choose_execution
-from vasae_jax.stream import Stream
+from vasae_jax.stream import Batch as HostBatch
+from vasae_jax.stream import LayersStream
+from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints
-from vasae_jax.training.checks import check_settings
+from vasae_jax.training.checks import check_cache, check_settings
+from vasae_jax.training.ended import DIVERGED, read_ended
 from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loop import (
     Hooks,
+    T,
     advance,
-    announce,
     checked,
     compare_anchors,
     kept_checkpoints,
     on_device,
     prepare,
+    send,
+    shuffle_of,
     until_asked,
 )
-from vasae_jax.training.loss import Context
+from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pack.checks import check_pack
-from vasae_jax.training.pack.log import PackLog
+from vasae_jax.training.pack.members import Member, Members
+from vasae_jax.training.pack.rounds import rounds_of
+from vasae_jax.training.pack.rules import Rules
 from vasae_jax.training.pack.state import Layout, PackState
-from vasae_jax.training.pack.step import make_pack_step
-from vasae_jax.training.phases import phases
+from vasae_jax.training.pack.step import PackStep, widest
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import RunDir, own_runs
 from vasae_jax.training.settle import settled
-from vasae_jax.training.state import state_init, state_maker
+from vasae_jax.training.state import Start, TrainState, state_init, state_maker
 
 
 def train_pack(configs: Sequence[Config]) -> list[Path]:
@@ -49,10 +56,31 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     pack.
 
     Raises:
-        UserError: a run alone would be refused, they cannot train together, they stand at
-            different steps, or one diverged.
+        UserError: as :func:`run_pack` does, or a run diverged; the others have gone on.
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of each run's last step is kept.
     """
+    paths = run_pack(configs, Rules())
+    diverged = [path for path in paths if (found := read_ended(path)) and found.how == DIVERGED]
+    if diverged:
+        raise UserError(
+            f"{', '.join(map(str, diverged))} diverged and were left at their last checkpoints; "
+            "expected finite numbers (a lower --optim.lr or a longer --optim.warmup may help)"
+        )
+    return paths
+
+
+def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
+    """Train, or resume, the runs of a pack; those that have ended before their last step stay so.
+
+    Raises:
+        UserError: a run alone would be refused, they cannot train together, or they stand at
+            different steps.
+        Stopped: SIGINT or SIGTERM asked for it; a checkpoint of each run's last step is kept.
+    """
+    paths = [Path(config.run.out) for config in configs]
+    configs = _not_ended(configs)
+    if not configs:
+        return paths
     cache, mesh, d_sae, stream = together(lambda: _checked(configs))
     check_same(configs, cache.digest)
     first = settled(configs[0], mesh, (d_sae, cache.manifest.d_model))
@@ -60,47 +88,94 @@ def train_pack(configs: Sequence[Config]) -> list[Path]:
     configs = [replace(config, sae=replace(config.sae, screen=screen)) for config in configs]
     with contextlib.ExitStack() as held:
         runs = together(lambda: own_runs(configs, cache, held))
-        together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
+        events = together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
         kept = [held.enter_context(kept_checkpoints(config)) for config in configs]
         done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
             say(f"all {len(runs)} runs of the pack are complete: {done} steps")
-            return [run.path for run in runs]
+            return paths
         execution = choose_execution(first.sae.execution, jax.default_backend())
-        say(f"a pack of {len(runs)} runs, {mesh.shape[MEMBER]} at a time; each:")
-        announce(first, cache, mesh, d_sae, execution)
+        _announce(configs, cache, mesh, d_sae, execution)
         if done:
             say(f"resuming the pack after step {done}")
-        context, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
+        contexts, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
         for run in runs:
             run.cut_metrics(done)
-        steps = phases(
-            first, lambda turn: make_pack_step(list(map(turn, configs)), mesh, layout, execution)
-        )
+        step = PackStep(configs, mesh, layout, execution)
+        each = zip(configs, runs, kept, events, strict=True)
+        opened = [Member(*one, _log(*one[:2], done)) for one in each]
+        for member in opened:
+            held.enter_context(contextlib.closing(member.log))
         stop = held.enter_context(Stop())
         batches = until_asked(held.enter_context(stream.prefetch(done)), stop)
-        opened = (
-            _log(config, run, done, stream) for config, run in zip(configs, runs, strict=True)
-        )
-        logs = [held.enter_context(contextlib.closing(log)) for log in opened]
-
-        def save(number: int, pack: PackState) -> None:
-            for index, checkpoints in enumerate(kept):
-                checkpoints.save(number, layout.take(pack, index))
-
-        rows, log = on_device(batches, mesh, done, first.run.steps), PackLog(logs, layout, stream)
-        pack = advance(first.run, rows, steps, pack, context, Hooks(log, save, stop))
-        states = (layout.take(pack, index) for index in range(len(runs)))
-        compare_anchors(first, zip(states, logs, strict=True), context, mesh)
-    return [run.path for run in runs]
+        members = Members(opened, step, layout, stream, rules)
+        members.start(done)
+        rows = on_device(batches, _Sender(configs, mesh), done, first.run.steps)
+        hooks = Hooks(members, members.save, stop)
+        pack = advance(first.run, _while_any(rows, members), step.at, pack, contexts, hooks)
+        for number in members.going:
+            config, log = opened[number].config, opened[number].log
+            found = [(layout.take(pack, number), log)]
+            compare_anchors(config, found, contexts[config.data.layer], mesh)
+    return paths
 
 
-def _checked(configs: Sequence[Config]) -> tuple[Cache, Mesh, int, Stream]:
+def layers_of(configs: Sequence[Config]) -> list[int]:
+    """The layers of a pack's runs, in the order in which they come first."""
+    return list(dict.fromkeys(config.data.layer for config in configs))
+
+
+def _not_ended(configs: Sequence[Config]) -> list[Config]:
+    """The runs that have not ended before their last step, as the first process sees it."""
+    going = []
+    for config in configs:
+        path = Path(config.run.out)
+        found = said_by_first(lambda path=path: _ended_words(path))  # type: ignore[misc]
+        if found and not config.run.overwrite:
+            say(f"{path} {found} and is left as it is")
+        else:
+            going.append(config)
+    return going
+
+
+def _ended_words(path: Path) -> str:
+    found = read_ended(path)
+    return f"has {found.how} at step {found.step}" if found else ""
+
+
+def _checked(configs: Sequence[Config]) -> tuple[Cache, Mesh, int, LayersStream]:
     """What the pack needs before it writes, or the UserError that stands against it."""
     for config in configs:
         check_settings(config)
-    check_pack(configs)
-    return checked(configs[0])
+    cache, mesh, d_sae = checked(widest(configs))
+    for config in configs:
+        check_cache(config, cache)
+    check_pack(configs, d_sae // mesh.shape[MODEL], jax.default_backend())
+    data = configs[0].data
+    stream = LayersStream(
+        cache,
+        layers_of(configs),
+        "train",
+        data.mask,
+        shuffle_of(configs[0]),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return cache, mesh, d_sae, stream
+
+
+def _announce(
+    configs: Sequence[Config], cache: Cache, mesh: Mesh, d_sae: int, execution: str
+) -> None:
+    first, axes = configs[0], " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
+    ks = ", ".join(map(str, sorted({config.sae.k for config in configs})))
+    layers = ", ".join(map(str, layers_of(configs)))
+    say(
+        f"a pack of {len(configs)} {first.sae.method} SAEs, {mesh.shape[MEMBER]} at a time, on "
+        f"layer {layers} of {cache.manifest.model.id}: {d_sae} features, k {ks}, "
+        f"{first.run.steps} steps of {first.data.batch} rows, {execution} execution in "
+        f"{first.sae.compute}, mesh {axes} on {jax.default_backend()}"
+    )
 
 
 def _begin(
@@ -110,21 +185,57 @@ def _begin(
     d_sae: int,
     kept: Sequence[Checkpoints],
     done: int,
-) -> tuple[Context, Layout, PackState]:
-    """What the steps read, how the pack lies on the mesh, and its state after step ``done``."""
-    first = configs[0]
-    context, start = prepare(first, cache, mesh)
-    layout = Layout(jax.eval_shape(state_init(first, d_sae), start), len(configs), mesh)
-    make = state_maker(first, d_sae, mesh, start)
-    # Made or read one at a time, when the pack has room for it.
-    states = (
-        checkpoints.restore(done, layout.single)
-        if done
-        else make(start._replace(key=seed_key(config.run.seed, mesh)))
-        for config, checkpoints in zip(configs, kept, strict=True)
-    )
-    return context, layout, layout.gather(states)
+) -> tuple[dict[int, Context], Layout, PackState]:
+    """What the steps on each layer read, how the pack lies, and its state after step ``done``."""
+    contexts, start = _prepared(configs[0], cache, mesh)
+    shapes = jax.eval_shape(state_init(configs[0], d_sae), start)
+    layout = Layout(shapes, rounds_of(configs, mesh.shape[MEMBER]), mesh)
+    make = state_maker(configs[0], d_sae, mesh, start)
+    started = {configs[0].data.layer: start}
+
+    def state_of(run: int) -> TrainState:
+        """Made or read when the pack has room for it; runs of a layer come one after another."""
+        config = configs[run]
+        layer = config.data.layer
+        if layer not in started:
+            started.clear()
+            own, started[layer] = _prepared(config, cache, mesh)
+            contexts.update(own)
+        if done:
+            return kept[run].restore(done, layout.single)
+        rate = on_all(mesh, np.float32(config.sae.k / d_sae))
+        key = seed_key(config.run.seed, mesh)
+        state: TrainState = make(started[layer]._replace(key=key, rate=rate))
+        return state
+
+    pack = layout.gather(state_of)
+    return contexts, layout, pack
 
 
-def _log(config: Config, run: RunDir, done: int, stream: Stream) -> Log:
-    return Log(run, config, done, stream, name=str(run.path))
+def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Context], Start]:
+    context, start = prepare(config, cache, mesh)
+    return {config.data.layer: context}, start
+
+
+def _log(config: Config, run: RunDir, done: int) -> Log:
+    return Log(run, config, done, name=str(run.path))
+
+
+class _Sender:
+    """Sends the batches of a pack's layers to the mesh."""
+
+    def __init__(self, configs: Sequence[Config], mesh: Mesh) -> None:
+        self._layers, self._mesh = layers_of(configs), mesh
+
+    def __call__(self, hosts: Sequence[HostBatch]) -> Mapping[int, Batch]:
+        return {
+            layer: send(self._mesh, host) for layer, host in zip(self._layers, hosts, strict=True)
+        }
+
+
+def _while_any(rows: Iterable[T], members: Members) -> Iterator[T]:
+    """``rows`` for as long as any run goes on."""
+    for row in rows:
+        if not members.going:
+            return
+        yield row

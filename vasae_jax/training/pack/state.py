@@ -1,6 +1,6 @@
 """The state of a pack: rounds of runs, one run for each place of the axis ``member``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.devices.mesh import MEMBER, Rules, shardings
+from vasae_jax.training.pack.rounds import Rounds
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.step import Metrics
 
@@ -16,7 +17,7 @@ PackState = tuple[TrainState, ...]
 (numbers become vectors), split over ``member``: [runs * F, d] for a matrix of [F, d]. So each
 device holds arrays of a single run's shapes, and its step is a single run's to the last
 instruction; an axis of its own for the runs made XLA copy Adam's moments at every step.
-Run i of the pack is run i % n of round i // n, where n is the size of ``member``."""
+A round of fewer runs than ``member`` has places is filled up with its last run again."""
 
 
 class Layout:
@@ -26,10 +27,15 @@ class Layout:
     ``member`` has a copy of it: they are handled one at a time.
     """
 
-    def __init__(self, state: TrainState, runs: int, mesh: Mesh) -> None:
-        """For ``runs`` states like ``state`` (its shapes only); ``member`` divides them."""
+    def __init__(self, state: TrainState, rounds: Rounds, mesh: Mesh) -> None:
+        """For a state like ``state`` (its shapes only) of each run of ``rounds``."""
         rules, self._over = Rules(), mesh.shape[MEMBER]
-        self._runs = runs
+        self.rounds = rounds
+        self._found = {
+            run: (number, place)
+            for number, runs in enumerate(rounds)
+            for place, run in enumerate(runs)
+        }
         self.specs = rules.pack(state)
         """A PartitionSpec for every leaf of a round."""
         split, alone = shardings(mesh, self.specs), shardings(mesh, rules.state(state))
@@ -44,28 +50,37 @@ class Layout:
         self._take = jax.jit(self._part, out_shardings=alone)
         self._copy = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))
 
-    def gather(self, states: Iterator[TrainState]) -> PackState:
+    def places(self, number: int) -> list[int]:
+        """The run at each place of a round."""
+        runs = self.rounds[number]
+        return [*runs, *[runs[-1]] * (self._over - len(runs))]
+
+    def gather(self, state_of: Callable[[int], TrainState]) -> PackState:
         """The pack's state, born sharded, out of its runs', which are asked for in turn."""
-        return tuple(self._round(states) for _ in range(self._runs // self._over))
+        return tuple(self._round(number, state_of) for number in range(len(self.rounds)))
 
     def take(self, pack: PackState, run: int) -> TrainState:
         """The state of one run."""
-        state: TrainState = self._take(pack[run // self._over], jnp.int32(run % self._over))
+        number, place = self._found[run]
+        state: TrainState = self._take(pack[number], jnp.int32(place))
         return state
 
     def read(self, metrics: tuple[Metrics, ...]) -> list[Metrics]:
-        """Every run's metrics as numbers on the host; waits for the device."""
+        """Every run's metrics as numbers on the host, in order of run; waits for the device."""
         host = jax.device_get(self._copy(metrics))
         return [
-            Metrics(*(values[place] for values in found))
-            for found in host
-            for place in range(self._over)
+            Metrics(*(values[place] for values in host[number]))
+            for _, (number, place) in sorted(self._found.items())
         ]
 
-    def _round(self, states: Iterator[TrainState]) -> TrainState:
+    def _round(self, number: int, state_of: Callable[[int], TrainState]) -> TrainState:
         made: TrainState = self._empty()
-        for place in range(self._over):
-            made = self._put(made, next(states), jnp.int32(place))
+        runs = self.rounds[number]
+        for place, run in enumerate(runs):
+            state = state_of(run)
+            same = range(place, self._over if run == runs[-1] else place + 1)
+            for each in same:
+                made = self._put(made, state, jnp.int32(each))
         return made
 
     def _zeros(self) -> TrainState:

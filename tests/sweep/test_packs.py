@@ -1,0 +1,68 @@
+"""How runs become packs and jobs."""
+
+from dataclasses import replace
+
+import pytest
+from sweep_fixtures import make_base
+
+from vasae_jax.sweep.memory import member_bytes, most_members
+from vasae_jax.sweep.packs import by_step, in_pack_order, packs_of, parse_shard, sliced
+from vasae_jax.sweep.points import Member
+from vasae_jax.system.errors import UserError
+
+
+def member(number, out="runs", **data):
+    base = make_base("cache")
+    run = replace(base.run, out=f"{out}/{number}")
+    return Member(
+        str(number), f"run {number}", replace(base, run=run, data=replace(base.data, **data))
+    )
+
+
+def batch(one):
+    return one.config.data.batch
+
+
+def ids(packs):
+    return ["".join(one.id for one in pack) for pack in packs]
+
+
+def test_packs_hold_what_trains_together_in_equal_parts():
+    shapes = [(32, 1), (64, 1), (32, 3), (32, 1), (64, 1), (32, 1), (32, 3)]
+    members = [member(n, batch=b, layer=layer) for n, (b, layer) in enumerate(shapes)]
+    ordered = in_pack_order(members, batch)
+    assert "".join(one.id for one in ordered) == "0352614"
+    assert ids(packs_of(ordered, batch, lambda _: 4)) == ["03", "526", "14"]
+    assert ids(packs_of(ordered, batch, lambda _: 99)) == ["03526", "14"]
+    parts = [sliced(ordered, index, 3) for index in range(3)]
+    assert ids(parts) == ["03", "52", "614"]
+    assert ids(packs_of(parts[2], batch, lambda _: 99)) == ["6", "14"]
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "a/2", "-1/4", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match=r"--shard is .* expected I/N"):
+        parse_shard(text)
+    assert parse_shard("3/4") == (3, 4)
+
+
+def test_runs_go_on_from_a_step_that_they_share(tmp_path):
+    kept = {0: [4, 8], 1: [4], 2: [], 3: [8, 12], 4: [], 5: [8]}
+    members = [member(number, out=tmp_path) for number in kept]
+    for one, steps in zip(members, kept.values(), strict=True):
+        for step in steps:
+            (one.path / "checkpoints" / str(step)).mkdir(parents=True)
+    assert ids(by_step(tuple(members))) == ["24", "01", "35"]
+    assert by_step(()) == []
+
+
+def test_memory_decides_how_many_runs_a_device_holds(monkeypatch):
+    config = make_base("cache")
+    # Adam's two moments and the weights of two matrices, cached anchors and their reference.
+    assert member_bytes(config, 1000, 100) == pytest.approx(8 * 1000 * 100 * 4, rel=0.05)
+    plain = replace(config, sae=replace(config.sae, method="plain"))
+    assert member_bytes(plain, 1000, 100) == pytest.approx(6 * 1000 * 100 * 4, rel=0.05)
+    monkeypatch.setattr("vasae_jax.sweep.memory.device_bytes", lambda: 10**9)
+    found = [most_members(config, 1000, 100, vocab, layers=2) for vocab in (1000, 100_000, 10**7)]
+    assert 100 < found[0] <= 0.4 * 10**9 // (8 * 1000 * 100 * 4)
+    assert found[0] > found[1] > found[2] == 1

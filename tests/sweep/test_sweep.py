@@ -1,0 +1,189 @@
+"""A sweep from its file to its table, figures and exports, and what a rerun does."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from cache_fixtures import make_cache
+from sweep_fixtures import figures, make_base, make_points, make_sweep, write_file
+
+import vasae_jax
+from vasae_jax.cli.main import main
+from vasae_jax.sweep import Sweep, grid
+from vasae_jax.sweep.points import read_members
+from vasae_jax.sweep.run import Asked, run_sweep
+from vasae_jax.sweep.standing import standing
+from vasae_jax.sweep.tune import train_points
+from vasae_jax.training.checkpoint import load_params
+from vasae_jax.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    made = make_cache(tmp_path_factory.mktemp("sweep"), rows=1500, heldout=300, layers=(1, 3))
+    return made.url
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """A finished sweep of four runs."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert run_sweep(make_sweep(cache, out), Asked()) == [out / "sweep.csv", out / "sweep.parquet"]
+    return out
+
+
+def test_the_table_has_a_row_a_run_with_settings_and_measures(whole):
+    with open(whole / "sweep.csv") as file:
+        rows = list(csv.DictReader(file))
+    again = pq.read_table(whole / "sweep.parquet").to_pylist()
+    assert [row["id"] for row in rows] == [row["id"] for row in again]
+    assert [row["sae.k"] for row in again] == [2, 4, 2, 4]
+    assert [row["anchor.weight"] for row in again] == [0.5, 0.5, 2.0, 2.0]
+    for row, one in zip(again, rows, strict=True):
+        assert row["status"] == "done" and row["seconds"] > 0
+        measured = json.loads((whole / "runs" / row["id"] / "eval-heldout.json").read_text())
+        assert row["unmasked.fvu"] == measured["unmasked"]["fvu"] == float(one["unmasked.fvu"])
+        assert 0 <= row["names.layer.all.hold10"] <= 1
+        assert row["unmasked.l0"] <= row["sae.k"]
+
+
+def test_a_run_of_a_sweep_is_measured_as_the_run_alone_is(whole, tmp_path):
+    member = read_members(whole)[3]
+    config = replace(member.config, run=replace(member.config.run, out=str(tmp_path / "alone")))
+    alone = train(config)
+    for name, value in load_params(alone)[1].items():
+        np.testing.assert_array_equal(load_params(member.path)[1][name], value)
+    assert main(["eval", str(alone)]) == 0
+    measured = [
+        json.loads((path / "eval-heldout.json").read_text()) for path in (alone, member.path)
+    ]
+    assert measured[0] == measured[1]
+
+
+def test_status_table_and_figures(whole, capsys):
+    assert main(["sweep", "status", str(whole)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 runs: 4 done") and "12/12" in said
+    assert main(["sweep", "table", str(whole), "--sort", "fvu", "--where", "k=4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[-2:] == ["unmasked.fvu", "sae.k"] and len(lines) == 4
+    values = [float(line.split()[-2]) for line in lines[1:3]]
+    assert values == sorted(values)
+    assert main(["sweep", "table", str(whole), "--sort", "fvv"]) == 2
+    assert "no column fvv; did you mean fvu?" in capsys.readouterr().err
+    assert main(["sweep", "table", str(whole), "--where", "k"]) == 2
+    assert "expected KEY=VALUE" in capsys.readouterr().err
+    assert main(["sweep", "plot", str(whole)]) == 0
+    assert (whole / "frontier.png").stat().st_size > 5000 < (whole / "axes.png").stat().st_size
+    assert main(["sweep", "plot", str(whole)]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_best_run_or_the_one_of_an_id_is_exported(whole, tmp_path, capsys):
+    by_fvu = sorted(figures(read_members(whole)), key=lambda row: row["unmasked.fvu"])
+    best = ["export", str(whole), "--best", "fvu", "--out", str(tmp_path / "best" / "d.npz")]
+    assert main(best) == 0
+    one = [
+        "export",
+        str(whole),
+        "--member",
+        by_fvu[0]["id"][:6],
+        "--out",
+        str(tmp_path / "one" / "d.npz"),
+    ]
+    assert main(one) == 0
+    found = [vasae_jax.read_dictionary(tmp_path / name / "d.npz") for name in ("best", "one")]
+    np.testing.assert_array_equal(found[0].W_enc, found[1].W_enc)
+    assert found[0].k == by_fvu[0]["sae.k"]
+    capsys.readouterr()
+    assert main([*one[:3], "none", *one[4:], "--overwrite"]) == 2
+    assert "has 0 of: run none; expected one" in capsys.readouterr().err
+
+
+def test_a_dry_run_starts_nothing(cache, tmp_path, capsys):
+    file = write_file(
+        tmp_path / "grid.py",
+        f"make_base({cache!r})",
+        "make_points(layers=(1, 3))",
+        tmp_path / "out",
+    )
+    given = ["sweep", str(file), "--dry-run", "--max-members", "3", "--sae.d-sae=64"]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert "8 runs that differ in data.layer, sae.k, anchor.weight; 0 are done; 3 packs" in said
+    assert "pack 1: 2 runs on layer 1, k up to 4, in 2 rounds a step, 12 steps of 32 rows" in said
+    assert "GiB a device" in said and not (tmp_path / "out").exists()
+    assert main([*given, "--run.overwrite"]) == 2
+    assert "a sweep keeps what is done" in capsys.readouterr().err
+    assert main([*given, "--run.seed=-1"]) == 2
+    assert "point " in (said := capsys.readouterr().err) and "--run.seed is -1" in said
+
+
+def test_seeds_that_order_rows_are_pointed_out(cache, tmp_path, capsys):
+    base = f"make_base({cache!r})"
+    points = "grid.product(grid.axis('data.seed', None), grid.axis('run.seed', 0, 1))"
+    file = write_file(tmp_path / "grid.py", base, points, tmp_path / "out")
+    assert main(["sweep", str(file), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 packs here" in said and "set data.seed" in said
+
+
+@pytest.mark.slow
+def test_a_rerun_does_only_what_is_missing_in_any_number_of_jobs(cache, whole, tmp_path, capsys):
+    sweep = make_sweep(cache, tmp_path / "out")
+    run_sweep(sweep, Asked(shard=(1, 2), max_members=1))
+    members = read_members(tmp_path / "out")
+    assert [standing(one).status for one in members].count("done") == 2
+    before = {
+        one.id: (one.path / "config.json").stat().st_mtime_ns
+        for one in members
+        if one.path.exists()
+    }
+    wider = replace(sweep, points=make_points(weights=(0.5, 2.0, 4.0)))
+    run_sweep(wider, Asked())
+    members = read_members(tmp_path / "out")
+    assert len(members) == 6
+    for key, time in before.items():
+        assert (tmp_path / "out" / "runs" / key / "config.json").stat().st_mtime_ns == time
+    expected = {row["id"]: row for row in figures(read_members(whole))}
+    for row in figures(members)[:4]:
+        assert {**row, "name": ""} == {**expected[row["id"]], "name": ""}
+
+
+def test_a_diverging_run_fails_alone_and_says_so_in_the_table(cache, tmp_path, capsys):
+    points = grid.axis("optim.lr", 4e-3, 1e38)
+    base = make_base(cache, steps=8, log_every=2)
+    base = replace(base, optim=replace(base.optim, warmup=0.0))
+    run_sweep(Sweep(base, points, str(tmp_path / "out")), Asked())
+    rows = figures(read_members(tmp_path / "out"))
+    assert [row["status"] for row in rows] == ["done", "diverged"]
+    assert "finite" in rows[1]["why"]
+    assert rows[1]["step"] == 0 and rows[1]["unmasked.fvu"] is None
+    assert "has diverged" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_tuner_gets_measures_and_its_points_are_kept(cache, tmp_path):
+    base, out = make_base(cache), str(tmp_path / "out")
+    first = train_points(base, [{"optim.lr": 4e-3}, {"optim.lr": 1e-3}], out)
+    assert [one["status"] for one in first] == ["done", "done"]
+    assert first[0]["unmasked.fvu"] != first[1]["unmasked.fvu"]
+    again = train_points(base, [{"optim.lr": 1e-3}, {"optim.lr": 2e-3}], out)
+    assert again[0] == first[1]
+    assert [one.name for one in read_members(tmp_path / "out")] == [
+        "lr=0.004", "lr=0.001", "lr=0.002",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_the_grid(cache, tmp_path):
+    sweep = make_sweep(cache, tmp_path / "out", ks=(3,))
+    board = replace(sweep.base, run=replace(sweep.base.run, tensorboard=True, steps=4))
+    run_sweep(replace(sweep, base=board), Asked())
+    events = sorted((tmp_path / "out" / "tensorboard").glob("*/events.*"))
+    assert len(events) == 2
+    assert all(b"anchor.weight" in file.read_bytes() for file in events)

@@ -1,0 +1,64 @@
+"""Points of a sweep, put together from axes.
+
+    product(axis("sae.k", 16, 32), axis("run.seed", 0, 1))       4 points, the last axis fastest
+    zip(axis("sae.k", 16, 32), axis("optim.lr", 4e-3, 2e-3))     2 points, values side by side
+    chain(one, other)                                            the points of both
+    where(grid, lambda point: point["sae.k"] < 64)               those that a condition holds for
+
+A point is the settings that it overrides, by dotted name.
+"""
+
+import builtins
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vasae_jax.system.errors import UserError
+
+Point = Mapping[str, Any]
+"""Settings by dotted name, such as ``sae.k``."""
+Grid = tuple[Point, ...]
+
+
+def axis(name: str, *values: Any) -> Grid:
+    """A point for each value of one setting."""
+    if not values:
+        raise UserError(f"axis {name} has no values; expected at least one")
+    return tuple({name: value} for value in values)
+
+
+def product(*grids: Grid) -> Grid:
+    """Every combination of a point of each grid; the last grid varies fastest."""
+    return tuple(_merged(points) for points in itertools.product(*grids))
+
+
+def zip(*grids: Grid) -> Grid:
+    """The first points of all grids as one, then the second, and so on.
+
+    Raises:
+        UserError: the grids are not of one length.
+    """
+    lengths = [len(grid) for grid in grids]
+    if len(set(lengths)) > 1:
+        raise UserError(f"zip has grids of {lengths} points; expected equal numbers")
+    return tuple(_merged(points) for points in builtins.zip(*grids, strict=True))
+
+
+def chain(*grids: Grid) -> Grid:
+    """The points of all grids, one grid after the other."""
+    return tuple(itertools.chain(*grids))
+
+
+def where(grid: Grid, keep: Callable[[Point], bool]) -> Grid:
+    """The points that ``keep`` holds for."""
+    return tuple(point for point in grid if keep(point))
+
+
+def _merged(points: tuple[Point, ...]) -> Point:
+    found: dict[str, Any] = {}
+    for point in points:
+        for name, value in point.items():
+            if name in found:
+                raise UserError(f"two axes set {name}; expected one of them")
+            found[name] = value
+    return found

@@ -1,0 +1,173 @@
+"""Packs as tasks of Ray, which gives them devices and starts them again where a worker is lost."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from vasae_jax.config import Config
+from vasae_jax.sweep.packs import Pack
+from vasae_jax.sweep.train import train_one
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.memory import keep_pages
+from vasae_jax.system.quiet import quiet_libraries
+from vasae_jax.training.log import say
+from vasae_jax.training.pack.rules import Rules
+
+RETRIES = 10
+"""Times that a pack is started again after its worker was lost."""
+
+
+def open_ray(on: str, base: Config, hosts: int) -> int:
+    """Join the Ray cluster at ``ray://HEAD``, or start a local one for ``ray``.
+
+    Returns:
+        How many packs it can train side by side, at least 1.
+
+    Raises:
+        UserError: Ray is not installed, or cannot be reached.
+    """
+    if on != "ray" and not on.startswith("ray://"):
+        raise UserError(f"--on is {on!r}; expected ray, or ray://HOST:PORT of a cluster's head")
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "--on needs Ray, which is not installed; expected pip install 'vasae-jax[ray]'"
+        ) from None
+    try:
+        if not ray.is_initialized():
+            ray.init(address="local" if on == "ray" else on, log_to_driver=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"Ray cannot be reached at {on} ({reason})") from error
+    kind, amount = _device(ray, base, hosts)
+    slots = int(ray.cluster_resources().get(kind, 0) // (amount * hosts))
+    if slots < 1:
+        raise UserError(
+            f"a pack takes {amount * hosts} {kind} of Ray, which has "
+            f"{ray.cluster_resources().get(kind, 0):g}; expected at least as many"
+        )
+    return slots
+
+
+def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
+    """Train and measure packs as tasks; a pack that fails lets others go on.
+
+    A lost worker's pack goes on from its last checkpoint on another one.
+
+    Raises:
+        UserError: packs failed, each of which has said why.
+    """
+    import ray
+
+    waiting = {_submit(ray, pack, rules, hosts): pack for pack in packs}
+    failed, total = 0, len(waiting)
+    try:
+        while waiting:
+            (ended,), _ = ray.wait(list(waiting), num_returns=1)
+            pack = waiting.pop(ended)
+            try:
+                ray.get(ended)
+                said = "is trained"
+            except (ray.exceptions.RayError, UserError) as error:
+                failed += 1
+                said = f"failed: {getattr(error, 'cause', None) or error}"
+            runs = ", ".join(member.id for member in pack)
+            say(f"a pack {said} ({len(waiting)} of {total} left): {runs}")
+    finally:
+        for task in waiting:  # a stopped driver: they save and end
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(task)
+    if failed:
+        raise UserError(f"{failed} of {total} packs failed, as said above; expected none")
+
+
+def _device(ray: Any, base: Config, hosts: int) -> tuple[str, int]:
+    """The resource that a pack takes of each of its hosts, and how much of it."""
+    found = ray.cluster_resources()
+    mesh = base.mesh
+    devices = max(1, mesh.member * mesh.model * max(1, mesh.rows_over) // hosts)
+    for kind in ("GPU", "TPU"):
+        if found.get(kind):
+            return kind, devices
+    return "CPU", 1
+
+
+def _submit(ray: Any, pack: Pack, rules: Rules, hosts: int) -> Any:
+    """A task for a pack; each task has a fresh process, for JAX holds devices until it ends."""
+    if hosts > 1:
+        coordinate = ray.remote(num_cpus=0, max_retries=RETRIES, max_calls=1)(_over_hosts)
+        return coordinate.remote(pack, rules, hosts)
+    kind, amount = _device(ray, pack[0].config, hosts)
+    task = ray.remote(max_retries=RETRIES, max_calls=1, **_takes(kind, amount))(_alone)
+    return task.remote(pack, rules)
+
+
+def _takes(kind: str, amount: int) -> dict[str, Any]:
+    if kind == "TPU":
+        return {"num_cpus": 1, "resources": {"TPU": amount}}
+    return {"num_cpus": 1, "num_gpus": amount if kind == "GPU" else 0}
+
+
+def _alone(pack: Pack, rules: Rules) -> None:
+    keep_pages()
+    quiet_libraries()
+    train_one(pack, rules)
+
+
+def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
+    """Train a pack over several hosts: one process each, joined by JAX's own runtime."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    kind, amount = _device(ray, pack[0].config, hosts)
+    bundle = {"CPU": 1} | ({} if kind == "CPU" else {kind: amount})
+    group = placement_group([bundle] * hosts, strategy="SPREAD")
+    ray.get(group.ready())
+
+    def at(index: int) -> dict[str, Any]:
+        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        return {"scheduling_strategy": place, "max_calls": 1, "max_retries": 0}
+
+    try:
+        head = ray.remote(num_cpus=0, **at(0))(_free_address)
+        for _ in range(RETRIES):
+            address = ray.get(head.remote())
+            tasks = [
+                ray.remote(**_takes(kind, amount), **at(index))(_as_host).remote(
+                    pack, rules, (address, index, hosts)
+                )
+                for index in range(hosts)
+            ]
+            try:
+                ray.get(tasks)
+                break
+            except ray.exceptions.RayError as error:
+                if isinstance(getattr(error, "cause", None), UserError):
+                    raise
+                say(f"a host of a pack was lost ({str(error).splitlines()[0]}): started again")
+                ray.wait(tasks, num_returns=hosts)
+        measuring = ray.remote(**_takes(kind, amount), **at(0))(_alone)
+        ray.get(measuring.remote(pack, rules))
+    finally:
+        remove_placement_group(group)
+
+
+def _as_host(pack: Pack, rules: Rules, place: tuple[str, int, int]) -> None:
+    from vasae_jax.devices.distributed import Hosts, joined
+
+    keep_pages()
+    quiet_libraries()
+    address, index, hosts = place
+    with joined(Hosts(address, index, hosts)):
+        train_one(pack, rules)
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    return f"{socket.gethostbyname(os.uname().nodename)}:{port}"

@@ -1,0 +1,127 @@
+"""The points of a sweep as runs, each with an id that lasts and a name that reads."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config
+from vasae_jax.config.overrides import flatten, from_dict, to_dict
+from vasae_jax.sweep.grid import Grid
+from vasae_jax.sweep.typed import applied
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import sha256_bytes, write_json
+from vasae_jax.training.rundir import lasting
+
+SWEEP, RUNS = "sweep.json", "runs"
+DIGITS = 10
+"""Hexadecimal digits of an id."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a sweep."""
+
+    id: str
+    """Hash of what shapes its result: settings other than the defaults, and the cache."""
+    name: str
+    """What varies over the sweep and its value here, such as ``k=32 seed=1``."""
+    config: Config
+
+    @property
+    def path(self) -> Path:
+        """The directory of its run."""
+        return Path(self.config.run.out)
+
+
+def members_of(base: Config, points: Grid, out: str) -> list[Member]:
+    """The runs of a sweep in the order of its points; a point that comes twice is one run.
+
+    Raises:
+        UserError: there are none, a setting is unknown or of a wrong type, or a cache cannot be
+            opened.
+    """
+    if not points:
+        raise UserError("the sweep has no points; expected at least one")
+    configs = [applied(base, point, number) for number, point in enumerate(points)]
+    digests = {url: Cache.open(url).digest for url in {config.data.cache for config in configs}}
+    by_id = {id_of(config, digests[config.data.cache]): config for config in configs}
+    return named(
+        [Member(key, "", _at(config, f"{out}/{RUNS}/{key}")) for key, config in by_id.items()]
+    )
+
+
+def named(members: Sequence[Member]) -> list[Member]:
+    """The runs with names by what varies over just these."""
+    names = _names([member.config for member in members])
+    return [replace(one, name=name) for one, name in zip(members, names, strict=True)]
+
+
+def id_of(config: Config, cache_digest: str) -> str:
+    """A short hash of a run: another for any other result, the same wherever it is kept."""
+    usual = flatten(Config())
+    own = {name: v for name, v in flatten(lasting(config)).items() if v != usual[name]}
+    text = json.dumps({**own, "cache": cache_digest}, sort_keys=True)
+    return sha256_bytes(text.encode())[:DIGITS]
+
+
+def varied(configs: Sequence[Config]) -> list[str]:
+    """The settings in which runs differ, in the order of the settings."""
+    flat = [flatten(config) for config in configs]
+    return [
+        name
+        for name, value in flat[0].items()
+        if name != "run.out" and any(one[name] != value for one in flat)
+    ]
+
+
+def write_members(out: Path, members: Sequence[Member]) -> None:
+    """Write what the sweep consists of to ``out``/sweep.json."""
+    points = [{"id": one.id, "name": one.name, "config": to_dict(one.config)} for one in members]
+    write_json(out / SWEEP, {"points": points})
+
+
+def read_members(out: Path) -> list[Member]:
+    """The runs of the sweep in ``out``, wherever the directory was when they were trained.
+
+    Raises:
+        UserError: it is no directory of a sweep.
+    """
+    file = out / SWEEP
+    if not file.is_file():
+        raise UserError(f"{out} holds no {SWEEP}; expected the directory of a sweep")
+    try:
+        points: list[dict[str, Any]] = json.loads(file.read_text())["points"]
+        return [
+            Member(
+                one["id"],
+                one["name"],
+                _at(from_dict(one["config"], str(file)), f"{out}/{RUNS}/{one['id']}"),
+            )
+            for one in points
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
+
+
+def _at(config: Config, out: str) -> Config:
+    return replace(config, run=replace(config.run, out=out))
+
+
+def _names(configs: list[Config]) -> list[str]:
+    keys = varied(configs)
+    last = [key.split(".")[1] for key in keys]
+    short = [key if last.count(end) > 1 else end for key, end in zip(keys, last, strict=True)]
+    flat = [flatten(config) for config in configs]
+    if not keys:
+        return ["the base" for _ in flat]
+    return [
+        " ".join(f"{name}={_value(one[key])}" for name, key in zip(short, keys, strict=True))
+        for one in flat
+    ]
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

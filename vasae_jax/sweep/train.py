@@ -1,0 +1,111 @@
+"""Training the packs of a sweep one after another, and measuring their runs."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+import jax
+
+from vasae_jax.cache import Cache
+from vasae_jax.devices.distributed import said_by_first
+from vasae_jax.evaluation.whole import measures
+from vasae_jax.sweep.memory import most_members
+from vasae_jax.sweep.packs import Pack, by_step
+from vasae_jax.sweep.points import Member
+from vasae_jax.sweep.standing import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, standing
+from vasae_jax.system.errors import UserError
+from vasae_jax.system.files import write_json
+from vasae_jax.training.checks import check_cache, check_settings, features
+from vasae_jax.training.log import say
+from vasae_jax.training.pack import alike
+from vasae_jax.training.pack.loop import run_pack
+from vasae_jax.training.pack.rules import Rules
+from vasae_jax.training.trained import open_trained
+
+
+class Planner:
+    """Knows of each run what it may train together with, and how many of its like fit."""
+
+    def __init__(self, members: Sequence[Member], platform: str | None = None) -> None:
+        """For ``members``, which are checked: UserError names the first that cannot be run."""
+        self._caches = {
+            url: Cache.open(url) for url in {member.config.data.cache for member in members}
+        }
+        self._platform = platform or jax.default_backend()
+        self._layers = len({member.config.data.layer for member in members})
+        for member in members:
+            try:
+                check_settings(member.config)
+                check_cache(member.config, self._caches[member.config.data.cache])
+            except UserError as error:
+                raise UserError(f"point {member.id} ({member.name}): {error}") from error
+
+    def key(self, member: Member) -> object:
+        """Equal for runs that may train together."""
+        return alike(member.config, self.features(member), self._platform)
+
+    def features(self, member: Member) -> int:
+        """Features of a run on one device."""
+        config = member.config
+        vocab = self._caches[config.data.cache].manifest.vocab_size
+        return features(config, vocab) // config.mesh.model
+
+    def most(self, member: Member) -> int:
+        """Runs like this one in a pack: those that fit on a device, at each place of ``member``."""
+        manifest = self._caches[member.config.data.cache].manifest
+        sizes = (self.features(member), manifest.d_model, manifest.vocab_size)
+        each = most_members(member.config, *sizes, layers=self._layers)
+        return each * member.config.mesh.member
+
+
+def train_packs(packs: Iterable[Pack], rules: Rules) -> None:
+    """Train what is missing of each pack and measure its runs; a pack that fails lets others go on.
+
+    Raises:
+        UserError: packs failed, each of which has said why.
+        Stopped: SIGINT or SIGTERM asked for it; what was trained is kept.
+    """
+    packs = list(packs)
+    failed = 0
+    for number, pack in enumerate(packs, 1):
+        try:
+            say(f"pack {number} of {len(packs)}: {len(pack)} runs")
+            train_one(pack, rules)
+        except UserError as error:
+            failed += 1
+            say(f"pack {number} of {len(packs)} failed: {error}")
+    if failed:
+        raise UserError(f"{failed} of {len(packs)} packs failed, as said above; expected none")
+
+
+def train_one(pack: Pack, rules: Rules) -> None:
+    """Train what is missing of one pack, and measure its runs."""
+    for part in _parts(pack):
+        run_pack([member.config for member in part], rules)
+    if jax.process_count() > 1:
+        say("the runs of the pack are trained; the same command in one process measures them")
+        return
+    for member in pack:
+        measure(member)
+
+
+def _parts(pack: Pack) -> list[Pack]:
+    """What is missing of a pack, in parts that go on together, as the first process sees it."""
+
+    def found() -> str:
+        missing = tuple(one for one in pack if standing(one).status in (WAITING, RUNNING))
+        return json.dumps([[one.id for one in part] for part in by_step(missing)])
+
+    by_id = {member.id: member for member in pack}
+    return [tuple(by_id[key] for key in part) for part in json.loads(said_by_first(found))]
+
+
+def measure(member: Member) -> None:
+    """Measure a run that has a checkpoint, unless that was done, and write it in its directory."""
+    found = standing(member)
+    if found.status in (DONE, WAITING, RUNNING) or not kept_steps(member.path):
+        return
+    file = member.path / MEASURES
+    if found.status == TRAINED or not file.exists():
+        say(f"measuring {member.id} ({member.name})")
+        write_json(file, measures(open_trained(os.fspath(member.path))))
