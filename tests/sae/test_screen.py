@@ -110,7 +110,7 @@ def test_tiles_of_rows_have_the_bits_of_all_at_once(by_screen, monkeypatch):
     found = []
     for rows in (ROWS, 8, ROWS - 1):  # at once, in five tiles, and where no tile divides them
         monkeypatch.setattr(tiles, "CPU_TILE", rows)
-        found.append(jax.jit(lambda *given: sparse.encode(*given, how))(x, shift, W, b))
+        found.append(jax.jit(lambda *given: sparse.encode(*given, None, how))(x, shift, W, b))
         assert tiles.tile(ROWS) == (8 if rows == 8 else ROWS)
     for other in found[1:]:
         np.testing.assert_array_equal(other.ids, found[0].ids)

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> None:
         _check(asked)
         print(_dry_run(asked))
         return
-    if not given.distributed:
+    if (given.distributed, given.process_id, given.processes) == (None, None, None):
         _check(asked)
     run_joined(given, lambda: _train(asked))
 
