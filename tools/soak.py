@@ -124,9 +124,9 @@ def lines(run: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def let_go(soak: Soak, process: "subprocess.Popen[str]") -> None:
+def let_go(soak: Soak, process: "subprocess.Popen[str]", least: int = 0) -> None:
     """Wait for the moment of a fault: some lines later, or sooner if the start ends by itself."""
-    before, more = lines(soak.run), soak.draw.randrange(soak.lines)
+    before, more = lines(soak.run), least + soak.draw.randrange(soak.lines)
     end = time.monotonic() + PATIENCE
     while lines(soak.run) < before + more and process.poll() is None:
         if time.monotonic() > end:
@@ -135,10 +135,10 @@ def let_go(soak: Soak, process: "subprocess.Popen[str]") -> None:
     time.sleep(soak.draw.random() * 0.1)
 
 
-def until_killed(soak: Soak, *more: str, most: int = -1) -> Ended:
+def until_killed(soak: Soak, *more: str, most: int = -1, least: int = 0) -> Ended:
     """A start that is killed at a moment of the seed's, unless it ended before."""
     process = start(soak, soak.run, *more, most=most)
-    let_go(soak, process)
+    let_go(soak, process, least)
     process.kill()
     return ended(process)
 
@@ -182,9 +182,10 @@ def damaged_checkpoint(soak: Soak) -> Ended:
     if len(steps) > 1:
         last = soak.run / "checkpoints" / str(steps[-1])
         flip(soak, soak.draw.choice(sorted(path for path in last.rglob("*") if path.is_file())))
-    found = until_killed(soak).expect({0, 2, -signal.SIGKILL}, "is damaged")
+    # After a line it has resumed: where the bit was flipped nothing is read.
+    found = until_killed(soak, least=1).expect({0, 2, -signal.SIGKILL}, "is damaged")
     if found.code == 2:
-        until_killed(soak, "--run.fall-back").expect({0, -signal.SIGKILL})
+        until_killed(soak, "--run.fall-back", least=1).expect({0, -signal.SIGKILL})
     return found
 
 

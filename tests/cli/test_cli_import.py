@@ -19,7 +19,7 @@ from foreign_fixtures import (
 
 import vasae_jax as vj
 from vasae_jax.cli.main import main
-from vasae_jax.evaluation.evaluate import Programs
+from vasae_jax.evaluation import slots
 from vasae_jax.stream import rows_in_order
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.trained import open_trained
@@ -60,7 +60,7 @@ def open_mask():
 
 @pytest.mark.parametrize("first", [4, 256])
 def test_figures_of_thresholds_are_those_of_the_formula(tmp_path, cache, monkeypatch, first):
-    monkeypatch.setattr(Programs, "FIRST", first)
+    monkeypatch.setattr(slots, "FIRST", first)
     monkeypatch.setattr("vasae_jax.evaluation.run.BATCH", 10 * first)  # several batches, or one
     folder, w = jumping(tmp_path, cache)
     found = vj.evaluate(folder)
@@ -85,6 +85,15 @@ def test_a_mesh_gives_the_figures_of_one_device(tmp_path, cache):
     )
     assert many.unmasked.fvu == pytest.approx(one.unmasked.fvu, rel=1e-5)
     np.testing.assert_array_equal(many.unmasked.fire_rate, one.unmasked.fire_rate)
+
+
+@pytest.mark.slow
+def test_a_report_serves_an_import(tmp_path, cache):
+    run, _ = jumping(tmp_path, cache)
+    out = tmp_path / "page"
+    assert main(["report", str(run), f"--out={out}"]) == 0
+    table = (out / "data" / "layer-3" / "table.js").read_text()
+    assert '"hold"' in table and (out / "data" / "layer-3" / "features-0.js").exists()
 
 
 def test_name_eval_and_export_serve_an_import(tmp_path, cache, capsys):
@@ -121,6 +130,13 @@ def test_every_library_is_named_and_measured(tmp_path, cache, library, capsys):
     spread = np.sum((x[keep] - x[keep].mean(axis=0)) ** 2, dtype=np.float64)
     found = vj.evaluate(tmp_path / "in").unmasked
     assert found.fvu == pytest.approx(np.sum((x[keep] - x_hat) ** 2) / spread, rel=1e-3)
+
+
+def test_a_report_shows_an_import(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(slots, "FIRST", 8)
+    folder, _ = jumping(tmp_path, cache)
+    assert main(["report", str(folder), f"--out={tmp_path / 'page'}"]) == 0
+    assert (tmp_path / "page" / "index.html").is_file()
 
 
 def test_a_source_that_disagrees_is_said(tmp_path, cache, capsys):

@@ -10,6 +10,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, DataConfig, MeshConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.evaluation import slots
 from vasae_jax.evaluation.examples import gather as gathering
 from vasae_jax.evaluation.examples.chance import chance
 from vasae_jax.evaluation.examples.collect import AFTER, BEFORE, EDGES, TOP, Collector
@@ -152,6 +153,28 @@ class Killed(Exception):
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("first", [2, 256])
+def test_where_thresholds_decide_all_that_fires_is_gathered(run, monkeypatch, first):
+    """More features fire than there are slots at first; the held rows get as many as come."""
+    monkeypatch.setattr(slots, "FIRST", first)
+    monkeypatch.setattr(gathering, "BATCH", 64)
+    threshold = np.linspace(-1, 3, F).astype(np.float32)
+    params = {**run.params, "threshold": jnp.asarray(threshold)}
+    sae = replace(run.config.sae, k=F)
+    jumping = replace(run, params=params, config=replace(run.config, sae=sae))
+    found = gather(jumping, "heldout")
+    x = run.cache.acts(1, "heldout").read(0, ROWS).astype(np.float64)
+    wide = {name: np.asarray(value, np.float64) for name, value in run.params.items()}
+    pre = (x - wide["b_dec"]) @ wide["W_enc"].T + wide["b_enc"]
+    keep = run.cache.column("positions", "heldout").read(0, ROWS) >= 1
+    fires = (pre > np.maximum(threshold, 0)) & keep[:, None]
+    assert fires.sum(axis=1).max() > 2 * K
+    np.testing.assert_array_equal(found.histogram.sum(axis=1), fires.sum(axis=0))
+    x_hat = np.where(fires, pre, 0) @ wide["W_dec"] + wide["b_dec"]
+    error = np.square(x - x_hat).sum(axis=1)[keep].sum()
+    assert found.positions.error.sum() == pytest.approx(error, rel=1e-4)
+
+
 def test_a_stopped_pass_goes_on_and_ends_equal(run, found, tmp_path, monkeypatch):
     monkeypatch.setattr(gathering, "BATCH", 64)
     monkeypatch.setattr(gathering, "SAVE_SECONDS", -1.0)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -129,13 +130,15 @@ def test_checkpoints_of_earlier_versions_are_read(run, capsys):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_state_that_is_not_finite_is_not_saved(run, value):
+@pytest.mark.parametrize(("keep", "kept"), [(2, [1, 2]), (1, [1, 2])])
+def test_a_state_that_is_not_finite_is_not_saved(run, value, keep, kept):
     state = small_state(3)
     state.params["b_dec"] = state.params["b_dec"].at[2].set(value)
+    sentence = "state after step 3 is not finite and is not saved"
+    with pytest.raises(UserError, match=sentence), Checkpoints(run, keep=keep) as checkpoints:
+        checkpoints.save(3, state)
     with Checkpoints(run) as checkpoints:
-        with pytest.raises(UserError, match="state after step 3 is not finite and is not saved"):
-            checkpoints.save(3, state)
-        assert checkpoints.steps() == [1, 2]
+        assert checkpoints.steps() == kept
 
 
 @pytest.mark.slow
@@ -168,12 +171,16 @@ def test_a_disk_that_fills_in_a_save_is_one_sentence(run, monkeypatch, capfd, ba
     state = small_state(3, wide=1000)
     with pytest.raises(UserError) as refused, Checkpoints(run) as checkpoints, full_beyond(size):
         checkpoints.save(3, state)
-        checkpoints.close()  # waits for what goes on in the background
+        checkpoints.close()  # waits for what goes on in the background, up to its first error
+    for thread in threading.enumerate():  # and here for the rest, as the end of a process does
+        if thread.name == "async_save" or type(thread).__module__.startswith("orbax"):
+            threading.Thread.join(thread, 10)  # Orbax's own would raise again what it raised
     said = str(refused.value)
     assert re.search(r"cannot be written to .*checkpoints \(|cannot write .*checkpoints/3", said)
     assert "expected a writable place with free space" in said and "tensorstore" not in said
     with Checkpoints(run) as checkpoints:
-        assert step_to_resume([checkpoints], fall_back=False) == 2
+        # Where only Orbax's own note failed, and the rest found room afterwards, 3 is whole.
+        assert step_to_resume([checkpoints], fall_back=False) in (2, 3)
         checkpoints.save(3, small_state(3))
     assert load_params(run)[0] == 3
     assert "Traceback" not in capfd.readouterr().err

@@ -62,12 +62,12 @@ def test_a_bad_start_is_no_explosion():
 def test_weights_that_explode_between_checkpoints_are_not_saved(tmp_path):
     grown = small_state(2)._replace(params=jax.tree.map(lambda p: 500 * p, small_state(1).params))
     sentence = r"^the weights after step 2 have exploded .* 500 times as large as after step 1;"
-    with Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(UserError, match=sentence), Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, small_state(1))
-        with pytest.raises(UserError, match=sentence):
-            checkpoints.save(2, grown)
-    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, grown)
+    with pytest.raises(UserError, match=sentence), Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.restore(1, small_state(0))
-        with pytest.raises(UserError, match=sentence):
-            checkpoints.save(2, grown)
+        checkpoints.save(2, grown)
+        checkpoints.save(3, small_state(1))  # raises what became of the one before
+    with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [1]

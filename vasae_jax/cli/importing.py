@@ -80,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae import",
         description="Take in an SAE that another library trained, its activation function kept "
-        "as it is. vasae name, eval and export then work on the folder as on a run's, over a "
-        "cache of its model and layer. docs/import.md says what is read and what is refused.",
+        "as it is. vasae name, eval, report and export then work on the folder as on a run's, over "
+        "a cache of its model and layer. docs/import.md says what is read and what is refused.",
     )
     add, data = parser.add_argument, DataConfig()
     add("source", help="the SAE's folder, or a repository on the Hugging Face hub")

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.devices.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.metrics import Alignment, Figures, Nearest, Sums, figures
+from vasae_jax.evaluation.slots import Slots
 from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
 
@@ -117,10 +118,16 @@ def evaluate(
     """
     d_sae, d_in = params["W_dec"].shape
     mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
-    programs = Programs(mesh, sae, thresholds="threshold" in params)
+    thresholds = "threshold" in params
+    program = Slots(
+        lambda slots: measure_program(mesh, slots, sae.pre_bias, thresholds),
+        lambda found: found.values,
+        sae.k,
+        thresholds,
+    )
     placed = jax.device_put(params, shardings(mesh, Rules().state(params)))
     unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
-    for measured, weights in _measured(programs, placed, batches):
+    for measured, weights in _measured(program, placed, batches):
         for index, sums in enumerate((unmasked, everything)):
             chosen = weights[index]
             mean, spread, error = (x[index] for x in measured[:3])
@@ -138,62 +145,20 @@ def evaluate(
     )
 
 
-class Programs:
-    """The program that measures a batch, for as many slots as the features that fire need.
-
-    k slots are enough for TopK. Where thresholds decide, any number of features may fire on a
-    row: slots begin at FIRST and are doubled when those of some row are full.
-    """
-
-    FIRST = 256
-
-    def __init__(self, mesh: Mesh, sae: SAEConfig, thresholds: bool) -> None:
-        """For an SAE with settings ``sae``; ``thresholds``: its parameters have some."""
-        self._mesh, self._sae, self._thresholds = mesh, sae, thresholds
-        self._slots = min(sae.k, self.FIRST) if thresholds else sae.k
-        self._programs: dict[int, Program] = {}
-
-    def __call__(self, params: Params, x: np.ndarray, weights: np.ndarray) -> Measured:
-        """Begin to measure rows ``x`` [B, d_in] under row masks ``weights`` bool [2, B]."""
-        if self._slots not in self._programs:
-            self._programs[self._slots] = measure_program(
-                self._mesh, self._slots, self._sae.pre_bias, self._thresholds
-            )
-        return self._programs[self._slots](params, x, weights)
-
-    def whole(self, found: Measured) -> bool:
-        """Whether ``found`` has all that fires; else there are more slots from now on."""
-        slots = found.values.shape[1]
-        if slots >= self._sae.k or not (found.values[:, -1] > 0).any():
-            return True
-        self._slots = max(self._slots, min(2 * slots, self._sae.k))
-        return False
-
-
 def _measured(
-    programs: Programs, params: Params, batches: Iterable[Rows]
+    program: Slots, params: Params, batches: Iterable[Rows]
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Each batch's Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
-    waiting: tuple[Measured, np.ndarray, np.ndarray] | None = None
+    waiting: tuple[Any, np.ndarray, np.ndarray] | None = None
     for batch in batches:
         real = batch.docs >= 0
         weights = np.stack([batch.keep & real, real])
-        result = programs(params, batch.x, weights)
+        result = program(params, batch.x, weights)
         if waiting is not None:
-            yield _settled(programs, params, *waiting)
+            yield program.settled(waiting[0], params, *waiting[1:]), waiting[2]
         waiting = (result, batch.x, weights)
     if waiting is not None:
-        yield _settled(programs, params, *waiting)
-
-
-def _settled(
-    programs: Programs, params: Params, result: Measured, x: np.ndarray, weights: np.ndarray
-) -> tuple[Any, np.ndarray]:
-    """``result`` in NumPy, measured again where its slots were too few."""
-    found: Any = jax.device_get(result)
-    while not programs.whole(found):
-        found = jax.device_get(programs(params, x, weights))
-    return found, weights
+        yield program.settled(waiting[0], params, *waiting[1:]), waiting[2]
 
 
 @cache

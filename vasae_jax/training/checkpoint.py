@@ -38,21 +38,26 @@ _DELETED = "deleted"
 class _Digesting(ocp.StandardCheckpointHandler):  # type: ignore[misc]
     """Orbax's handler of an item, which gets digests when all processes have written it.
 
-    Orbax calls ``finalize`` on the first process, and there in the background where the save
-    goes on in the background.
+    Orbax calls ``finalize`` on the first process, in the background; ``judge`` raises for what
+    must not be saved.
     """
+
+    def __init__(self, judge: Callable[[], None]) -> None:
+        super().__init__()
+        self._judge = judge
 
     def finalize(self, directory: os.PathLike[str]) -> None:
         """Finish the item's files and digest them."""
+        self._judge()
         super().finalize(directory)
         write_digests(Path(directory))
 
 
-def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+def _handlers(judge: Callable[[], None]) -> ocp.handlers.CheckpointHandlerRegistry:
     """Which handler writes and reads each item."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     for item in ITEMS:
-        handler = _Digesting()
+        handler = _Digesting(judge)
         for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
             registry.add(item, arguments, handler)
     return registry
@@ -97,7 +102,7 @@ class Checkpoints:
         if is_first():
             _remove_leftovers(directory)
         self._manager = ocp.CheckpointManager(
-            directory, options=options, handler_registry=_handlers()
+            directory, options=options, handler_registry=_handlers(self._growth.answer)
         )
 
     def __enter__(self) -> Self:
@@ -136,6 +141,15 @@ class Checkpoints:
             self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
+    def judge(self, step: int, state: TrainState) -> None:
+        """Judge a state before it is saved, and wait for the answer.
+
+        Raises:
+            Diverged: a number of it is not finite, or the weights have grown beyond reason.
+        """
+        self._growth.ask(step, state.params, state.moments)
+        self._growth.answer()
+
     def save(self, step: int, state: TrainState) -> None:
         """Save ``state`` as ``step``.
 
@@ -143,15 +157,16 @@ class Checkpoints:
         were copied; the caller may then overwrite them.
 
         Raises:
-            UserError: a number of it is not finite, or the weights have grown beyond reason;
-                the disk is full or not writable, now or in the save before.
+            UserError: the disk is full or not writable; or the save before could not end, since
+                that was so, or since its state was not finite or had exploded.
         """
         if step in self.steps():
             return
-        self._growth.check(step, state.params, state.moments)
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        rest = _safe(state)._asdict()
+        state = _safe(state)
+        self._growth.ask(step, state.params, state.moments)
+        rest = state._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
         )

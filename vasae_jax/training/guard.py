@@ -54,28 +54,35 @@ class Loss:
 
 
 class Growth:
-    """Judges what is to be saved, against what was saved before."""
+    """Judges what is to be saved, against what was saved before, while it is being written."""
 
     def __init__(self) -> None:
         self._step, self._before = 0, math.inf
+        self._asked: tuple[int, jax.Array, jax.Array] | None = None
 
     def begin(self, step: int, params: Params) -> None:
         """``params`` are those of the checkpoint that a run goes on from."""
         self._step, self._before = step, float(_size(params))
 
-    def check(self, step: int, params: Params, moments: Any) -> None:
-        """Judge the state after ``step``.
+    def ask(self, step: int, params: Params, moments: Any) -> None:
+        """Have the device look at the state after ``step``; it is not waited for."""
+        self._asked = step, _all_finite((params, moments)), _size(params)
+
+    def answer(self) -> None:
+        """Judge what was asked about; may be called from any thread, and again.
 
         Raises:
             Diverged: it is not finite, or its weights are GROWN times those of the checkpoint
                 before.
         """
-        if not _all_finite((params, moments)):
+        if self._asked is None:
+            return
+        step, finite, size = self._asked[0], bool(self._asked[1]), float(self._asked[2])
+        if not finite:
             raise Diverged(
                 f"the state after step {step} is not finite and is not saved; expected finite "
                 f"numbers ({HELP})"
             )
-        size = float(_size(params))
         if size > GROWN * self._before:
             raise Diverged(
                 f"the weights after step {step} have exploded and are not saved: they are "

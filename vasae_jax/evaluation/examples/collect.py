@@ -32,6 +32,7 @@ class Collector:
     """
 
     def __init__(self, features: int, k: int) -> None:
+        """Of ``features`` features, with at least ``k`` activations a row to come."""
         self.top, self.sample = (Best(features, count, WIDTH) for count in (TOP, SAMPLE))
         self.histogram = np.zeros((features, len(EDGES) - 1), np.int64)
         self._held: Parts = (
@@ -42,7 +43,13 @@ class Collector:
         self._first = self._new = 0  # the held rows' place in the split; those settled already
 
     def add(self, keep: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
-        """Take the next rows: ``keep`` bool [n], activations and features [n, k]."""
+        """Take the next rows: ``keep`` bool [n], activations and features [n, k].
+
+        k may grow: what is held then gets slots in which nothing fires.
+        """
+        wider = max(0, values.shape[1] - self._held[1].shape[1])
+        slots = ((0, 0), (0, wider))
+        self._held = (self._held[0], np.pad(self._held[1], slots), np.pad(self._held[2], slots))
         given = (keep, values, ids)
         a, b, c = (np.concatenate(pair) for pair in zip(self._held, given, strict=True))
         self._held = (a, b, c)

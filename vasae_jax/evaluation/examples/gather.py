@@ -17,10 +17,11 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig
 from vasae_jax.devices.mesh import DATA, Rules, make_mesh, shardings
-from vasae_jax.evaluation.evaluate import PARAMS, decoded, winners
+from vasae_jax.evaluation.evaluate import decoded, param_specs, winners
 from vasae_jax.evaluation.examples.collect import Collector
 from vasae_jax.evaluation.examples.contexts import Examples, examples
 from vasae_jax.evaluation.examples.positions import ByPosition
+from vasae_jax.evaluation.slots import Slots
 from vasae_jax.sae.params import Params
 from vasae_jax.stream import rows_in_order
 from vasae_jax.system.files import atomic_file, sha256_array
@@ -81,7 +82,7 @@ class _Pass:
         self._run, self._split = run, split
         self.rows, self.done = cache.rows(split), 0
         self._at = cache.column("positions", split).read(0, self.rows)
-        self.collector = Collector(features, run.config.sae.k)
+        self.collector = Collector(features, 0 if "threshold" in run.params else run.config.sae.k)
         self.positions = ByPosition.zeros(int(self._at.max()) + 1, cache.manifest.d_model)
 
     def batches(self) -> Any:
@@ -90,13 +91,14 @@ class _Pass:
         mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
         chunk = run.cache.acts(data.layer, self._split).chunk_rows
         size = _batch_rows(mesh.shape[DATA], chunk)
-        program = fire_program(mesh, run.config.sae.k, run.config.sae.pre_bias)
+        program = _slots(run, mesh)
         params = jax.device_put(run.params, shardings(mesh, Rules().state(run.params)))
         rows = rows_in_order(
             run.cache, data.layer, self._split, data.mask, batch=size, start=self.done
         )
         for batch in rows:
-            self._take(batch, jax.device_get(program(params, batch.x)))
+            fired = program(params, batch.x)
+            self._take(batch, program.settled(fired, params, batch.x))
             yield
 
     def _take(self, batch: Any, fired: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -139,14 +141,24 @@ def _batch_rows(devices: int, chunk: int) -> int:
     return -(-BATCH // step) * step
 
 
+def _slots(run: Run, mesh: Mesh) -> Slots:
+    sae, thresholds = run.config.sae, "threshold" in run.params
+    return Slots(
+        lambda slots: fire_program(mesh, slots, sae.pre_bias, thresholds),
+        lambda fired: fired[0],
+        sae.k,
+        thresholds,
+    )
+
+
 def fire_program(
-    mesh: Mesh, k: int, pre_bias: float
+    mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False
 ) -> Callable[[Params, np.ndarray], tuple[jax.Array, jax.Array, jax.Array]]:
     """The jitted (params, rows [B, d]) -> activations, features [B, k] and squared error [B]."""
     local = jax.shard_map(
         partial(_fire, k=k, pre_bias=pre_bias),
         mesh=mesh,
-        in_specs=(Rules().state(PARAMS), P(DATA)),
+        in_specs=(param_specs(thresholds), P(DATA)),
         out_specs=(P(DATA), P(DATA), P(DATA)),
         check_vma=False,
     )
