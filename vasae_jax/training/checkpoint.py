@@ -141,15 +141,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
-    def judge(self, step: int, state: TrainState) -> None:
-        """Judge a state before it is saved, and wait for the answer.
-
-        Raises:
-            Diverged: a number of it is not finite, or the weights have grown beyond reason.
-        """
-        self._growth.ask(step, state.params, state.moments)
-        self._growth.answer()
-
     def save(self, step: int, state: TrainState) -> None:
         """Save ``state`` as ``step``.
 

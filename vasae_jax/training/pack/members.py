@@ -86,9 +86,10 @@ class Members:
         """
         for run in list(self.going):
             with self._left_if_diverged(run, number):
-                state, kept = self._layout.take(pack, run), self._members[run].kept
-                kept.judge(number, state)  # a save in the background would tell too late
-                kept.save(number, state)
+                self._members[run].kept.save(number, self._layout.take(pack, run))
+        for run in list(self.going):  # states are judged while they are written
+            with self._left_if_diverged(run, number):
+                self._members[run].kept.latest()
         self._halve(number)
 
     def _halve(self, number: int) -> None:
