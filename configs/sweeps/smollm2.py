@@ -8,8 +8,8 @@ from vasae_jax.config import Config, DataConfig, RunConfig, SAEConfig
 from vasae_jax.sweep import Sweep, grid
 
 base = Config(
-    # data.seed is the order of the rows, which runs of all seeds share.
-    data=DataConfig(cache="out/quickstart/cache", batch=1024, seed=0),
+    # The seed of a run is that of the order of its rows: no weight is drawn. So it splits packs.
+    data=DataConfig(cache="out/quickstart/cache", batch=1024),
     sae=SAEConfig(d_sae=2048),
     run=RunConfig(steps=300, checkpoint_every=150),
 )

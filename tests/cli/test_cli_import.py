@@ -87,15 +87,6 @@ def test_a_mesh_gives_the_figures_of_one_device(tmp_path, cache):
     np.testing.assert_array_equal(many.unmasked.fire_rate, one.unmasked.fire_rate)
 
 
-@pytest.mark.slow
-def test_a_report_serves_an_import(tmp_path, cache):
-    run, _ = jumping(tmp_path, cache)
-    out = tmp_path / "page"
-    assert main(["report", str(run), f"--out={out}"]) == 0
-    table = (out / "data" / "layer-3" / "table.js").read_text()
-    assert '"hold"' in table and (out / "data" / "layer-3" / "features-0.js").exists()
-
-
 def test_name_eval_and_export_serve_an_import(tmp_path, cache, capsys):
     folder, w = jumping(tmp_path, cache)
     assert main(["name", str(folder), "--features=3", f"--out={tmp_path / 'names.txt'}"]) == 0

@@ -152,7 +152,6 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.fault
 @pytest.mark.parametrize("first", [2, 256])
 def test_where_thresholds_decide_all_that_fires_is_gathered(run, monkeypatch, first):
     """More features fire than there are slots at first; the held rows get as many as come."""
@@ -175,6 +174,7 @@ def test_where_thresholds_decide_all_that_fires_is_gathered(run, monkeypatch, fi
     assert found.positions.error.sum() == pytest.approx(error, rel=1e-4)
 
 
+@pytest.mark.fault
 def test_a_stopped_pass_goes_on_and_ends_equal(run, found, tmp_path, monkeypatch):
     monkeypatch.setattr(gathering, "BATCH", 64)
     monkeypatch.setattr(gathering, "SAVE_SECONDS", -1.0)

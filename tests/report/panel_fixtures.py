@@ -97,6 +97,7 @@ def _dictionary(features, strings, layer, rng):
     return Dictionary(
         W_enc=rows.T.copy(),
         b_enc=np.zeros(features, np.float32),
+        threshold=np.zeros(features, np.float32),
         W_dec=rows,
         b_dec=np.zeros(4, np.float32),
         k=4,

@@ -125,11 +125,15 @@ def test_a_dry_run_starts_nothing(cache, tmp_path, capsys):
 
 def test_seeds_that_order_rows_are_pointed_out(cache, tmp_path, capsys):
     base = f"make_base({cache!r})"
-    points = "grid.product(grid.axis('data.seed', None), grid.axis('run.seed', 0, 1))"
+    seeds = "grid.axis('run.seed', 0, 1), grid.axis('sae.decoder_init', 'random')"
+    points = f"grid.product(grid.axis('data.seed', None), {seeds})"
     file = write_file(tmp_path / "grid.py", base, points, tmp_path / "out")
     assert main(["sweep", str(file), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "2 packs here" in said and "set data.seed" in said
+    assert "2 packs here" in said and "with one data.seed runs of all seeds share packs" in said
+    write_file(tmp_path / "grid.py", base, "grid.axis('run.seed', 0, 1)", tmp_path / "out")
+    assert main(["sweep", str(file), "--dry-run"]) == 0
+    assert "runs of several run.seed are equal" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vasae_jax.cache import Cache
+from vasae_jax.config import Config
 from vasae_jax.sweep.definition import Sweep
 from vasae_jax.sweep.memory import device_bytes, member_bytes, shared_bytes
 from vasae_jax.sweep.packs import Pack
@@ -72,11 +73,25 @@ def _memory(pack: Pack, planner: Planner) -> int:
 
 
 def _seeds(members: Sequence[Member]) -> str:
-    """A word on seeds that keep runs apart."""
-    seeds = {member.config.run.seed for member in members}
-    if len(seeds) > 1 and any(member.config.data.seed is None for member in members):
+    """A word on seeds that keep runs apart, or that make no difference."""
+    configs = [member.config for member in members]
+    if len({config.run.seed for config in configs}) == 1:
+        return ""
+    ordered = any(config.data.seed is None for config in configs)
+    drawn = any(_draws_weights(config) for config in configs)
+    if ordered and drawn:
         return (
-            f"run.seed has {len(seeds)} values, and each also orders the rows: set data.seed, so "
-            "that runs of several seeds share rows and packs"
+            "each run.seed also orders the rows: with one data.seed runs of all seeds share packs"
+        )
+    if not ordered and not drawn:
+        return (
+            "no weight is drawn and data.seed orders the rows: runs of several run.seed are equal"
         )
     return ""
+
+
+def _draws_weights(config: Config) -> bool:
+    """Whether a run's first weights depend on its seed."""
+    sae = config.sae
+    inits = (sae.encoder_init, sae.decoder_init, sae.bias_init)
+    return any(init in ("normal", "uniform", "random") for init in inits)
