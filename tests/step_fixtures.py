@@ -10,6 +10,7 @@ import numpy as np
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.phases import phases
 from vasae_jax.training.state import Start, state_maker
 from vasae_jax.training.step import make_step
 
@@ -74,9 +75,9 @@ def run_steps(config, execution="sparse", steps=STEPS):
     """Final state and metrics [steps, ...] as host arrays."""
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors)
-    step = make_step(config, mesh, state, execution)
+    step = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     seen = []
     for t in range(steps):
-        state, metrics = step(state, Batch(jnp.asarray(x[t]), jnp.asarray(keep[t])), context)
+        state, metrics = step(t + 1)(state, Batch(jnp.asarray(x[t]), jnp.asarray(keep[t])), context)
         seen.append([float(value) for value in metrics])
     return jax.device_get(state), np.array(seen)

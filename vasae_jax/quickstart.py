@@ -14,6 +14,7 @@ from vasae_jax.dictionary.files import check_outputs, write_dictionary
 from vasae_jax.dictionary.from_run import publish
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
+from vasae_jax.lm.compute import faster_type
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.report.alignment import alignment_figure
 from vasae_jax.report.labels import given_runs
@@ -34,9 +35,6 @@ CONTEXT = 128
 """Tokens in a window, where the model takes as many."""
 CHUNK_ROWS = 512
 """Small, so that a short text still has a chunk for each reading lane."""
-COMPUTE = "bfloat16"
-"""Twice as fast as float32 on CPU; it moves SmolLM2's rows by 0.5% of their length."""
-
 T = TypeVar("T")
 
 
@@ -106,7 +104,8 @@ def default_layers(count: int) -> tuple[int, ...]:
 
 def _make_cache(wanted: Quickstart, stages: dict[str, float], url: str) -> int:
     """Load the model and extract; the layer to train on. The model's memory is free after it."""
-    model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2(), COMPUTE))
+    compute = faster_type()
+    model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2(), compute))
     layers = wanted.layers or default_layers(model.spec.n_layers)
     layer = layers[len(layers) // 2] if wanted.layer is None else wanted.layer
     if layer not in layers:
@@ -141,7 +140,10 @@ def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -
         chunk_rows=CHUNK_ROWS,
     )
     documents = read_documents(wanted.text)
-    say(f"extracting layers {', '.join(map(str, layers))} of {model.id} over {wanted.text}")
+    say(
+        f"extracting layers {', '.join(map(str, layers))} of {model.id} over {wanted.text} "
+        f"({model.computed})"
+    )
     extract(model, documents, url, settings, source=wanted.text, overwrite=wanted.overwrite)
 
 
@@ -152,7 +154,7 @@ def _write(dictionary: Dictionary, npz: Path, figure: Path, overwrite: bool) -> 
 
 def _report(wanted: Quickstart, page: Report, path: str, run: Run, published: Published) -> Path:
     """The page, with the model loaded once more for its sentences."""
-    model = load_lm(wanted.model or fetch_smollm2(), COMPUTE)
+    model = load_lm(wanted.model or fetch_smollm2(), faster_type())
     return make_report(page, given_runs([(path, run)]), model, [published])
 
 

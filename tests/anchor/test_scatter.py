@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from layer_root import root_of
 
-from vasae_jax.anchor.layer.pull import scattered_pull
-from vasae_jax.anchor.layer.scatter import RANK, RIDGE, scatter_of, whitened
+from vasae_jax.anchor.layer.pull import Nearest, scattered_pull
+from vasae_jax.anchor.layer.scatter import RANK, RIDGE, placed, scatter_of, whitened
 
 
 def covariance(d, seed=0):
@@ -70,7 +70,11 @@ def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(enough):
     W = (rng.normal(size=(count, d)) / np.sqrt(d) + near * rows).astype(np.float32)
     W[7] = 0  # a row of no length is pulled nowhere
     share = rng.random(count).astype(np.float32)
-    given = (jnp.asarray(W), jnp.asarray(share), jnp.asarray(rows), scatter)
+    order = rng.permutation(count).astype(np.int32)  # anchors lie elsewhere than features
+    others = np.zeros_like(rows)
+    others[order] = rows
+    nearest = Nearest(jnp.asarray(rows), jnp.asarray(order))
+    given = (jnp.asarray(W), jnp.asarray(share), nearest, placed(others, scatter))
     found, pull = scattered_pull(*given, enough=enough)
     total, expected = plain_pull(W, share, rows, scatter, enough)
     assert float(found) == pytest.approx(total, rel=1e-5)

@@ -6,10 +6,11 @@ import jax
 import pytest
 from cache_fixtures import make_cache
 
-from vasae_jax.aot.programs import PROGRAMS, Shapes
+from vasae_jax.aot.programs import PROGRAMS
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.training.loop import begin, prepare
+from vasae_jax.training.shapes import Shapes
 
 V, D, F, ROWS = 40, 16, 32, 64
 ANCHORS = {"embedding": V, "here": V, "next": V, "both": 2 * V}

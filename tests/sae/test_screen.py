@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from vasae_jax.sae import Pass, forward, screen
+from vasae_jax.sae import Pass, forward, screen, sparse, tiles
 
 D, F, ROWS, K = 32, 700, 40, 8
 
@@ -80,17 +80,38 @@ def test_bound_is_never_below_the_product():
 
 
 def test_small_dictionaries_are_not_screened():
-    assert not screen.pays(screen.LEAST_FEATURES * K - 1, K)
+    assert not screen.may_pay(screen.LEAST_FEATURES * K - 1, K)
 
 
-def test_a_forward_pass_by_the_screen_equals_the_reference(monkeypatch):
-    monkeypatch.setattr(screen, "pays", lambda features, k: True)  # whatever this machine has
+def test_the_ways_that_are_timed_have_the_same_answer():
+    whole, screened = (way() for way in screen.ways(64, D, 1000, K).values())
+    np.testing.assert_allclose(whole, screened, rtol=1e-5)
+    assert whole.shape == (64, K) and (whole > 0).all()
+
+
+def test_a_forward_pass_by_the_screen_equals_the_reference():
     rng = np.random.default_rng(3)
     shapes = {"W_enc": (F, D), "b_enc": (F,), "W_dec": (F, D), "b_dec": (D,)}
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     x = rng.normal(size=(ROWS, D)) + 3 * params["b_dec"]
     expected, _, _ = reference.forward(params, x, K, 1.0)
     narrow = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
-    found = forward(narrow, jnp.asarray(x, jnp.float32), Pass(K, pre_bias=1.0)).x_hat
+    found = forward(narrow, jnp.asarray(x, jnp.float32), Pass(K, pre_bias=1.0, screen=True)).x_hat
     # float32 sums of terms up to about 100
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("by_screen", [False, True])
+def test_tiles_of_rows_have_the_bits_of_all_at_once(by_screen, monkeypatch):
+    rng = np.random.default_rng(4)
+    x, W = (jnp.asarray(rng.normal(size=(n, D)), jnp.float32) for n in (ROWS, F))
+    shift, b = jnp.ones(D), jnp.zeros(F)
+    how = Pass(K, pre_bias=1.0, screen=by_screen)
+    found = []
+    for rows in (ROWS, 8, ROWS - 1):  # at once, in five tiles, and where no tile divides them
+        monkeypatch.setattr(tiles, "CPU_TILE", rows)
+        found.append(jax.jit(lambda *given: sparse.encode(*given, None, how))(x, shift, W, b))
+        assert tiles.tile(ROWS) == (8 if rows == 8 else ROWS)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.ids, found[0].ids)
+        np.testing.assert_array_equal(other.values, found[0].values)

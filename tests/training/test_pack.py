@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from step_fixtures import ONE, D, F, K, V, make_config, make_rows
 
-from vasae_jax.anchor.layer.scatter import scatter_of
+from vasae_jax.anchor.layer.scatter import placed, scatter_of
 from vasae_jax.config import MeshConfig
 from vasae_jax.devices.mesh import make_mesh
 from vasae_jax.sae import screen
@@ -28,6 +28,7 @@ from vasae_jax.training.pack import (
     rounds_of,
     widest,
 )
+from vasae_jax.training.phases import phases
 from vasae_jax.training.state import Start, make_state, state_init, state_maker
 from vasae_jax.training.step import make_step
 
@@ -57,11 +58,11 @@ def begin(config, anchors):
     mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
     rows = jnp.asarray(anchors)
     start = Start(jax.random.key(config.run.seed), mean, rows, rows, jnp.arange(V, dtype=jnp.int32))
-    scatter = None
+    by_scatter = None
     if config.anchor.pulls == "encoder":
         within = np.random.default_rng(3).normal(size=(D, D))
-        scatter = jax.tree.map(jnp.asarray, scatter_of(within @ within.T))
-    return mesh, start, Context(rows, mean, jnp.float32(D), scatter)
+        by_scatter = jax.tree.map(jnp.asarray, placed(anchors, scatter_of(within @ within.T)))
+    return mesh, start, Context(rows, mean, jnp.float32(D), by_scatter)
 
 
 def pack_state(configs, anchors):
@@ -91,8 +92,8 @@ def train_pack(configs, execution="sparse"):
     mesh, layout, pack, context = pack_state(configs, anchors)
     step = PackStep(configs, mesh, layout, execution)
     seen = []
-    for batch in rows:
-        pack, metrics = step(pack, {0: batch}, {0: context})
+    for number, batch in enumerate(rows, 1):
+        pack, metrics = step.at(number)(pack, {0: batch}, {0: context})
         seen.append([[float(value) for value in own] for own in layout.read(metrics)])
     states = [jax.device_get(layout.take(pack, run)) for run in range(len(configs))]
     return states, np.array(seen).swapaxes(0, 1)
@@ -102,10 +103,10 @@ def train_alone(config, execution="sparse"):
     rows, anchors = batches()
     mesh, start, context = begin(config, anchors)
     state = make_state(config, config.sae.d_sae, mesh, start)
-    step = make_step(config, mesh, state, execution)
+    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     seen = []
-    for batch in rows:
-        state, metrics = step(state, batch, context)
+    for number, batch in enumerate(rows, 1):
+        state, metrics = steps(number)(state, batch, context)
         seen.append([float(value) for value in metrics])
     return jax.device_get(state), np.array(seen)
 
@@ -187,13 +188,13 @@ def test_a_run_whose_every_setting_differs_is_bit_equal_to_it_alone(execution):
 
 
 @pytest.mark.slow
-def test_k_found_through_bfloat16_is_bit_equal_to_it_alone(monkeypatch):
-    monkeypatch.setattr(screen, "pays", lambda features, k: True)
-    assert_is_as_alone(varied(["sae.k", "optim.lr"], ramped_base()), "sparse", 1)
+def test_k_found_through_bfloat16_is_bit_equal_to_it_alone():
+    base = changed(ramped_base(), "sae", screen="on")
+    assert_is_as_alone(varied(["sae.k", "optim.lr"], base), "sparse", 1)
 
 
 def test_runs_whose_k_is_found_in_another_way_do_not_train_together(monkeypatch):
-    monkeypatch.setattr(screen, "pays", lambda features, k: k < 4)
+    monkeypatch.setattr(screen, "may_pay", lambda features, k: k < 4)
     many, few, _ = varied(["sae.k"], ramped_base())
     with pytest.raises(UserError, match=r"differ in whether k .* bfloat16 \(True and False\)"):
         check_pack([few, many], F, "cpu")

@@ -71,6 +71,7 @@ def test_until_it_sets_in_a_run_is_one_without_a_pull():
         equal = [np.allclose(found[name], expected[name], atol=1e-6) for name in found]
         assert all(equal) == same, steps
     pulled = run_steps(late)[1][:, 3]
+    assert not pulled[:5].any()
     assert pulled[-1] > pulled[6]  # the mean nearest cosine
 
 

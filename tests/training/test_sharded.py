@@ -10,7 +10,8 @@ from step_fixtures import make_config, make_rows, run_steps, start
 from vasae_jax.anchor import search, spread_search, spread_staleness, staleness
 from vasae_jax.config import MeshConfig
 from vasae_jax.devices.mesh import make_mesh
-from vasae_jax.sae.active import select
+from vasae_jax.sae.active import agree
+from vasae_jax.sae.topk import top_k
 from vasae_jax.system.errors import UserError
 
 
@@ -46,13 +47,13 @@ def test_sharded_top_k_breaks_ties_as_one_device(parts):
     rng = np.random.default_rng(0)
     pre = rng.integers(0, 6, size=(32, 64)).astype(np.float32)  # many equal values, many zeros
     k = 7
-    whole = select(jnp.asarray(pre), k, None)
+    values, ids = top_k(jnp.asarray(pre), k)
     expected = np.zeros_like(pre)
-    np.put_along_axis(expected, np.asarray(whole.ids), np.asarray(whole.values), axis=1)
+    np.put_along_axis(expected, np.asarray(ids), np.asarray(values), axis=1)
     mesh = make_mesh(MeshConfig(1, parts))
 
     def part(local):
-        active = select(local, k, "model")
+        active = agree(*top_k(local, k), local.shape[1], k, "model")
         rows = jnp.arange(local.shape[0])[:, None]
         return jnp.zeros_like(local).at[rows, active.ids].set(active.values)
 

@@ -9,7 +9,8 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
-from vasae_jax.anchor.layer.scatter import scatter_of
+from vasae_jax.anchor import search
+from vasae_jax.anchor.layer.scatter import placed, scatter_of
 from vasae_jax.sae import Pass, decode, encode, forward, unit_rows
 from vasae_jax.training.knobs import knobs_of
 from vasae_jax.training.loss import Batch, loss_and_grads
@@ -91,7 +92,9 @@ def test_loss_and_every_gradient_equal_reference(
         params["W_dec"] = unit_rows(params["W_dec"])
     rate = np.random.default_rng(5).random(F).astype(np.float32)
     cosines = reference.unit(np.asarray(params[pulled], np.float64)) @ anchors.T
-    nearest = jnp.asarray(anchors[cosines.argmax(axis=1)]) if mode == "nearest" else None
+    nearest = search(params[pulled], jnp.asarray(anchors)) if mode == "nearest" else None
+    if nearest is not None:
+        np.testing.assert_array_equal(nearest.anchor_near, cosines.argmax(axis=1))
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
     value, grads = local_loss(
         config, mesh, params, batch, context,
@@ -132,7 +135,8 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
         near = reference.unit(chosen.astype(np.float64) @ root)
         found[weight] = local_loss(
             config, mesh, params, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])),
-            context._replace(scatter=scatter), nearest=jnp.asarray(chosen),
+            context._replace(placed=placed(anchors, scatter)),
+            nearest=search(params["W_enc"], context.anchors),
             rate=jnp.ones(F), execution="sparse",
         )  # fmt: skip
     best = np.sum(rows / norms * near, axis=1)

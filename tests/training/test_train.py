@@ -96,10 +96,10 @@ def train_until(config, steps):
     """Train, but die after ``steps`` steps without saving."""
     from vasae_jax.training import loop
 
-    real = loop.make_step
+    real, seen = loop.make_step, []
 
     def dying(*args):
-        step, seen = real(*args), []
+        step = real(*args)
 
         def run(state, batch, context):
             if len(seen) == steps:

@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor import staleness
+from vasae_jax.anchor import AnchorState, staleness
 from vasae_jax.anchor.certificate import gaps
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
@@ -35,7 +35,8 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.state import TrainState
+from vasae_jax.training.phases import phases
+from vasae_jax.training.pulled import pulled
 from vasae_jax.training.step import make_step
 
 MEASURES = ("mismatch", "shortfall", "uncertified")
@@ -83,30 +84,31 @@ def measure(config: Config, given: argparse.Namespace) -> dict[str, Any]:
     cache = Cache.open(given.cache)
     mesh = make_mesh(config.mesh)
     context, state = begin(config, cache, mesh, given.features)
-    step = make_step(config, mesh, state, choose_execution("auto", jax.default_backend()))
+    execution = choose_execution("auto", jax.default_backend())
+    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     record: dict[str, Any] = {name: [] for name in ("step", *MEASURES)}
     seconds = []
     with make_stream(config, cache).prefetch(0) as batches:
         for (_, host), number in zip(batches, range(1, given.steps + 1), strict=False):
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
             began = time.perf_counter()
-            state, metrics = step(state, batch, context)
+            state, metrics = steps(number)(state, batch, context)
             jax.block_until_ready((state, metrics))
             seconds.append(time.perf_counter() - began)
             if number <= given.every_step or number % given.then == 0:
                 record["step"].append(number)
-                found = compare(state, context.anchors)
+                found = compare(pulled(state.params, config), context.anchors, state.anchor)
                 for name, value in zip(MEASURES, found, strict=True):
                     record[name].append(float(value))
     return {**record, "step_s": statistics.median(seconds)}
 
 
 @jax.jit
-def compare(state: TrainState, anchors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mismatch, shortfall and uncertified share of ``state``."""
-    assert state.anchor is not None
-    W_dec = state.params["W_dec"]
-    return *staleness(W_dec, anchors, state.anchor), jnp.mean(gaps(W_dec, state.anchor)[0] > 0)
+def compare(
+    rows: jax.Array, anchors: jax.Array, state: AnchorState
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mismatch, shortfall and uncertified share of ``rows`` that are pulled [F, d]."""
+    return *staleness(rows, anchors, state), jnp.mean(gaps(rows, state)[0] > 0)
 
 
 def show(name: str, record: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
@@ -37,7 +38,9 @@ from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.checks import check_cache, check_settings
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch as DeviceBatch
-from vasae_jax.training.step import make_step
+from vasae_jax.training.phases import phases
+from vasae_jax.training.state import TrainState
+from vasae_jax.training.step import Step, make_step
 
 Order = Iterator[Batch]
 
@@ -67,7 +70,7 @@ def train_all(given: argparse.Namespace) -> list[dict]:
         check_cache(config, cache)
     whole = read_split(cache, config, "train")
     measure = make_measure(config, read_split(cache, config, "heldout"))
-    found, step = [], None
+    found, steps = [], None
     for seed in given.seeds:
         for name, config in configs.items():
             config = replace(config, run=replace(config.run, seed=seed))
@@ -75,12 +78,17 @@ def train_all(given: argparse.Namespace) -> list[dict]:
             mesh = make_mesh(config.mesh)
             context, state = begin(config, cache, mesh, config.sae.d_sae)
             # Neither the seed nor the order is in the program.
-            execution = choose_execution(config.sae.execution, jax.default_backend())
-            step = step or make_step(config, mesh, state, execution)
-            for row in train(order, step, state, context, given.marks, measure):
+            steps = steps or make_steps(config, mesh, state)
+            for row in train(order, steps, state, context, given.marks, measure):
                 found.append({"order": name, "seed": seed, **row})
                 print(json.dumps(found[-1]), file=sys.stderr)
     return found
+
+
+def make_steps(config: Config, mesh: Mesh, state: TrainState) -> Callable[[int], Step]:
+    """The step of each number from 1."""
+    execution = choose_execution(config.sae.execution, jax.default_backend())
+    return phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
 
 
 def make_config(given: argparse.Namespace, order: str) -> Config:
@@ -146,14 +154,14 @@ def make_measure(config: Config, rows: Batch) -> Callable[[dict], float]:
     return lambda params: float(measure(params, x))
 
 
-def train(order: Order, step, state, context, marks: list[int], measure) -> Iterator[dict]:
+def train(order: Order, steps, state, context, marks: list[int], measure) -> Iterator[dict]:
     """Train to the last mark; what ``--json`` prints of each mark."""
     bits, fvu = [], []
     for number in range(1, max(marks) + 1):
         batch = next(order)
         bits.append(entropy_bits(batch.docs))
         rows = DeviceBatch(jnp.asarray(batch.x), jnp.asarray(batch.keep))
-        state, metrics = step(state, rows, context)
+        state, metrics = steps(number)(state, rows, context)
         fvu.append(metrics.fvu)
         if number in marks:
             yield {

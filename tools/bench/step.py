@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.anchor.layer.scatter import Scatter, scatter_of
+from vasae_jax.anchor.layer.scatter import Scatter, placed, scatter_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.devices.mesh import make_mesh
@@ -47,6 +47,7 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.sae.execution import Execution
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.settle import measured
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 
@@ -66,14 +67,16 @@ class Runner:
     def __init__(self, config: Config, shape: tuple[int, int, int], anchors: jax.Array) -> None:
         d_in, d_sae, vocab = shape
         mesh = make_mesh(config.mesh)
+        config = measured(config, mesh, (d_sae, d_in))
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
         scatter = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
+        by_scatter = None if scatter is None else placed(np.asarray(anchors), scatter)
         start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)
         self.state: TrainState = make_state(config, d_sae, mesh, start)
         self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
         self._step = make_step(config, mesh, self.state, self.execution)
         shown = anchors if config.sae.method == "soft" else anchors[:1]
-        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in), scatter)
+        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in), by_scatter)
         self.uncertified = 0.0
 
     def run(self, batch: Batch) -> float:

@@ -2,7 +2,8 @@
 
 from vasae_jax.aot.chips import CHIPS, Chip, Slice, open_slice
 from vasae_jax.aot.cost import Cost, cost_of
-from vasae_jax.aot.programs import PROGRAMS, Shapes, TooLarge, compile_program
+from vasae_jax.aot.programs import PROGRAMS, TooLarge, compile_program
+from vasae_jax.training.shapes import Shapes
 
 __all__ = [
     "CHIPS",

@@ -11,8 +11,6 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.layer import KINDS, Scatter
-from vasae_jax.anchor.layer.scatter import RANK
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
@@ -21,9 +19,16 @@ from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
 from vasae_jax.naming.nearest import names_program
 from vasae_jax.sae import choose_execution
-from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pack import Layout, make_round
-from vasae_jax.training.state import Start, state_init, state_maker
+from vasae_jax.training.shapes import (
+    Shapes,
+    batch_shapes,
+    context_shapes,
+    f32,
+    shaped,
+    start_shapes,
+)
+from vasae_jax.training.state import state_init, state_maker
 from vasae_jax.training.step import make_step
 
 NAMES = 10
@@ -32,25 +37,6 @@ CONTEXT = 128
 """Tokens in a window of extraction, its default."""
 WINDOWS = 16
 """Windows in one forward pass, for each device along ``data``."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The sizes that a compiled program depends on.
-
-    Attributes:
-        d: width of a row. vocab: tokens. features: d_sae. rows: rows of a batch.
-    """
-
-    d: int
-    vocab: int
-    features: int
-    rows: int
-
-    @property
-    def step_flops(self) -> float:
-        """Useful flops of a dense step: five products of rows x d x features."""
-        return 10.0 * self.rows * self.d * self.features
 
 
 class TooLarge(Exception):
@@ -74,13 +60,8 @@ def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> An
 
 def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     rules = Rules()
-    start = _start_shapes(config, shapes)
-    state = jax.eval_shape(state_init(config, shapes.features), start)
-    batch = Batch(
-        _shape(jnp.bfloat16, shapes.rows, shapes.d),
-        _shape(np.bool_, shapes.rows),
-    )
-    context = Context(start.targets, start.mean, _f32(), _scatter(config, shapes.d))
+    state = jax.eval_shape(state_init(config, shapes.features), start_shapes(config, shapes))
+    batch, context = batch_shapes(shapes), context_shapes(config, shapes)
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
@@ -95,8 +76,8 @@ def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
     rules, runs = Rules(), mesh.shape[MEMBER]
     _, (state, batch, context) = _step(config, shapes, mesh)
     layout = Layout(state, (tuple(range(runs)),), mesh)
-    ends = jax.tree.map(lambda leaf: _shape(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
-    given = {"weight": _lay(mesh, _f32(runs), P(rules.members))}
+    ends = jax.tree.map(lambda leaf: shaped(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
+    given = {"weight": _lay(mesh, f32(runs), P(rules.members))}
     execution = choose_execution(config.sae.execution, "tpu")
     program = make_round(config, mesh, layout, execution)
     return program, (_lay(mesh, ends, layout.specs), batch, context, given)
@@ -109,43 +90,21 @@ def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The state at step 0, with its search of all features among all anchors."""
-    start = _start_shapes(config, shapes)
+    start = start_shapes(config, shapes)
     program = state_maker(config, shapes.features, mesh, start)
     return program, (_lay(mesh, start, jax.tree.map(lambda _: P(), start)),)
-
-
-def _start_shapes(config: Config, shapes: Shapes) -> Start:
-    key: Any = jax.eval_shape(lambda: jax.random.key(0))
-    rows, targets = _f32(shapes.vocab, shapes.d), _f32(_anchors(config, shapes), shapes.d)
-    return Start(key, _f32(shapes.d), rows, targets, _shape(np.int32, shapes.vocab))
-
-
-def _scatter(config: Config, d: int) -> Scatter | None:
-    """The measure that :func:`vasae_jax.training.targets.target_rows` gives."""
-    anchor = config.anchor
-    if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
-        return None
-    rank = min(RANK, d - 1)
-    return Scatter(_f32(), _f32(d, rank), _f32(rank))
-
-
-def _anchors(config: Config, shapes: Shapes) -> int:
-    """Rows of :func:`vasae_jax.training.targets.target_rows`."""
-    if config.sae.method != "soft":
-        return 1
-    return shapes.vocab * len(KINDS.get(config.anchor.kind, ("embedding",)))
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     features, d = shapes.features, shapes.d
     params = {
-        "W_enc": _f32(features, d),
-        "b_enc": _f32(features),
-        "W_dec": _f32(features, d),
-        "b_dec": _f32(d),
+        "W_enc": f32(features, d),
+        "b_enc": f32(features),
+        "W_dec": f32(features, d),
+        "b_dec": f32(d),
     }
-    x = _shape(jnp.bfloat16, shapes.rows, d)
-    weights = _shape(np.bool_, 2, shapes.rows)
+    x = shaped(jnp.bfloat16, shapes.rows, d)
+    weights = shaped(np.bool_, 2, shapes.rows)
     return measure_program(mesh, config.sae.k, config.sae.pre_bias), (
         _lay(mesh, params, Rules().state(params)),
         _lay(mesh, x, P(DATA)),
@@ -154,8 +113,8 @@ def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[
 
 
 def _naming(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    rows = _lay(mesh, _f32(shapes.features, shapes.d), P((DATA, MODEL)))
-    return names_program(mesh, NAMES), (rows, _lay(mesh, _f32(shapes.vocab, shapes.d), P()))
+    rows = _lay(mesh, f32(shapes.features, shapes.d), P((DATA, MODEL)))
+    return names_program(mesh, NAMES), (rows, _lay(mesh, f32(shapes.vocab, shapes.d), P()))
 
 
 def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -168,8 +127,8 @@ def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[
     }
     graph, weights = nnx.split(Decoder(LLAMA_8B, outer, inner, placement))
     windows = WINDOWS * mesh.shape[DATA]
-    tokens = _shape(np.int32, windows, CONTEXT)
-    layers = _shape(np.int32, 1)
+    tokens = shaped(np.int32, windows, CONTEXT)
+    layers = shaped(np.int32, 1)
     placed = _lay(mesh, tokens, P(DATA)), _lay(mesh, layers, P())
     run: Any = jax.jit(residuals, static_argnums=0)
     return _Bound(run, graph), (weights, *placed)
@@ -220,15 +179,6 @@ def _lay(mesh: Mesh, tree: Any, specs: Any) -> Any:
         tree,
         shardings(mesh, specs),
     )
-
-
-def _shape(dtype: Any, *sizes: int) -> Any:
-    """An array that is only its shape; Any, for it stands in for arrays."""
-    return jax.ShapeDtypeStruct(sizes, dtype)
-
-
-def _f32(*sizes: int) -> Any:
-    return _shape(np.float32, *sizes)
 
 
 Maker = Callable[[Config, Shapes, Mesh], tuple[Any, tuple[Any, ...]]]

@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+from vasae_jax.devices.programs import keep_programs
+from vasae_jax.devices.start import pass_over_absent_tpu
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.system.quiet import quiet_libraries
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
     keep_pages()
+    pass_over_absent_tpu()
+    keep_programs()
     quiet_libraries()
     module = f"vasae_jax.cli.{MODULES.get(verb, verb)}"
     return guarded(lambda: importlib.import_module(module).run(arguments[1:]))

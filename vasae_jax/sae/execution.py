@@ -22,6 +22,8 @@ class Pass:
     """Which products are made in full."""
     compute: str = "float32"
     """Type of the products' inputs."""
+    screen: bool = False
+    """A float32 product with the encoder is screened in bfloat16 (sparse execution)."""
     unit: bool = False
     """The rows of W_dec have norm 1 and keep it: their gradient only turns them."""
     axis: str | None = None
@@ -35,11 +37,6 @@ class Pass:
     def dtype(self) -> np.dtype:
         """``compute`` as a type."""
         return jnp.dtype(self.compute)
-
-    @property
-    def centred(self) -> bool:
-        """Whether the rows that are encoded lie about 0."""
-        return self.pre_bias == 1.0
 
 
 class Given(NamedTuple):

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import dense, sparse
-from vasae_jax.sae.active import Active, preactivations, select
+from vasae_jax.sae.active import Active, preactivations
 from vasae_jax.sae.collective import share, sum_parts, sum_parts_of_own_rows
 from vasae_jax.sae.execution import Given, Pass
 from vasae_jax.sae.params import Params
+from vasae_jax.sae.tiles import by_tiles
+from vasae_jax.sae.topk import top_k
 
 
 class Forward(NamedTuple):
@@ -89,8 +91,7 @@ def encode(
 
     Largest first, ties by lowest id; a value of 0 means that fewer than k features fire.
     """
-    active = select(_passing(params, x, pre_bias), k, None)
-    return active.values, active.ids
+    return by_tiles(lambda rows: top_k(_passing(params, rows, pre_bias), k), x)
 
 
 def reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float = 0.0) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Exact top-k of a float32 product through a bfloat16 one, where the machine has that faster.
+"""Exact top-k of a float32 product through a bfloat16 one, for machines that have that faster.
 
 The product of the rounded inputs is off by at most what rounding took from them: with x' and w'
 rounded, |x.w - x'.w'| <= |x - x'| |w'| + |x| |w - w'| (Cauchy and Schwarz), and rounding takes at
@@ -8,18 +8,22 @@ exceeds the smallest bound taken, nothing outside can be among the k; the few ro
 not are multiplied in float32 after all.
 """
 
-import functools
-from pathlib import Path
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae.active import within
 from vasae_jax.sae.params import row_dots
+from vasae_jax.sae.tiles import by_tiles
 from vasae_jax.sae.topk import top_k
 
 LEAST_FEATURES = 512
 """Features per active one from which the smaller product pays for measuring the candidates."""
+SCREENED = "screened in bfloat16"
+"""This way's name beside that of the whole product."""
+MEASURED, MEASURED_ROWS = 4096, 1024
+"""Features and rows that are enough to tell which is faster."""
 ROUNDING = 2.0**-9
 """Largest share of a number that rounding to bfloat16 takes."""
 SLACK = 2.0**-23
@@ -29,18 +33,24 @@ TILES = 8
 """A batch is so many tiles; unsure rows are multiplied again a tile at a time."""
 
 
-def pays(features: int, k: int) -> bool:
-    """Whether to screen, for ``k`` of ``features``: on CPUs that multiply bfloat16 themselves."""
-    return features >= LEAST_FEATURES * k and jax.default_backend() == "cpu" and _has_bfloat16()
+def may_pay(features: int, k: int) -> bool:
+    """Whether screening for ``k`` of ``features`` may be faster, where the machine has bfloat16."""
+    return features >= LEAST_FEATURES * k
 
 
-@functools.cache
-def _has_bfloat16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:  # not Linux
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def ways(rows: int, width: int, features: int, k: int) -> dict[str, Callable[[], jax.Array]]:
+    """Both ways to the top k, to be timed: on some MEASURED features, and as small a share of k."""
+    rows, some = min(rows, MEASURED_ROWS), min(features, MEASURED)
+    few = max(1, round(k * some / features))
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, W = (jax.random.normal(key, (n, width)) for key, n in zip(keys, (rows, some), strict=True))
+    b = jnp.zeros((some,))
+
+    def way(find: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[[], jax.Array]:
+        run = jax.jit(lambda x, W, b: by_tiles(lambda rows: find(rows, W, b, few), x)[0])
+        return lambda: run(x, W, b)
+
+    return {"float32": way(_in_full), SCREENED: way(product_top_k)}
 
 
 def product_top_k(

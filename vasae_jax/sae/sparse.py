@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import screen
-from vasae_jax.sae.active import Active, agree, preactivations, select
+from vasae_jax.sae.active import Active, agree, preactivations
 from vasae_jax.sae.execution import Pass
+from vasae_jax.sae.tiles import by_tiles
+from vasae_jax.sae.topk import top_k
 
 EncodeSaved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 """For the gradient: x [B, d], shift [d], W_enc [F, d], values and ids [B, k]."""
@@ -20,14 +22,10 @@ DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
 """For the gradient: values and ids [B, k], W_dec [F, d]."""
 
 
-def screens(how: Pass, features: int) -> bool:
-    """Whether a pass over so many features finds those that fire through a bfloat16 product.
-
-    Rows that do not lie about 0 are as long as what they share, which the bound of a product
-    screened in bfloat16 would be as loose as.
-    """
+def _screens(how: Pass, features: int) -> bool:
+    """Whether a pass over so many features finds those that fire through a bfloat16 product."""
     single = how.execution == "sparse" and how.dtype == jnp.float32
-    return single and how.centred and screen.pays(features, how.k)
+    return how.screen and single and features >= 2 * how.k
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -44,10 +42,14 @@ def encode(
     Where a ``limit`` is given, [] int32, only so many of the ``how.k`` fire.
     """
     features = W_enc.shape[0]
-    if screens(how, features):
-        found = screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k, limit)
-        return agree(*found, features, how.k, how.axis, limit)
-    return select(preactivations(x, shift, W_enc, b_enc, how.dtype), how.k, how.axis, limit)
+
+    def best(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if _screens(how, features):
+            return screen.product_top_k(x - shift[None, :], W_enc, b_enc, how.k, limit)
+        pre = preactivations(x, shift, W_enc, b_enc, how.dtype)
+        return top_k(pre, min(how.k, features))
+
+    return agree(*by_tiles(best, x), features, how.k, how.axis, limit)
 
 
 def _encode_fwd(

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import spread_staleness
+from vasae_jax.anchor.layer import placed
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
 from vasae_jax.devices.distributed import Stop, check_same, together
@@ -34,9 +35,13 @@ from vasae_jax.training.checks import (
 from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.memory import Memory, memory
+from vasae_jax.training.phases import phases
 from vasae_jax.training.pulled import pulled
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import own_runs
+from vasae_jax.training.settle import settled
+from vasae_jax.training.shapes import Shapes
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
@@ -60,6 +65,7 @@ def train(config: Config) -> Path:
     """
     cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
     check_same([config], cache.digest)
+    config = settled(config, mesh, (d_sae, cache.manifest.d_model))
     with contextlib.ExitStack() as held:
         (run,) = together(lambda: own_runs([config], cache, held))
         together(lambda: held.enter_context(Events(config, cache, mesh)))
@@ -75,7 +81,7 @@ def train(config: Config) -> Path:
             say(f"resuming {run.path} after step {done}")
             state = checkpoints.restore(done, state)
         run.cut_metrics(done)
-        step = make_step(config, mesh, state, execution)
+        steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
             Stop() as stop,  # only now that there is something to lose: before, signals end us
             stream.prefetch(done) as host_batches,
@@ -84,7 +90,7 @@ def train(config: Config) -> Path:
             asked = until_asked(host_batches, stop)
             batches = on_device(asked, partial(send, mesh), done, config.run.steps)
             hooks = Hooks(log, checkpoints.save, stop)
-            state = advance(config.run, batches, step, state, context, hooks)
+            state = advance(config.run, batches, steps, state, context, hooks)
             compare_anchors(config, [(state, log)], context, mesh)
     return run.path
 
@@ -115,7 +121,7 @@ class Hooks(Generic[S, M]):
 def advance(
     config: RunConfig,
     batches: Iterable[tuple[int, B]],
-    step: Callable[[S, B, C], tuple[S, M]],
+    steps: Callable[[int], Callable[[S, B, C], tuple[S, M]]],
     state: S,
     context: C,
     hooks: Hooks[S, M],
@@ -128,7 +134,7 @@ def advance(
     """
     log, done = hooks.log, 0
     for number, batch in batches:
-        state, metrics = step(state, batch, context)
+        state, metrics = steps(number)(state, batch, context)
         log.flush()  # the step before's, now that the device has this one to do
         if _due(number, config.log_every, config.steps):
             log.note(number, metrics)
@@ -184,6 +190,20 @@ def checked(config: Config) -> tuple[Cache, Mesh, int]:
     return cache, mesh, d_sae
 
 
+def planned(configs: Sequence[Config]) -> Memory:
+    """The memory that a run, or a pack of runs, takes on each device here.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    first = configs[0]
+    cache, mesh, d_sae = checked(first)
+    manifest = cache.manifest
+    shapes = Shapes(manifest.d_model, manifest.vocab_size, d_sae, first.data.batch)
+    execution = choose_execution(first.sae.execution, jax.default_backend())
+    return memory(first, shapes, mesh, execution, len(configs))
+
+
 def make_stream(config: Config, cache: Cache) -> Stream:
     """The shuffled training rows of ``config``, this process's part."""
     data = config.data
@@ -226,7 +246,9 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     tokens = on_all(mesh, tokens_by_count(cache, "train"))
     start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens)
     variance = on_all(mesh, np.float32(stats.variance))
-    return Context(pulled_to, mean, variance, on_all(mesh, targets.scatter)), start
+    scatter = targets.scatter
+    by_scatter = None if scatter is None else on_all(mesh, placed(targets.rows, scatter))
+    return Context(pulled_to, mean, variance, by_scatter), start
 
 
 def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:
@@ -268,7 +290,8 @@ def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: st
     say(
         f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
         f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
-        f"rows, {execution} execution in {config.sae.compute}, "
+        f"rows, {execution} execution in {config.sae.compute}"
+        f"{' screened in bfloat16' if config.sae.screen == 'on' else ''}, "
         f"mesh {axes} on {jax.default_backend()}"
     )
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor import aligned_and_pull
-from vasae_jax.anchor.layer import Scatter, scattered_pull
+from vasae_jax.anchor import AnchorState, aligned_and_pull
+from vasae_jax.anchor.layer import Nearest, Placed, scattered_pull
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
 from vasae_jax.sae import Given as GivenToPass
@@ -48,8 +48,8 @@ class Context(NamedTuple):
     """[d] float32 mean of the training rows."""
     variance: jax.Array
     """[] float32, mean of |x - mean|^2 over the training rows."""
-    scatter: Scatter | None = None
-    """By which pulled rows and nearest anchors are compared; None: as they are."""
+    placed: Placed | None = None
+    """The anchors in the measure that pulled rows are compared to them by; None: as they are."""
     given: Given | None = None
     """Knobs in place of the config's, where runs of a pack differ in them."""
 
@@ -75,7 +75,7 @@ def loss_and_grads(
     params: Params,
     batch: Batch,
     context: Context,
-    nearest: jax.Array | None,
+    nearest: AnchorState | None,
     rate: jax.Array,
     config: Config,
     execution: Execution,
@@ -84,7 +84,7 @@ def loss_and_grads(
 
     Args:
         params: this device's features. batch: its rows. context: of the run.
-        nearest: [F part, d] nearest anchors, None where all are searched or none pulls.
+        nearest: of this part's features, None where all are searched or none pulls.
         rate: [F part], recent firing rates.
         config: of the run. execution: how the active features are multiplied.
     """
@@ -114,19 +114,20 @@ def loss_and_grads(
 def _pull(
     rows: jax.Array,
     context: Context,
-    nearest: jax.Array | None,
+    nearest: AnchorState | None,
     share: jax.Array,
     config: Config,
 ) -> tuple[jax.Array, jax.Array]:
     """The sum of capped cosines of ``rows`` [F part, d] by ``share`` [F part], and its gradient."""
     enough = knobs_of(config, context.given).enough
-    if nearest is not None and context.scatter is not None:
-        return scattered_pull(rows, share, nearest, context.scatter, enough=enough)
+    if nearest is not None and context.placed is not None:
+        own = Nearest(nearest.anchor_rows, nearest.anchor_near)
+        return scattered_pull(rows, share, own, context.placed, enough=enough)
     return aligned_and_pull(
         rows,
         share,
         context.anchors,
-        nearest,
+        None if nearest is None else nearest.anchor_rows,
         config.anchor.mode,
         enough=enough,
         unit=pulls_unit(config),
@@ -166,6 +167,7 @@ def _how(
         pre_bias=config.sae.pre_bias if pre_bias is None else 0.0,
         execution=execution,
         compute=config.sae.compute,
+        screen=config.sae.screen == "on",
         unit=keeps_unit(config),
         axis=MODEL,
         rows_axis=DATA,

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor import AnchorState, Budget, update
+from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config
 from vasae_jax.devices.compiler import options
 from vasae_jax.devices.mesh import MODEL, Rules
@@ -41,7 +41,7 @@ class Metrics(NamedTuple):
     l0: jax.Array
     """features that fire on a kept row, mean"""
     mean_cosine: jax.Array
-    """weighted mean of the nearest cosine, as in the loss"""
+    """weighted mean of the nearest cosine, as in the loss; 0 before the pull sets in"""
     dead_share: jax.Array
     """share of features that have not fired for DEAD_STEPS steps"""
     uncertified: jax.Array
@@ -52,9 +52,10 @@ Step = Callable[[TrainState, Batch, Context], tuple[TrainState, Metrics]]
 
 
 def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Execution) -> Step:
-    """The jitted step; the state passed in is donated.
+    """The jitted step of a pull that has set in; the state passed in is donated.
 
-    ``state`` gives the structure and shapes only.
+    ``state`` gives the structure and shapes only. Before the pull sets in there is a shorter
+    step, see :mod:`vasae_jax.training.phases`.
     """
     rules = Rules()
     specs = rules.state(state)
@@ -99,12 +100,11 @@ def local_step(
     state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
 ) -> tuple[TrainState, Metrics]:
     """One step of this device's part of the features and rows; inside shard_map."""
-    rows = None if state.anchor is None else state.anchor.anchor_rows
     measures, grads = loss_and_grads(
         state.params,
         batch,
         at_step(config, context, state.step),
-        rows,
+        state.anchor,
         state.counters.rate,
         config,
         execution,
@@ -114,33 +114,13 @@ def local_step(
     if execution == "dense":
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
-    if anchor is not None:
-        anchor, uncertified = _look_after(state.step, params, context.anchors, anchor, config)
+    if anchor is not None and config.sae.method == "soft":
+        rows, limit = pulled(params, config), budget(config, uncertified.shape[0])
+        unit = pulls_unit(config)
+        anchor, uncertified = update(rows, context.anchors, anchor, limit, unit)
     counters = _count(state.counters, measures)
     metrics = _metrics(measures, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
-
-
-def _look_after(
-    step: jax.Array, params: Params, anchors: jax.Array, anchor: AnchorState, config: Config
-) -> tuple[AnchorState, jax.Array]:
-    """Nearest anchors after ``step``, and which features are uncertified [F part] bool.
-
-    They are left alone until the pull sets in: nothing reads them, and they may well change.
-    """
-
-    def look() -> tuple[AnchorState, jax.Array]:
-        rows = pulled(params, config)
-        limit = budget(config, rows.shape[0])
-        return update(rows, anchors, anchor, limit, pulls_unit(config))
-
-    if not config.anchor.ramp_from:
-        return look()
-    none = jnp.zeros(anchor.anchor_near.shape, bool)
-    begins = config.anchor.ramp_from * config.run.steps
-    set_in = step.astype(jnp.float32) + 1 >= begins
-    found: tuple[AnchorState, jax.Array] = jax.lax.cond(set_in, look, lambda: (anchor, none))
-    return found
 
 
 def budget(config: Config, features: int) -> Budget:

@@ -9,9 +9,9 @@ from vasae_jax.anchor.layer.files import problems, read_anchors, remove_anchors,
 from vasae_jax.anchor.layer.make import layer_anchors, make_anchors
 from vasae_jax.anchor.layer.moments import Moments, Relations, measure, merge, token_blocks
 from vasae_jax.anchor.layer.origin import Origin, origin_of
-from vasae_jax.anchor.layer.pull import scattered_pull
+from vasae_jax.anchor.layer.pull import Nearest, scattered_pull
 from vasae_jax.anchor.layer.rows import LayerRows
-from vasae_jax.anchor.layer.scatter import Scatter
+from vasae_jax.anchor.layer.scatter import Placed, Scatter, placed
 from vasae_jax.anchor.layer.unit import KINDS, anchor_rows
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "LayerAnchors",
     "LayerRows",
     "Moments",
+    "Nearest",
     "Origin",
+    "Placed",
     "Relations",
     "Scatter",
     "anchor_rows",
@@ -30,6 +32,7 @@ __all__ = [
     "measure",
     "merge",
     "origin_of",
+    "placed",
     "problems",
     "read_anchors",
     "remove_anchors",

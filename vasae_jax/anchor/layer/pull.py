@@ -1,17 +1,28 @@
 """The pull of encoder rows towards detectors, by how a layer's rows scatter."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor.layer.scatter import Scatter
+from vasae_jax.anchor.layer.scatter import Placed, Scatter
 from vasae_jax.sae.params import row_dots
+
+
+class Nearest(NamedTuple):
+    """Each feature's nearest detector."""
+
+    rows: jax.Array
+    """[F, d]"""
+    ids: jax.Array
+    """[F] int32, its place among all"""
 
 
 def scattered_pull(
     W_enc: jax.Array,
     share: jax.Array,
-    rows: jax.Array,
-    scatter: Scatter,
+    nearest: Nearest,
+    anchors: Placed,
     *,
     enough: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -21,24 +32,24 @@ def scattered_pull(
     s = w S c / sqrt(w S w  c S c). R is never applied. S is f^2 times the identity plus what the
     r kept directions U have above it, D = (f + above)^2 - f^2, so that a bilinear form needs the
     coordinates w U and c U alone; and ds/dw = (S c - s sqrt(cSc / wSw) S w) / sqrt(wSw cSc) needs
-    one more thin product, with the transpose of U.
+    one more thin product, with the transpose of U. Of the detectors, c U and cSc are looked up.
 
     Args:
         W_enc: [F, d]. share: [F], each feature's weight.
-        rows: [F, d], each feature's nearest detector.
-        scatter: of the layer.
+        nearest: of each feature.
+        anchors: all detectors, by the layer's scatter.
         enough: cosine from which a row is no longer pulled.
     """
+    scatter, rows = anchors.scatter, nearest.rows
     floor = jnp.square(scatter.floor)
     above = jnp.square(scatter.floor + scatter.above) - floor
-    along, along_rows = _along(W_enc, scatter), _along(rows, scatter)
+    along, along_rows = _along(W_enc, scatter), jnp.asarray(anchors.along)[nearest.ids]
+    inverse_rows = jnp.asarray(anchors.inverse)[nearest.ids]
 
     def form(a: jax.Array, b: jax.Array, a_along: jax.Array, b_along: jax.Array) -> jax.Array:
         return floor * row_dots(a, b) + row_dots(a_along * above[None, :], b_along)
 
-    own = form(W_enc, W_enc, along, along)
-    inverse = _inverse_root(own)
-    inverse_rows = _inverse_root(form(rows, rows, along_rows, along_rows))
+    inverse = _inverse_root(form(W_enc, W_enc, along, along))
     cosine = form(W_enc, rows, along, along_rows) * inverse * inverse_rows
     scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
     towards, back = (scale * inverse_rows)[:, None], (scale * cosine * inverse)[:, None]

@@ -7,7 +7,7 @@ With R the symmetric root of S, this is the cosine of w R and c_t R, but for a f
 sets. So near a detector means: near in the coordinates of R.
 
 S is kept as its RANK largest directions and one variance for all others. A product of rows with R
-is then two thin products; the pull (:mod:`vasae_jax.anchor.layer.pull`) needs one for each side.
+is then two thin products; the pull (:mod:`vasae_jax.anchor.layer.pull`) needs no more.
 """
 
 from typing import NamedTuple
@@ -42,6 +42,27 @@ def scatter_of(within: np.ndarray) -> Scatter:
     floor = np.sqrt(values[:rest].mean())
     above = np.sqrt(values[rest:]) - floor
     return Scatter(*(x.astype(np.float32) for x in (np.asarray(floor), vectors[:, rest:], above)))
+
+
+class Placed(NamedTuple):
+    """Anchors by a scatter's measure, worked out once: a step then only looks them up."""
+
+    scatter: Scatter
+    along: jax.Array | np.ndarray
+    """[A, r] float32, c U of each anchor c"""
+    inverse: jax.Array | np.ndarray
+    """[A] float32, 1 / sqrt(c S c), 0 for an anchor of no length"""
+
+
+def placed(rows: np.ndarray, scatter: Scatter) -> Placed:
+    """Of anchors ``rows`` [A, d]."""
+    floor, basis, above = (np.asarray(part, np.float64) for part in scatter)
+    along = rows @ basis.astype(np.float32)
+    square = floor**2 * np.einsum("ad,ad->a", rows, rows, dtype=np.float64)
+    square += np.square(along) @ ((floor + above) ** 2 - floor**2)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(square > 0, 1 / np.sqrt(square), 0.0)
+    return Placed(scatter, along, inverse.astype(np.float32))
 
 
 def whitened(rows: np.ndarray, scatter: Scatter) -> np.ndarray:

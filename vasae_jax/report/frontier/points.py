@@ -32,6 +32,8 @@ from vasae_jax.system.files import sha256_bytes, write_bytes
 from vasae_jax.training.checks import check_cache, check_mesh, check_settings, features
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
+from vasae_jax.training.phases import phases
+from vasae_jax.training.settle import measured
 from vasae_jax.training.step import make_step
 from vasae_jax.training.trained import Run
 
@@ -170,14 +172,15 @@ def train_params(config: Config, cache: Cache) -> Params:
     d_sae = features(config, cache.manifest.vocab_size)
     mesh = make_mesh(config.mesh)
     check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
+    config = measured(config, mesh, (d_sae, cache.manifest.d_model))
     context, state = begin(config, cache, mesh, d_sae)
     execution = choose_execution(config.sae.execution, jax.default_backend())
-    step = make_step(config, mesh, state, execution)
+    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     with make_stream(config, cache).prefetch(0) as batches:
-        for _ in range(config.run.steps):
+        for number in range(1, config.run.steps + 1):
             _, batch = next(batches)
             rows = Batch(jnp.asarray(batch.x), jnp.asarray(batch.keep))
-            state, metrics = step(state, rows, context)
+            state, metrics = steps(number)(state, rows, context)
     if not np.isfinite(float(metrics.loss)):
         raise UserError(
             f"the loss is {float(metrics.loss)} after {config.run.steps} steps at lambda "

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten
-from vasae_jax.sae import Pass, choose_execution, screens
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.checks import order_seed
 from vasae_jax.training.knobs import SETTINGS
+from vasae_jax.training.settle import may_screen
 
 FREE = (*SETTINGS.values(), "data.layer", "run.seed", "run.out")
 """Settings in which members of a pack may differ."""
@@ -26,14 +26,10 @@ def alike(config: Config, features: int, platform: str) -> tuple[tuple[str, obje
     """
     fixed = {name: value for name, value in flatten(config).items() if name not in FREE + _PLACES}
     # Other programs, with their own rounding: one finds few features, one has no term for b_dec.
-    how = Pass(
-        config.sae.k,
-        config.sae.pre_bias,
-        choose_execution(config.sae.execution, platform),
-        config.sae.compute,
-    )
     fixed["the seed of the order of the rows"] = order_seed(config)
-    fixed["whether k features are found through bfloat16"] = screens(how, features)
+    fixed["whether k features may be found through bfloat16"] = may_screen(
+        config, features, platform
+    )
     fixed["whether b_dec is taken from the input"] = config.sae.pre_bias != 0
     return tuple(fixed.items())
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -44,6 +45,7 @@ from vasae_jax.training.pack.state import Layout, PackState
 from vasae_jax.training.pack.step import PackStep, widest
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import RunDir, own_runs
+from vasae_jax.training.settle import settled
 from vasae_jax.training.state import Start, TrainState, state_init, state_maker
 
 
@@ -81,7 +83,9 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         return paths
     cache, mesh, d_sae, stream = together(lambda: _checked(configs))
     check_same(configs, cache.digest)
-    first = configs[0]
+    first = settled(configs[0], mesh, (d_sae, cache.manifest.d_model))
+    screen = first.sae.screen
+    configs = [replace(config, sae=replace(config.sae, screen=screen)) for config in configs]
     with contextlib.ExitStack() as held:
         runs = together(lambda: own_runs(configs, cache, held))
         events = together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
@@ -108,7 +112,7 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         members.start(done)
         rows = on_device(batches, _Sender(configs, mesh), done, first.run.steps)
         hooks = Hooks(members, members.save, stop)
-        pack = advance(first.run, _while_any(rows, members), step, pack, contexts, hooks)
+        pack = advance(first.run, _while_any(rows, members), step.at, pack, contexts, hooks)
         for number in members.going:
             config, log = opened[number].config, opened[number].log
             found = [(layout.take(pack, number), log)]

@@ -23,6 +23,7 @@ from vasae_jax.sae.execution import Execution
 from vasae_jax.training.knobs import Given, knobs_of
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pack.state import Layout, PackState
+from vasae_jax.training.phases import phases
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.step import Metrics, local_step
 
@@ -36,7 +37,11 @@ class PackStep:
     def __init__(
         self, configs: Sequence[Config], mesh: Mesh, layout: Layout, execution: Execution
     ) -> None:
-        self._program = make_round(widest(configs), mesh, layout, execution)
+        widest_run = widest(configs)
+        self._programs = phases(
+            widest_run, lambda turn: make_round(turn(widest_run), mesh, layout, execution)
+        )
+        self._number = widest_run.run.steps
         places = [layout.places(number) for number in range(len(layout.rounds))]
         self._layers = [configs[runs[0]].data.layer for runs in places]
         given = _given(configs)
@@ -48,14 +53,19 @@ class PackStep:
         self._going = [set(runs) for runs in places]
         self._last: dict[int, Metrics] = {}
 
+    def at(self, number: int) -> "PackStep":
+        """The step of that number, from 1; one of a pull that has set in until this is asked."""
+        self._number = number
+        return self
+
     def __call__(
         self, pack: PackState, batches: Mapping[int, Batch], contexts: Mapping[int, Context]
     ) -> tuple[PackState, PackMetrics]:
         """One step on a batch of each layer; rounds whose runs have all ended are left alone."""
-        states = list(pack)
+        states, program = list(pack), self._programs(self._number)
         for number, layer in enumerate(self._layers):
             if self._going[number] or number not in self._last:
-                states[number], self._last[number] = self._program(
+                states[number], self._last[number] = program(
                     states[number], batches[layer], contexts[layer], self._given[number]
                 )
         return tuple(states), tuple(self._last[number] for number in range(len(states)))

@@ -1,0 +1,45 @@
+"""The tables of docs/benchmarks.md come from what the benches print."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).parents[1] / "tools/bench/table.py"
+RUN = {
+    "device": "a processor",
+    "rows": 112876,
+    "steps": 600,
+    "total_s": 202.0,
+    "stages": [
+        {"stage": "model", "seconds": 2.0, "compile_s": 0.5, "floor_s": None, "ratio": None},
+        {"stage": "extraction", "seconds": 200.0, "compile_s": 1.0, "floor_s": 100.0, "ratio": 2.0},
+    ],
+}
+
+
+def made(*arguments):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_a_table_is_put_between_its_marks_and_again(tmp_path):
+    record, page = tmp_path / "run.json", tmp_path / "page.md"
+    record.write_text(json.dumps(RUN))
+    marks = "<!-- made by tools/bench/table.py -->", "<!-- end of what it made -->"
+    page.write_text("\n".join(("before", *marks, "after")))
+    assert made(record, "--into", page).returncode == 0
+    first = page.read_text()
+    assert "| extraction | 200 s | 1 s | 100 s | 2 |" in first
+    assert "| model | 2 s | 0.5 s |  |  |" in first
+    assert first.startswith("before") and first.endswith("after")
+    assert made(record, "--into", page).returncode == 0
+    assert page.read_text() == first
+
+
+def test_what_is_no_record_is_refused_by_name(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text('{"a": 1}')
+    found = made(other)
+    assert found.returncode == 1 and str(other) in found.stderr

@@ -1,0 +1,84 @@
+"""How much of a device's memory a run takes, worked out from shapes before anything is compiled."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from vasae_jax.config import Config
+from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules
+from vasae_jax.sae.execution import Execution
+from vasae_jax.sae.tiles import tile
+from vasae_jax.training.shapes import Shapes, context_shapes, start_shapes
+from vasae_jax.training.state import state_init
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device."""
+
+    state: int
+    """Parameters, Adam's moments, nearest anchors and counters, of all runs that it holds."""
+    context: int
+    """Anchors, and what they are measured by."""
+    gradients: int
+    """Of both matrices, while a step is under way."""
+    activations: int
+    """Of all features on the device's rows, while a step is under way."""
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.state + self.context + self.gradients + self.activations
+
+    def __str__(self) -> str:
+        parts = ("state", "context", "gradients", "activations")
+        said = ", ".join(f"{part} {getattr(self, part) / MIB:,.0f} MiB" for part in parts)
+        return f"about {self.total / MIB:,.0f} MiB on each device: {said}"
+
+
+def memory(
+    config: Config, shapes: Shapes, mesh: Mesh, execution: Execution, runs: int = 1
+) -> Memory:
+    """What a run, or a pack of ``runs``, takes on each device of ``mesh``.
+
+    A compiler may plan more or less, by copies that it makes or avoids: within a seventh for the
+    shapes of docs/benchmarks.md.
+    """
+    features, rows = shapes.features // mesh.shape[MODEL], shapes.rows // mesh.shape[DATA]
+    start = start_shapes(config, shapes)
+    state = jax.eval_shape(state_init(config, shapes.features), start)
+    context = context_shapes(config, shapes)
+    return Memory(
+        state=_bytes(state, Rules().state(state), mesh) * (runs // mesh.shape[MEMBER]),
+        context=sum(_size(leaf) for leaf in jax.tree.leaves(context)),
+        gradients=2 * 4 * features * shapes.d,
+        activations=_activations(config, execution, rows) * features,
+    )
+
+
+def _activations(config: Config, execution: Execution, rows: int) -> int:
+    """Bytes held for each feature."""
+    if execution == "dense":  # activations, and the gradient behind them
+        return rows * (4 + (2 if config.sae.compute == "bfloat16" else 4))
+    # XLA adds bias and bound where the product lies, but what comes after a relu beside it.
+    return tile(rows) * (4 if config.sae.screen == "on" else 8)
+
+
+def _bytes(tree: Any, specs: Any, mesh: Mesh) -> int:
+    leaves = jax.tree.leaves(tree)
+    split = [
+        math.prod(mesh.shape[axis] for axis in spec if axis is not None)
+        for spec in jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))
+    ]
+    return sum(_size(leaf) // parts for leaf, parts in zip(leaves, split, strict=True))
+
+
+def _size(leaf: Any) -> int:
+    size: int = math.prod(leaf.shape) * leaf.dtype.itemsize
+    return size
