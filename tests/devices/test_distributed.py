@@ -148,7 +148,7 @@ def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
     axes = ["--mesh.member=2", "--mesh.data=1"]
     codes, said = finish([start_command([str(file), *axes], n, port) for n in (0, 1)])
     assert codes == [0, 0], said
-    assert "a pack of 2 runs, 2 at a time" in said[0]
+    assert "a pack of 2 soft SAEs, 2 at a time" in said[0]
     assert_same_run(whole, tmp_path / "a", cache.embedding())
     assert losses(tmp_path / "b")[0] == list(range(1, STEPS + 1))
 
