@@ -2,9 +2,9 @@
 
 Command:  vasae train configs/quickstart.py --run.out=out/mine --sae.k=64
           (after vasae quickstart, whose cache is in out/quickstart/cache)
-Run time: measured: 98 s on two idle CPU cores, 5 min on two busy ones.
-Result:   measured on 11,199 held-out rows: variance explained 0.83, dead 0.3%, hold@10 26.9%,
-          activation held 44.0%, features whose names hold 66.6%.
+Run time: measured: 35 s on two idle CPU cores (AMD EPYC), 5 min on two busy ones.
+Result:   measured on 11,199 held-out rows: variance explained 0.82, dead 2.1%, hold@10 46.0%,
+          activation held 50.8%, features whose names hold 83.7%.
 """
 
 from vasae_jax.config.presets import quickstart
