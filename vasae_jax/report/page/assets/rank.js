@@ -85,19 +85,20 @@
   // The rows to show: those of `sortedRows` that pass. If there is a search, those that were
   // found, and first those of which more than the text around them was.
   function choose(sortedRows, pass, found) {
-    const rows = new Uint32Array(sortedRows.length);
-    const ends = [];
-    let count = 0;
-    for (const rank of found ? [3, 2, 1] : [0]) {
-      for (const row of sortedRows) {
-        if (pass[row] && (!found || found[row] === rank)) {
-          rows[count] = row;
-          count += 1;
-        }
+    const counts = [0, 0, 0, 0]; // by what was found
+    const rankAt = (row) => (pass[row] ? (found ? found[row] : 1) : 0);
+    for (let at = 0; at < sortedRows.length; at += 1) counts[rankAt(sortedRows[at])] += 1;
+    const next = [0, counts[3] + counts[2], counts[3], 0];
+    const rows = new Uint32Array(counts[1] + next[1]);
+    for (let at = 0; at < sortedRows.length; at += 1) {
+      const row = sortedRows[at];
+      const rank = rankAt(row);
+      if (rank) {
+        rows[next[rank]] = row;
+        next[rank] += 1;
       }
-      ends.push(count);
     }
-    return { rows: rows.subarray(0, count), first: found ? ends[1] : 0 };
+    return { rows, first: found ? counts[3] + counts[2] : 0 };
   }
 
   vasae.rank = { order, passing, choose };

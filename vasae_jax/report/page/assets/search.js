@@ -8,13 +8,13 @@
     if (panel.text) return;
     const text = await store.load(`${panel.key}/text`);
     const starts = new Int32Array(panel.features + 1);
-    let at = 0;
-    for (let line = 1; line < panel.features; line += 1) {
-      at = text.indexOf("\n", at) + 1;
-      starts[line] = at;
+    const marks = new Int32Array(panel.features);
+    for (let line = 0; line < panel.features; line += 1) {
+      marks[line] = text.indexOf(MARK, starts[line]);
+      starts[line + 1] = text.indexOf("\n", marks[line]) + 1;
     }
     starts[panel.features] = text.length + 1;
-    panel.text = { text, starts };
+    panel.text = { text, starts, marks };
   }
 
   // Set a rank in `found` (by row) for each feature of `panel` whose line holds `query`: 2 if a
@@ -28,23 +28,22 @@
   }
 
   function narrow(panel, query, found, among) {
-    const { text, starts } = panel.text;
+    const { text, starts, marks } = panel.text;
     for (let line = 0; line < panel.features; line += 1) {
       const row = panel.base + line;
       if (!among[row]) continue;
-      const own = text.slice(starts[line], starts[line + 1]);
-      const at = own.indexOf(query);
-      if (at >= 0) found[row] = at < own.indexOf(MARK) ? 2 : 1;
+      const at = text.slice(starts[line], starts[line + 1]).indexOf(query);
+      if (at >= 0) found[row] = starts[line] + at < marks[line] ? 2 : 1;
     }
   }
 
   function scan(panel, query, found) {
-    const { text, starts } = panel.text;
+    const { text, starts, marks } = panel.text;
     let line = 0;
     let at = text.indexOf(query);
     while (at >= 0) {
       line = lineOf(starts, at, line);
-      found[panel.base + line] = at < text.indexOf(MARK, starts[line]) ? 2 : 1;
+      found[panel.base + line] = at < marks[line] ? 2 : 1;
       if (line + 1 >= panel.features) break;
       at = text.indexOf(query, starts[line + 1]);
     }
