@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from cache_fixtures import make_cache
 from sweep_fixtures import make_base
 
-from vasae_jax.sweep.memory import member_bytes, most_members
+from vasae_jax.sweep.memory import most_members, on_device
 from vasae_jax.sweep.packs import by_step, in_pack_order, packs_of, parse_shard, sliced
 from vasae_jax.sweep.points import Member
 from vasae_jax.system.errors import UserError
@@ -56,13 +57,16 @@ def test_runs_go_on_from_a_step_that_they_share(tmp_path):
     assert by_step(()) == []
 
 
-def test_memory_decides_how_many_runs_a_device_holds(monkeypatch):
-    config = make_base("cache")
-    # Adam's two moments and the weights of two matrices, cached anchors and their reference.
-    assert member_bytes(config, 1000, 100) == pytest.approx(8 * 1000 * 100 * 4, rel=0.05)
-    plain = replace(config, sae=replace(config.sae, method="plain"))
-    assert member_bytes(plain, 1000, 100) == pytest.approx(6 * 1000 * 100 * 4, rel=0.05)
-    monkeypatch.setattr("vasae_jax.sweep.memory.device_bytes", lambda: 10**9)
-    found = [most_members(config, 1000, 100, vocab, layers=2) for vocab in (1000, 100_000, 10**7)]
-    assert 100 < found[0] <= 0.4 * 10**9 // (8 * 1000 * 100 * 4)
-    assert found[0] > found[1] > found[2] == 1
+def test_memory_decides_how_many_runs_a_device_holds(tmp_path, monkeypatch):
+    """40% of a CPU's memory holds the states of so many, and what a step and two layers need."""
+    made = make_cache(tmp_path)
+    config, manifest = make_base(str(made.url)), made.manifest
+    one = on_device(config, manifest, "cpu", layers=2)
+    rest = one.context + one.gradients + one.activations
+    for runs in (1, 7):
+        room = (runs * one.state + rest) / 0.4
+        for spare, expected in ((1.001, runs), (0.999, max(1, runs - 1))):
+            monkeypatch.setattr("vasae_jax.sweep.memory.device_bytes", lambda r=room * spare: r)
+            assert most_members(config, manifest, "cpu", layers=2) == expected
+    several = on_device(config, manifest, "cpu", rounds=3, layers=2)
+    assert (several.state, several.context) == (3 * one.state, one.context)

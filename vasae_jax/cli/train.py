@@ -52,7 +52,7 @@ def _check(asked: Asked) -> None:
 
 def _dry_run(asked: Asked) -> str:
     """What the run would take of each device's memory; nothing is compiled or written."""
-    from vasae_jax.training.loop import planned
+    from vasae_jax.training.memory import planned
 
     return str(planned(asked if isinstance(asked, list) else [asked]))
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.sweep.definition import Sweep
-from vasae_jax.sweep.memory import device_bytes, member_bytes, shared_bytes
+from vasae_jax.sweep.memory import device_bytes
 from vasae_jax.sweep.packs import Pack
 from vasae_jax.sweep.points import Member, members_of, varied
 from vasae_jax.sweep.run import Asked, checked, planned
@@ -35,7 +34,7 @@ def dry_run(sweep: Sweep, asked: Asked, topology: str | None = None) -> str:
         lines.append(hint)
     total = 0.0
     for number, pack in enumerate(packs, 1):
-        memory = _memory(pack, planner)
+        memory = planner.memory(pack).total
         lines.append(f"pack {number}: {_described(pack)}; about {memory / 2**30:.2f} GiB a device")
         if place is not None:
             from vasae_jax.sweep.estimate import pack_seconds
@@ -60,16 +59,6 @@ def _described(pack: Pack) -> str:
         f"{len(pack)} runs on layer {layers}, k up to {widest_k}, in {rounds} rounds a step, "
         f"{steps} steps of {configs[0].data.batch} rows"
     )
-
-
-def _memory(pack: Pack, planner: Planner) -> int:
-    """Bytes of one device: the states of its runs, and what a step needs besides."""
-    config = widest([member.config for member in pack])
-    manifest = Cache.open(config.data.cache).manifest
-    features = planner.features(pack[0])
-    rounds = len(rounds_of([member.config for member in pack], config.mesh.member))
-    shared = shared_bytes(config, features, manifest.d_model, manifest.vocab_size)
-    return shared + rounds * member_bytes(config, features, manifest.d_model)
 
 
 def _seeds(members: Sequence[Member]) -> str:

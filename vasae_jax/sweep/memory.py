@@ -4,12 +4,15 @@ import os
 
 import jax
 
-from vasae_jax.anchor.layer import KINDS
+from vasae_jax.cache.manifest import Manifest
 from vasae_jax.config import Config
+from vasae_jax.devices.mesh import DATA, MEMBER, MODEL
+from vasae_jax.sae import choose_execution
+from vasae_jax.training.memory import Memory, memory
+from vasae_jax.training.shapes import shapes_of
 
 SHARE = {"cpu": 0.4, "gpu": 0.7, "tpu": 0.8}
 """Share of a device's memory that runs may fill; the rest is for what a step needs besides."""
-FLOAT = 4
 
 
 def device_bytes() -> int:
@@ -21,32 +24,22 @@ def device_bytes() -> int:
     return found
 
 
-def member_bytes(config: Config, features: int, width: int) -> int:
-    """What a device keeps of one run between steps: weights, two moments, its anchors.
+def on_device(
+    config: Config, manifest: Manifest, platform: str, *, rounds: int = 1, layers: int = 1
+) -> Memory:
+    """What ``rounds`` runs like ``config``, of so many layers, take on a device.
 
-    Args:
-        config: of the run.
-        features: those on one device.
-        width: of a row.
+    Before a sweep's devices are there: where the mesh takes what is left for rows, none are
+    thought to split them.
     """
-    matrices = 6 + (2 if config.sae.method == "soft" and config.anchor.mode == "nearest" else 0)
-    # A feature's numbers besides: biases, moments, counters and its list of candidates.
-    return features * (matrices * width + 28) * FLOAT
+    mesh, execution = config.mesh, choose_execution(config.sae.execution, platform)
+    axes = {DATA: mesh.rows_over or 1, MODEL: mesh.model, MEMBER: mesh.member}
+    shapes = shapes_of(config, manifest)
+    return memory(config, shapes, axes, execution, rounds=rounds, layers=layers)
 
 
-def shared_bytes(config: Config, features: int, width: int, vocab: int) -> int:
-    """What a device needs whatever the number of runs: anchors of a layer, batches, one step."""
-    anchors = vocab * len(KINDS.get(config.anchor.kind, ("embedding",)))
-    batch = config.data.batch * (4 * width + 2 * features)
-    return FLOAT * ((anchors + vocab) * width + batch + 2 * features * width)
-
-
-def most_members(config: Config, features: int, width: int, vocab: int, layers: int) -> int:
-    """Runs like this one that a device holds at once, at least 1.
-
-    ``layers`` are those that the sweep reads: each has anchors of its own.
-    """
-    shared = shared_bytes(config, features, width, vocab)
-    anchors = FLOAT * vocab * width * len(KINDS.get(config.anchor.kind, ("",))) * (layers - 1)
-    free = SHARE.get(jax.default_backend(), 0.5) * device_bytes() - shared - anchors
-    return max(1, int(free // member_bytes(config, features, width)))
+def most_members(config: Config, manifest: Manifest, platform: str, layers: int) -> int:
+    """Runs like this one that a device holds at once, at least 1, of so many layers."""
+    one = on_device(config, manifest, platform, layers=layers)
+    free = SHARE.get(jax.default_backend(), 0.5) * device_bytes() - (one.total - one.state)
+    return max(1, int(free // one.state))

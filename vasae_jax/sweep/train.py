@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import jax
 
 from vasae_jax.cache import Cache
+from vasae_jax.cache.manifest import Manifest
 from vasae_jax.devices.distributed import said_by_first
 from vasae_jax.evaluation.whole import measures
-from vasae_jax.sweep.memory import most_members
+from vasae_jax.sweep.memory import most_members, on_device
 from vasae_jax.sweep.packs import Pack, by_step
 from vasae_jax.sweep.points import Member
 from vasae_jax.sweep.standing import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, standing
@@ -17,7 +18,8 @@ from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import write_json
 from vasae_jax.training.checks import check_cache, check_settings, features
 from vasae_jax.training.log import say
-from vasae_jax.training.pack import alike
+from vasae_jax.training.memory import Memory
+from vasae_jax.training.pack import alike, rounds_of, widest
 from vasae_jax.training.pack.loop import run_pack
 from vasae_jax.training.pack.rules import Rules
 from vasae_jax.training.trained import open_trained
@@ -42,20 +44,26 @@ class Planner:
 
     def key(self, member: Member) -> object:
         """Equal for runs that may train together."""
-        return alike(member.config, self.features(member), self._platform)
-
-    def features(self, member: Member) -> int:
-        """Features of a run on one device."""
-        config = member.config
-        vocab = self._caches[config.data.cache].manifest.vocab_size
-        return features(config, vocab) // config.mesh.model
+        config, manifest = member.config, self._manifest(member)
+        on_device = features(config, manifest.vocab_size) // config.mesh.model
+        return alike(config, on_device, self._platform)
 
     def most(self, member: Member) -> int:
         """Runs like this one in a pack: those that fit on a device, at each place of ``member``."""
-        manifest = self._caches[member.config.data.cache].manifest
-        sizes = (self.features(member), manifest.d_model, manifest.vocab_size)
-        each = most_members(member.config, *sizes, layers=self._layers)
-        return each * member.config.mesh.member
+        config, manifest = member.config, self._manifest(member)
+        each = most_members(config, manifest, self._platform, self._layers)
+        return each * config.mesh.member
+
+    def memory(self, pack: Pack) -> Memory:
+        """What a pack takes on each device."""
+        configs = [member.config for member in pack]
+        config, layers = widest(configs), len({config.data.layer for config in configs})
+        rounds = len(rounds_of(configs, config.mesh.member))
+        manifest = self._manifest(pack[0])
+        return on_device(config, manifest, self._platform, rounds=rounds, layers=layers)
+
+    def _manifest(self, member: Member) -> Manifest:
+        return self._caches[member.config.data.cache].manifest
 
 
 def train_packs(packs: Iterable[Pack], rules: Rules) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,13 +35,11 @@ from vasae_jax.training.checks import (
 from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.memory import Memory, memory
 from vasae_jax.training.phases import phases
 from vasae_jax.training.pulled import pulled
 from vasae_jax.training.resume import step_to_resume
 from vasae_jax.training.rundir import own_runs
 from vasae_jax.training.settle import settled
-from vasae_jax.training.shapes import Shapes
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
 from vasae_jax.training.targets import starting_rows, target_rows
@@ -188,20 +186,6 @@ def checked(config: Config) -> tuple[Cache, Mesh, int]:
     check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
     check_rows(config.data.batch, mesh)
     return cache, mesh, d_sae
-
-
-def planned(configs: Sequence[Config]) -> Memory:
-    """The memory that a run, or a pack of runs, takes on each device here.
-
-    Raises:
-        UserError: the run would be refused.
-    """
-    first = configs[0]
-    cache, mesh, d_sae = checked(first)
-    manifest = cache.manifest
-    shapes = Shapes(manifest.d_model, manifest.vocab_size, d_sae, first.data.batch)
-    execution = choose_execution(first.sae.execution, jax.default_backend())
-    return memory(first, shapes, mesh, execution, len(configs))
 
 
 def make_stream(config: Config, cache: Cache) -> Stream:

@@ -1,18 +1,21 @@
 """How much of a device's memory a run takes, worked out from shapes before anything is compiled."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules
+from vasae_jax.sae import choose_execution
 from vasae_jax.sae.execution import Execution
 from vasae_jax.sae.tiles import tile
-from vasae_jax.training.shapes import Shapes, context_shapes, start_shapes
+from vasae_jax.training.loop import checked
+from vasae_jax.training.pack import rounds_of
+from vasae_jax.training.shapes import Shapes, context_shapes, shapes_of, start_shapes
 from vasae_jax.training.state import state_init
 
 MIB = 2**20
@@ -42,21 +45,51 @@ class Memory:
         return f"about {self.total / MIB:,.0f} MiB on each device: {said}"
 
 
+def planned(configs: Sequence[Config]) -> Memory:
+    """The memory that a run, or a pack of runs, takes on each device here.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    first = configs[0]
+    cache, mesh, _ = checked(first)
+    return memory(
+        first,
+        shapes_of(first, cache.manifest),
+        mesh.shape,
+        choose_execution(first.sae.execution, jax.default_backend()),
+        rounds=len(rounds_of(configs, mesh.shape[MEMBER])),
+        layers=len({config.data.layer for config in configs}),
+    )
+
+
 def memory(
-    config: Config, shapes: Shapes, mesh: Mesh, execution: Execution, runs: int = 1
+    config: Config,
+    shapes: Shapes,
+    axes: Mapping[str, int],
+    execution: Execution,
+    *,
+    rounds: int = 1,
+    layers: int = 1,
 ) -> Memory:
-    """What a run, or a pack of ``runs``, takes on each device of ``mesh``.
+    """What a run, or a pack of runs like it, takes on each device.
 
     A compiler may plan more or less, by copies that it makes or avoids: within a seventh for the
     shapes of docs/benchmarks.md.
+
+    Args:
+        config: of the run. shapes: its sizes. execution: of its step.
+        axes: devices along each axis of the mesh.
+        rounds: runs that a device holds.
+        layers: that they are of; each has anchors of its own.
     """
-    features, rows = shapes.features // mesh.shape[MODEL], shapes.rows // mesh.shape[DATA]
+    features, rows = shapes.features // axes[MODEL], shapes.rows // axes[DATA]
     start = start_shapes(config, shapes)
     state = jax.eval_shape(state_init(config, shapes.features), start)
     context = context_shapes(config, shapes)
     return Memory(
-        state=_bytes(state, Rules().state(state), mesh) * (runs // mesh.shape[MEMBER]),
-        context=sum(_size(leaf) for leaf in jax.tree.leaves(context)),
+        state=_bytes(state, Rules().state(state), axes) * rounds,
+        context=sum(_size(leaf) for leaf in jax.tree.leaves(context)) * layers,
         gradients=2 * 4 * features * shapes.d,
         activations=_activations(config, execution, rows) * features,
     )
@@ -70,10 +103,10 @@ def _activations(config: Config, execution: Execution, rows: int) -> int:
     return tile(rows) * (4 if config.sae.screen == "on" else 8)
 
 
-def _bytes(tree: Any, specs: Any, mesh: Mesh) -> int:
+def _bytes(tree: Any, specs: Any, axes: Mapping[str, int]) -> int:
     leaves = jax.tree.leaves(tree)
     split = [
-        math.prod(mesh.shape[axis] for axis in spec if axis is not None)
+        math.prod(axes[axis] for axis in spec if axis is not None)
         for spec in jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))
     ]
     return sum(_size(leaf) // parts for leaf, parts in zip(leaves, split, strict=True))

@@ -9,7 +9,9 @@ import numpy as np
 
 from vasae_jax.anchor.layer import KINDS, Placed, Scatter
 from vasae_jax.anchor.layer.scatter import RANK
+from vasae_jax.cache.manifest import Manifest
 from vasae_jax.config import Config
+from vasae_jax.training.checks import features
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.state import Start
 
@@ -31,6 +33,12 @@ class Shapes:
     def step_flops(self) -> float:
         """Useful flops of a dense step: five products of rows x d x features."""
         return 10.0 * self.rows * self.d * self.features
+
+
+def shapes_of(config: Config, manifest: Manifest) -> Shapes:
+    """Those of a run on a cache."""
+    d_sae = features(config, manifest.vocab_size)
+    return Shapes(manifest.d_model, manifest.vocab_size, d_sae, config.data.batch)
 
 
 def start_shapes(config: Config, shapes: Shapes) -> Start:
