@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
+from vasae_jax.cli.model import add_model
 from vasae_jax.system.files import refuse_existing, write_json
 
 
@@ -64,10 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         default="heldout",
         help="split to measure (default: heldout)",
     )
-    add(
-        "--lm",
-        metavar="MODEL",
-        help="the cache's language model (directory, .gguf file or Hugging Face name). Patches its "
+    add_model(
+        parser,
+        "the cache's language model (directory, .gguf file or Hugging Face name). Patches its "
         "layer: cross-entropy recovered, KL, logit lens, and the effect of features on their names",
     )
     add(
@@ -76,12 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         default=64,
         metavar="N",
         help="windows to patch, evenly spaced (default: 64)",
-    )
-    add(
-        "--backend",
-        choices=("auto", "flax", "torch"),
-        default="auto",
-        help="library that runs the model; auto: Flax, or PyTorch if the Flax code lacks the model",
     )
     add(
         "--against",

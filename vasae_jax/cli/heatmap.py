@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.cli.report import add_model, need_matplotlib
+from vasae_jax.cli.model import MODEL_HELP, add_model
+from vasae_jax.cli.needs import need_matplotlib
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import refuse_existing
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     sentence.add_argument(
         "--case", help="a sentence of the published case studies, such as place_street"
     )
-    add_model(parser, required=True)
+    add_model(parser, MODEL_HELP, required=True)
     add(
         "--mode",
         choices=("centred", "raw"),

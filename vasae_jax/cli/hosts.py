@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from vasae_jax.cli.main import guarded
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 
 
 def add_hosts(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +78,6 @@ def _joined(given: argparse.Namespace, body: Callable[[], list[str]]) -> None:
             raise
         raise UserError(
             f"process {jax.process_index()} lost {rest} "
-            f"({str(error).splitlines()[0]}); run the same command on every host to resume "
+            f"({first_line(error)}); run the same command on every host to resume "
             "from the last checkpoint"
         ) from error

@@ -1,11 +1,10 @@
 """``vasae quickstart``."""
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 
+from vasae_jax.cli.needs import need_matplotlib
 from vasae_jax.config.overrides import parse_overrides
-from vasae_jax.system.errors import UserError
 
 PROGRAM = "vasae quickstart"
 
@@ -18,11 +17,7 @@ def run(arguments: Sequence[str]) -> None:
 
     parse_overrides(Config(), settings, PROGRAM)
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "the figure needs matplotlib, which is not installed; "
-            "expected pip install 'vasae-jax[quickstart]'"
-        )
+    need_matplotlib()
     from vasae_jax.quickstart import Quickstart, run_quickstart
 
     wanted = Quickstart(

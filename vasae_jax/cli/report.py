@@ -1,10 +1,11 @@
 """``vasae report``."""
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 
 from vasae_jax.cli.mesh import add_mesh, asked_mesh
+from vasae_jax.cli.model import MODEL_HELP, add_model
+from vasae_jax.cli.needs import need_matplotlib
 from vasae_jax.system.errors import UserError
 
 
@@ -29,15 +30,6 @@ def run(arguments: Sequence[str]) -> None:
     print(make_report(wanted, runs, model))
 
 
-def need_matplotlib() -> None:
-    """Raise UserError unless figures can be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "figures need matplotlib, which is not installed; "
-            "expected pip install 'vasae-jax[quickstart]'"
-        )
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae report",
@@ -49,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="directories of runs: layers, or a sweep")
     add("--out", required=True, help="the folder; index.html in it opens in a browser")
-    add_model(parser, required=False)
+    add_model(parser, MODEL_HELP)
     add(
         "--text",
         action="append",
@@ -65,20 +57,3 @@ def _parser() -> argparse.ArgumentParser:
     add_mesh(parser)
     add("--overwrite", action="store_true", help="replace the report that is in the folder")
     return parser
-
-
-def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add --lm and --backend."""
-    parser.add_argument(
-        "--lm",
-        metavar="MODEL",
-        required=required,
-        help="the caches' language model (directory, .gguf file or Hugging Face name), to run "
-        "sentences with",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "flax", "torch"),
-        default="auto",
-        help="library that runs the model; auto: Flax, or PyTorch if the Flax code lacks the model",
-    )

@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vasae_jax.cli.hosts import add_hosts, run_joined
+from vasae_jax.cli.needs import need_matplotlib
 from vasae_jax.config.overrides import parse_overrides
 from vasae_jax.system.errors import UserError
 
@@ -116,11 +116,7 @@ def _plot(arguments: Sequence[str]) -> None:
     add("--overwrite", action="store_true", help="replace the figures")
     given = parser.parse_args(arguments)
 
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "the figures need matplotlib, which is not installed; "
-            "expected pip install 'vasae-jax[sweep]'"
-        )
+    need_matplotlib()
     from vasae_jax.report.sweep import sweep_figures
     from vasae_jax.sweep.points import read_members, varied
     from vasae_jax.sweep.results import column, table

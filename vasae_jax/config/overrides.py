@@ -26,20 +26,29 @@ def load_file(path: str) -> Config:
     return found
 
 
+def variable_of(path: str, name: str, expected: str) -> object:
+    """What a Python file sets variable ``name`` to, None if it does not.
+
+    Raises:
+        UserError: no such file, where one with ``expected`` was, or it fails to run.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{name} {path} is not there; expected a Python file with {expected}")
+    try:
+        return runpy.run_path(path).get(name)
+    except UserError as error:
+        raise UserError(f"{name} {path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{name} {path} fails: {type(error).__name__}: {error}") from error
+
+
 def load_runs(path: str) -> Config | list[Config]:
     """The ``config`` that a Python file defines, or the list of them: a pack.
 
     Raises:
         UserError: as :func:`load_file` does.
     """
-    if not Path(path).is_file():
-        raise UserError(
-            f"config {path} is not there; expected a Python file with config = Config(...)"
-        )
-    try:
-        found = runpy.run_path(path).get("config")
-    except Exception as error:
-        raise UserError(f"config {path} fails: {type(error).__name__}: {error}") from error
+    found = variable_of(path, "config", "config = Config(...)")
     if isinstance(found, list | tuple) and found and all(isinstance(c, Config) for c in found):
         return list(found)
     if not isinstance(found, Config):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.extract import sources
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ class HfFlaxLM:
                     str(self._source.path), from_pt=files[0].suffix == ".bin"
                 )
         except Exception as error:  # corrupt files, sizes, no torch: many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{self.id} cannot be loaded by {self._names.model}: {reason}"
+                f"{self.id} cannot be loaded by {self._names.model}: {first_line(error)}"
             ) from error
         # A tied head is never read from here: FlaxLlama leaves it newly initialised.
         params: dict[str, Any] = model.params

@@ -9,7 +9,7 @@ from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.system import hub
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 from vasae_jax.system.files import sha256_bytes, sha256_file
 
 SETTINGS = ["*.json", "*.model", "merges.txt", "vocab.txt"]
@@ -53,7 +53,7 @@ class Source:
         except Exception as error:  # the library raises many kinds
             raise UserError(
                 f"{self.path} holds no model that transformers {transformers.__version__} knows "
-                f"({_reason(error)}); expected config.json of a causal language model"
+                f"({first_line(error)}); expected config.json of a causal language model"
             ) from error
 
     def arguments(self) -> tuple[str, dict[str, Any]]:
@@ -132,7 +132,3 @@ def spec_of(config: Any) -> Spec:
         context_length=next((length for length in lengths if length), None),
         tied=bool(getattr(config, "tie_word_embeddings", True)),
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

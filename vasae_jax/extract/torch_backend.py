@@ -10,7 +10,7 @@ import numpy as np
 
 from vasae_jax.extract import sources
 from vasae_jax.extract.torch_parts import find_blocks, find_final_norm
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 
 try:
     import torch
@@ -78,9 +78,9 @@ class TorchLM:
             )
             model = model.to(self._device).eval()
         except Exception as error:  # corrupt files, sizes, memory: the library raises many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{self.id} cannot be loaded by transformers {transformers.__version__}: {reason}"
+                f"{self.id} cannot be loaded by transformers {transformers.__version__}: "
+                f"{first_line(error)}"
             ) from error
         self._settle(model)
         return model
@@ -205,9 +205,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"device {name!r} cannot be used: {reason}; expected cpu or cuda"
+            f"device {name!r} cannot be used: {first_line(error)}; expected cpu or cuda"
         ) from error
     return device
 

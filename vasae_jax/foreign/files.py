@@ -1,7 +1,6 @@
 """Reading what the libraries write: JSON, safetensors, NumPy archives, torch's own files."""
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file
 
+from vasae_jax.lm.torch_files import torch_tensors
 from vasae_jax.system.errors import UserError
 
 
@@ -72,25 +72,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """A state dict as NumPy arrays, by torch's loading of weights alone.
-
-    Raises:
-        UserError: torch is not installed, the file is not there, damaged, or more than weights.
-    """
+    """A state dict as float32; UserError where the file is not there or cannot be read."""
     _there(path)
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path} is torch's own file and torch is not installed; "
-            "expected it from pip install 'vasae-jax[torch]'"
-        ) from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: value.float().numpy() for name, value in state.items()}
-    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} cannot be read as torch's weights ({reason})") from error
+    return {name: tensor.float().numpy() for name, tensor in torch_tensors(path).items()}
 
 
 def need(tensors: dict[str, np.ndarray], names: tuple[str, ...], where: Path) -> None:

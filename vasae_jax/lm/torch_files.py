@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.lm.safetensors_files import PREFIXES, shards_of
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 
 WHOLE = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
@@ -37,7 +37,9 @@ class TorchFiles:
         whole = directory / WHOLE
         self.files = (whole,) if whole.is_file() else shards_of(directory, INDEX)
         self._places: dict[str, tuple[Path, Any]] = {
-            name: (path, tensor) for path in self.files for name, tensor in _open(path).items()
+            name: (path, tensor)
+            for path in self.files
+            for name, tensor in torch_tensors(path).items()
         }
 
     def where(self, name: str) -> str:
@@ -64,17 +66,23 @@ class TorchFiles:
         return next((p + name for p in PREFIXES if p + name in self._places), None)
 
 
-def _open(path: Path) -> dict[str, Any]:
+def torch_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of one file, on the CPU and mapped into memory; what else it holds is left out.
+
+    Raises:
+        UserError: torch is not installed, or the file is damaged or holds more than weights.
+    """
     try:
         import torch
     except ImportError as error:
         raise UserError(
             f"{path} is torch's own file and torch is not installed; expected it from "
-            "pip install 'vasae-jax[torch]', or the model's weights as safetensors"
+            "pip install 'vasae-jax[torch]', or the weights as safetensors"
         ) from error
     try:
         found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return {name: tensor for name, tensor in found.items() if torch.is_tensor(tensor)}
     except (RuntimeError, EOFError, AttributeError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as torch's weights ({reason})") from error
+        raise UserError(
+            f"{path} cannot be read as torch's weights ({first_line(error)})"
+        ) from error

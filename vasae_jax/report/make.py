@@ -7,7 +7,7 @@ from pathlib import Path
 from vasae_jax.evaluation.patching.model import Model, check_model
 from vasae_jax.report.figures.all import all_charts
 from vasae_jax.report.heatmap.cases import PUBLISHED, Case
-from vasae_jax.report.heatmap.grid import FeatureNames, Grid, Row, make_grid
+from vasae_jax.report.heatmap.grid import FirstNames, Grid, Row, make_grid
 from vasae_jax.report.labels import Given
 from vasae_jax.report.page.build import build_page, check_folder
 from vasae_jax.report.panel import Panel, Published, make_panel, match_panels
@@ -77,9 +77,7 @@ def _grids(
     rows = []
     for one, panel in zip(runs, panels, strict=True):
         found = panel.dictionary
-        names = FeatureNames(
-            found.layer_token_ids[:, 0], found.layer_relation, found.token_ids[:, 0]
-        )
+        names = FirstNames(found.layer_token_ids[:, 0], found.layer_relation, found.token_ids[:, 0])
         rows.append(Row(one.label, one.run, names))
     own = [Case(f"own-{number}", text) for number, text in enumerate(wanted.texts, start=1)]
     cases = [*own, *PUBLISHED]

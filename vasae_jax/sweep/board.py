@@ -8,7 +8,7 @@ from vasae_jax.config.overrides import flatten
 from vasae_jax.sweep.points import Member, varied
 from vasae_jax.sweep.results import Row, measured
 from vasae_jax.sweep.standing import DONE
-from vasae_jax.system.errors import UserError
+from vasae_jax.training.boards import summary_writer
 
 BOARD = "tensorboard"
 
@@ -19,18 +19,11 @@ def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> No
     Raises:
         UserError: tensorboardX is not installed.
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--run.tensorboard needs tensorboardX, which is not installed; "
-            "expected pip install 'vasae-jax[tensorboard]'"
-        ) from None
     keys = varied([member.config for member in members])
     shutil.rmtree(out / BOARD, ignore_errors=True)
     for member, row in zip(members, rows, strict=True):
         if row["status"] == DONE:
             flat = flatten(member.config)
             settings = {key: flat[key] for key in keys}
-            with SummaryWriter(str(out / BOARD / member.id)) as writer:
+            with summary_writer(out / BOARD / member.id) as writer:
                 writer.add_hparams(settings, measured(member), name=".")

@@ -1,10 +1,9 @@
 """What a sweep file defines."""
 
-import runpy
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from vasae_jax.config import Config
+from vasae_jax.config.overrides import variable_of
 from vasae_jax.sweep.grid import Grid
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.pack.rules import Rules
@@ -30,16 +29,7 @@ def load_sweep(path: str) -> Sweep:
     Raises:
         UserError: no such file, it fails to run, or it defines no ``sweep = Sweep(...)``.
     """
-    if not Path(path).is_file():
-        raise UserError(
-            f"sweep {path} is not there; expected a Python file with sweep = Sweep(...)"
-        )
-    try:
-        found = runpy.run_path(path).get("sweep")
-    except UserError as error:
-        raise UserError(f"sweep {path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"sweep {path} fails: {type(error).__name__}: {error}") from error
+    found = variable_of(path, "sweep", "sweep = Sweep(...)")
     if not isinstance(found, Sweep):
         raise UserError(
             f"sweep {path} has sweep = {type(found).__name__}; expected a vasae_jax.sweep.Sweep"

@@ -9,7 +9,7 @@ from typing import Any
 from vasae_jax.config import Config
 from vasae_jax.sweep.packs import Pack
 from vasae_jax.sweep.train import train_one
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 from vasae_jax.system.memory import keep_pages
 from vasae_jax.system.quiet import quiet_libraries
 from vasae_jax.training.log import say
@@ -40,8 +40,7 @@ def open_ray(on: str, base: Config, hosts: int) -> int:
         if not ray.is_initialized():
             ray.init(address="local" if on == "ray" else on, log_to_driver=True)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"Ray cannot be reached at {on} ({reason})") from error
+        raise UserError(f"Ray cannot be reached at {on} ({first_line(error)})") from error
     kind, amount = _device(ray, base, hosts)
     slots = int(ray.cluster_resources().get(kind, 0) // (amount * hosts))
     if slots < 1:
@@ -148,7 +147,7 @@ def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
             except ray.exceptions.RayError as error:
                 if isinstance(getattr(error, "cause", None), UserError):
                     raise
-                say(f"a host of a pack was lost ({str(error).splitlines()[0]}): started again")
+                say(f"a host of a pack was lost ({first_line(error)}): started again")
                 ray.wait(tasks, num_returns=hosts)
         measuring = ray.remote(**_takes(kind, amount), **at(0))(_alone)
         ray.get(measuring.remote(pack, rules))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 
 
 def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]:
@@ -45,10 +45,9 @@ def snapshot(name: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # network, name, permission and disk errors share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"{name} is neither a local path nor to be had from the Hugging Face hub "
-            f"({type(error).__name__}: {reason}); expected one of the two"
+            f"({type(error).__name__}: {first_line(error)}); expected one of the two"
         ) from error
 
 
@@ -70,9 +69,8 @@ def push(folder: Path, repository: str) -> str:
         hub.create_repo(repository, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=str(folder))
     except Exception as error:  # network, name, permission and disk errors share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"{repository} cannot be written ({type(error).__name__}: {reason}); expected the hub "
-            f"to be within reach and a token that may write there. {folder} is complete"
+            f"{repository} cannot be written ({type(error).__name__}: {first_line(error)}); "
+            f"expected the hub to be within reach and a token that may write there. {folder} is complete"
         ) from error
     return f"{constants.ENDPOINT}/{repository}"

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.devices.distributed import is_first
-from vasae_jax.system.errors import UserError
+from vasae_jax.system.errors import UserError, first_line
 from vasae_jax.system.files import sha256_bytes
 from vasae_jax.training.rundir import CONFIG, RunDir
 
@@ -38,16 +39,21 @@ def open_boards(run: RunDir, config: Config) -> list[Board]:
     return boards
 
 
+def summary_writer(directory: Path) -> Any:
+    """TensorBoard's writer to a directory; UserError where the package is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--run.tensorboard needs tensorboardX, which is not installed; "
+            "expected pip install 'vasae-jax[tensorboard]'"
+        ) from None
+    return SummaryWriter(str(directory))
+
+
 class _TensorBoard:
     def __init__(self, run: RunDir) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "--run.tensorboard needs tensorboardX, which is not installed; "
-                "expected pip install 'vasae-jax[tensorboard]'"
-            ) from None
-        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"))
+        self._writer = summary_writer(run.path / "tensorboard")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -84,10 +90,9 @@ class _Wandb:
                 reinit="create_new",
             )
         except wandb.errors.Error as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"--run.wandb cannot open project {config.run.wandb} ({reason}); expected to be "
-                "logged in (wandb login), or WANDB_MODE=offline"
+                f"--run.wandb cannot open project {config.run.wandb} ({first_line(error)}); "
+                "expected to be logged in (wandb login), or WANDB_MODE=offline"
             ) from error
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

@@ -16,7 +16,7 @@ from vasae_jax.training.trained import Run
 
 
 @dataclass(frozen=True)
-class FeatureNames:
+class FirstNames:
     """The first names of each of F features."""
 
     ids: np.ndarray
@@ -33,7 +33,7 @@ class Row:
 
     label: Label
     run: Run
-    names: FeatureNames
+    names: FirstNames
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def name_rows(runs: Sequence[Given]) -> list[Row]:
     rows = []
     for one in runs:
         found = run_names(one.run)
-        names = FeatureNames(found.layer.ids[:, 0], found.layer.relation, found.stated.ids[:, 0])
+        names = FirstNames(found.layer.ids[:, 0], found.layer.relation, found.stated.ids[:, 0])
         rows.append(Row(one.label, one.run, names))
     return rows
 

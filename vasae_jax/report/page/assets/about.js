@@ -1,7 +1,7 @@
 // What the report claims, where it is from, and what to cite; the claim is on every page too.
 (function (vasae) {
   "use strict";
-  const { h, index, panels, format } = vasae;
+  const { h, grid, index, panels, format } = vasae;
 
   function foot() {
     return h(
@@ -22,20 +22,14 @@
   }
 
   function show(main) {
-    const rows = panels.all.map((panel) =>
-      h(
-        "tr",
-        {},
-        [
-          panel.label,
-          panel.model,
-          panel.source,
-          `${panel.split} split`,
-          format.count(panel.firing),
-          format.words(panel.fire_rate_over),
-        ].map((text) => h("td", {}, text)),
-      ),
-    );
+    const rows = panels.all.map((panel) => [
+      panel.label,
+      panel.model,
+      panel.source,
+      `${panel.split} split`,
+      format.count(panel.firing),
+      format.words(panel.fire_rate_over),
+    ]);
     main.replaceChildren(
       h("h1", {}, "About this report"),
       h("h2", {}, "What a name claims, and what it does not"),
@@ -48,37 +42,14 @@
         TERMS.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]),
       ),
       h("h2", {}, "Where it is from"),
-      h(
-        "div",
-        { class: "scroll" },
-        h(
-          "table",
-          { class: "grid" },
-          h(
-            "thead",
-            {},
-            h(
-              "tr",
-              {},
-              [
-                "Run",
-                "Model",
-                "Text",
-                "Examples from",
-                "Features that fire",
-                "Fire rates over",
-              ].map((text) => h("th", { scope: "col" }, text)),
-            ),
-          ),
-          h("tbody", {}, rows),
-        ),
-      ),
+      grid(HEADS, rows),
       h("h2", {}, "To cite the method"),
       h("p", { class: "wide" }, index.reference),
       h("pre", {}, index.bibtex),
     );
   }
 
+  const HEADS = ["Run", "Model", "Text", "Examples from", "Features that fire", "Fire rates over"];
   const TERMS = [
     [
       "Held",

@@ -18,4 +18,14 @@
     fill(document.createElement(tag), attributes, children);
   vasae.svg = (tag, attributes, ...children) =>
     fill(document.createElementNS(SVG, tag), attributes, children);
+
+  // A table: texts of its head, and rows of cells, each an element of a row or what is put in one.
+  vasae.grid = (heads, rows, kind = "grid") => {
+    const { h } = vasae;
+    const cell = (one) => (one instanceof HTMLTableCellElement ? one : h("td", {}, one));
+    const head = heads.map((text) => h("th", { scope: "col" }, text));
+    const body = rows.map((cells) => h("tr", {}, cells.map(cell)));
+    const table = h("table", { class: kind }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body));
+    return h("div", { class: "scroll" }, table);
+  };
 })((window.vasae = window.vasae || {}));

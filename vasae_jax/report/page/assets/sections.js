@@ -1,7 +1,7 @@
 // What is said of one feature, section by section.
 (function (vasae) {
   "use strict";
-  const { h, format, plots, tokens, examples } = vasae;
+  const { h, grid, format, plots, tokens, examples } = vasae;
 
   function where(found) {
     const { top } = found.panel;
@@ -52,19 +52,7 @@
 
   function embeddings(found) {
     const { panel } = found;
-    const list = (ids, cosines) =>
-      h(
-        "p",
-        { class: "chips" },
-        Array.from(found.at(ids), (id, i) =>
-          h(
-            "span",
-            { class: "named" },
-            tokens.chip(panel.vocab[id]),
-            h("small", {}, format.cosine(found.at(cosines)[i])),
-          ),
-        ),
-      );
+    const list = (ids, cosines) => chips(found, ids, cosines, format.cosine);
     const raw =
       panel.anchor === "input embeddings"
         ? null
@@ -94,19 +82,7 @@
   }
 
   function headTokens(found) {
-    const list = (ids, by) =>
-      h(
-        "p",
-        { class: "chips" },
-        Array.from(found.at(ids), (id, i) =>
-          h(
-            "span",
-            { class: "named" },
-            tokens.chip(found.panel.vocab[id]),
-            h("small", {}, signed(found.at(by)[i])),
-          ),
-        ),
-      );
+    const list = (ids, by) => chips(found, ids, by, signed);
     return h(
       "section",
       {},
@@ -123,38 +99,22 @@
       list("lowered", "lowered_by"),
     );
   }
-  const signed = (value) => (value > 0 ? "+" : "−") + Math.abs(value).toPrecision(2);
 
-  function grid(heads, rows) {
-    return h(
-      "div",
-      { class: "scroll" },
-      h(
-        "table",
-        { class: "grid" },
+  // Tokens in a line, each with a number after it.
+  const chips = (found, ids, values, written) =>
+    h(
+      "p",
+      { class: "chips" },
+      Array.from(found.at(ids), (id, i) =>
         h(
-          "thead",
-          {},
-          h(
-            "tr",
-            {},
-            heads.map((text) => h("th", { scope: "col" }, text)),
-          ),
-        ),
-        h(
-          "tbody",
-          {},
-          rows.map((cells) =>
-            h(
-              "tr",
-              {},
-              cells.map((cell) => h("td", {}, cell)),
-            ),
-          ),
+          "span",
+          { class: "named" },
+          tokens.chip(found.panel.vocab[id]),
+          h("small", {}, written(found.at(values)[i])),
         ),
       ),
     );
-  }
+  const signed = (value) => (value > 0 ? "+" : "−") + Math.abs(value).toPrecision(2);
 
   vasae.sections = { where, layerNames, embeddings, strength, headTokens };
 })((window.vasae = window.vasae || {}));
