@@ -71,6 +71,7 @@ def push(folder: Path, repository: str) -> str:
     except Exception as error:  # network, name, permission and disk errors share no base
         raise UserError(
             f"{repository} cannot be written ({type(error).__name__}: {first_line(error)}); "
-            f"expected the hub to be within reach and a token that may write there. {folder} is complete"
+            "expected the hub to be within reach and a token that may write there. "
+            f"{folder} is complete"
         ) from error
     return f"{constants.ENDPOINT}/{repository}"
