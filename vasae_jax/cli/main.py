@@ -29,14 +29,14 @@ MODULES = {"import": "importing"}
 
 USAGE = """usage: vasae VERB [ARGUMENTS]
 
-Train sparse autoencoders whose features are named by the nearest token embedding.
+Train sparse autoencoders whose features come with names.
 
 {verbs}
 
 Run vasae VERB --help for the arguments of a verb. tools/extract_flax.py and
 tools/extract_torch.py make activation caches; vasae quickstart makes its own.
-A name is a geometric label: the token whose embedding is nearest to a feature's direction.
-It is not an explanation of the feature, not a causal claim, and not one-to-one.
+A layer name is the token at which, or just before which, a feature should fire, with what it holds
+on held-out text. It is not an explanation of the feature, not a causal claim, and not one-to-one.
 """
 
 

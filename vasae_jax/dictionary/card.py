@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.dictionary.table import layer_names_text
+from vasae_jax.dictionary.table import OFTEN, best_features, layer_names_text
 from vasae_jax.named.dictionary import Dictionary
-from vasae_jax.named.words import HOLDS, RELATIONS, VERDICTS
+from vasae_jax.named.words import RELATIONS, VERDICTS
+from vasae_jax.naming.cite import BIBTEX
 from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
 
 SHOWN = 20
@@ -31,21 +32,7 @@ for found in sae.search("street"):
 The weights are in SAELens' layout too: `sae_lens.SAE.load_from_disk("FOLDER")`.
 """
 
-_CITATION = """\
-## Citation
-
-The names follow VASAE:
-
-```bibtex
-@misc{zhang2026vasae,
-  title = {VASAE: Naming SAE Dictionary Directions with Vocabulary-Aligned Anchoring},
-  author = {Kairui Zhang and Ziwen Yu and Zahraa S. Abdallah and Martha Lewis},
-  year = {2026},
-  eprint = {2606.27941},
-  archivePrefix = {arXiv}
-}
-```
-"""
+_CITATION = f"## Citation\n\nThe names follow VASAE:\n\n```bibtex\n{BIBTEX}\n```"
 
 
 def model_card(dictionary: Dictionary) -> str:
@@ -113,11 +100,10 @@ def _names(dictionary: Dictionary) -> Iterator[str]:
     yield _wrapped(CLAIM)
     yield f"Verdicts over the {dictionary.meta['hold_over']}, of features that fire:"
     yield _table(("verdict", "features"), counts)
-    yield f"The {SHOWN} whose names hold most:"
-    best = np.lexsort((-dictionary.hold, dictionary.verdict != HOLDS))[:SHOWN].tolist()
+    yield f"Of those that fire on at least {OFTEN:.1%} of the rows, the ones that hold most:"
     yield _table(
         ("feature", "fires", "relation", "names (share held)", "held", "verdict"),
-        [_feature(dictionary, feature) for feature in best],
+        [_feature(dictionary, feature) for feature in best_features(dictionary, SHOWN)],
     )
 
 

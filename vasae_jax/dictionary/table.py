@@ -13,6 +13,9 @@ from vasae_jax.naming.layer import RELATIONS
 
 Sort = Literal["hold", "fire_rate", "cosine", "feature"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
+OFTEN = 0.001
+"""Share of rows on which a feature fires that is shown as one of the best, at least: of one that
+fires on few rows a name may hold all by chance."""
 HEAD = ("feature", "fires", "holds", "verdict", "", "layer names (share held)", "by embedding")
 
 
@@ -78,6 +81,12 @@ def layer_names_text(dictionary: Dictionary, feature: int, top: int) -> str:
 
 def _verdict(dictionary: Dictionary, feature: int) -> str:
     return VERDICTS[int(dictionary.verdict[feature])]
+
+
+def best_features(dictionary: Dictionary, count: int) -> list[int]:
+    """The features that fire OFTEN and whose names hold, at most ``count``: most held, first."""
+    often = (dictionary.fire_rate >= OFTEN) & (dictionary.verdict == HOLDS)
+    return [feature for feature in _order(dictionary, "hold") if often[feature]][:count]
 
 
 def _order(dictionary: Dictionary, sort: Sort) -> list[int]:

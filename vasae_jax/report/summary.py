@@ -5,10 +5,10 @@ import textwrap
 import numpy as np
 
 from vasae_jax.dictionary import Dictionary
-from vasae_jax.dictionary.table import aligned, layer_names_text
+from vasae_jax.dictionary.table import OFTEN, aligned, best_features, layer_names_text
 from vasae_jax.evaluation.contexts import Firings, Watch, contexts, largest
 from vasae_jax.evaluation.evaluate import Evaluation
-from vasae_jax.evaluation.names.evidence import HOLDS, VERDICTS, Evidence
+from vasae_jax.evaluation.names.evidence import VERDICTS, Evidence
 from vasae_jax.evaluation.names.holds import held, held_table
 from vasae_jax.evaluation.names.relation import spread_features
 from vasae_jax.naming.claim import LAYER_CLAIM
@@ -18,8 +18,6 @@ from vasae_jax.training.trained import Run
 
 SHOWN = 12
 """Features in each of the two tables."""
-OFTEN = 0.001
-"""Share of rows on which a feature of the first table fires at least."""
 NAMES = 3
 """Layer names shown of each feature."""
 HEAD = ("feature", "fires", "", "name (share held)", "holds", "verdict", "most", "an example")
@@ -33,20 +31,12 @@ def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: Wat
         evaluation.table(),
         held_table(held(found, *names_of(dictionary)), watch.rows),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
-        shown.text(best_features(dictionary)),
+        shown.text(best_features(dictionary, SHOWN)),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
         shown.text(typical_features(dictionary)),
         "\n".join(textwrap.wrap(LAYER_CLAIM, 90)),
     ]
     return "\n\n".join(["", *parts])
-
-
-def best_features(dictionary: Dictionary) -> list[int]:
-    """The SHOWN features whose names hold, and hold most of their activation."""
-    often = (dictionary.fire_rate >= OFTEN) & (dictionary.verdict == HOLDS)
-    score = np.where(often, dictionary.hold, -1.0)
-    order: list[int] = np.argsort(-score, kind="stable")[: min(SHOWN, int(often.sum()))].tolist()
-    return order
 
 
 def typical_features(dictionary: Dictionary, count: int = SHOWN) -> list[int]:

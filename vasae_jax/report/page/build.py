@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vasae_jax.naming.cite import BIBTEX, REFERENCE
 from vasae_jax.naming.claim import BUCKETS, CLAIM, LAYER_CLAIM
 from vasae_jax.naming.nearest import Names
 from vasae_jax.report.figures.chart import Chart, write_chart
 from vasae_jax.report.heatmap.grid import Grid
-from vasae_jax.report.page.cite import BIBTEX, REFERENCE
 from vasae_jax.report.page.heatmaps import grid_json
 from vasae_jax.report.page.layer import panel_index, write_panel
 from vasae_jax.report.page.shards import write_shard

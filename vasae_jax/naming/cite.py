@@ -1,4 +1,4 @@
-"""What to cite, in the words that a page offers to copy."""
+"""What to cite for the names."""
 
 REFERENCE = (
     "Kairui Zhang, Ziwen Yu, Zahraa S. Abdallah and Martha Lewis. VASAE: Naming SAE Dictionary "
