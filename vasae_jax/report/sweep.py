@@ -83,6 +83,7 @@ def _frontier(rows: Sequence[Row], axes: Sequence[str], pair: tuple[str, str]) -
         panel.set_title(f"layer {layer}", fontsize=10)
         panel.set_xlabel(_short(pair[0]))
         panel.set_ylabel(_short(pair[1]))
+        panel.locator_params(axis="x", nbins=5)  # long decimals must not touch
     if by:
         grid[0][-1].legend(fontsize=8, frameon=False)
     return figure
