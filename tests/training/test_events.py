@@ -38,8 +38,10 @@ def test_a_run_says_what_it_ran_with_and_why_each_start_ended(cache, tmp_path):
     again = replace(config, run=replace(config.run, log_every=1))
     train(again)
     train(again)
-    start, killed, second, *rest = read(run)
+    start, first, killed, second, went_on, *rest = read(run)
+    assert (first["event"], first["after"]) == ("train", 0)
     assert killed["reason"].startswith("Killed")
+    assert went_on["event"] == "train" and 0 < went_on["after"] < config.run.steps
     assert [line["event"] for line in rest] == ["end", "start", "end"]
     assert {line["reason"] for line in rest if line["event"] == "end"} == {"complete"}
     ran, ran_again = (replace(c, sae=replace(c.sae, screen="off")) for c in (config, again))

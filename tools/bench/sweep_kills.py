@@ -9,17 +9,15 @@ tables are equal and that killed packs went on. ``--json`` prints one object:
     runs, done            runs of the grid, and those that are done in all three tables
     ray_equal, jobs_equal whether each table equals that of the undisturbed sweep in every figure
     killed                steps at which the killed processes' runs had their last checkpoint
-    resumed               packs that said that they go on after a step, on Ray and as jobs
-    began                 packs that began from the start: as many as without a kill, or those
-                          whose runs had no checkpoint yet
-    ray_packs, jobs_packs packs of each
+    went_on               runs that went on after a step, on Ray and as jobs, by their events.jsonl
+    began_twice           runs that began at the first step more than once
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -33,6 +31,7 @@ from vasae_jax.sweep.points import read_members
 from vasae_jax.sweep.results import Row, table
 from vasae_jax.sweep.standing import kept_steps
 from vasae_jax.system.owner import OWNER
+from vasae_jax.training.events import EVENTS
 
 STEPS, JOBS = 80, 4
 GRID = """
@@ -87,10 +86,12 @@ def measure(given: argparse.Namespace, place: Path, chance: random.Random) -> di
         return path
 
     _finish([_start(file("whole"))])
-    ray_said, killed = _on_ray(file("ray"), place / "ray", chance)
-    jobs_said, more = _as_jobs(file("jobs"), place / "jobs", chance)
+    killed = _on_ray(file("ray"), place / "ray", chance)
+    killed += _as_jobs(file("jobs"), place / "jobs", chance)
     tables = {name: _figures(place / name) for name in ("whole", "ray", "jobs")}
-    said = ray_said + jobs_said
+    begins = [
+        _trained_after(run) for name in ("ray", "jobs") for run in (place / name).glob("runs/*")
+    ]
     return {
         "runs": len(tables["whole"]),
         "done": sum(
@@ -99,31 +100,36 @@ def measure(given: argparse.Namespace, place: Path, chance: random.Random) -> di
         ),
         "ray_equal": tables["ray"] == tables["whole"],
         "jobs_equal": tables["jobs"] == tables["whole"],
-        "killed": killed + more,
-        "resumed": len(re.findall("resuming the pack after step", said)),
-        "began": len(re.findall("a pack of", said)) - len(re.findall("resuming the pack", said)),
-        "ray_packs": len(re.findall("a pack is trained", ray_said)),
-        "jobs_packs": JOBS,
+        "killed": killed,
+        "went_on": sum(any(begin) for begin in begins),
+        "began_twice": sum(begin.count(0) > 1 for begin in begins),
     }
 
 
-def _on_ray(file: Path, out: Path, chance: random.Random) -> tuple[str, list[int]]:
+def _on_ray(file: Path, out: Path, chance: random.Random) -> list[int]:
     job = _start(file, "--on", "ray", "--max-members", "8")
     killed: list[int] = []
     killer = threading.Thread(target=lambda: killed.extend(_kill(out, chance) for _ in range(2)))
     killer.start()
-    said = _finish([job])
+    _finish([job])
     killer.join()
-    return said, killed
+    return killed
 
 
-def _as_jobs(file: Path, out: Path, chance: random.Random) -> tuple[str, list[int]]:
+def _as_jobs(file: Path, out: Path, chance: random.Random) -> list[int]:
     jobs = [_start(file, "--shard", f"{part}/{JOBS}") for part in range(JOBS)]
     killed = [_kill(out, chance, {job.pid for job in jobs}) for _ in range(2)]
-    said = "".join(job.communicate()[1] for job in jobs)
+    for job in jobs:
+        job.communicate()
     lost = [part for part, job in enumerate(jobs) if job.returncode]
-    again = [_start(file, "--shard", f"{part}/{JOBS}") for part in lost]
-    return said + _finish(again), killed
+    _finish([_start(file, "--shard", f"{part}/{JOBS}") for part in lost])
+    return killed
+
+
+def _trained_after(run: Path) -> list[int]:
+    """The step that each start of a run trained after; 0 where it began anew."""
+    lines = [json.loads(line) for line in (run / EVENTS).read_text().splitlines()]
+    return [line["after"] for line in lines if line["event"] == "train"]
 
 
 def _start(file: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -134,29 +140,38 @@ def _start(file: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _finish(jobs: list[subprocess.Popen[str]]) -> str:
+def _finish(jobs: list[subprocess.Popen[str]]) -> None:
     said = "".join(job.communicate()[1] for job in jobs)
     if any(job.returncode for job in jobs):
         raise SystemExit(said)
-    return said
 
 
 def _kill(out: Path, chance: random.Random, among: set[int] | None = None) -> int:
-    """Kill, at a random moment, a process whose run is half done; the run's last checkpoint."""
+    """Kill a process at a random moment, half way in its runs; their least last checkpoint.
+
+    Each run of its pack has a checkpoint then: before, it would rightly begin anew.
+    """
     time.sleep(3 * chance.random())
     while True:
-        for file in sorted((out / "runs").glob(f"*/{OWNER}")):
-            try:
-                process = json.loads(file.read_text())["process"]
-                kept = kept_steps(file.parent)
-            except (OSError, ValueError):  # it has just gone, or is just coming
-                continue
-            if kept and kept[-1] < STEPS and (among is None or process in among):
-                os.kill(process, signal.SIGKILL)
-                if among is not None:
-                    among.discard(process)
-                return kept[-1]
+        for process, kept in _half_done(out).items():
+            if among is None or process in among:
+                time.sleep(0.5 * chance.random())
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(process, signal.SIGKILL)
+                    if among is not None:
+                        among.discard(process)
+                    return kept
         time.sleep(0.005)
+
+
+def _half_done(out: Path) -> dict[int, int]:
+    """Processes whose runs all have a checkpoint and none the last: the least of their steps."""
+    found: dict[int, list[int]] = {}
+    for file in (out / "runs").glob(f"*/{OWNER}"):
+        with contextlib.suppress(OSError, ValueError):  # it has just gone, or is just coming
+            process = json.loads(file.read_text())["process"]
+            found.setdefault(process, []).append((kept_steps(file.parent) or [0])[-1])
+    return {process: min(steps) for process, steps in found.items() if 0 < min(steps) <= STEPS // 2}
 
 
 def _figures(out: Path) -> list[Row]:

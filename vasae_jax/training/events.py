@@ -1,7 +1,7 @@
 """events.jsonl of a run: what each start ran with, where, and why it ended.
 
-A start leaves two lines, ``start`` and ``end``. One that was killed leaves only the first, and
-the next start writes the second for it.
+A start leaves the lines ``start``, ``train`` with the step after which it trains (0 for a new run),
+where it came so far, and ``end``. One that was killed leaves no end, and the next start writes it.
 """
 
 import contextlib
@@ -51,6 +51,12 @@ class Events:
             killed = bool(lines) and lines[-1].get("event") != "end"
             _write(self._file, [*lines, *([_end(NO_WORD)] if killed else []), self._start])
         return self
+
+    def train(self, after: int) -> None:
+        """Write that the steps after this one are trained now."""
+        if is_first():
+            line = {"event": "train", "time": _now(), "after": after}
+            _write(self._file, [*_lines(self._file), line])
 
     def __exit__(
         self,

@@ -66,7 +66,7 @@ def train(config: Config) -> Path:
     config = settled(config, mesh, (d_sae, cache.manifest.d_model))
     with contextlib.ExitStack() as held:
         (run,) = together(lambda: own_runs([config], cache, held))
-        together(lambda: held.enter_context(Events(config, cache, mesh)))
+        events = together(lambda: held.enter_context(Events(config, cache, mesh)))
         checkpoints = held.enter_context(kept_checkpoints(config))
         done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
         if done >= config.run.steps:
@@ -79,6 +79,7 @@ def train(config: Config) -> Path:
             say(f"resuming {run.path} after step {done}")
             state = checkpoints.restore(done, state)
         run.cut_metrics(done)
+        events.train(done)
         steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
             Stop() as stop,  # only now that there is something to lose: before, signals end us

@@ -101,6 +101,8 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         contexts, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
         for run in runs:
             run.cut_metrics(done)
+        for told in events:
+            told.train(done)
         step = PackStep(configs, mesh, layout, execution)
         each = zip(configs, runs, kept, events, strict=True)
         opened = [Member(*one, _log(*one[:2], done)) for one in each]
