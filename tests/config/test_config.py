@@ -28,6 +28,9 @@ def test_overrides_are_typed():
     config = parse("--sae.k=64", "--optim.lr=3e-4", "--run.tensorboard", "--sae.no-unit-norm")
     assert (config.sae.k, config.optim.lr) == (64, 3e-4)
     assert config.run.tensorboard and not config.sae.unit_norm
+    assert parse("--run.tensorboard=true", "--sae.unit-norm=False") == parse(
+        "--run.tensorboard", "--sae.no-unit-norm"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--mesh.data=auto"], ["--mesh.data=0"]])

@@ -73,7 +73,7 @@ def parse_overrides(default: Config, arguments: Sequence[str], program: str) -> 
             config, unknown = tyro.cli(
                 Config,
                 default=default,
-                args=list(arguments),
+                args=[_as_flag(argument) for argument in arguments],
                 prog=program,
                 return_unknown_args=True,
             )
@@ -123,6 +123,17 @@ def flatten(config: Config) -> dict[str, Any]:
         for section, fields in to_dict(config).items()
         for name, value in fields.items()
     }
+
+
+def _as_flag(argument: str) -> str:
+    """``--a.b=true`` and ``--a.b=false`` as the parser has them: ``--a.b`` and ``--a.no-b``."""
+    found = re.fullmatch(r"--(\w+)\.([\w-]+)=(true|false)", argument, re.IGNORECASE)
+    if found is None:
+        return argument
+    section, name, value = found.groups()
+    if not isinstance(flatten(Config()).get(f"{section}.{name.replace('-', '_')}"), bool):
+        return argument
+    return f"--{section}.{name}" if value.lower() == "true" else f"--{section}.no-{name}"
 
 
 def _unknown(argument: str) -> str:
