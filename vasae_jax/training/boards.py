@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
@@ -13,11 +15,23 @@ from vasae_jax.system.files import sha256_bytes
 from vasae_jax.training.rundir import CONFIG, RunDir
 
 
+class Histogram(NamedTuple):
+    """A number for each of some features."""
+
+    values: np.ndarray
+    """[n], from the first to the last edge"""
+    edges: np.ndarray
+    """[bins + 1], rising"""
+
+
 class Board(Protocol):
     """Takes the numbers of a step."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Show ``values`` of step number ``step``."""
+
+    def add_histogram(self, step: int, name: str, histogram: Histogram) -> None:
+        """Show one of what the features of step number ``step`` have."""
 
     def close(self) -> None:
         """Send or write what is pending."""
@@ -59,6 +73,9 @@ class _TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def add_histogram(self, step: int, name: str, histogram: Histogram) -> None:
+        self._writer.add_histogram(name, histogram.values, step, bins=histogram.edges)
+
     def close(self) -> None:
         self._writer.close()
 
@@ -78,6 +95,7 @@ class _Wandb:
                 "--run.wandb needs wandb, which is not installed; "
                 "expected pip install 'vasae-jax[wandb]'"
             ) from None
+        self._histogram = wandb.Histogram
         settings = {**to_dict(config), "config_hash": config_hash(config)}
         try:
             self._run: Any = wandb.init(
@@ -99,6 +117,10 @@ class _Wandb:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "step": step})
+
+    def add_histogram(self, step: int, name: str, histogram: Histogram) -> None:
+        counts = np.histogram(histogram.values, histogram.edges)
+        self._run.log({name: self._histogram(np_histogram=counts), "step": step})
 
     def close(self) -> None:
         self._run.finish()

@@ -22,6 +22,7 @@ from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_cache, check_settings
 from vasae_jax.training.ended import DIVERGED, read_ended
 from vasae_jax.training.events import Events
+from vasae_jax.training.glance import Glance, glance_of
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loop import (
     Hooks,
@@ -105,7 +106,13 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
             told.train(done)
         step = PackStep(configs, mesh, layout, execution)
         each = zip(configs, runs, kept, events, strict=True)
-        opened = [Member(*one, _log(*one[:2], done)) for one in each]
+        looks = together(
+            lambda: [glance_of(c, cache, mesh, contexts[c.data.layer]) for c in configs]
+        )
+        opened = [
+            Member(*one, _log(*one[:2], done, glance))
+            for one, glance in zip(each, looks, strict=True)
+        ]
         for member in opened:
             held.enter_context(contextlib.closing(member.log))
         stop = held.enter_context(Stop())
@@ -219,8 +226,8 @@ def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Conte
     return {config.data.layer: context}, start
 
 
-def _log(config: Config, run: RunDir, done: int) -> Log:
-    return Log(run, config, done, name=str(run.path))
+def _log(config: Config, run: RunDir, done: int, glance: Glance | None) -> Log:
+    return Log(run, config, done, name=str(run.path), glance=glance)
 
 
 class _Sender:
