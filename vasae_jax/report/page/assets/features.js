@@ -87,7 +87,8 @@
     const order = rank.order(state.sort, state.down === "1");
     const { rows, first } = rank.choose(order, parts.pass, found);
     table.show(parts.table, rows, state.sort, state.down === "1");
-    const named = first ? `, ${format.count(first)} by a layer name first` : "";
+    const others = rows.length > first ? " first, then by other names and examples" : "";
+    const named = first ? `, ${format.count(first)} by a layer name${others}` : "";
     const more =
       rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
     parts.controls.count.textContent = `${atLeast}${format.count(rows.length)} of ${format.count(panels.total)} features${named}${more}`;
