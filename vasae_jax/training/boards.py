@@ -24,14 +24,15 @@ class Histogram(NamedTuple):
     """[bins + 1], rising"""
 
 
+Spread = Mapping[str, Histogram]
+"""Histograms by name."""
+
+
 class Board(Protocol):
     """Takes the numbers of a step."""
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Show ``values`` of step number ``step``."""
-
-    def add_histogram(self, step: int, name: str, histogram: Histogram) -> None:
-        """Show one of what the features of step number ``step`` have."""
+    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
+        """Show ``values`` of step number ``step``, and how numbers of its features are spread."""
 
     def close(self) -> None:
         """Send or write what is pending."""
@@ -69,12 +70,11 @@ class _TensorBoard:
     def __init__(self, run: RunDir) -> None:
         self._writer = summary_writer(run.path / "tensorboard")
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
+    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-
-    def add_histogram(self, step: int, name: str, histogram: Histogram) -> None:
-        self._writer.add_histogram(name, histogram.values, step, bins=histogram.edges)
+        for name, one in spread.items():
+            self._writer.add_histogram(name, one.values, step, bins=one.edges)
 
     def close(self) -> None:
         self._writer.close()
@@ -115,12 +115,12 @@ class _Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({**values, "step": step})
-
-    def add_histogram(self, step: int, name: str, histogram: Histogram) -> None:
-        counts = np.histogram(histogram.values, histogram.edges)
-        self._run.log({name: self._histogram(np_histogram=counts), "step": step})
+    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
+        shown = {
+            name: self._histogram(np_histogram=np.histogram(one.values, one.edges))
+            for name, one in spread.items()
+        }
+        self._run.log({**values, **shown, "step": step})
 
     def close(self) -> None:
         self._run.finish()

@@ -24,7 +24,7 @@ from vasae_jax.devices.mesh import DATA, MODEL, Rules
 from vasae_jax.devices.placement import on_all
 from vasae_jax.sae import encode, row_dots, unit_rows
 from vasae_jax.sae.active import agree
-from vasae_jax.training.boards import Histogram
+from vasae_jax.training.boards import Histogram, Spread
 from vasae_jax.training.heldout import HeldOut, held_out_rows
 from vasae_jax.training.loss import Context
 from vasae_jax.training.phases import sets_in
@@ -80,7 +80,7 @@ def wants_glances(config: Config) -> bool:
     return uses_certificate(config) and bool(config.run.tensorboard or config.run.wandb)
 
 
-def histograms(found: Glimpse) -> dict[str, Histogram]:
+def histograms(found: Glimpse) -> Spread:
     """Of what was seen, by name; those of no feature are left out."""
     values = {
         "alignment": (found.cosine[found.alive], np.linspace(-1, 1, 81)),

@@ -102,9 +102,7 @@ class Log:
         shown = histograms(jax.device_get(self._seen)) if self._seen else {}
         self._seen = None
         for board in self._boards:
-            board.add(step, record)
-            for name, histogram in shown.items():
-                board.add_histogram(step, name, histogram)
+            board.add(step, record, shown)
 
     def searched(self, found: Staleness) -> None:
         """Report, after the last step, how far the cached nearest anchors are from the truth."""
