@@ -106,12 +106,9 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
             told.train(done)
         step = PackStep(configs, mesh, layout, execution)
         each = zip(configs, runs, kept, events, strict=True)
-        looks = together(
-            lambda: [glance_of(c, cache, mesh, contexts[c.data.layer]) for c in configs]
-        )
+        looks = together(lambda: _looks(configs, cache, mesh, contexts))
         opened = [
-            Member(*one, _log(*one[:2], done, glance))
-            for one, glance in zip(each, looks, strict=True)
+            Member(*one, _log(*one[:2], done, look)) for one, look in zip(each, looks, strict=True)
         ]
         for member in opened:
             held.enter_context(contextlib.closing(member.log))
@@ -224,6 +221,12 @@ def _begin(
 def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Context], Start]:
     context, start = prepare(config, cache, mesh)
     return {config.data.layer: context}, start
+
+
+def _looks(
+    configs: Sequence[Config], cache: Cache, mesh: Mesh, contexts: Mapping[int, Context]
+) -> list[Glance | None]:
+    return [glance_of(config, cache, mesh, contexts[config.data.layer]) for config in configs]
 
 
 def _log(config: Config, run: RunDir, done: int, glance: Glance | None) -> Log:
