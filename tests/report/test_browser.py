@@ -122,6 +122,40 @@ def test_search_filters_and_sorting_find_what_the_dictionary_holds(visit):
     assert again.locator("#search").input_value() == "onerror=ALERT"
 
 
+RANKS = """async (query) => {
+  const { panels, rank, find } = vasae;
+  const order = rank.order('hold', true), pass = new Uint8Array(panels.total).fill(1);
+  const asked = { query, order, pass, room: 40, before: window.last, off: () => false };
+  const early = [];
+  const shown = (found) => [...rank.choose(order, pass, found).rows];
+  window.last = await find(asked, (found) => early.push(shown(found)));
+  return { found: [...window.last.found], rows: shown(window.last.found), early };
+}"""
+EVERY_LINE = """(query) => vasae.panels.all.flatMap((panel) => {
+  const typed = (id) =>
+    panel.vocab[id].replaceAll('␣', ' ').replaceAll('\\\\x0a', ' ').toLowerCase();
+  return panel.text.text.split('\\n').map((line, feature) => {
+    if (query === String(feature)) return 3;
+    const names = [...vasae.store.line(panel.table.names, feature)].map(typed);
+    return names.some((name) => name.includes(query)) ? 2 : Number(line.includes(query));
+  });
+})"""
+
+
+def test_a_search_finds_what_looking_at_every_line_does(visit):
+    page = visit("#/features?q=value")
+    page.wait_for_function("() => document.querySelector('.count').textContent.includes(' of ')")
+    known_early = 0
+    # Letter by letter, then other words: what was found before must not stand in the way.
+    for query in ("e", "ke", "kef", "k", "the value", "th", "29", "o", "value", "no such word"):
+        found = page.evaluate(RANKS, query)
+        assert found["found"] == page.evaluate(EVERY_LINE, query), query
+        for rows in found["early"]:  # the rows in view are those that are there in the end
+            known_early += 1
+            assert rows[:40] == found["rows"][:40], query
+    assert known_early > 3
+
+
 def test_a_feature_opens_and_links_lead_on(visit):
     page = visit("#/features?fires=all&sort=feature&down=0&panel=layer-3")
     page.locator(".row .c-feature a").nth(4).click()

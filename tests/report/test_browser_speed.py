@@ -12,6 +12,7 @@ from vasae_jax.report.page.build import build_page
 
 FEATURES, WORDS, LAYERS = 50_000, 47_000, (3, 9, 20, 27)
 TYPED = ("the value", "iterable", "kona", "e")
+"""Letter by letter. The first letters of each are in more than half of the features."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,15 +26,16 @@ TYPE = """async (words) => {
     channel.port1.onmessage = done;
     channel.port2.postMessage(0);
   });
-  const times = [];
+  const times = { shown: [], counted: [] };
   for (const word of words) {
     for (let end = 1; end <= word.length; end += 1) {
-      performance.clearMarks('vasae-shown');
+      performance.clearMarks();
       field.value = word.slice(0, end);
       const began = performance.now();
       field.dispatchEvent(new Event('input', { bubbles: true }));
-      while (!performance.getEntriesByName('vasae-shown').length) await tick();
-      times.push(performance.getEntriesByName('vasae-shown')[0].startTime - began);
+      while (!performance.getEntriesByName('vasae-counted').length) await tick();
+      for (const [name, all] of Object.entries(times))
+        all.push(performance.getEntriesByName(`vasae-${name}`)[0].startTime - began);
     }
   }
   return times;
@@ -69,8 +71,12 @@ def test_first_paint_and_typing_are_quick(index):
         )
         drawn = page.locator(".row").count()
         browser.close()
-    key = statistics.median(typed)
-    print(f"first rows {shown:.0f} ms; a key {key:.0f} ms, {max(typed):.0f} at most")
+    key, counted = (statistics.median(typed[name]) for name in ("shown", "counted"))
+    print(
+        f"first rows {shown:.0f} ms; a key {key:.0f} ms until its rows are shown, "
+        f"{max(typed['shown']):.0f} at most; {counted:.0f} ms until all are counted, "
+        f"{max(typed['counted']):.0f} at most"
+    )
     assert shown < 1000
-    assert key < 50
+    assert key < 50 and counted < 50
     assert drawn < 60  # of 200,000

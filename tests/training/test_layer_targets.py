@@ -82,7 +82,7 @@ def own_anchors(cache):
 def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
     config = config_for(cache, tmp_path, kind, pulls)
     start = starting_rows(config, cache)
-    found, scatter = target_rows(config, cache, start)
+    found, scatter, tokens = target_rows(config, cache, start)
     anchors = own_anchors(cache)
     if pulls == "encoder":
         expected, _ = detector_rows(anchors, kind)
@@ -94,6 +94,7 @@ def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
         assert found.shape == ((2 if kind == "both" else 1) * V, 16)
     assert found.dtype == np.float32
     assert start.shape == (V, 16)
+    assert len(tokens.token) == len(tokens.before) == len(found)
 
 
 def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tmp_path):

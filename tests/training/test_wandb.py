@@ -90,6 +90,8 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
     for line in metrics:
         if "fvu" in line:
             assert last[line["step"]]["fvu"] == pytest.approx(line["fvu"])
+            shown = last[line["step"]]
+            assert sum(shown["alignment/values"]) == 32 and len(shown["alignment/bins"]) == 81
 
 
 def test_the_hash_is_of_the_settings_and_not_of_the_place(tmp_path):

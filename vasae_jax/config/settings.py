@@ -169,9 +169,11 @@ class RunConfig:
     keep_every: int = 0
     """Checkpoints of steps that are a multiple of this are kept for good; 0 keeps none so."""
     tensorboard: bool = False
-    """Also write TensorBoard event files under OUT/tensorboard."""
+    """Also write TensorBoard event files under OUT/tensorboard: curves, and histograms of alignment
+    and hold, for which features are looked at on held-out rows at each logged step."""
     wandb: str = ""
-    """Also log to this Weights & Biases project; a resumed run goes on in its own run there."""
+    """Also log to this Weights & Biases project, histograms too; a resumed run goes on in its own
+    run there."""
     overwrite: bool = False
     """Delete an existing run directory first instead of resuming it."""
     fall_back: bool = False

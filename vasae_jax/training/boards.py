@@ -3,7 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
@@ -13,11 +15,24 @@ from vasae_jax.system.files import sha256_bytes
 from vasae_jax.training.rundir import CONFIG, RunDir
 
 
+class Histogram(NamedTuple):
+    """A number for each of some features."""
+
+    values: np.ndarray
+    """[n], from the first to the last edge"""
+    edges: np.ndarray
+    """[bins + 1], rising"""
+
+
+Spread = Mapping[str, Histogram]
+"""Histograms by name."""
+
+
 class Board(Protocol):
     """Takes the numbers of a step."""
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Show ``values`` of step number ``step``."""
+    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
+        """Show ``values`` of step number ``step``, and how numbers of its features are spread."""
 
     def close(self) -> None:
         """Send or write what is pending."""
@@ -55,9 +70,11 @@ class _TensorBoard:
     def __init__(self, run: RunDir) -> None:
         self._writer = summary_writer(run.path / "tensorboard")
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
+    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        for name, one in spread.items():
+            self._writer.add_histogram(name, one.values, step, bins=one.edges)
 
     def close(self) -> None:
         self._writer.close()
@@ -78,6 +95,7 @@ class _Wandb:
                 "--run.wandb needs wandb, which is not installed; "
                 "expected pip install 'vasae-jax[wandb]'"
             ) from None
+        self._histogram = wandb.Histogram
         settings = {**to_dict(config), "config_hash": config_hash(config)}
         try:
             self._run: Any = wandb.init(
@@ -97,8 +115,12 @@ class _Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log({**values, "step": step})
+    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
+        shown = {
+            name: self._histogram(np_histogram=np.histogram(one.values, one.edges))
+            for name, one in spread.items()
+        }
+        self._run.log({**values, **shown, "step": step})
 
     def close(self) -> None:
         self._run.finish()

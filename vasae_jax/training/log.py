@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +13,10 @@ from vasae_jax.devices.distributed import is_first
 from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.system.clock import duration
 from vasae_jax.training.boards import open_boards
+from vasae_jax.training.glance import Glance, Glimpse, histograms
 from vasae_jax.training.guard import Loss
 from vasae_jax.training.rundir import RunDir
+from vasae_jax.training.state import TrainState
 from vasae_jax.training.step import Metrics
 
 
@@ -32,8 +35,9 @@ class Log:
         stream: Stream | None = None,
         *,
         name: str = "",
+        glance: Glance | None = None,
     ) -> None:
-        """Of a run that goes on after step ``start``.
+        """Of a run that goes on after step ``start``; ``glance`` looks at its features.
 
         A run of a pack has a ``name`` and no stream of its own: it is told what its pack reads,
         and leaves lines for people on its steps to it.
@@ -41,13 +45,20 @@ class Log:
         self._stream, self._name = stream, f"{name}: " if name else ""
         self._loss = Loss("", run.best_fvu())  # of a pack's runs the pack says the name
         self._noted: tuple[int, Metrics] | None = None
+        self._glance = glance
+        self._seen: Glimpse | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
         self._boards = open_boards(run, config)
 
-    def note(self, step: int, metrics: Metrics) -> None:
+    def note(self, step: int, metrics: Metrics, state: TrainState) -> None:
         """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
         self._noted = step, metrics
+        self.look(step, lambda: state)
+
+    def look(self, step: int, state: Callable[[], TrainState]) -> None:
+        """Begin to look at the features of the state after ``step``, for the next report."""
+        self._seen = self._glance(step, state()) if self._glance else None
 
     def flush(self) -> None:
         """Report what is noted, if anything is; raises what ``report`` does."""
@@ -88,8 +99,10 @@ class Log:
         self._run.log(record)
         if not self._name:
             self._show(record)
+        shown = histograms(jax.device_get(self._seen)) if self._seen else {}
+        self._seen = None
         for board in self._boards:
-            board.add(step, record)
+            board.add(step, record, shown)
 
     def searched(self, found: Staleness) -> None:
         """Report, after the last step, how far the cached nearest anchors are from the truth."""

@@ -33,6 +33,7 @@ from vasae_jax.training.checks import (
     order_seed,
 )
 from vasae_jax.training.events import Events
+from vasae_jax.training.glance import glance_of, wants_glances
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.phases import phases
@@ -48,6 +49,7 @@ _POLL = 0.1  # seconds after which a wait for a batch looks for a signal
 B = TypeVar("B")
 C = TypeVar("C")
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 T = TypeVar("T")
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -79,12 +81,13 @@ def train(config: Config) -> Path:
             say(f"resuming {run.path} after step {done}")
             state = checkpoints.restore(done, state)
         run.cut_metrics(done)
+        glance = together(lambda: glance_of(config, cache, mesh, context))
         events.train(done)
         steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
             Stop() as stop,  # only now that there is something to lose: before, signals end us
             stream.prefetch(done) as host_batches,
-            contextlib.closing(Log(run, config, done, stream)) as log,
+            contextlib.closing(Log(run, config, done, stream, glance=glance)) as log,
         ):
             asked = until_asked(host_batches, stop)
             batches = on_device(asked, partial(send, mesh), done, config.run.steps)
@@ -94,11 +97,11 @@ def train(config: Config) -> Path:
     return run.path
 
 
-class Notes(Protocol[M_contra]):
+class Notes(Protocol[S_contra, M_contra]):
     """What is told of each step's metrics; see :class:`vasae_jax.training.log.Log`."""
 
-    def note(self, step: int, metrics: M_contra) -> None:
-        """Keep the metrics of one step."""
+    def note(self, step: int, metrics: M_contra, state: S_contra) -> None:
+        """Keep the metrics of one step, and what is to be seen in the state after it."""
 
     def flush(self) -> None:
         """Report what is kept."""
@@ -111,7 +114,7 @@ class Notes(Protocol[M_contra]):
 class Hooks(Generic[S, M]):
     """What goes on beside the steps."""
 
-    log: Notes[M]
+    log: Notes[S, M]
     save: Callable[[int, S], None]
     """Keeps the state after the step of that number."""
     stop: Stop
@@ -136,7 +139,7 @@ def advance(
         state, metrics = steps(number)(state, batch, context)
         log.flush()  # the step before's, now that the device has this one to do
         if _due(number, config.log_every, config.steps):
-            log.note(number, metrics)
+            log.note(number, metrics, state)
         stopped = hooks.stop.after(number)
         if stopped or _due(number, config.checkpoint_every, config.steps):
             log.flush()
@@ -228,12 +231,13 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     targets = target_rows(config, cache, rows)
     anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
     pulled_to = anchors if targets.rows is rows else on_all(mesh, targets.rows)
-    tokens = on_all(mesh, tokens_by_count(cache, "train"))
-    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, tokens)
+    frequent = on_all(mesh, tokens_by_count(cache, "train"))
+    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, frequent)
     variance = on_all(mesh, np.float32(stats.variance))
     scatter = targets.scatter
     by_scatter = None if scatter is None else on_all(mesh, placed(targets.rows, scatter))
-    return Context(pulled_to, mean, variance, by_scatter), start
+    tokens = on_all(mesh, targets.tokens) if wants_glances(config) else None
+    return Context(pulled_to, mean, variance, by_scatter, tokens=tokens), start
 
 
 def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:

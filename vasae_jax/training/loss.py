@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor import AnchorState, aligned_and_pull
-from vasae_jax.anchor.layer import Nearest, Placed, scattered_pull
+from vasae_jax.anchor.layer import Nearest, Placed, TokensOf, scattered_pull
 from vasae_jax.config import Config
 from vasae_jax.devices.mesh import DATA, MODEL
 from vasae_jax.sae import Given as GivenToPass
@@ -52,6 +52,8 @@ class Context(NamedTuple):
     """The anchors in the measure that pulled rows are compared to them by; None: as they are."""
     given: Given | None = None
     """Knobs in place of the config's, where runs of a pack differ in them."""
+    tokens: TokensOf | None = None
+    """What each anchor is of, where a board is to show what names hold; no step reads it."""
 
 
 class Measures(NamedTuple):

@@ -5,7 +5,16 @@ from typing import NamedTuple
 import numpy as np
 
 from vasae_jax.anchor import anchor_matrix
-from vasae_jax.anchor.layer import LayerAnchors, Scatter, anchor_rows, detector_rows, layer_anchors
+from vasae_jax.anchor.layer import (
+    LayerAnchors,
+    Scatter,
+    TokensOf,
+    anchor_rows,
+    detector_rows,
+    layer_anchors,
+    tokens_at,
+    tokens_of,
+)
 from vasae_jax.cache import Cache
 from vasae_jax.config import AnchorConfig, Config
 from vasae_jax.devices.distributed import first_then_all
@@ -25,6 +34,8 @@ class Targets(NamedTuple):
     """[A, d] unit float32"""
     scatter: Scatter | None = None
     """by which both sides are compared, see :mod:`vasae_jax.anchor.layer.scatter`"""
+    tokens: TokensOf | None = None
+    """what each row is of; None where nothing pulls"""
 
 
 def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
@@ -40,7 +51,7 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
     if config.sae.method != "soft":
         return Targets(np.zeros((1, start.shape[1]), np.float32))
     if config.anchor.kind == "embedding":
-        return Targets(start)
+        return Targets(start, tokens=tokens_at(len(start)))
     data = config.data
     anchors = first_then_all(
         lambda: layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
@@ -50,6 +61,8 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
 
 def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
     """The layer's anchors, as the matrix that is pulled is to be near to them."""
-    if config.pulls == "encoder":
-        return Targets(*detector_rows(anchors, config.kind))
-    return Targets(anchor_rows(anchors, config.kind))
+    detectors = config.pulls == "encoder"
+    tokens = tokens_of(anchors, config.kind, detectors=detectors)
+    if detectors:
+        return Targets(*detector_rows(anchors, config.kind), tokens)
+    return Targets(anchor_rows(anchors, config.kind), tokens=tokens)

@@ -12,6 +12,7 @@ from vasae_jax.anchor.layer.origin import Origin, origin_of
 from vasae_jax.anchor.layer.pull import Nearest, scattered_pull
 from vasae_jax.anchor.layer.rows import LayerRows
 from vasae_jax.anchor.layer.scatter import Placed, Scatter, placed
+from vasae_jax.anchor.layer.tokens import TokensOf, tokens_at, tokens_of
 from vasae_jax.anchor.layer.unit import KINDS, anchor_rows
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Placed",
     "Relations",
     "Scatter",
+    "TokensOf",
     "anchor_rows",
     "detector_rows",
     "estimate",
@@ -38,5 +40,7 @@ __all__ = [
     "remove_anchors",
     "scattered_pull",
     "token_blocks",
+    "tokens_at",
+    "tokens_of",
     "write_anchors",
 ]

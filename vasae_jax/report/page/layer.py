@@ -18,8 +18,6 @@ NAMES = 3
 """Layer names shown in the table, and names by embedding searched."""
 SPARK = 16
 """Columns of a density's sparkline at most."""
-MARK = "\x1f"
-"""In a line of the text that is searched: the layer names that are shown come before it."""
 SEARCHED = 2
 """Strongest examples whose text is searched."""
 
@@ -70,24 +68,22 @@ def sparkline(histogram: np.ndarray) -> np.ndarray:
 
 
 def search_lines(panel: Panel) -> Iterator[str]:
-    """What is searched of each feature, in small letters.
+    """What is searched of each feature beside the layer names in the table, in small letters.
 
-    The layer names that the table shows, then after MARK its other names, the tokens at which
-    it fires in its examples, and the text of the strongest.
+    Its other names, the tokens at which it fires in its examples, and the text of the strongest.
     """
     found, shown = panel.dictionary, panel.examples
     words = [_spaced(panel.vocab.display(token)) for token in range(len(panel.vocab))]
     for feature in range(found.d_sae):
         fires_at = shown.tokens[feature, :, BEFORE]
-        layer = [words[token] for token in found.layer_token_ids[feature].tolist()]
-        names, parts = layer[:NAMES], layer[NAMES:]
+        parts = [words[token] for token in found.layer_token_ids[feature, NAMES:].tolist()]
         parts += [words[token] for token in found.token_ids[feature, :NAMES].tolist()]
         parts += [words[token] for token in dict.fromkeys(fires_at.tolist()) if token >= 0]
         parts += [
             "".join(words[token] for token in line if token >= 0)
             for line in shown.tokens[feature, :SEARCHED].tolist()
         ]
-        yield MARK.join("\t".join(some) for some in (names, parts)).lower()
+        yield "\t".join(parts).lower()
 
 
 def _spaced(shown: str) -> str:

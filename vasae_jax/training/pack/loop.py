@@ -22,6 +22,7 @@ from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.checks import check_cache, check_settings
 from vasae_jax.training.ended import DIVERGED, read_ended
 from vasae_jax.training.events import Events
+from vasae_jax.training.glance import Glance, glance_of
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loop import (
     Hooks,
@@ -84,8 +85,7 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
     cache, mesh, d_sae, stream = together(lambda: _checked(configs))
     check_same(configs, cache.digest)
     first = settled(configs[0], mesh, (d_sae, cache.manifest.d_model))
-    screen = first.sae.screen
-    configs = [replace(config, sae=replace(config.sae, screen=screen)) for config in configs]
+    configs = [replace(one, sae=replace(one.sae, screen=first.sae.screen)) for one in configs]
     with contextlib.ExitStack() as held:
         runs = together(lambda: own_runs(configs, cache, held))
         events = together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
@@ -99,15 +99,15 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         if done:
             say(f"resuming the pack after step {done}")
         contexts, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
-        for run in runs:
+        for run, told in zip(runs, events, strict=True):
             run.cut_metrics(done)
-        for told in events:
             told.train(done)
         step = PackStep(configs, mesh, layout, execution)
-        each = zip(configs, runs, kept, events, strict=True)
-        opened = [Member(*one, _log(*one[:2], done)) for one in each]
-        for member in opened:
-            held.enter_context(contextlib.closing(member.log))
+        looks = together(lambda: _looks(configs, cache, mesh, contexts))
+        logs = [_log(*one, done) for one in zip(configs, runs, looks, strict=True)]
+        for log in logs:
+            held.enter_context(contextlib.closing(log))
+        opened = [Member(*one) for one in zip(configs, runs, kept, events, logs, strict=True)]
         stop = held.enter_context(Stop())
         batches = until_asked(held.enter_context(stream.prefetch(done)), stop)
         members = Members(opened, step, layout, stream, rules)
@@ -116,8 +116,7 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         hooks = Hooks(members, members.save, stop)
         pack = advance(first.run, _while_any(rows, members), step.at, pack, contexts, hooks)
         for number in members.going:
-            config, log = opened[number].config, opened[number].log
-            found = [(layout.take(pack, number), log)]
+            config, found = configs[number], [(layout.take(pack, number), logs[number])]
             compare_anchors(config, found, contexts[config.data.layer], mesh)
     return paths
 
@@ -219,8 +218,14 @@ def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Conte
     return {config.data.layer: context}, start
 
 
-def _log(config: Config, run: RunDir, done: int) -> Log:
-    return Log(run, config, done, name=str(run.path))
+def _looks(
+    configs: Sequence[Config], cache: Cache, mesh: Mesh, contexts: Mapping[int, Context]
+) -> list[Glance | None]:
+    return [glance_of(config, cache, mesh, contexts[config.data.layer]) for config in configs]
+
+
+def _log(config: Config, run: RunDir, glance: Glance | None, done: int) -> Log:
+    return Log(run, config, done, name=str(run.path), glance=glance)
 
 
 class _Sender:

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vasae_jax.config import Config
@@ -55,9 +56,11 @@ class Members:
         self._line.start(done)
         self._halve(done)
 
-    def note(self, step: int, metrics: PackMetrics) -> None:
+    def note(self, step: int, metrics: PackMetrics, pack: PackState) -> None:
         """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
         self._noted = step, metrics
+        for run in self.going:
+            self._members[run].log.look(step, partial(self._layout.take, pack, run))
 
     def flush(self) -> None:
         """Report what is noted, if anything is, and end the runs that have diverged."""

@@ -1,7 +1,7 @@
 // The search field and the filters. What they say is in the address, so that it can be sent.
 (function (vasae) {
   "use strict";
-  const { h, panels, index } = vasae;
+  const { h, panels, index, format } = vasae;
   const DEFAULTS = {
     q: "",
     panel: "all",
@@ -42,7 +42,7 @@
         [
           ["", "any cosine"],
           ...index.buckets.map(([name, from]) => [name, `${name} (${from} or more)`]),
-          ["none", "none"],
+          ["none", format.bucketWords("none")],
         ],
       ],
       [
@@ -75,7 +75,7 @@
       value: state.q,
       autocomplete: "off",
       spellcheck: "false",
-      placeholder: "Search names, tokens and contexts",
+      placeholder: "Search names, tokens, contexts",
       "aria-label": "Search names, tokens and contexts",
       oninput: () => onChange("q", search.value),
     });

@@ -42,6 +42,7 @@
     const { panel, feature } = found;
     const { table } = panel;
     const rate = table.rate.values[feature];
+    const cosine = table.cosine.values[feature];
     const verdict = format.verdict(table.verdict.values[feature]);
     const step = (to, text) =>
       to >= 0 && to < panel.features
@@ -67,7 +68,8 @@
         h(
           "span",
           { class: "quiet" },
-          `${format.capital(panel.label)}, feature ${feature} fires `,
+          `${format.capital(panel.label)}, feature ${feature} `,
+          verdict === "holds" ? "fires " : "should fire ",
           format.relation(table.relation.values[feature]),
           " ",
         ),
@@ -90,7 +92,7 @@
         fact(
           "Nearest embedding",
           tokens.chip(panel.vocab[table.token.values[feature]]),
-          `cosine ${format.cosine(table.cosine.values[feature])}, ${format.bucket(table.cosine.values[feature])}`,
+          `cosine ${format.cosine(cosine)}: ${format.bucketWords(format.bucket(cosine))}`,
         ),
       ),
     );

@@ -1,9 +1,7 @@
 // The page of all features.
 (function (vasae) {
   "use strict";
-  const { panels, search, rank, table, controls, format } = vasae;
-  const SLICE = 12; // milliseconds of searching before the page may react again
-  const FEW = 2; // of so many features at most one was found: the next letters look at these
+  const { panels, search, find, rank, table, controls, format } = vasae;
   let leave = () => {};
 
   function show(main, query) {
@@ -61,65 +59,41 @@
 
   async function refresh(parts, searching) {
     const { state } = parts;
-    parts.turn = (parts.turn || 0) + 1;
+    const turn = (parts.turn || 0) + 1;
+    parts.turn = turn;
     const query = state.q.toLowerCase();
     if (!searching || !parts.pass) parts.pass = rank.passing(state);
     if (!query) parts.last = null;
-    else if (searching || !parts.last) {
-      const last = await find(parts, query, parts.turn);
+    else if (!parts.last || parts.last.query !== query) {
+      const asked = {
+        query,
+        order: rank.order(state.sort, state.down === "1"),
+        pass: parts.pass,
+        room: table.room(parts.table),
+        before: parts.last,
+        off: () => turn !== parts.turn,
+      };
+      const last = await find(asked, (early) => put(parts, early, "at least "));
       if (!last) return; // more was typed
       parts.last = last;
     }
-    put(parts);
-    performance.mark("vasae-shown", { detail: { query } });
+    put(parts, parts.last && parts.last.found);
+    performance.mark("vasae-counted");
   }
 
-  // Resolves once what waits in the page's queue was done: without the pause that timers take.
-  function turnTaken() {
-    return new Promise((resolve) => {
-      const channel = new MessageChannel();
-      channel.port1.onmessage = () => {
-        channel.port1.close();
-        resolve();
-      };
-      channel.port2.postMessage(0);
-    });
-  }
-
-  // What `query` finds, {query, found by row, few}; null if another turn has begun meanwhile.
-  async function find(parts, query, turn) {
-    const found = new Uint8Array(panels.total);
-    const before = parts.last;
-    const among = before && before.few && query.startsWith(before.query) ? before.found : null;
-    let began = performance.now();
-    for (const panel of panels.all) {
-      if (!panel.text) await search.loadText(panel);
-      if (turn !== parts.turn) return null;
-      search.mark(panel, query, found, among);
-      if (performance.now() - began > SLICE) {
-        await turnTaken();
-        if (turn !== parts.turn) return null;
-        began = performance.now();
-      }
-    }
-    let count = 0;
-    for (let row = 0; row < found.length; row += 1) count += found[row] > 0;
-    return { query, found, few: count < panels.total / FEW };
-  }
-
-  function put(parts) {
+  // Draw the rows that pass and, if there is a search, were `found`.
+  function put(parts, found, atLeast = "") {
     const { state } = parts;
-    const { rows, first } = rank.choose(
-      rank.order(state.sort, state.down === "1"),
-      parts.pass,
-      parts.last && parts.last.found,
-    );
+    const order = rank.order(state.sort, state.down === "1");
+    const { rows, first } = rank.choose(order, parts.pass, found);
     table.show(parts.table, rows, state.sort, state.down === "1");
-    const named = first ? `, ${format.count(first)} by a layer name first` : "";
+    const others = rows.length > first ? " first, then by other names and examples" : "";
+    const named = first ? `, ${format.count(first)} by a layer name${others}` : "";
     const more =
       rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
-    parts.controls.count.textContent = `${format.count(rows.length)} of ${format.count(panels.total)} features${named}${more}`;
+    parts.controls.count.textContent = `${atLeast}${format.count(rows.length)} of ${format.count(panels.total)} features${named}${more}`;
     parts.table.element.classList.toggle("none", rows.length === 0);
+    performance.mark("vasae-shown");
   }
 
   function listen(parts) {
@@ -132,7 +106,7 @@
         parts.table.draw();
       });
     };
-    const resize = () => put(parts);
+    const resize = () => put(parts, parts.last && parts.last.found);
     const slash = (event) => {
       if (event.key !== "/" || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
       event.preventDefault();

@@ -33,6 +33,7 @@
     count,
     times,
     bucket,
+    bucketWords: (name) => (name === "none" ? "near none" : name),
     words,
     capital: (text) => text[0].toUpperCase() + text.slice(1),
     activation: (value) => Number(value.toPrecision(3)).toString(),

@@ -4,7 +4,7 @@
   const { h, panels, format, tokens, store } = vasae;
   const KINDS = ["clear", "ambiguous", "boundary", ""];
   const NAMES = { name: "by the layer", embedding: "by embedding" };
-  const MODES = { centred: "less its mean over the sentence", raw: "as it is" };
+  const MODES = { centred: "less its mean", raw: "as it is" };
 
   async function show(main, key, query) {
     const cases = await store.load("heatmaps");
@@ -48,7 +48,7 @@
         "p",
         { class: "wide" },
         `A cell holds the first name (${NAMES[state.names]}) of the feature most active there, `,
-        `${MODES[state.mode]}. Colour is that activation, on a log scale. A click opens the feature.`,
+        `${MODES[state.mode]}${state.mode === "raw" ? "" : " over the sentence"}. Colour is that activation, on a log scale. A click opens the feature.`,
       ),
       pickers(cases, state, go),
       h(

@@ -1,51 +1,79 @@
-// Search: the text of every feature is one line of a long string, and is searched as it is.
+// Which lines of a text hold what is typed. Every feature has a line, and so has every token.
 (function (vasae) {
   "use strict";
-  const { store } = vasae;
-  const MARK = "\x1f"; // in a line, the layer names that the table shows come before it
+  const { panels, store } = vasae;
+  const vocabularies = new Map();
 
   async function loadText(panel) {
-    if (panel.text) return;
-    const text = await store.load(`${panel.key}/text`);
-    const starts = new Int32Array(panel.features + 1);
-    const marks = new Int32Array(panel.features);
-    for (let line = 0; line < panel.features; line += 1) {
-      marks[line] = text.indexOf(MARK, starts[line]);
-      starts[line + 1] = text.indexOf("\n", marks[line]) + 1;
-    }
-    starts[panel.features] = text.length + 1;
-    panel.text = { text, starts, marks };
+    if (!panel.text) panel.text = cut(await store.load(`${panel.key}/text`), panel.features);
   }
 
-  // Set a rank in `found` (by row) for each feature of `panel` whose line holds `query`: 2 if a
-  // layer name that the table shows does, else 1; 3 if the query is its number. Of those in
-  // `among` alone, if it is given: what was found for the letters typed before.
-  function mark(panel, query, found, among) {
-    if (among) narrow(panel, query, found, among);
-    else scan(panel, query, found);
+  // A text of `count` lines, with the place at which each begins, and one past the last.
+  function cut(text, count) {
+    const starts = new Int32Array(count + 1);
+    for (let line = 1; line < count; line += 1)
+      starts[line] = text.indexOf("\n", starts[line - 1]) + 1;
+    starts[count] = text.length + 1;
+    return { text, starts };
+  }
+
+  // Set 2 in `found` (by row) for each feature of `panel` of which a name in the table holds
+  // `query`, and 3 if the query is its number.
+  function names(panel, query, found) {
+    const hit = tokensWith(panel, query);
+    const { values, width } = panel.table.names;
+    for (let at = 0; at < values.length; at += 1)
+      if (hit[values[at]]) found[panel.base + Math.floor(at / width)] = 2;
     const number = /^#?(\d+)$/.exec(query.trim());
     if (number && Number(number[1]) < panel.features) found[panel.base + Number(number[1])] = 3;
   }
 
-  function narrow(panel, query, found, among) {
-    const { text, starts, marks } = panel.text;
-    for (let line = 0; line < panel.features; line += 1) {
-      const row = panel.base + line;
-      if (!among[row]) continue;
-      const at = text.slice(starts[line], starts[line + 1]).indexOf(query);
-      if (at >= 0) found[row] = starts[line] + at < marks[line] ? 2 : 1;
+  // 1 for each token of the panel's vocabulary that holds `query`.
+  function tokensWith(panel, query) {
+    const key = panel.vocabKey;
+    if (!vocabularies.has(key)) vocabularies.set(key, { lines: typed(panel.vocab), query: null });
+    const own = vocabularies.get(key);
+    if (own.query !== query) {
+      const hit = new Uint8Array(panel.vocab.length);
+      if (own.query !== null && query.startsWith(own.query)) narrow(own.lines, query, hit, own.hit);
+      else scan(own.lines, query, hit);
+      Object.assign(own, { query, hit });
     }
+    return own.hit;
   }
 
-  function scan(panel, query, found) {
-    const { text, starts, marks } = panel.text;
-    let line = 0;
-    let at = text.indexOf(query);
-    while (at >= 0) {
+  // Tokens as one types them: small letters, a space for a space and for a line's end.
+  function typed(vocab) {
+    const text = vocab.join("\n").replaceAll("␣", " ").replaceAll("\\x0a", " ");
+    return cut(text.toLowerCase(), vocab.length);
+  }
+
+  // Set 1 in `found` for each feature of `panel` whose line holds `query` and that has no rank
+  // yet; of those in `among` alone, which are few, if it is given.
+  function text(panel, query, found, among) {
+    const own = (rows) => rows.subarray(panel.base, panel.base + panel.features);
+    if (among) narrow(panel.text, query, own(found), own(among));
+    else scan(panel.text, query, own(found));
+  }
+
+  // Line by line, of those in `among`.
+  function narrow(lines, query, hit, among) {
+    for (let line = 0; line < hit.length; line += 1)
+      if (among[line] && !hit[line] && holds(lines, line, query)) hit[line] = 1;
+  }
+
+  function holds({ text, starts }, line, query) {
+    return text.slice(starts[line], starts[line + 1]).includes(query);
+  }
+
+  // From hit to hit, past lines that are hit already.
+  function scan({ text, starts }, query, hit) {
+    for (let line = 0; line < hit.length; line += 1) {
+      if (hit[line]) continue;
+      const at = text.indexOf(query, starts[line]);
+      if (at < 0) return;
       line = lineOf(starts, at, line);
-      found[panel.base + line] = at < marks[line] ? 2 : 1;
-      if (line + 1 >= panel.features) break;
-      at = text.indexOf(query, starts[line + 1]);
+      if (!hit[line]) hit[line] = 1;
     }
   }
 
@@ -65,5 +93,11 @@
     return low;
   }
 
-  vasae.search = { loadText, mark };
+  // Whether the line of one row holds `query`.
+  function row(number, query) {
+    const { panel, feature } = panels.locate(number);
+    return holds(panel.text, feature, query);
+  }
+
+  vasae.search = { loadText, names, text, row };
 })((window.vasae = window.vasae || {}));

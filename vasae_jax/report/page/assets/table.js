@@ -61,17 +61,26 @@
     view.element.setAttribute("aria-rowcount", view.rows.length + 1);
     view.height = parseFloat(getComputedStyle(view.element).getPropertyValue("--row"));
     view.space.style.height = `${view.rows.length * view.height}px`;
-    for (const element of view.shown.values()) element.remove();
-    view.shown.clear();
+    for (const [place, { number, element }] of view.shown) {
+      if (number === view.rows[place]) continue; // as it was
+      element.remove();
+      view.shown.delete(place);
+    }
     draw(view);
+  }
+
+  // How many rows the page has room for, from the first to the last that is drawn.
+  function room(view) {
+    const top = -view.space.getBoundingClientRect().top;
+    return Math.ceil((top + innerHeight) / view.height) + SPARE;
   }
 
   function draw(view) {
     if (!view.height || !view.element.isConnected) return;
     const top = -view.space.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(top / view.height) - SPARE);
-    const last = Math.min(view.rows.length, Math.ceil((top + innerHeight) / view.height) + SPARE);
-    for (const [place, element] of view.shown) {
+    const last = Math.min(view.rows.length, room(view));
+    for (const [place, { element }] of view.shown) {
       if (place < first || place >= last) {
         element.remove();
         view.shown.delete(place);
@@ -84,12 +93,13 @@
 
   // Rows stay in the order of their places, so that the tab key goes down the page.
   function add(view, place) {
-    const element = row(view.rows[place], place, view.height);
+    const number = view.rows[place];
+    const element = row(number, place, view.height);
     let next = place + 1;
     const end = place + 2 * SPARE + 200;
     while (next < end && !view.shown.has(next)) next += 1;
-    view.space.insertBefore(element, view.shown.get(next) || null);
-    view.shown.set(place, element);
+    view.space.insertBefore(element, view.shown.has(next) ? view.shown.get(next).element : null);
+    view.shown.set(place, { number, element });
   }
 
   function row(number, place, height) {
@@ -148,9 +158,10 @@
     if (place < 0 || place >= view.rows.length) return;
     event.preventDefault();
     if (!view.shown.has(place)) add(view, place);
-    view.shown.get(place).querySelector("a").focus({ preventScroll: true });
-    view.shown.get(place).scrollIntoView({ block: "nearest" });
+    const { element } = view.shown.get(place);
+    element.querySelector("a").focus({ preventScroll: true });
+    element.scrollIntoView({ block: "nearest" });
   }
 
-  vasae.table = { make, show, MOST };
+  vasae.table = { make, show, room, MOST };
 })((window.vasae = window.vasae || {}));
