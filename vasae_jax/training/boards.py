@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.devices.distributed import is_first
@@ -18,6 +20,9 @@ class Board(Protocol):
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Show ``values`` of step number ``step``."""
+
+    def spread(self, step: int, name: str, values: np.ndarray) -> None:
+        """Show how ``values`` [n] are spread, as a histogram at step number ``step``."""
 
     def close(self) -> None:
         """Send or write what is pending."""
@@ -59,6 +64,9 @@ class _TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def spread(self, step: int, name: str, values: np.ndarray) -> None:
+        self._writer.add_histogram(name, values, step)
+
     def close(self) -> None:
         self._writer.close()
 
@@ -99,6 +107,11 @@ class _Wandb:
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "step": step})
+
+    def spread(self, step: int, name: str, values: np.ndarray) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Histogram(values), "step": step})
 
     def close(self) -> None:
         self._run.finish()
