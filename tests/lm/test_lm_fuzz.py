@@ -4,6 +4,7 @@ import contextlib
 import json
 
 import lm_fixtures as fx
+from gguf_fixtures import write_gguf
 import pytest
 from hypothesis import given
 from mutations import damaged, documents, few
@@ -51,7 +52,7 @@ def test_a_directory(model, tmp_path, name):
 
 
 def test_a_gguf_file(model, tmp_path):
-    file = fx.write_gguf(model, tmp_path / "model.gguf")
+    file = write_gguf(model, tmp_path / "model.gguf")
     content = file.read_bytes()
     head = damaged(content[: 3 * HEAD]).map(lambda found: found + content[3 * HEAD :])
     attack(file, head | damaged(content), file)
