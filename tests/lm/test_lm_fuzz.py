@@ -4,8 +4,8 @@ import contextlib
 import json
 
 import lm_fixtures as fx
-from gguf_fixtures import write_gguf
 import pytest
+from gguf_fixtures import write_gguf
 from hypothesis import given
 from mutations import damaged, documents, few
 

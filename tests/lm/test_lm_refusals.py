@@ -3,10 +3,10 @@
 import json
 
 import lm_fixtures as fx
-from gguf_fixtures import write_gguf
 import numpy as np
 import pytest
 import torch
+from gguf_fixtures import write_gguf
 from safetensors.numpy import load_file, save_file
 
 from vasae_jax.lm import load_lm
@@ -253,7 +253,9 @@ def test_gguf_architecture_is_refused(tmp_path, architecture):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(UserError, match=f"architecture {architecture}.*expected one of llama, gpt2.*extract_torch"):
+    with pytest.raises(
+        UserError, match=f"architecture {architecture}.*expected one of llama, gpt2.*extract_torch"
+    ):
         load_lm(path)
 
 

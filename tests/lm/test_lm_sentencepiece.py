@@ -50,9 +50,7 @@ def twin(text, tokens, scores, kinds, prefix):
         key=len,
         reverse=True,
     )
-    score = {
-        t: s for t, s, k in zip(tokens, scores, kinds, strict=True) if k == TokenType.NORMAL
-    }
+    score = {t: s for t, s, k in zip(tokens, scores, kinds, strict=True) if k == TokenType.NORMAL}
     symbols = []
     while text:
         found = next((piece for piece in own if text.startswith(piece)), None)

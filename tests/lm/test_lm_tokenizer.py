@@ -4,10 +4,10 @@ import json
 from pydoc_data.topics import topics
 
 import lm_fixtures as fx
-from gguf_fixtures import write_gguf
 import pytest
 import tokenizers
 import transformers
+from gguf_fixtures import write_gguf
 from tokenizers import models
 
 from vasae_jax.lm.gguf_file import GgufFile

@@ -87,7 +87,9 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
     steps = [line["step"] for line in found["history"]]
     assert set(steps) == {2, 4, 6}
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    last = {line["step"]: line for line in found["history"]}
+    last = {}
+    for line in found["history"]:
+        last.setdefault(line["step"], {}).update(line)
     for line in metrics:
         if "fvu" in line:
             assert last[line["step"]]["fvu"] == pytest.approx(line["fvu"])
@@ -110,9 +112,9 @@ def test_what_is_measured_is_shown_in_the_same_run(cache, tmp_path, monkeypatch)
     assert everyone["group"] == "all"
     for name in ("hold10", "holds", "shuffled10"):
         assert shown[f"heldout/names.layer.all.{name}"] == pytest.approx(everyone[name])
-    for name in ("cosine of the nearest anchor", "share that names hold"):
-        spread = shown[f"heldout/{name}"]
-        assert spread["_type"] == "histogram" and sum(spread["values"]) == everyone["features"]
+    for name in ("nearest_cosine", "hold"):
+        assert shown[f"heldout/{name}/_type"] == "histogram"
+        assert sum(shown[f"heldout/{name}/values"]) == everyone["features"]
 
 
 def test_the_hash_is_of_the_settings_and_not_of_the_place(tmp_path):

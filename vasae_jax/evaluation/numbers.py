@@ -11,7 +11,7 @@ def numbers(value: Mapping[str, Any], within: str = "") -> dict[str, float]:
         name = f"{within}{key}"
         if isinstance(one, Mapping):
             found |= numbers(one, f"{name}.")
-        elif isinstance(one, list) and one and isinstance(one[0], Mapping):
+        elif isinstance(one, list | tuple) and one and isinstance(one[0], Mapping):
             for number, each in enumerate(one):
                 title = str(each.get("group", each.get("anchor", number))).replace(" ", "_")
                 found |= numbers(each, f"{name}.{title}.")

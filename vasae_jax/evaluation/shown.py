@@ -22,9 +22,9 @@ def show(
 ) -> None:
     """Add measures to the boards that the run's settings ask for, at its last step.
 
-    Numbers are shown as ``SPLIT/NAME``; the cosine of the nearest anchor and the share that
-    names hold as histograms over the firing features. A board that cannot be opened here is a
-    line on stderr: what was measured is not lost for it.
+    Numbers are shown as ``SPLIT/NAME``. Over the firing features ``nearest_cosine``, the cosine of
+    the nearest anchor, and ``hold``, the share that names hold, are histograms. A board that
+    cannot be opened here is a line on stderr: what was measured is not lost for it.
 
     Args:
         run: the run, or an import, which has no boards.
@@ -40,9 +40,7 @@ def show(
         return
     split = measures["split"]
     for board in boards:
-        board.add(
-            run.step, {f"{split}/{name}": value for name, value in numbers(measures).items()}
-        )
+        board.add(run.step, {f"{split}/{name}": value for name, value in numbers(measures).items()})
         for name, values in _spreads(names, watch).items():
             board.spread(run.step, f"{split}/{name}", values)
         board.close()
@@ -56,6 +54,6 @@ def _spreads(names: RunNames, watch: Watch) -> dict[str, np.ndarray]:
     if not fires.any():
         return {}
     return {
-        "cosine of the nearest anchor": np.asarray(nearest.cosines)[fires],
-        "share that names hold": worth.hold[fires],
+        "nearest_cosine": np.asarray(nearest.cosines)[fires],
+        "hold": worth.hold[fires],
     }

@@ -19,7 +19,7 @@ SPACE = "\u2581"
 
 
 def sentencepiece_backend(file: GgufFile) -> tokenizers.Tokenizer:
-    """The tokenizer of a file whose tokenizer.ggml.model is llama.
+    """The tokenizer of a file whose tokenizer.ggml.model is llama, less the space before a text.
 
     Raises:
         UserError: tokens, scores and kinds that do not belong to one another.
@@ -32,7 +32,6 @@ def sentencepiece_backend(file: GgufFile) -> tokenizers.Tokenizer:
             f"{file.path} has {sizes[0]} tokens, {sizes[1]} scores and {sizes[2]} kinds of tokens; "
             "expected one of each for every token"
         )
-    prefix = file.get(Keys.Tokenizer.ADD_PREFIX) is not False
     unknown = file.get(Keys.Tokenizer.UNK_ID)
     model = models.BPE(
         vocab={token: index for index, token in enumerate(tokens)},
@@ -42,15 +41,21 @@ def sentencepiece_backend(file: GgufFile) -> tokenizers.Tokenizer:
         byte_fallback=True,
     )
     backend = tokenizers.Tokenizer(model)
-    spaces = normalizers.Replace(" ", SPACE)
-    first = [normalizers.Prepend(SPACE)] if prefix else []
-    backend.normalizer = normalizers.Sequence([*first, spaces])
+    backend.normalizer = normalizers.Replace(" ", SPACE)
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-        + ([decoders.Strip(" ", 1, 0)] if prefix else [])
     )
     _add(backend, tokens, kinds)
     return backend
+
+
+def prefix_of(file: GgufFile) -> str:
+    """What such a tokenizer puts before a text: a space, unless the file says that it does not.
+
+    It is put before the text itself, not by a normalizer, which would put one after each token
+    that is found before the rest is merged.
+    """
+    return "" if file.get(Keys.Tokenizer.ADD_PREFIX) is False else " "
 
 
 def merges_of(

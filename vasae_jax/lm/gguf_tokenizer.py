@@ -5,7 +5,7 @@ from gguf import Keys, TokenType
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from vasae_jax.lm.gguf_file import GgufFile
-from vasae_jax.lm.gguf_sentencepiece import sentencepiece_backend
+from vasae_jax.lm.gguf_sentencepiece import prefix_of, sentencepiece_backend
 from vasae_jax.lm.tokenizer import Tokenizer, make_tokenizer
 from vasae_jax.system.errors import UserError
 
@@ -58,6 +58,7 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
         bos_id=file.get(Keys.Tokenizer.BOS_ID),
         eos_id=file.get(Keys.Tokenizer.EOS_ID),
         add_bos=kind == "llama" if add_bos is None else bool(add_bos),  # as llama.cpp has it
+        prefix=prefix_of(file) if kind == "llama" else "",
     )
 
 

@@ -51,19 +51,26 @@ def open_rows(source: str, kind: str = "auto", beside: Beside = NOTHING) -> Give
     given = None if beside.tokens is None else _load(Path(beside.tokens).expanduser())
     if kind == "saev":
         return saev_rows(path, beside.layer, given)
-    if kind == "sae_lens" and given is None:
+    if kind == "sae_lens":
+        _refuse_twice(source, given)
         return _sae_lens(path)
-    arrays = {"tokens": path} if kind == "sae_lens" else _arrays(path, kind)
-    if given is not None and "tokens" in arrays:
-        raise UserError(f"{source} has token ids; expected no --tokens beside them")
+    arrays = _npy(path) if kind == "npy" else _safetensors(path)
+    if "tokens" in arrays:
+        _refuse_twice(source, given)
+    elif given is not None:
+        arrays["tokens"] = given
     for name in ("rows", "tokens"):
         if name not in arrays:
             found = ", ".join(sorted(arrays)) or "nothing"
             raise UserError(f"{source} has no {name}; found {found}")
-    rows, tokens = (_windows(arrays[name], name, beside.context_length) for name in ("rows", "tokens"))
+    rows, tokens = (
+        _windows(arrays[name], name, beside.context_length) for name in ("rows", "tokens")
+    )
     docs = arrays.get("docs")
     if docs is not None and docs.shape == arrays["tokens"].shape:
-        docs = _windows(docs, "docs", beside.context_length)[:, 0]  # a number a row, as an export has
+        docs = _windows(docs, "docs", beside.context_length)[
+            :, 0
+        ]  # a number a row, as an export has
     return make_rows(source, rows.shape, _reader(rows), np.asarray(tokens), docs)
 
 
@@ -82,8 +89,9 @@ def _kind(path: Path) -> str:
     )
 
 
-def _arrays(path: Path, kind: str) -> dict[str, np.ndarray]:
-    return _npy(path) if kind == "npy" else _safetensors(path)
+def _refuse_twice(source: str, given: np.ndarray | None) -> None:
+    if given is not None:
+        raise UserError(f"{source} has token ids; expected no --tokens beside them")
 
 
 def _npy(path: Path) -> dict[str, np.ndarray]:
