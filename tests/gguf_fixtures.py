@@ -1,11 +1,17 @@
 """Small random GGUF files, laid out as llama.cpp's converter lays out each family."""
 
+import functools
 import json
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import gguf
 import numpy as np
 from lm_fixtures import BOS, trained_bpe
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+SPACE = "\u2581"
+"""How SentencePiece spells a space."""
 
 ARCHITECTURES = {
     "gpt2": "gpt2",
@@ -171,3 +177,28 @@ def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
         for part in range(2)
     ]
     return rows[order]
+
+
+@functools.cache
+def small_pieces() -> tuple[list[str], list[float], list[int]]:
+    """Tokens, scores and kinds: control, user-defined, bytes, then pieces by falling score."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.decoder = decoders.Replace(SPACE, " ")
+    trainer = trainers.BpeTrainer(vocab_size=700, show_progress=False)
+    lines = (line for name in sorted(topics)[:20] for line in topics[name].split("\n"))
+    tokenizer.train_from_iterator((line[:60] for line in lines), trainer)
+    learned = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+    learned.sort(key=lambda piece: len(piece) == 1)  # single characters have the lowest scores
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    special = ["<unk>", "<s>", "</s>"]
+    own = ["<|tag|>", "\n\n", SPACE * 3]
+    tokens = [*special, *own, *bytes_, *learned]
+    scores = [0.0] * (6 + 256) + [-float(rank) for rank in range(len(learned))]
+    kinds = (
+        [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+        + [gguf.TokenType.USER_DEFINED] * 3
+        + [gguf.TokenType.BYTE] * 256
+        + [gguf.TokenType.NORMAL] * len(learned)
+    )
+    return tokens, scores, [int(kind) for kind in kinds]

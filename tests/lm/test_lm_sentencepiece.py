@@ -6,40 +6,18 @@ from pydoc_data.topics import topics
 import lm_fixtures as fx
 import pytest
 from gguf import TokenType
-from gguf_fixtures import write_gguf
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from gguf_fixtures import SPACE, small_pieces, write_gguf
 
 from vasae_jax.lm.gguf_file import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 
 TEXT = "\n".join(topics[name] for name in ("if", "lambda", "strings"))
 ODD = " naïve 東京 \U0001f600\tx   y  <|tag|>\n\n\nend "
-SPACE = "\u2581"
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 @pytest.fixture(scope="module")
 def pieces():
-    """Tokens, scores and kinds: control, user-defined, bytes, then pieces by falling score."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
-    tokenizer.decoder = decoders.Replace(SPACE, " ")
-    trainer = trainers.BpeTrainer(vocab_size=700, show_progress=False)
-    lines = (line for name in sorted(topics)[:20] for line in topics[name].split("\n"))
-    tokenizer.train_from_iterator((line[:60] for line in lines), trainer)
-    learned = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
-    learned.sort(key=lambda piece: len(piece) == 1)  # single characters have the lowest scores
-    special = ["<unk>", "<s>", "</s>"]
-    own = ["<|tag|>", "\n\n", SPACE * 3]
-    tokens = [*special, *own, *BYTES, *learned]
-    scores = [0.0] * (6 + 256) + [-float(rank) for rank in range(len(learned))]
-    kinds = (
-        [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL]
-        + [TokenType.USER_DEFINED] * 3
-        + [TokenType.BYTE] * 256
-        + [TokenType.NORMAL] * len(learned)
-    )
-    return tokens, scores, [int(kind) for kind in kinds]
+    return small_pieces()
 
 
 def twin(text, tokens, scores, kinds, prefix):
