@@ -24,8 +24,8 @@ def spec_from_gguf(file: GgufFile) -> Spec:
         kind = ", an encoder without a next-token head" if architecture in _ENCODERS else ""
         raise UnknownArchitecture(
             f"{file.path} holds architecture {architecture}{kind}; expected one of "
-            f"{', '.join(_MAKERS)} "
-            "(as a Hugging Face directory tools/extract_torch.py runs any causal model)"
+            f"{', '.join(_MAKERS)} (tools/extract_torch.py runs any causal model that "
+            "transformers reads: its Hugging Face directory, or such a file)"
         )
     spec = _MAKERS[architecture](Reader(file, architecture))
     check_heads(spec, str(file.path))
