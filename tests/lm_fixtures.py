@@ -1,4 +1,4 @@
-"""Small random Hugging Face and GGUF checkpoints with a tokenizer, and torch's answers."""
+"""Small random Hugging Face checkpoints with a tokenizer, and torch's answers."""
 
 import copy
 import functools
@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from pydoc_data.topics import topics
 
-import gguf
 import numpy as np
 import tokenizers
 import torch
@@ -122,108 +121,3 @@ def torch_logits(model, tokens: np.ndarray) -> np.ndarray:
 
 def random_tokens(shape: tuple[int, int], vocab: int = VOCAB, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, vocab, shape, dtype=np.int32)
-
-
-def write_gguf(model, path: Path, pre: str = "gpt-2", quantised: bool = False) -> Path:
-    """The model as llama.cpp's converter lays it out (F32, or matrices in Q8_0)."""
-    config = model.config
-    architecture = config.model_type
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_head_count(config.num_attention_heads)
-    if architecture == "llama":
-        writer.add_feed_forward_length(config.intermediate_size)
-        writer.add_head_count_kv(config.num_key_value_heads)
-        writer.add_key_length(config.head_dim)
-        writer.add_rope_dimension_count(config.head_dim)
-        # transformers 5 moved the base into rope_parameters
-        rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
-        writer.add_rope_freq_base(rope["rope_theta"])
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    else:
-        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
-        writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    _write_gguf_tokenizer(writer, pre)
-    for name, tensor in _gguf_tensors(model).items():
-        if quantised and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
-            kind = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _write_gguf_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
-    description = json.loads(trained_bpe())["model"]
-    strings = sorted(description["vocab"], key=description["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
-    writer.add_token_list(strings)
-    writer.add_token_types([3 if string == BOS else 1 for string in strings])
-    writer.add_token_merges([" ".join(merge) for merge in description["merges"]])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_add_bos_token(False)
-
-
-_GGUF_NAMES = {
-    "transformer.wte": "token_embd",
-    "transformer.wpe": "position_embd",
-    "transformer.ln_f": "output_norm",
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "ln_1": "attn_norm",
-    "ln_2": "ffn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def _gguf_tensors(model) -> dict[str, np.ndarray]:
-    config = model.config
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        module, _, kind = name.rpartition(".")
-        array = parameter.detach().numpy()
-        parts = module.split(".")
-        if len(parts) > 2 and parts[2].isdigit():
-            module, block = ".".join(parts[3:]), f"blk.{parts[2]}."
-        else:
-            block = ""
-        if config.model_type == "gpt2" and ".c_" in f".{module}" and array.ndim == 2:
-            array = array.T
-        if module.endswith(("q_proj", "k_proj")):
-            heads = config.num_attention_heads
-            array = _interleave(array, heads if "q_" in module else config.num_key_value_heads)
-        tensors[f"{block}{_GGUF_NAMES[module]}.{kind}"] = np.ascontiguousarray(array)
-    return tensors
-
-
-def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Pair (i, i + D/2) of each head becomes rows (2i, 2i + 1), as llama.cpp wants it."""
-    half = rows.shape[0] // heads // 2
-    order = [
-        head * 2 * half + part * half + i
-        for head in range(heads)
-        for i in range(half)
-        for part in range(2)
-    ]
-    return rows[order]

@@ -127,7 +127,8 @@ def test_a_report_shows_an_import(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(slots, "FIRST", 8)
     folder, _ = jumping(tmp_path, cache)
     assert main(["report", str(folder), f"--out={tmp_path / 'page'}"]) == 0
-    assert (tmp_path / "page" / "index.html").is_file()
+    index = (tmp_path / "page" / "data" / "index.js").read_text()
+    assert '"made": "gemma_scope, jumprelu"' in index.replace('":"', '": "')
 
 
 def test_a_source_that_disagrees_is_said(tmp_path, cache, capsys):

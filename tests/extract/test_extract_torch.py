@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from lm_fixtures import VOCAB, llama_config, random_model, random_tokens, save_model, write_gguf
+from gguf_fixtures import write_gguf
+from lm_fixtures import VOCAB, llama_config, random_model, random_tokens, save_model
 
 from vasae_jax.extract.torch_backend import TorchLM
 from vasae_jax.extract.torch_parts import describe_norm, find_blocks

@@ -5,6 +5,8 @@ import json
 
 import lm_fixtures as fx
 import pytest
+import transformers
+from gguf_fixtures import small_pieces, write_gguf
 from hypothesis import given
 from mutations import damaged, documents, few
 
@@ -14,6 +16,10 @@ from vasae_jax.system.errors import UserError
 pytestmark = pytest.mark.fault
 HEAD = 3000
 """Bytes at the start of a weights file, where its header is: the rest is numbers."""
+SHAPE = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings",
+)  # fmt: skip
 
 
 def read(source):
@@ -50,8 +56,16 @@ def test_a_directory(model, tmp_path, name):
     attack(directory / name, changed, directory)
 
 
-def test_a_gguf_file(model, tmp_path):
-    file = fx.write_gguf(model, tmp_path / "model.gguf")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a rotary base of 0, or below
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_gguf_file(model, tmp_path, family):
+    if family == "llama":
+        file = write_gguf(model, tmp_path / "model.gguf")
+    else:
+        config = fx.llama_config(num_hidden_layers=1, vocab_size=1024).to_dict()
+        shape = {key: config[key] for key in SHAPE}
+        gemma = fx.random_model(transformers.Gemma3TextConfig(**shape, pad_token_id=0))
+        file = write_gguf(gemma, tmp_path / "model.gguf", pieces=small_pieces())
     content = file.read_bytes()
     head = damaged(content[: 3 * HEAD]).map(lambda found: found + content[3 * HEAD :])
     attack(file, head | damaged(content), file)

@@ -196,44 +196,6 @@ def test_long_windows_attend_in_blocks(tmp_path):
     assert_equal_to_torch(lm, model, fx.random_tokens((1, 650)))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt2-inner-untied-relu", "llama-untied"])
-def test_gguf_equals_torch(tmp_path, name):
-    config = CONFIGS[name]
-    if name == "gpt2-inner-untied-relu":
-        config = fx.gpt2_config(n_inner=40, tie_word_embeddings=False)
-    model = fx.random_model(config)
-    lm = load_lm(fx.write_gguf(model, tmp_path / "small.gguf"))
-    assert lm.spec.tied == config.tie_word_embeddings
-    assert_equal_to_torch(lm, model, fx.random_tokens((2, 48)))
-
-
-def test_quantised_gguf_is_near_the_original(tmp_path):
-    """Q8_0 keeps about 8 bits of each matrix: 2 percent after three blocks."""
-    model = fx.random_model(fx.llama_config(hidden_size=96, intermediate_size=128))
-    lm = load_lm(fx.write_gguf(model, tmp_path / "small.gguf", quantised=True))
-    tokens = fx.random_tokens((1, 16))
-    errors = relative(lm.residuals(tokens, range(3)), fx.torch_residuals(model, tokens))
-    assert 1e-4 < errors.max() < 0.05
-
-
-def test_gguf_rope_freqs_is_llama3_scaling(tmp_path):
-    """llama.cpp writes the scaling as one divisor a pair; half of them 8 slows those eightfold."""
-    import gguf
-
-    model = fx.random_model(fx.llama_config())
-    real, extra = gguf.GGUFWriter.write_header_to_file, np.float32([1, 1, 1, 1, 8, 8, 8, 8])
-    with pytest.MonkeyPatch.context() as patch:
-
-        def with_freqs(writer):
-            writer.add_tensor("rope_freqs.weight", extra)
-            real(writer)
-
-        patch.setattr(gguf.GGUFWriter, "write_header_to_file", with_freqs)
-        lm = load_lm(fx.write_gguf(model, tmp_path / "small.gguf"))
-    plain = 10000.0 ** -(np.arange(8) / 8)
-    np.testing.assert_allclose(lm.spec.inverse_frequencies, plain / extra, rtol=1e-6)
-
-
 def test_bfloat16_is_near_float32(tmp_path):
     directory = fx.save_model(fx.random_model(CONFIGS["llama-untied"]), tmp_path)
     tokens = fx.random_tokens((2, 32))

@@ -7,6 +7,7 @@ import lm_fixtures as fx
 import pytest
 import tokenizers
 import transformers
+from gguf_fixtures import write_gguf
 from tokenizers import models
 
 from vasae_jax.lm.gguf_file import GgufFile
@@ -27,7 +28,7 @@ def directory(tmp_path):
 @pytest.fixture(scope="module")
 def gguf_path(tmp_path_factory):
     model = fx.random_model(fx.gpt2_config(n_layer=1))
-    return fx.write_gguf(model, tmp_path_factory.mktemp("gguf") / "small.gguf")
+    return write_gguf(model, tmp_path_factory.mktemp("gguf") / "small.gguf")
 
 
 def test_directory_gives_the_ids_of_its_file(directory):
@@ -112,11 +113,11 @@ def test_sentencepiece_kind_is_recognised():
     assert tokenizer.vocab().kind == "sentencepiece"
 
 
-@pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "gpt-2"])
+@pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "gpt-2", "qwen2"])
 def test_word_splitting_of_gguf(tmp_path, pre):
     """Digits: one by one, by threes from the left, or the whole number."""
     model = fx.random_model(fx.gpt2_config(n_layer=1))
-    path = fx.write_gguf(model, tmp_path / "small.gguf", pre=pre)
+    path = write_gguf(model, tmp_path / "small.gguf", pre=pre)
     backend = tokenizer_from_gguf(GgufFile(path), fx.VOCAB).backend
     words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str("it's   12345 x")]
     assert (
@@ -125,12 +126,13 @@ def test_word_splitting_of_gguf(tmp_path, pre):
             "smollm": ["it", "'s", "ĠĠĠ", "1", "2", "3", "4", "5", "Ġx"],
             "llama-bpe": ["it", "'s", "ĠĠ", "Ġ", "123", "45", "Ġx"],
             "gpt-2": ["it", "'s", "ĠĠ", "Ġ12345", "Ġx"],
+            "qwen2": ["it", "'s", "ĠĠ", "Ġ", "1", "2", "3", "4", "5", "Ġx"],
         }[pre]
     )
 
 
 def test_llama3_splitting_equals_transformers(tmp_path):
-    path = fx.write_gguf(
+    path = write_gguf(
         fx.random_model(fx.llama_config(num_hidden_layers=1)), tmp_path / "x.gguf", pre="llama-bpe"
     )
     ours = tokenizer_from_gguf(GgufFile(path), fx.VOCAB)
@@ -138,18 +140,18 @@ def test_llama3_splitting_equals_transformers(tmp_path):
     assert ours.encode(TEXT) == theirs.encode(TEXT, add_special_tokens=False)
 
 
-def test_sentencepiece_and_unknown_splitting_point_to_the_directory_form(tmp_path, monkeypatch):
+def test_unknown_kinds_and_splitting_point_to_the_directory_form(tmp_path):
     model = fx.random_model(fx.gpt2_config(n_layer=1))
-    odd = fx.write_gguf(model, tmp_path / "odd.gguf", pre="odd")
-    with pytest.raises(UserError, match=r"kind gpt2, splitting odd.*tokenizer\.json"):
+    odd = write_gguf(model, tmp_path / "odd.gguf", pre="odd")
+    with pytest.raises(UserError, match=r"kind gpt2, splitting odd.*Hugging Face directory"):
         tokenizer_from_gguf(GgufFile(odd), fx.VOCAB)
-    import gguf
 
-    monkeypatch.setattr(
-        gguf.GGUFWriter,
-        "add_tokenizer_model",
-        lambda self, name: self.add_string("tokenizer.ggml.model", "llama"),
+
+@pytest.mark.parametrize("pre", ["qwen2", "olmo"])
+def test_characters_are_composed_where_the_models_own_tokenizer_does_so(tmp_path, pre):
+    """Qwen's and GPT-NeoX's tokenizer.json begin with NFC, which no file of theirs says."""
+    model = fx.random_model(fx.gpt2_config(n_layer=1))
+    backend = tokenizer_from_gguf(
+        GgufFile(write_gguf(model, tmp_path / "small.gguf", pre=pre)), fx.VOCAB
     )
-    piece = fx.write_gguf(model, tmp_path / "piece.gguf")
-    with pytest.raises(UserError, match=r"kind llama.*Hugging Face directory"):
-        tokenizer_from_gguf(GgufFile(piece), fx.VOCAB)
+    assert backend.encode("nai\u0308ve") == backend.encode("na\u00efve")

@@ -8,6 +8,7 @@ import sys
 import pytest
 from cache_fixtures import make_cache
 
+from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.devices.distributed import Stop
 from vasae_jax.system.errors import UserError
@@ -86,12 +87,36 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
     steps = [line["step"] for line in found["history"]]
     assert set(steps) == {2, 4, 6}
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    last = {line["step"]: line for line in found["history"]}
+    last = {}
+    for line in found["history"]:
+        last.setdefault(line["step"], {}).update(line)
     for line in metrics:
         if "fvu" in line:
             assert last[line["step"]]["fvu"] == pytest.approx(line["fvu"])
             shown = last[line["step"]]
             assert sum(shown["alignment/values"]) == 32 and len(shown["alignment/bins"]) == 81
+
+
+def test_what_is_measured_is_shown_in_the_same_run(cache, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    out = tmp_path / "run"
+    train(config_for(cache, out, steps=4, wandb="tiny"))
+    assert main(["eval", str(out)]) == 0
+    found, measured = offline_records(out), json.loads((out / "eval-heldout.json").read_text())
+    assert found["id"] == {run_id(RunDir(out))}
+    shown = {name: value for line in found["history"] for name, value in line.items()}
+    assert {line["step"] for line in found["history"] if "mismatch" in line} == {4}
+    explained = measured["unmasked"]["variance_explained"]
+    assert shown["heldout/unmasked.variance_explained"] == pytest.approx(explained)
+    everyone = measured["names"]["layer"][0]
+    assert everyone["group"] == "all"
+    for name in ("hold10", "holds", "shuffled10"):
+        assert shown[f"heldout/names.layer.all.{name}"] == pytest.approx(everyone[name])
+    for name in ("nearest_cosine", "hold"):
+        assert shown[f"heldout/{name}/_type"] == "histogram"
+        assert sum(shown[f"heldout/{name}/values"]) == everyone["features"]
 
 
 def test_the_hash_is_of_the_settings_and_not_of_the_place(tmp_path):

@@ -15,10 +15,11 @@ def run_import(arguments: Sequence[str]) -> None:
     """Make a cache of rows that another program extracted."""
     given = _import_parser().parse_args(arguments)
 
-    from vasae_jax.extract.given import open_rows, store_rows
+    from vasae_jax.extract.given import Beside, open_rows, store_rows
     from vasae_jax.extract.pipeline import Settings
 
-    rows = open_rows(given.source, given.kind, given.context_length)
+    beside = Beside(given.context_length, given.layer, given.tokens)
+    rows = open_rows(given.source, given.kind, beside)
     layer = rows.layer if given.layer is None else given.layer
     if layer is None:
         raise UserError(f"{given.source} does not say its rows' layer; expected --layer")
@@ -74,11 +75,13 @@ def _import_parser() -> argparse.ArgumentParser:
         "its embeddings, norm and token strings alone. docs/cache.md describes the sources.",
     )
     add = parser.add_argument
-    add("source", help="folder of rows.npy and tokens.npy, .safetensors file, or SAELens' folder")
-    add("--from", dest="kind", choices=("auto", "npy", "safetensors", "sae_lens"), default="auto")
+    add("source", help="folder of rows.npy and tokens.npy, .safetensors file, SAELens' or saev's")
+    kinds = ("auto", "npy", "safetensors", "sae_lens", "saev")
+    add("--from", dest="kind", choices=kinds, default="auto")
     add("--model", required=True, help="the rows' model: directory, .gguf file or hub name")
     add("--layer", type=int, help="the block whose output they are (default: as the source says)")
     add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
+    add("--tokens", metavar="NPY", help="token ids of the rows, where the source has none (saev)")
     add("--context-length", type=int, help="rows of a window, where they are laid end to end")
     add("--heldout-share", type=float, default=0.1, help="of the documents (default: %(default)s)")
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the stored rows")

@@ -18,6 +18,7 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.evaluation.patching.measure import measure_lm
     from vasae_jax.evaluation.patching.model import open_model
     from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
+    from vasae_jax.evaluation.shown import show
     from vasae_jax.training.trained import open_trained
 
     trained = open_trained(given.run, given.cache, asked_mesh(given))
@@ -39,6 +40,8 @@ def run(arguments: Sequence[str]) -> None:
         result["lm"] = patched.to_json()
         tables.append(patched.table())
     write_json(out, result)
+    if not (given.cache or given.anchors):  # the boards' figures are all of the run's own cache
+        show(trained, Path(given.run), result, names, watch)
     print("\n\n".join(tables))
     print(f"\nwritten to {out}")
 

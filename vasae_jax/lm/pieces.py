@@ -56,21 +56,30 @@ class Piece:
 
 def huggingface_pieces(spec: Spec) -> Mapping[str, Piece]:
     """Pieces of a Hugging Face checkpoint; names are without the base model's prefix."""
-    tables = {"gpt2": _HF_GPT2, "llama": _HF_LLAMA, "neox": _HF_NEOX, "gemma": _HF_GEMMA}
-    return _affine(tables[spec.family])
+    return _affine(_TABLES[spec.family])
 
 
 def gguf_pieces(spec: Spec) -> Mapping[str, Piece]:
-    """Pieces of a GGUF file as llama.cpp's converter writes them."""
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[spec.family.upper()], 1)
-    table = _HF_GPT2 if spec.family == "gpt2" else _HF_LLAMA
+    """Pieces of a GGUF file as llama.cpp's converter writes them.
+
+    It lays matrices out [out, in], turns thirds by head into thirds, adds Gemma's 1 to the norms,
+    and makes neighbours of Llama's rotary pairs; ``spec.architecture`` is its name for the model.
+    """
+    names = gguf.get_tensor_name_map(_ARCHITECTURES[spec.architecture], 1)
     pieces = {}
-    for key, piece in table.items():
-        if key in ("query_norm", "key_norm"):  # of architectures that no GGUF file is read of
+    for key, piece in _TABLES[spec.family].items():
+        plain = piece.name.format(layer=0)
+        name = names.get_name(plain) or names.get_name(f"gpt_neox.{plain}")
+        if name is None:  # norms of queries and keys, of an architecture that has none
             continue
-        name = names[piece.name.format(layer=0)].replace("blk.0.", "blk.{layer}.")
-        pairs = spec.family == "llama" and key in ("query", "key")
-        pieces[key] = replace(piece, name=name, transposed=False, interleaved=pairs)
+        pieces[key] = replace(
+            piece,
+            name=name.replace("blk.0.", "blk.{layer}."),
+            transposed=False,
+            by_head=False,
+            offset=0.0,
+            interleaved=spec.architecture == "llama" and key in ("query", "key"),
+        )
     return _affine(pieces)
 
 
@@ -137,3 +146,5 @@ _HF_NEOX = {
     "up": Piece("layers.{layer}.mlp.dense_h_to_4h"),
     "down": Piece("layers.{layer}.mlp.dense_4h_to_h"),
 }
+_TABLES = {"gpt2": _HF_GPT2, "llama": _HF_LLAMA, "neox": _HF_NEOX, "gemma": _HF_GEMMA}
+_ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}

@@ -22,6 +22,7 @@ class Tokenizer:
         bos_id: beginning-of-sequence token, or None.
         eos_id: end-of-sequence token, or None.
         add_bos: whether the model's own tokenizer puts bos_id before every text.
+        prefix: is put before every text that is not empty.
     """
 
     backend: tokenizers.Tokenizer
@@ -29,6 +30,7 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int | None
     add_bos: bool
+    prefix: str = ""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` alone: no special tokens are added.
@@ -36,7 +38,7 @@ class Tokenizer:
         Text that spells a special token (``<|endoftext|>``) is encoded as the plain text
         that it is.
         """
-        return self.backend.encode(text, add_special_tokens=False).ids
+        return self.backend.encode(self.prefix * bool(text) + text, add_special_tokens=False).ids
 
     def vocab(self) -> Vocab:
         """One string for each row of the embedding; rows without a token get a stand-in."""
@@ -67,6 +69,7 @@ def make_tokenizer(
     bos_id: int | None,
     eos_id: int | None,
     add_bos: bool,
+    prefix: str = "",
 ) -> Tokenizer:
     """Settle ``backend`` for documents of any length and check it against the model.
 
@@ -87,7 +90,7 @@ def make_tokenizer(
             raise UserError(f"{where} has {name} token {token}; expected it below {vocab_size}")
     if add_bos and bos_id is None:
         raise UserError(f"{where} wants a BOS token before each text but names none")
-    return Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos)
+    return Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix)
 
 
 def _kind(description: dict[str, Any]) -> str:

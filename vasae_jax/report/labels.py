@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vasae_jax.config import Config
 from vasae_jax.system.errors import UserError
@@ -31,23 +32,39 @@ class Given:
     run: Run
 
 
-def make_labels(runs: Sequence[tuple[Path, Config, str]]) -> list[Label]:
-    """A label for each run, given its directory, settings and model; all differ.
+class Source(NamedTuple):
+    """What a run's label is made of."""
+
+    path: Path
+    config: Config
+    model: str
+    imported: str = ""
+    """Library and activation of an SAE that another library trained."""
+
+
+def make_labels(runs: Sequence[Source]) -> list[Label]:
+    """A label for each run; all differ.
 
     The layer is always told, another setting only where the runs differ in it, and the name of
-    the directory where nothing else tells two runs apart.
+    the directory where nothing else tells two runs apart. An import is told by its library: of
+    its settings nothing is known that a run's could be compared with.
     """
-    told = [_settings(config, model) for _, config, model in runs]
-    differ = [key for key in told[0] if key == "layer" or len({one[key] for one in told}) > 1]
+    told = [_settings(run) for run in runs]
+    own = [one for one, run in zip(told, runs, strict=True) if not run.imported]
+    differ = [
+        key
+        for key in told[0]
+        if key == "layer" or len({one[key] for one in (told if key in SHARED else own)}) > 1
+    ]
     texts = [", ".join(one[key] for key in differ if one[key]) for one in told]
     labels: list[Label] = []
-    for number, (path, config, model) in enumerate(runs):
+    for number, run in enumerate(runs):
         text = texts[number]
         if texts.count(text) > 1:
-            text = f"{text}, {path.name}"
+            text = f"{text}, {run.path.name}"
         same = [label for label in labels if label.text == text]
         text = f"{text} ({number + 1})" if same else text
-        labels.append(Label(_key(text, labels), text, model, config.data.layer))
+        labels.append(Label(_key(text, labels), text, run.model, run.config.data.layer))
     return labels
 
 
@@ -61,21 +78,34 @@ def given_runs(runs: Sequence[tuple[str, Run]]) -> list[Given]:
     for path in paths:
         if [other.resolve() for other in paths].count(path.resolve()) > 1:
             raise UserError(f"run {path} is given twice; expected each run once")
-    told = [
-        (path, run.config, run.cache.manifest.model.id)
-        for path, (_, run) in zip(paths, runs, strict=True)
-    ]
-    labels = make_labels(told)
+    labels = make_labels(
+        [
+            Source(path, run.config, run.cache.manifest.model.id, _imported(run))
+            for path, (_, run) in zip(paths, runs, strict=True)
+        ]
+    )
     return [Given(*one) for one in zip(paths, labels, (run for _, run in runs), strict=True)]
 
 
-def _settings(config: Config, model: str) -> dict[str, str]:
+SHARED = ("layer", "model", "method")
+"""What imports have too."""
+
+
+def _imported(run: Run) -> str:
+    said = run.imported
+    return "" if said is None else f"{said['library']} {said['activation']}"
+
+
+def _settings(run: Source) -> dict[str, str]:
+    config = run.config
     anchor, sae = config.anchor, config.sae
     pulled = sae.method == "soft"
-    return {
+    shared = {
         "layer": f"layer {config.data.layer}",
-        "model": model,
-        "method": sae.method,
+        "model": run.model,
+        "method": run.imported or sae.method,
+    }
+    own = {
         "anchors": f"{anchor.kind} anchors" if pulled else "",
         "pulls": f"pulls the {anchor.pulls}" if pulled else "",
         "lambda": f"lambda {anchor.weight:g}" if pulled else "",
@@ -84,6 +114,7 @@ def _settings(config: Config, model: str) -> dict[str, str]:
         "steps": f"{config.run.steps} steps",
         "seed": f"seed {config.run.seed}",
     }
+    return {**shared, **(dict.fromkeys(own, "") if run.imported else own)}
 
 
 def _key(text: str, taken: Sequence[Label]) -> str:

@@ -5,11 +5,12 @@ import difflib
 import importlib.util
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vasae_jax.config.overrides import flatten
+from vasae_jax.evaluation.numbers import numbers
 from vasae_jax.sweep.points import Member
 from vasae_jax.sweep.standing import MEASURES, seconds_trained, standing
 from vasae_jax.system.errors import UserError
@@ -96,22 +97,6 @@ def measured(member: Member) -> dict[str, float]:
     if not file.is_file():
         return {}
     try:
-        return _numbers(json.loads(file.read_text()))
+        return numbers(json.loads(file.read_text()))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
-
-
-def _numbers(value: Mapping[str, Any], within: str = "") -> dict[str, float]:
-    """Numbers of a JSON object, those of objects in lists by what these call themselves."""
-    found: dict[str, float] = {}
-    for key, one in value.items():
-        name = f"{within}{key}"
-        if isinstance(one, Mapping):
-            found |= _numbers(one, f"{name}.")
-        elif isinstance(one, list) and one and isinstance(one[0], Mapping):
-            for number, each in enumerate(one):
-                title = str(each.get("group", each.get("anchor", number))).replace(" ", "_")
-                found |= _numbers(each, f"{name}.{title}.")
-        elif isinstance(one, int | float) and not isinstance(one, bool):
-            found[name] = one
-    return found

@@ -116,4 +116,4 @@ def measure(member: Member) -> None:
     file = member.path / MEASURES
     if found.status == TRAINED or not file.exists():
         say(f"measuring {member.id} ({member.name})")
-        write_json(file, measures(open_trained(os.fspath(member.path))))
+        write_json(file, measures(open_trained(os.fspath(member.path)), member.path))

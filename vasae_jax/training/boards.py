@@ -14,6 +14,9 @@ from vasae_jax.system.errors import UserError, first_line
 from vasae_jax.system.files import sha256_bytes
 from vasae_jax.training.rundir import CONFIG, RunDir
 
+COSINES, SHARES = np.linspace(-1, 1, 81), np.linspace(0, 1, 41)
+"""Edges of histograms of cosines and of shares."""
+
 
 class Histogram(NamedTuple):
     """A number for each of some features."""

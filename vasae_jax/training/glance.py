@@ -24,7 +24,7 @@ from vasae_jax.devices.mesh import DATA, MODEL, Rules
 from vasae_jax.devices.placement import on_all
 from vasae_jax.sae import encode, row_dots, unit_rows
 from vasae_jax.sae.active import agree
-from vasae_jax.training.boards import Histogram, Spread
+from vasae_jax.training.boards import COSINES, SHARES, Histogram, Spread
 from vasae_jax.training.heldout import HeldOut, held_out_rows
 from vasae_jax.training.loss import Context
 from vasae_jax.training.phases import sets_in
@@ -83,8 +83,8 @@ def wants_glances(config: Config) -> bool:
 def histograms(found: Glimpse) -> Spread:
     """Of what was seen, by name; those of no feature are left out."""
     values = {
-        "alignment": (found.cosine[found.alive], np.linspace(-1, 1, 81)),
-        "hold": (found.hold[found.fired >= LEAST], np.linspace(0, 1, 41)),
+        "alignment": (found.cosine[found.alive], COSINES),
+        "hold": (found.hold[found.fired >= LEAST], SHARES),
     }
     return {
         name: Histogram(np.clip(own, edges[0], edges[-1]), edges)

@@ -108,6 +108,8 @@ class Log:
         """Report, after the last step, how far the cached nearest anchors are from the truth."""
         values = {name: float(value) for name, value in found._asdict().items()}
         self._run.log({"step": self._steps, **values})
+        for board in self._boards:
+            board.add(self._steps, values, {})
         say(
             f"{self._name}nearest anchors against a full search: {values['mismatch']:.2%} of the "
             f"features differ, mean cosine lost {values['shortfall']:.1e}"

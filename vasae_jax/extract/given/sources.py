@@ -1,6 +1,7 @@
-"""Where given rows come from: NumPy files, a safetensors file, SAELens' cached activations."""
+"""Where given rows come from: NumPy files, safetensors, SAELens' activations, saev's shards."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +11,66 @@ import numpy as np
 import safetensors
 
 from vasae_jax.extract.given.rows import GivenRows, Read, make_rows
+from vasae_jax.extract.given.saev import is_saev, saev_rows
 from vasae_jax.extract.hooks import layer_of_hook
 from vasae_jax.system.errors import UserError
 
-KINDS = ("auto", "npy", "safetensors", "sae_lens")
+KINDS = ("auto", "npy", "safetensors", "sae_lens", "saev")
 
 
-def open_rows(source: str, kind: str = "auto", context_length: int | None = None) -> GivenRows:
+@dataclass(frozen=True)
+class Beside:
+    """What is said beside a source that does not say it itself."""
+
+    context_length: int | None = None
+    """T, for rows [N, d] and tokens [N] of windows laid end to end."""
+    layer: int | None = None
+    """Which of several layers."""
+    tokens: str | None = None
+    """An .npy file of token ids, int [W, T]."""
+
+
+NOTHING = Beside()
+
+
+def open_rows(source: str, kind: str = "auto", beside: Beside = NOTHING) -> GivenRows:
     """Open given rows; they are read when they are asked for.
 
     Args:
         source: ``npy``: a folder with rows.npy [W, T, d] and tokens.npy [W, T], and docs.npy [W]
             where there are documents. ``safetensors``: a file with tensors of these names.
-            ``sae_lens``: a folder of its CacheActivationsRunner.
+            ``sae_lens``: a folder of its CacheActivationsRunner. ``saev``: a folder of its shards.
         kind: one of KINDS; ``auto`` goes by the files that are there.
-        context_length: T, for rows [N, d] and tokens [N] of windows laid end to end.
+        beside: what the source does not say.
 
     Raises:
-        UserError: no such source, a missing array, counts that do not agree.
+        UserError: no such source, a missing array, counts that do not agree, tokens twice.
     """
     path = Path(source).expanduser()
     kind = _kind(path) if kind == "auto" else kind
+    given = None if beside.tokens is None else _load(Path(beside.tokens).expanduser())
+    if kind == "saev":
+        return saev_rows(path, beside.layer, given)
     if kind == "sae_lens":
+        _refuse_twice(source, given)
         return _sae_lens(path)
     arrays = _npy(path) if kind == "npy" else _safetensors(path)
+    if "tokens" in arrays:
+        _refuse_twice(source, given)
+    elif given is not None:
+        arrays["tokens"] = given
     for name in ("rows", "tokens"):
         if name not in arrays:
             found = ", ".join(sorted(arrays)) or "nothing"
             raise UserError(f"{source} has no {name}; found {found}")
-    rows, tokens = (_windows(arrays[name], name, context_length) for name in ("rows", "tokens"))
+    rows, tokens = (
+        _windows(arrays[name], name, beside.context_length) for name in ("rows", "tokens")
+    )
     docs = arrays.get("docs")
     if docs is not None and docs.shape == arrays["tokens"].shape:
-        docs = _windows(docs, "docs", context_length)[:, 0]  # a number a row, as an export has
+        docs = _windows(docs, "docs", beside.context_length)[
+            :, 0
+        ]  # a number a row, as an export has
     return make_rows(source, rows.shape, _reader(rows), np.asarray(tokens), docs)
 
 
@@ -52,22 +81,30 @@ def _kind(path: Path) -> str:
         return "npy"
     if (path / "dataset_info.json").is_file():
         return "sae_lens"
+    if is_saev(path):
+        return "saev"
     raise UserError(
         f"{path} holds no rows that are known; expected a folder with rows.npy and tokens.npy, a "
-        ".safetensors file, or a folder of SAELens' CacheActivationsRunner"
+        ".safetensors file, a folder of SAELens' CacheActivationsRunner, or saev's shards"
     )
 
 
+def _refuse_twice(source: str, given: np.ndarray | None) -> None:
+    if given is not None:
+        raise UserError(f"{source} has token ids; expected no --tokens beside them")
+
+
 def _npy(path: Path) -> dict[str, np.ndarray]:
-    found = {}
-    for name in ("rows", "tokens", "docs"):
-        file = path / f"{name}.npy"
-        if file.is_file():
-            try:
-                found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-            except (ValueError, OSError, EOFError) as error:
-                raise UserError(f"{file} cannot be read as .npy ({error})") from error
-    return found
+    files = {name: path / f"{name}.npy" for name in ("rows", "tokens", "docs")}
+    return {name: _load(file) for name, file in files.items() if file.is_file()}
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        return array
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{file} cannot be read as .npy ({error})") from error
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 from vasae_jax.evaluation.names.evidence import HOLDS
 from vasae_jax.naming.claim import BUCKETS
 from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.style import BLUE, GREEN, GREY, ORANGE, legend, look, percent
+from vasae_jax.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    legend,
+    look,
+    percent,
+    wrapped,
+)
 from vasae_jax.report.panel import Panel
 
 ALIGNED = BUCKETS[0][1]
@@ -196,7 +205,9 @@ def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
 
 def _turn(axes: Axes, labels: list[str]) -> None:
     """Labels of runs, at a slant where they are long or many."""
-    long = max(map(len, labels)) * len(labels) > 80
+    labels = [wrapped(label) for label in labels]
+    widest = max(len(line) for label in labels for line in label.split("\n"))
+    long = widest * len(labels) > 80
     axes.set_xticks(
         axes.get_xticks(), labels, rotation=30 if long else 0, ha="right" if long else "center"
     )

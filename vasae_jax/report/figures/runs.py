@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.style import legend, look, percent
+from vasae_jax.report.figures.style import legend, look, percent, wrapped
 from vasae_jax.report.panel import Panel
 
 RATES = np.linspace(-6, 0, 31)
@@ -105,7 +105,11 @@ def _draw_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None
             label=label,
         )
         axes.annotate(
-            label, (explained, held), xytext=(7, 4), textcoords="offset points", fontsize=8.5
+            wrapped(label),
+            (explained, held),
+            xytext=(7, 4),
+            textcoords="offset points",
+            fontsize=8.5,
         )
     axes.margins(0.18)
     axes.set_xlabel("variance explained")

@@ -1,5 +1,6 @@
 """One look for every figure, with colours that every kind of eye can tell apart."""
 
+import textwrap
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -45,6 +46,11 @@ def styled() -> AbstractContextManager[Any]:
     own: Any = {**matplotlib.rcParamsDefault, **STYLE}
     context: AbstractContextManager[Any] = matplotlib.rc_context(own)
     return context
+
+
+def wrapped(label: str) -> str:
+    """A run's label in lines short enough to leave room for what is drawn."""
+    return textwrap.fill(label, 28)
 
 
 def percent(axes: Axes, which: str = "y") -> None:

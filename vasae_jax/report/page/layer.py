@@ -141,6 +141,7 @@ def panel_index(panel: Panel, matched: list[str]) -> dict[str, Any]:
         "key": panel.label.key,
         "label": panel.label.text,
         "model": panel.label.model,
+        "made": _made(found.meta["provenance"]),
         "layer": panel.label.layer,
         "method": panel.config.sae.method,
         "features": found.d_sae,
@@ -162,3 +163,11 @@ def panel_index(panel: Panel, matched: list[str]) -> dict[str, Any]:
         "l0": figures["l0"],
         "held": vars(panel.held[0]),
     }
+
+
+def _made(origin: dict[str, Any]) -> str:
+    """Which training made the weights."""
+    imported = origin.get("imported")
+    if imported is None:
+        return f"vasae_jax, {origin['step']} steps" if "step" in origin else "vasae_jax"
+    return f"{imported['library']}, {imported['activation']}"

@@ -24,6 +24,7 @@
   function show(main) {
     const rows = panels.all.map((panel) => [
       panel.label,
+      panel.made,
       panel.model,
       panel.source,
       `${panel.split} split`,
@@ -49,7 +50,15 @@
     );
   }
 
-  const HEADS = ["Run", "Model", "Text", "Examples from", "Features that fire", "Fire rates over"];
+  const HEADS = [
+    "Run",
+    "Trained by",
+    "Model",
+    "Text",
+    "Examples from",
+    "Features that fire",
+    "Fire rates over",
+  ];
   const TERMS = [
     [
       "Held",
@@ -66,7 +75,7 @@
     ["Lift", "What a name holds over the share of rows that are there."],
     [
       "Fires",
-      "The share of held-out rows on which the feature is among the k strongest, with an activation above 0.",
+      "The share of held-out rows on which the feature is active: above 0, and among the k strongest or above its threshold, as its SAE has it.",
     ],
     [
       "By embedding",

@@ -1,0 +1,91 @@
+"""Typed look-ups in the metadata of a GGUF file."""
+
+from typing import Any
+
+import numpy as np
+from gguf import Keys
+
+from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.hf_reader import LARGEST_HEAD
+from vasae_jax.lm.rope import inverse_frequencies
+from vasae_jax.system.errors import UserError
+
+
+class Reader:
+    """Look-ups under the architecture's prefix; errors name file and key."""
+
+    def __init__(self, file: GgufFile, prefix: str):
+        self.file = file
+        self.prefix = prefix
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """What the file has under ``key``, or ``default``."""
+        found = self.file.get(key.format(arch=self.prefix))
+        return default if found is None else found
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number above 0."""
+        value = self.value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(
+                f"{self.file.path} has {key.format(arch=self.prefix)} {value!r}; "
+                "expected a whole number above 0"
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A number."""
+        value = self.value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(
+                f"{self.file.path} has {key.format(arch=self.prefix)} {value!r}; expected a number"
+            )
+        return float(value)
+
+    def has(self, tensor: str) -> bool:
+        """Whether the file holds ``tensor``."""
+        return self.file.shape(tensor) is not None
+
+    def vocab_size(self) -> int:
+        """Rows of the input embedding."""
+        shape = self.file.shape("token_embd.weight")
+        if shape is None:
+            raise UserError(f"{self.file.path} holds no tensor token_embd.weight; expected it")
+        return shape[0]
+
+    def tied(self) -> bool:
+        """No head of its own, or (older converters of GPT-2) a copy of the embedding."""
+        return not self.has("output.weight") or self.file.same("output.weight", "token_embd.weight")
+
+    def rotary(self, turned: int) -> tuple[float, ...]:
+        """Angles of the ``turned`` first numbers of a head.
+
+        llama.cpp stores llama3 scaling as a divisor of each frequency, tensor rope_freqs.
+        """
+        where = str(self.file.path)
+        kind = self.value(Keys.Rope.SCALING_TYPE, "none")
+        scaling = {
+            "rope_type": "default" if kind == "none" else kind,
+            "factor": self.value(Keys.Rope.SCALING_FACTOR, 1.0),
+        }
+        theta = self.number(Keys.Rope.FREQ_BASE, 10000.0)
+        frequencies = inverse_frequencies(turned, theta, scaling, where)
+        if not self.has("rope_freqs.weight"):
+            return frequencies
+        divisors = self.file.read("rope_freqs.weight")
+        if divisors.shape != (len(frequencies),):
+            raise UserError(
+                f"{where} holds tensor rope_freqs.weight of shape {divisors.shape}; "
+                f"expected ({len(frequencies)},)"
+            )
+        return tuple(float(value) for value in np.asarray(frequencies, np.float32) / divisors)
+
+    def turned(self, head_dim: int, *, whole: bool) -> int:
+        """How many numbers of a head are turned: an even number, or ``whole`` heads."""
+        turned = self.count(Keys.Rope.DIMENSION_COUNT, head_dim)
+        if turned % 2 or turned > min(head_dim, LARGEST_HEAD) or (whole and turned < head_dim):
+            expected = "all" if whole else "an even number, at most all"
+            raise UserError(
+                f"{self.file.path} rotates {turned} of {head_dim} in a head; expected {expected}"
+            )
+        return turned
