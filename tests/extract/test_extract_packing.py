@@ -134,10 +134,8 @@ def test_the_first_batch_with_a_row_that_is_wanted():
     for split in SPLITS:
         total = windows.count(split)[0]
         for start, end in ((0, total), (total // 2, total), (total - 1, total), (5, 6)):
-            holds = [
-                ((batches.batch(i).numbers[split] >= start) & (batches.batch(i).numbers[split] < end)).any()
-                for i in range(len(batches))
-            ]  # fmt: skip
+            numbers = [batches.batch(i).numbers[split] for i in range(len(batches))]
+            holds = [((each >= start) & (each < end)).any() for each in numbers]
             assert batches.first(split, start, end) == holds.index(True)
         assert batches.first(split, total, total) == len(batches)
 

@@ -5,6 +5,7 @@ weights and accumulates in float32. With float32 weights products are exact floa
 every platform (no TF32, no bfloat16 passes).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -93,10 +94,13 @@ class Norm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """An affine map whose weight is [*out, *in]."""
+    """An affine map whose weight is [*out, *in], of ``inputs`` axes of the second kind.
 
-    def __init__(self, arrays: Arrays, name: str, equation: str):
-        self.equation = equation
+    It multiplies plain matrices: XLA on CPU would copy the weight of any other product into one.
+    """
+
+    def __init__(self, arrays: Arrays, name: str, inputs: int = 1):
+        self.inputs = inputs
         self.weight = nnx.Param(arrays[f"{name}.weight"])
         bias = arrays.get(f"{name}.bias")
         self.bias = None if bias is None else nnx.Param(bias)
@@ -104,7 +108,10 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map ``x`` [S, T, *in] to float32 [S, T, *out]."""
         weight = self.weight[...]
-        y = product(self.equation, x, weight, weight.dtype)
+        out, into = weight.shape[: -self.inputs], math.prod(weight.shape[-self.inputs :])
+        matrix = weight.reshape(-1, into)
+        y = product("ni,oi->no", x.reshape(-1, into), matrix, weight.dtype)
+        y = y.reshape(*x.shape[:2], *out)
         return y if self.bias is None else y + self.bias[...][None, None]
 
 
@@ -116,10 +123,10 @@ class Attention(nnx.Module):
         self.scores = Scores(spec.score_scale or spec.head_dim**-0.5, spec.score_cap)
         self.query_norm = Norm(arrays, "query_norm", spec) if spec.qk_norm else None
         self.key_norm = Norm(arrays, "key_norm", spec) if spec.qk_norm else None
-        self.query = Linear(arrays, "query", "std,hkd->sthk")
-        self.key = Linear(arrays, "key", "std,hkd->sthk")
-        self.value = Linear(arrays, "value", "std,hkd->sthk")
-        self.out = Linear(arrays, "out", "sthk,dhk->std")
+        self.query = Linear(arrays, "query")
+        self.key = Linear(arrays, "key")
+        self.value = Linear(arrays, "value")
+        self.out = Linear(arrays, "out", inputs=2)
 
     def __call__(self, x: jax.Array, frame: Frame) -> jax.Array:
         """What attention adds to the residual stream: [S, T, d] to float32 [S, T, d]."""
@@ -146,9 +153,9 @@ class MLP(nnx.Module):
 
     def __init__(self, arrays: Arrays, spec: Spec):
         self.activation = spec.activation
-        self.gate = Linear(arrays, "gate", "std,fd->stf") if spec.gated else None
-        self.up = Linear(arrays, "up", "std,fd->stf")
-        self.down = Linear(arrays, "down", "stf,df->std")
+        self.gate = Linear(arrays, "gate") if spec.gated else None
+        self.up = Linear(arrays, "up")
+        self.down = Linear(arrays, "down")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """What the MLP adds to the residual stream: [S, T, d] to float32 [S, T, d]."""
