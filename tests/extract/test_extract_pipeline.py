@@ -138,7 +138,7 @@ def test_an_unfinished_cache_of_unpacked_rows_is_not_continued(checkpoints, tmp_
     with pytest.raises(UserError, match="not finite"):
         extract(lm, TEXTS, str(tmp_path / "c"), settings, source="x")
     lm.packs = True
-    with pytest.raises(UserError, match="unfinished cache with computed .*; expected .* packed, "):
+    with pytest.raises(UserError, match=r"unfinished cache with computed .*; expected .* packed, "):
         extract(lm, TEXTS, str(tmp_path / "c"), settings, source="x")
 
 

@@ -92,7 +92,7 @@ class Batches:
         return np.asarray(np.where(self._bounds < len(self._order), total[firsts], total[-1]))
 
     def first(self, split: str, start: int, end: int) -> int:
-        """The first batch with a row of ``split`` from ``start`` to before ``end``, or the count."""
+        """The first batch with a row of ``split`` in ``start`` to ``end - 1``, or the last + 1."""
         begin = self._first_rows
         mine = self.windows.of_split(split) & (begin < end)
         mine &= begin + self.windows.lengths > start
