@@ -125,7 +125,7 @@ def test_rows_do_not_depend_on_the_size_of_a_batch(checkpoints, tmp_path):
     for split in ("train", "heldout"):
         for column in ("tokens", "positions", "docs"):
             np.testing.assert_array_equal(read(one, column, split), read(five, column, split))
-        np.testing.assert_allclose(read(one, 2, split), read(five, 2, split), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(read(one, 2, split), read(five, 2, split), rtol=1e-4, atol=1e-4)
 
 
 def test_an_unfinished_cache_of_unpacked_rows_is_not_continued(checkpoints, tmp_path):
