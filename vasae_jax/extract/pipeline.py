@@ -70,7 +70,7 @@ def extract(
 
     Run again after an interruption with the same arguments it goes on after the last
     durable shard, and the finished cache is equal to an uninterrupted one: the windows and
-    the batches they are run in depend on the text and the settings alone.
+    the batches they are run in depend on the text, the settings and the model's mesh alone.
 
     Args:
         model: a language model; its weights may be loaded on first use.
@@ -93,11 +93,10 @@ def extract(
     layers = check_layers(settings.layers, model.spec.n_layers, model.id)
     _check_settings(settings, model)
     _check_place(url, overwrite)
-    windows = _read(documents, model, settings)
-    batches = make_batches(windows, model, settings.batch_windows)
+    batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
     ends = _ends(model)
     plan = _plan(model, settings, layers, batches, source)
-    rows = {split: windows.count(split)[0] for split in SPLITS}
+    rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:
         with PartWriter(url, plan, rows, part, **ends) as one:
             run_passes(model, batches, layers, settings.dtype, one)
