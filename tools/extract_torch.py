@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from vasae_jax.extract.arguments import main
-from vasae_jax.extract.pipeline import Model
+from vasae_jax.extract.model import Model
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,10 @@
 
 import itertools
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -110,6 +112,34 @@ def test_both_backends_write_the_same_cache(checkpoints, tmp_path, name):
             np.testing.assert_allclose(
                 read(flax, layer, split), read(torch, layer, split), rtol=1e-4, atol=1e-4
             )
+
+
+def test_rows_do_not_depend_on_the_size_of_a_batch(checkpoints, tmp_path):
+    """The same rows at the same places; their numbers within the rounding of another shape."""
+    lm = load_lm(checkpoints["llama"][0])
+    for size in (1, 5):
+        settings = replace(SETTINGS, batch_windows=size)
+        extract(lm, TEXTS, str(tmp_path / str(size)), settings, source="made up")
+    one, five = (Cache.open(str(tmp_path / str(size))) for size in (1, 5))
+    assert one.manifest.computed != five.manifest.computed
+    for split in ("train", "heldout"):
+        for column in ("tokens", "positions", "docs"):
+            np.testing.assert_array_equal(read(one, column, split), read(five, column, split))
+        np.testing.assert_allclose(read(one, 2, split), read(five, 2, split), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unfinished_cache_of_unpacked_rows_is_not_continued(checkpoints, tmp_path):
+    """As caches were before windows shared slots: the sentence says what differs."""
+    lm = load_lm(checkpoints["gpt2"][0])
+    wide = np.full((3, 4, 64, lm.spec.d_model), np.nan, np.float32)
+    lm.residuals = lambda tokens, layers, *_: jnp.asarray(wide[: len(layers), :, : tokens.shape[1]])
+    settings = Settings(layers=(0,), context_length=16, batch_windows=4)
+    lm.packs = False
+    with pytest.raises(UserError, match="not finite"):
+        extract(lm, TEXTS, str(tmp_path / "c"), settings, source="x")
+    lm.packs = True
+    with pytest.raises(UserError, match=r"unfinished cache with computed .*; expected .* packed, "):
+        extract(lm, TEXTS, str(tmp_path / "c"), settings, source="x")
 
 
 def test_bfloat16_rows_are_the_float32_rows_rounded(checkpoints, tmp_path):

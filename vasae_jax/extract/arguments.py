@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from vasae_jax.cache import Part
 from vasae_jax.extract.layers import parse_layers
-from vasae_jax.extract.pipeline import Model, Settings, extract
+from vasae_jax.extract.model import Model
+from vasae_jax.extract.pipeline import Settings, extract
 from vasae_jax.extract.text import read_documents
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.signals import Stopped
@@ -35,7 +36,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
     add("--layers", required=True, help="0-based layers such as 3,9, or all")
     add("--context-length", type=int, default=128, help="tokens in a window, BOS included")
-    add("--batch-windows", type=int, default=32, help="windows in one forward pass")
+    add("--batch-windows", type=int, default=32, help="most windows in one forward pass")
     add("--max-rows", type=int, help="stop before more rows (tokens) than this (default: all)")
     add("--heldout-share", type=float, default=0.1, help="share of documents held out")
     types = ("bfloat16", "float32")

@@ -1,14 +1,10 @@
 """From a model and documents to a finished activation cache, in one pass for all layers."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import jax
-import numpy as np
+from typing import Any
 
 from vasae_jax.cache import (
     Cache,
@@ -20,40 +16,17 @@ from vasae_jax.cache import (
     PartWriter,
     TextInfo,
 )
+from vasae_jax.extract.batches import Batches
 from vasae_jax.extract.layers import check_layers
-from vasae_jax.extract.windows import SPLITS, Batch, Windows, make_windows
-from vasae_jax.lm.tokenizer import Tokenizer
+from vasae_jax.extract.model import Model, packs
+from vasae_jax.extract.packing import alone, even_size, pack
+from vasae_jax.extract.passes import run_passes
+from vasae_jax.extract.windows import SPLITS, Windows, make_windows
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.progress import Progress
-from vasae_jax.system.signals import Stopped, StopRequest
 
 SHARD_BYTES = 512 * 2**20
 SHARD_ROWS = 32768
-Fetch = Callable[[], np.ndarray]
-
-
-class Model(Protocol):
-    """What extraction asks of a model; :class:`vasae_jax.lm.LM` is one.
-
-    ``residuals(tokens, layers)`` of tokens [S, T] gives a jax.Array [len(layers), S, T, d_model];
-    both embeddings are float32 [V, d_model]. A model that is not run by JAX has
-    ``rows(tokens, layers, dtype)`` as well, which returns a function that waits for the same in
-    NumPy.
-    """
-
-    spec: Any
-    """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
-    tokenizer: Tokenizer
-    id: str
-    revision: str | None
-    computed: str
-
-    @property
-    def source_digest(self) -> str: ...  # noqa: D102
-    def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> Any: ...  # noqa: D102
-    def embedding(self) -> np.ndarray: ...  # noqa: D102
-    def unembedding(self) -> np.ndarray: ...  # noqa: D102
-    def final_norm(self) -> dict[str, Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +36,7 @@ class Settings:
     Attributes:
         layers: 0-based, or None for all of them.
         context_length: tokens in the longest window, the BOS included.
-        batch_windows: windows in one forward pass.
+        batch_windows: the most windows of full length in one forward pass.
         bos: put a BOS before every window; None does what the model's tokenizer does.
         heldout_share: share of documents held out, over 0 and below 1.
         max_rows: the most rows (tokens) to extract over both splits, or None for all.
@@ -97,7 +70,7 @@ def extract(
 
     Run again after an interruption with the same arguments it goes on after the last
     durable shard, and the finished cache is equal to an uninterrupted one: the windows and
-    the batches they are run in depend on the text and the settings alone.
+    the batches they are run in depend on the text, the settings and the model's mesh alone.
 
     Args:
         model: a language model; its weights may be loaded on first use.
@@ -120,103 +93,18 @@ def extract(
     layers = check_layers(settings.layers, model.spec.n_layers, model.id)
     _check_settings(settings, model)
     _check_place(url, overwrite)
-    windows = _read(documents, model, settings)
+    batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
     ends = _ends(model)
-    plan = _plan(model, settings, layers, windows, source)
-    rows = {split: windows.count(split)[0] for split in SPLITS}
+    plan = _plan(model, settings, layers, batches, source)
+    rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:
         with PartWriter(url, plan, rows, part, **ends) as one:
-            _run(model, windows, layers, settings, one)
+            run_passes(model, batches, layers, settings.dtype, one)
             one.finish_part()
         return None
     with CacheWriter(url, plan, overwrite=overwrite, expected=rows, **ends) as writer:
-        _run(model, windows, layers, settings, writer)
+        run_passes(model, batches, layers, settings.dtype, writer)
         return writer.finish()
-
-
-def start_rows(model: Any, tokens: np.ndarray, layers: tuple[int, ...], dtype: str) -> Fetch:
-    """Start a forward pass on the device; the function returned waits for its rows.
-
-    Rows are cast to ``dtype`` before they leave the device: [len(layers), S, T, d_model].
-    """
-    if hasattr(model, "rows"):
-        fetch: Fetch = model.rows(tokens, layers, dtype)
-        return fetch
-    rows = _cast(model.residuals(tokens, layers), dtype)
-    rows.copy_to_host_async()
-    return lambda: np.asarray(rows)
-
-
-@partial(jax.jit, static_argnames="dtype")
-def _cast(rows: jax.Array, dtype: str) -> jax.Array:
-    return rows.astype(dtype)
-
-
-def _run(
-    model: Model,
-    windows: Windows,
-    layers: tuple[int, ...],
-    settings: Settings,
-    writer: CacheWriter,
-) -> None:
-    """Append every row that is not durable yet; batch n + 1 computes while n is stored."""
-    size = settings.batch_windows
-    before = {split: windows.rows_before(split, size) for split in SPLITS}
-    first = _first_batch(before, writer)
-    last = max(int(np.searchsorted(before[s], writer.rows_end(s, before[s][-1]))) for s in SPLITS)
-    rows_before = np.sum([before[split] for split in SPLITS], axis=0)
-    total = int(rows_before[last])
-    pending: tuple[int, Batch, Fetch] | None = None
-    with Progress(total, int(rows_before[first])) as progress, StopRequest() as stop:
-        for index in range(first, last):
-            batch = windows.batch(index, size)
-            fetch = start_rows(model, batch.tokens, layers, settings.dtype)
-            if pending is not None:
-                _store(writer, before, layers, *pending)
-                progress.update(int(rows_before[index]))
-            pending = index, batch, fetch
-            if stop.signal:
-                writer.close()
-                rows = sum(map(writer.rows_done, SPLITS))
-                raise Stopped(
-                    stop.signal, f"stopped after {rows:,} rows; run the same command to continue"
-                )
-        if pending is not None:
-            _store(writer, before, layers, *pending)
-        progress.finish(total)
-
-
-def _store(
-    writer: CacheWriter,
-    before: dict[str, np.ndarray],
-    layers: tuple[int, ...],
-    index: int,
-    batch: Batch,
-    fetch: Fetch,
-) -> None:
-    """Hand each row to its split; the writer skips those it has already."""
-    found = fetch()
-    flat = found.reshape(len(layers), -1, found.shape[-1])
-    for split in SPLITS:
-        rows = batch.rows[split]
-        writer.append(
-            split,
-            batch.tokens.reshape(-1)[rows],
-            batch.positions.reshape(-1)[rows],
-            batch.docs.reshape(-1)[rows],
-            {layer: flat[i, rows] for i, layer in enumerate(layers)},
-            start=int(before[split][index]),
-        )
-
-
-def _first_batch(before: dict[str, np.ndarray], writer: CacheWriter) -> int:
-    """The first batch with a row that is to be written and not durable in its split."""
-    firsts = [
-        int(np.searchsorted(totals, writer.rows_done(split), side="right")) - 1
-        for split, totals in before.items()
-        if writer.rows_done(split) < writer.rows_end(split, int(totals[-1]))
-    ]
-    return min(firsts, default=len(before[SPLITS[0]]) - 1)
 
 
 def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows:
@@ -235,6 +123,14 @@ def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows
     return windows
 
 
+def make_batches(windows: Windows, model: Model, most: int) -> Batches:
+    """The forward passes over a text, of ``most`` slots at most; packed where the model can."""
+    count, length = len(windows.docs), windows.context_length
+    packing = pack(windows.lengths, length) if packs(model) else alone(count)
+    multiple = getattr(model, "batch_multiple", 1)
+    return Batches(windows, packing, even_size(packing.slots, most, multiple))
+
+
 def _ends(model: Model) -> dict[str, Any]:
     """What a cache holds of the model's two ends; loads weights that were not loaded before."""
     return {
@@ -249,10 +145,11 @@ def _plan(
     model: Model,
     settings: Settings,
     layers: tuple[int, ...],
-    windows: Windows,
+    batches: Batches,
     source: str,
 ) -> CachePlan:
-    spec = model.spec
+    spec, windows = model.spec, batches.windows
+    how = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
     return CachePlan(
         model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
         layers=layers,
@@ -265,7 +162,7 @@ def _plan(
         text=TextInfo(source, windows.digest),
         heldout_share=settings.heldout_share,
         chunk_rows=settings.chunk_rows,
-        computed=f"{model.computed}, {settings.batch_windows} windows at once",
+        computed=f"{model.computed}, {how}",
         shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(layers)),
     )
 

@@ -20,19 +20,6 @@ SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Windows of one forward pass: ``tokens`` int32 [S, T] right-padded with 0, and its rows.
-
-    ``rows[split]`` holds int64 flat indices into [S * T] of the rows of that split, in order.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    docs: np.ndarray
-    rows: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
 class Windows:
     """All windows of a text, one after another.
 
@@ -59,37 +46,14 @@ class Windows:
         """int64 [W]: tokens in each window, at least 2 and at most the context length."""
         return np.diff(self.starts)
 
+    def of_split(self, split: str) -> np.ndarray:
+        """bool [W]: whether each window is of ``split``."""
+        return np.asarray(self.heldout == (split == "heldout"))
+
     def count(self, split: str) -> tuple[int, int]:
         """Rows and documents of one split."""
-        mine = self.heldout == (split == "heldout")
+        mine = self.of_split(split)
         return int(self.lengths[mine].sum()), len(np.unique(self.docs[mine]))
-
-    def batches(self, windows: int) -> int:
-        """How many batches of ``windows`` windows there are (the last may be part empty)."""
-        return -(-len(self.docs) // windows)
-
-    def batch(self, index: int, windows: int) -> Batch:
-        """Batch ``index`` of fixed shape [windows, context_length]; a pure function of both."""
-        first, last = index * windows, min((index + 1) * windows, len(self.docs))
-        shape = (windows, self.context_length)
-        lengths = np.zeros(windows, np.int64)
-        lengths[: last - first] = self.lengths[first:last]
-        positions = np.broadcast_to(np.arange(self.context_length, dtype=np.int32), shape)
-        real = positions < lengths[:, None]
-        tokens, docs = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        tokens[real] = self.tokens[self.starts[first] : self.starts[last]]
-        docs[: last - first] = self.docs[first:last, None]
-        held = np.zeros((windows, 1), bool)
-        held[: last - first, 0] = self.heldout[first:last]
-        masks = {"train": real & ~held, "heldout": real & held}
-        return Batch(tokens, positions, docs, {s: np.flatnonzero(masks[s]) for s in SPLITS})
-
-    def rows_before(self, split: str, windows: int) -> np.ndarray:
-        """int64 [batches + 1]: rows of ``split`` in all batches before each one."""
-        mine = np.where(self.heldout == (split == "heldout"), self.lengths, 0)
-        total = np.concatenate([[0], np.cumsum(mine)])
-        ends = np.arange(self.batches(windows) + 1) * windows
-        return total[np.minimum(ends, len(mine))]
 
 
 def make_windows(

@@ -20,7 +20,10 @@ class LM(Ends):
 
     Attributes:
         computed: how it is run, in words.
+        batch_multiple: windows of a batch are split over so many devices.
     """
+
+    packs = True
 
     def __init__(
         self,
@@ -34,28 +37,36 @@ class LM(Ends):
         super().__init__(checkpoint, tokenizer, id, revision)
         self.computed = f"flax {dtype}"
         self._placement = decoder.placement
+        self.batch_multiple = self._placement.parts("batch")
         self._graph, self._weights = nnx.split(decoder)
 
-    def residuals(self, tokens: Any, layers: Sequence[int]) -> jax.Array:
+    def residuals(
+        self, tokens: Any, layers: Sequence[int], positions: Any | None = None
+    ) -> jax.Array:
         """Residual stream after each of ``layers``; no later block runs.
 
         Args:
             tokens: integers [S, T], T at most ``spec.context_length``. Attention is causal
                 and positions count from 0, so windows padded on the right need no mask.
             layers: 0-based, in any order.
+            positions: integers [S, T], the place of each token in its window, 0 where one
+                begins, as it does at the first of a row: several windows in a row, of which
+                none attends to another. None: each row is one window.
 
         Returns:
             float32 [len(layers), S, T, d_model].
 
         Raises:
             UserError: a layer that is not there, a window too long, a token id without a
-                row in the embedding.
+                row in the embedding, positions that do not fit.
         """
         wanted = tuple(int(layer) for layer in layers)
         self._check_layers(wanted)
         distinct = sorted(set(wanted))
+        placed = self._tokens(tokens)
+        where = None if positions is None else self._positions(positions, placed.shape)
         kept: jax.Array = model.residuals(
-            self._graph, self._weights, self._tokens(tokens), np.asarray(distinct, np.int32)
+            self._graph, self._weights, placed, np.asarray(distinct, np.int32), where
         )
         if wanted == tuple(distinct):
             return kept
@@ -122,5 +133,15 @@ class LM(Ends):
             raise UserError(
                 f"token id {high if low >= 0 else low} is outside the vocabulary of {self.id}; "
                 f"expected 0 to {self.spec.vocab_size - 1}"
+            )
+        return self._placement.put(host.astype(np.int32), ("batch", "position"))
+
+    def _positions(self, positions: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Check positions [S, T] on the host and place them as the tokens are."""
+        host = np.asarray(positions)
+        if host.shape != shape or not ((host >= 0) & (host <= np.arange(shape[1]))).all():
+            raise UserError(
+                f"positions have shape {host.shape} and reach {host.max(initial=0)}; expected "
+                f"{shape}, none before the first token of its row"
             )
         return self._placement.put(host.astype(np.int32), ("batch", "position"))

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vasae_jax.lm.layers import Block, Norm, capped, product
+from vasae_jax.lm.layers import Block, Frame, Norm, capped, frame_of, product
 from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Spec
 
 STREAM = ("batch", "position", "embed")
 """Logical axes of the residual stream."""
 Carry = tuple[jax.Array, jax.Array]
-"""The stream [S, T, d], and what is kept of it [n, S, T, d]."""
+"""The stream [S, T, d], and the number of the next block."""
 
 
 class Decoder(nnx.Module):
@@ -38,7 +38,7 @@ class Decoder(nnx.Module):
         block_arrays: Mapping[str, Any],
         placement: Placement,
     ):
-        self.n_layers = spec.n_layers
+        self.spec = spec
         self.embed_scale, self.logit_cap = spec.embed_scale, spec.logit_cap
         self.placement = placement
         self.embed = nnx.Param(arrays["embed.weight"])
@@ -48,22 +48,26 @@ class Decoder(nnx.Module):
         self.final_norm = Norm(arrays, "final_norm", spec)
         self.head = None if spec.tied else nnx.Param(arrays["head.weight"])
 
-    def embedded(self, tokens: jax.Array) -> jax.Array:
-        """The residual stream before the first block: int32 [S, T] to float32 [S, T, d]."""
+    def embedded(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        """The residual stream before the first block: int32 [S, T] to float32 [S, T, d].
+
+        ``positions`` are int32 [S, T], or [1, T] for all.
+        """
         x = self.embed[...][tokens].astype(jnp.float32)
         if self.embed_scale != 1.0:
             x = x * self.embed_scale
         if self.positions is not None:
-            x = x + self.positions[...][: tokens.shape[1]].astype(jnp.float32)[None]
+            x = x + self.positions[...][positions].astype(jnp.float32)
         return self.placement.constrain(x, STREAM)
 
     def run_blocks(
-        self, x: jax.Array, start: jax.Array, layers: jax.Array
+        self, x: jax.Array, frame: Frame, start: jax.Array, layers: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Run blocks ``start`` to ``layers[-1]``.
 
         Args:
             x: residual stream before block ``start`` [S, T, d].
+            frame: of its tokens.
             start: int32 scalar.
             layers: int32 [n], increasing, from ``start`` on.
 
@@ -73,18 +77,17 @@ class Decoder(nnx.Module):
         """
         graph, weights = nnx.split(self.blocks)
 
-        def body(layer: jax.Array, carry: Carry) -> Carry:
-            x, kept = carry
+        def block(layer: jax.Array, x: jax.Array) -> jax.Array:
             one = jax.tree.map(lambda stack: _layer_of(stack, layer), weights)
-            x = self.placement.constrain(nnx.merge(graph, one)(x), STREAM)
-            # Layers up to the next wanted one share its slot, so the wanted one writes last.
-            slot = jnp.sum(layers < layer, dtype=jnp.int32)
-            return x, jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)
+            return self.placement.constrain(nnx.merge(graph, one)(x, frame), STREAM)
 
-        kept = jnp.zeros((layers.shape[0], *x.shape), x.dtype)
-        kept = self.placement.constrain(kept, ("layers", *STREAM))
-        found: Carry = jax.lax.fori_loop(start, layers[-1] + 1, body, (x, kept))
-        return found
+        def up_to(carry: Carry, layer: jax.Array) -> tuple[Carry, jax.Array]:
+            x, begin = carry
+            x = jax.lax.fori_loop(begin, layer + 1, block, x)
+            return (x, layer + 1), x
+
+        (x, _), kept = jax.lax.scan(up_to, (x, start), layers)
+        return x, self.placement.constrain(kept, ("layers", *STREAM))
 
     def unembedded(self, x: jax.Array) -> jax.Array:
         """Final norm and head: the last residual stream [S, T, d] to logits [S, T, V]."""
@@ -93,23 +96,40 @@ class Decoder(nnx.Module):
 
 
 @partial(jax.jit, static_argnums=0)
-def residuals(graph: Any, weights: Any, tokens: jax.Array, layers: jax.Array) -> jax.Array:
-    """Post-block residual streams, float32 [len(layers), S, T, d]; ``layers`` increase."""
+def residuals(
+    graph: Any,
+    weights: Any,
+    tokens: jax.Array,
+    layers: jax.Array,
+    positions: jax.Array | None = None,
+) -> jax.Array:
+    """Post-block residual streams, float32 [len(layers), S, T, d]; ``layers`` increase.
+
+    ``positions`` int32 [S, T] say where in its window each token stands; None: each row of
+    ``tokens`` is one window.
+    """
     decoder: Decoder = nnx.merge(graph, weights)
-    return decoder.run_blocks(decoder.embedded(tokens), jnp.int32(0), layers)[1]
+    where = _counted(tokens) if positions is None else positions
+    x, frame = decoder.embedded(tokens, where), frame_of(decoder.spec, where)
+    return decoder.run_blocks(x, frame, jnp.int32(0), layers)[1]
 
 
 @partial(jax.jit, static_argnums=0)
 def logits(graph: Any, weights: Any, tokens: jax.Array) -> jax.Array:
     """Next-token logits, float32 [S, T, V]."""
     decoder = nnx.merge(graph, weights)
-    return _finish(decoder, decoder.embedded(tokens), jnp.int32(0))
+    return _finish(decoder, decoder.embedded(tokens, _counted(tokens)), jnp.int32(0))
 
 
 @partial(jax.jit, static_argnums=0)
 def continue_from(graph: Any, weights: Any, x: jax.Array, layer: jax.Array) -> jax.Array:
     """Logits [S, T, V] of the model whose residual stream after ``layer`` is ``x`` [S, T, d]."""
     return _finish(nnx.merge(graph, weights), x.astype(jnp.float32), layer + 1)
+
+
+def _counted(batch: jax.Array) -> jax.Array:
+    """Positions int32 [1, T] of windows that each fill a row of ``batch`` [S, T, ...]."""
+    return jnp.arange(batch.shape[1], dtype=jnp.int32)[None, :]
 
 
 def _layer_of(stack: jax.Array, layer: jax.Array) -> jax.Array:
@@ -124,5 +144,6 @@ def _layer_of(stack: jax.Array, layer: jax.Array) -> jax.Array:
 
 
 def _finish(decoder: Decoder, x: jax.Array, start: jax.Array) -> jax.Array:
-    last = jnp.full((1,), decoder.n_layers - 1, jnp.int32)
-    return decoder.unembedded(decoder.run_blocks(x, start, last)[0])
+    last = jnp.full((1,), decoder.spec.n_layers - 1, jnp.int32)
+    frame = frame_of(decoder.spec, _counted(x))
+    return decoder.unembedded(decoder.run_blocks(x, frame, start, last)[0])

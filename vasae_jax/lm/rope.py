@@ -40,11 +40,11 @@ def inverse_frequencies(
     return tuple(float(value) for value in frequencies)
 
 
-def rotations(frequencies: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of each position's angles, float32 [length, 1, n] each, of [n]."""
-    positions = jnp.arange(length, dtype=jnp.float32)[:, None]
-    angles = positions * frequencies[None, :]
-    return jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
+def rotations(frequencies: tuple[float, ...], positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of each position's angles, float32 [S, T, 1, n] each, of int32 [S, T]."""
+    each = jnp.asarray(frequencies, jnp.float32)[None, None, :]
+    angles = positions.astype(jnp.float32)[:, :, None] * each
+    return jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
 
 
 def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
@@ -54,7 +54,6 @@ def rotate(x: jax.Array, cosine: jax.Array, sine: jax.Array) -> jax.Array:
     """
     turned = cosine.shape[-1]
     first, second, rest = jnp.split(x, (turned, 2 * turned), axis=-1)
-    cosine, sine = cosine[None], sine[None]
     return jnp.concatenate(
         [first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1
     )

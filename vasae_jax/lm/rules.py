@@ -33,6 +33,11 @@ class Placement:
         """
         return PartitionSpec(*map(self._mesh_axis, axes, shape))
 
+    def parts(self, axis: str) -> int:
+        """Parts that a logical axis is split into where its size allows."""
+        name = getattr(self.rules, axis, None)
+        return 1 if self.mesh is None else int(self.mesh.shape.get(name, 1))
+
     def put(self, host: np.ndarray, axes: tuple[str, ...]) -> jax.Array:
         """Place ``host`` [*axes], the same on every process, on the devices."""
         if self.mesh is None:
