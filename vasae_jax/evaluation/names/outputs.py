@@ -9,7 +9,7 @@ import numpy as np
 from vasae_jax.evaluation.contexts import Firings
 from vasae_jax.evaluation.names.relation import TOP, TopShares, spread_features, top_shares
 from vasae_jax.evaluation.patching.measure import windows_at_once
-from vasae_jax.evaluation.patching.model import Model, patched_logits
+from vasae_jax.evaluation.patching.model import Model, patched_logits, whole
 from vasae_jax.evaluation.patching.windows import WindowTable
 from vasae_jax.system.progress import Progress
 from vasae_jax.training.trained import Run
@@ -90,10 +90,9 @@ def _lowered(
     gone = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
     rows = np.asarray(run.params["W_dec"][removals.feature[part]])
     gone[:count] = removals.activation[part][:, None] * rows
-    x = jnp.asarray(model.residuals(tokens, (layer,))[0])
-    without = _without(x, places, gone)
-    own, other = (jnp.asarray(patched_logits(model, tokens, one, layer)) for one in (x, without))
-    return largest(np.asarray(_drop(own, other, places))[:count])
+    x, own = whole(model, tokens, layer, places)
+    other = patched_logits(model, tokens, _without(x, places, gone), layer, places)
+    return largest(np.asarray(_drop(own[:, 0], other[:, 0]))[:count])
 
 
 def largest(drop: np.ndarray) -> np.ndarray:
@@ -113,11 +112,10 @@ def _without(x: jax.Array, places: jax.Array, gone: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _drop(own: jax.Array, other: jax.Array, places: jax.Array) -> jax.Array:
-    """How much each logit falls at position ``places`` [S]: [S, T, V] twice to [S, V].
+def _drop(own: jax.Array, other: jax.Array) -> jax.Array:
+    """How much each logit falls, [S, V] twice to [S, V].
 
     Less the mean over the vocabulary, so that what falls is what becomes less likely.
     """
-    windows = jnp.arange(own.shape[0])
-    drop = (own[windows, places] - other[windows, places]).astype(jnp.float32)
+    drop = (own - other).astype(jnp.float32)
     return drop - jnp.mean(drop, axis=1, keepdims=True)
