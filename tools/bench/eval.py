@@ -8,7 +8,7 @@ Rows: random ones of a made-up cache through a dictionary of 50257 features, as 
 and measures them, in turns with bare products of the encoder's shape. The figure of a million rows
 is that of these rows: batches are alike. Patching: a run of tools/bench/run.py, some windows of its
 held-out text, and the removals of the output relation. Its floor is the flops of the forward passes
-that the figures need, over the tokens that are there, at the rate of a bare product. Programs are
+that the figures need, over the tokens of their windows, at the rate of a bare product. Programs are
 compiled before anything is timed. ``--json`` prints one object:
 
     device, jax, d_in, d_sae, k     the machine, and the dictionary of the rows
@@ -143,11 +143,11 @@ def patching_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
     return sum(float(n) * (blocks * block_flops(spec, n) + head) for n in lengths)
 
 
-def removal_flops(spec: Spec, layer: int, places: np.ndarray) -> float:
-    """Of removals at these ``places``: the tokens up to each, whole and again from the layer on."""
+def removal_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
+    """Of removals from windows of these ``lengths``: run whole, and again from the layer on."""
     blocks = spec.n_layers + spec.n_layers - layer - 1
     head = 2.0 * spec.d_model * spec.vocab_size * 2
-    return sum(float(n) * blocks * block_flops(spec, n) + head for n in places + 1)
+    return sum(float(n) * blocks * block_flops(spec, n) + head for n in lengths)
 
 
 def measure_patching(run: Run, model: Model, windows: int) -> dict[str, Any]:
@@ -163,15 +163,16 @@ def measure_patching(run: Run, model: Model, windows: int) -> dict[str, Any]:
     table = WindowTable.of(run.cache, data.layer, SPLIT, data.mask)
     lengths = table.take(table.sample(windows), windows).real.sum(axis=1)
     fired = np.bincount(found.feature, minlength=len(stated))
-    _, places = table.locate(outputs.choose(found, fired).row)
+    numbers, _ = table.locate(outputs.choose(found, fired).row)
+    removed = np.array([table.take(numbers[n : n + 1], 1).real.sum() for n in range(len(numbers))])
     flops = {
         "patching": patching_flops(spec, data.layer, lengths),
-        "removals": removal_flops(spec, data.layer, places),
+        "removals": removal_flops(spec, data.layer, removed),
     }
     kind = "bfloat16" if "bfloat16" in model.computed else "float32"
     taken = in_turns(ways, 1)
     peak = rate(WINDOWS * run.cache.manifest.context_length, spec.d_model, spec.d_ff, kind)
-    parts = {name: {"taken_s": taken[name], "floor_s": flops[name] / peak} for name in ways}
+    parts = {name: {"taken_s": taken[name], "floor_s": float(flops[name]) / peak} for name in ways}
     both = {key: sum(part[key] for part in parts.values()) for key in ("taken_s", "floor_s")}
     return {
         "model": model.id,
@@ -179,7 +180,7 @@ def measure_patching(run: Run, model: Model, windows: int) -> dict[str, Any]:
         "layer": data.layer,
         "windows": windows,
         "tokens": int(lengths.sum()),
-        "removed": len(places),
+        "removed": len(removed),
         "gflops_peak": peak / 1e9,
         "parts": {
             name: part | {"share": part["floor_s"] / part["taken_s"]}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.evaluation.patching.compare import Own, compare, cross_entropy, known, largest
 from vasae_jax.evaluation.patching.figures import (
     PATCHES,
     POLICIES,
@@ -70,13 +71,15 @@ class _Pass:
 
     def add(self, windows: Windows) -> None:
         """Run ``windows`` untouched and with every patch."""
-        x, own = whole(self._model, windows.tokens, self._layer)
+        x, logits = whole(self._model, windows.tokens, self._layer)
+        own = known(logits)
         sae = self._run.config.sae
         x_hat = _reconstruct(self._run.params, x, k=sae.k, pre_bias=sae.pre_bias)
         self._positions += int(windows.scored.sum())
         self._rows += int(windows.real.sum())
         self._masked += int((windows.real & ~windows.keep).sum())
-        self._ce += _sums(own, own, windows)[0]
+        losses = cross_entropy(own.logits, own.log_sum, windows.targets)
+        self._ce += float(np.asarray(losses, np.float64)[windows.scored].sum())
         mean, zero = jnp.broadcast_to(self._mean[None, None], x.shape), jnp.zeros_like(x)
         identity = self._effect(own, x, windows)
         for policy, chosen in zip(POLICIES, (windows.real, windows.keep), strict=True):
@@ -86,7 +89,7 @@ class _Pass:
                 self._sums[policy, name] += self._effect(own, patched, windows)
         self._lens.add(windows, x, x_hat)
 
-    def _effect(self, own: jax.Array, rows: jax.Array, windows: Windows) -> np.ndarray:
+    def _effect(self, own: Own, rows: jax.Array, windows: Windows) -> np.ndarray:
         """Sums of cross-entropy and KL [2] with ``rows`` [S, T, d] as the layer's output."""
         other = patched_logits(self._model, windows.tokens, rows, self._layer)
         return _sums(own, other, windows)
@@ -141,39 +144,7 @@ class _LensSums:
     def _tokens(self, tokens: np.ndarray, rows: jax.Array) -> np.ndarray:
         """The largest logit's token if ``rows`` [S, T, d] went into the final norm and head."""
         last = self._model.spec.n_layers - 1
-        return np.asarray(_largest(patched_logits(self._model, tokens, rows, last)))
-
-
-@jax.jit
-def compare(own: jax.Array, other: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of ``other`` and KL(own || other), both float32 [S, T] in nats.
-
-    Args:
-        own: the model's logits [S, T, V].
-        other: the patched model's.
-        targets: int32 [S, T], next tokens.
-    """
-    own, other = own.astype(jnp.float32), other.astype(jnp.float32)
-    # Sums that no array of log-probabilities is written for: with p = exp(own - a) and a, b the
-    # logarithms of the sums, KL is sum p (own - other) + b - a, which is 0 where they are equal.
-    a, b = _log_sum(own), _log_sum(other)
-    kl = jnp.sum(jnp.exp(own - a[..., None]) * (own - other), axis=-1) + b - a
-    return b - jnp.take_along_axis(other, targets[..., None], axis=-1)[..., 0], kl
-
-
-def _log_sum(logits: jax.Array) -> jax.Array:
-    """log sum exp over the last axis."""
-    most = jnp.max(logits, axis=-1)
-    return most + jnp.log(jnp.sum(jnp.exp(logits - most[..., None]), axis=-1))
-
-
-@jax.jit
-def _largest(logits: jax.Array) -> jax.Array:
-    """The first of the largest; XLA on CPU takes twenty times as long over ``argmax``."""
-    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    none = jnp.full_like(ids, logits.shape[-1])
-    there = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(there, ids, none), axis=-1)
+        return np.asarray(largest(patched_logits(self._model, tokens, rows, last)))
 
 
 @partial(jax.jit, static_argnames=("k", "pre_bias"))
@@ -183,7 +154,7 @@ def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.A
     return reconstruct(params, rows, k, pre_bias).reshape(x.shape)
 
 
-def _sums(own: jax.Array, other: jax.Array, windows: Windows) -> np.ndarray:
+def _sums(own: Own, other: jax.Array, windows: Windows) -> np.ndarray:
     """What :func:`compare` gives, summed over the scored positions; float64 [2]."""
     both = np.asarray(compare(own, other, windows.targets), np.float64)
     sums: np.ndarray = both[:, windows.scored].sum(axis=1)
