@@ -38,6 +38,18 @@ def test_a_table_is_put_between_its_marks_and_again(tmp_path):
     assert page.read_text() == first
 
 
+def test_an_evaluation_has_a_line_for_its_rows_and_for_each_part_with_a_model(tmp_path):
+    times = {"taken_s": 10.0, "floor_s": 8.0}
+    rows = {"d_in": 768, "d_sae": 50257, "rows": 24576, "screened": True, "floor_share": 0.8}
+    best = {"best_share": 0.4, "best_type": "bfloat16", "device": "a processor"}
+    lm = {"parts": {"patching": times | {"share": 0.8}}}
+    record = tmp_path / "eval.json"
+    record.write_text(json.dumps(rows | times | best | {"lm": lm}))
+    found = made(record).stdout
+    assert "| 24,576 rows, 768 x 50257, screened | 10 s | 8 s | 80% | 40% (bfloat16) |" in found
+    assert "| --lm, patching | 10 s | 8 s | 80% |  |" in found
+
+
 def test_what_is_no_record_is_refused_by_name(tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"a": 1}')

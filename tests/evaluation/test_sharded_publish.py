@@ -46,17 +46,25 @@ def make_batches():
         yield Batch(x, rng.random(ROWS) > 0.2, docs)
 
 
-def evaluation(mesh=None):
+def evaluation(mesh=None, *, screened=False):
     params = {name: jnp.asarray(value) for name, value in make_params().items()}
     anchors = np.random.default_rng(3).normal(size=(V, D)).astype(np.float32)
     by = Nearest("made up", *nearest(params["W_dec"], anchors), V)
     sae = SAEConfig(k=K, pre_bias=1.0)
-    return evaluate(params, sae, make_batches(), (by,), mesh=mesh).to_json()
+    found = evaluate(params, sae, make_batches(), (by,), mesh=mesh, screened=screened)
+    return found.to_json()
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_evaluation_over_a_mesh_is_that_of_one_device(mesh):
     assert_close(evaluation(make_mesh(MeshConfig(*mesh))), evaluation())
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 4)])
+def test_an_evaluation_by_the_screen_is_that_of_the_whole_product(mesh):
+    assert evaluation(make_mesh(MeshConfig(*mesh)), screened=True) == evaluation(
+        make_mesh(MeshConfig(*mesh))
+    )
 
 
 def assert_close(found, expected):

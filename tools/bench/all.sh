@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every bench of a machine without an accelerator, and the tables of docs/benchmarks.md from them.
 #
-#     tools/bench/all.sh out/bench                        # 25 minutes or so on two CPU cores
+#     tools/bench/all.sh out/bench                        # 27 minutes or so on two CPU cores
 #     tools/bench/all.sh out/bench docs/benchmarks.md     # and puts the tables there
 #
 # Nothing else should compute meanwhile. extract.py needs PyTorch (pip install '.[torch]').
@@ -24,5 +24,6 @@ bench step-1024 step.py --shape gpt2 --rows 1024 --repeats 7
 bench step-4096 step.py --shape gpt2 --rows 4096 --repeats 5
 bench whole whole.py --cache "$out/run/cache" --layer 15
 bench naming naming.py
+bench eval eval.py --run "$out/run/run"
 say "tables"
 python "$here/table.py" "$out"/*.json ${into:+--into "$into"}

@@ -3,19 +3,22 @@
     python tools/bench/naming.py            # 50257 x 50257 x 768, about 3 minutes on 2 cores
     python tools/bench/naming.py --quick    # 8192 x 8192 x 768, seconds
 
-The peak is the best rate of plain float32 products of the same d, measured between the
-searches so that both see the same machine. ``--json`` prints one object instead of a table:
+The peak is the best rate of plain products of the same d, in float32 and in bfloat16, measured
+between the searches so that all see the same machine. ``--json`` prints one object instead of a
+table:
 
     features, vocab, d, m   the shape
     seconds                 median seconds of one search
     rounds                  how many searches the median is over
     gflops, peak_gflops     2 * features * vocab * d over the time; the best plain product's
     peak_share              gflops / peak_gflops
+    float32_peak_gflops     the best plain float32 product's
     extra_mib               memory beyond the inputs, as the compiled program states it (MiB)
     device                  what it ran on
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -27,6 +30,7 @@ import jax.numpy as jnp
 from vasae_jax.naming.nearest import search_program
 
 PEAK_SHAPES = ((1024, 4096), (4096, 4096), (8192, 8192))
+TYPES = ("float32", "bfloat16")
 
 
 def main() -> None:
@@ -34,13 +38,15 @@ def main() -> None:
     args = parse()
     rows, tokens = inputs(args.features, args.vocab, args.d)
     search = search_program(rows, tokens, args.m)
-    products = {shape: product(shape, args.d) for shape in PEAK_SHAPES}
+    kinds = list(itertools.product(TYPES, PEAK_SHAPES))
+    products = {kind: product(*kind, args.d) for kind in kinds}
     jax.block_until_ready(search(rows, tokens))
-    searches, rates = [], {shape: [] for shape in PEAK_SHAPES}
+    searches, rates = [], {kind: [] for kind in kinds}
     for _ in range(args.rounds):
         searches.append(timed(lambda: search(rows, tokens)))
-        for shape, run in products.items():
-            rates[shape] += [2e-9 * shape[0] * shape[1] * args.d / timed(run) for _ in range(3)]
+        for (dtype, shape), run in products.items():
+            flops = 2e-9 * shape[0] * shape[1] * args.d
+            rates[dtype, shape] += [flops / timed(run) for _ in range(3)]
     show(args, statistics.median(searches), rates, search)
 
 
@@ -70,10 +76,15 @@ def inputs(features: int, vocab: int, d: int) -> tuple[jax.Array, jax.Array]:
     )
 
 
-def product(shape: tuple[int, int], d: int) -> Callable[[], jax.Array]:
-    """A compiled plain product of two float32 matrices, [rows, d] with [columns, d]."""
-    a, b = inputs(*shape, d)
-    multiply = jax.jit(lambda x, y: jnp.matmul(x, y.T, precision="highest"))
+def product(dtype: str, shape: tuple[int, int], d: int) -> Callable[[], jax.Array]:
+    """A compiled plain product of two matrices, [rows, d] with [columns, d], summed in float32."""
+    a, b = (side.astype(dtype) for side in inputs(*shape, d))
+    dims = (((1,), (1,)), ((), ()))
+    multiply = jax.jit(
+        lambda x, y: jax.lax.dot_general(
+            x, y, dims, precision="highest", preferred_element_type=jnp.float32
+        )
+    )
     jax.block_until_ready(multiply(a, b))
     return lambda: multiply(a, b)
 
@@ -87,7 +98,11 @@ def timed(run: Callable[[], object]) -> float:
 
 def show(args: argparse.Namespace, seconds: float, rates: dict, search) -> None:
     """Print the table, or the object."""
-    peak = max(statistics.median(values) for values in rates.values())
+    peaks = {
+        dtype: max(statistics.median(rates[dtype, shape]) for shape in PEAK_SHAPES)
+        for dtype in TYPES
+    }
+    peak = max(peaks.values())
     gflops = 2e-9 * args.features * args.vocab * args.d / seconds
     memory = search.memory_analysis()
     record = {
@@ -96,6 +111,7 @@ def show(args: argparse.Namespace, seconds: float, rates: dict, search) -> None:
         "gflops": round(gflops, 1),
         "peak_gflops": round(peak, 1),
         "peak_share": round(gflops / peak, 3),
+        "float32_peak_gflops": round(peaks["float32"], 1),
         "extra_mib": (memory.temp_size_in_bytes + memory.output_size_in_bytes) // 2**20,
         "device": jax.devices()[0].device_kind,
     }

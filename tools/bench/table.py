@@ -104,12 +104,28 @@ def naming(records: list[Record]) -> str:
     return f"Naming.\n\n{table(heads, rows)}"
 
 
+def evaluation(records: list[Record]) -> str:
+    """Evaluation of rows, and of a patched model."""
+    rows = []
+    for each in records:
+        how = f"{each['d_in']} x {each['d_sae']}" + (", screened" if each["screened"] else "")
+        times = (f"{each[key]:.3g} s" for key in ("taken_s", "floor_s"))
+        best = f"{each['best_share']:.0%} ({each['best_type']})"
+        rows.append([f"{each['rows']:,} rows, {how}", *times, f"{each['floor_share']:.0%}", best])
+        for name, part in each.get("lm", {}).get("parts", {}).items():
+            times = (f"{part[key]:.3g} s" for key in ("taken_s", "floor_s"))
+            rows.append([f"--lm, {name}", *times, f"{part['share']:.0%}", ""])
+    heads = ["evaluation", "taken", "floor", "floor / taken", "of the faster product"]
+    return f"Evaluation ({records[0]['device']}).\n\n{table(heads, rows)}"
+
+
 KINDS: dict[str, Callable[[list[Record]], str]] = {
     "stages": run,
     "types": extract,
     "plain_over_floor": step,
     "always_over_plain": whole,
     "peak_share": naming,
+    "best_share": evaluation,
 }
 """A key that only one kind of record has, and what makes its table."""
 

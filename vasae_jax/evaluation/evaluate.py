@@ -96,6 +96,7 @@ def evaluate(
     split: str = "heldout",
     observe: Observer | None = None,
     mesh: Mesh | None = None,
+    screened: bool = False,
 ) -> Evaluation:
     """Measure an SAE over a split.
 
@@ -112,6 +113,7 @@ def evaluate(
         observe: is told what fires, so that no other pass is needed to know it.
         mesh: devices that split the rows (``data``) and the features (``model``), both evenly;
             without it the first device does all.
+        screened: find what fires through a bfloat16 product, see :mod:`vasae_jax.sae.screen`.
 
     Raises:
         UserError: no unmasked rows, rows without variance, or a reconstruction not finite.
@@ -120,7 +122,7 @@ def evaluate(
     mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
     thresholds = "threshold" in params
     program = Slots(
-        lambda slots: measure_program(mesh, slots, sae.pre_bias, thresholds),
+        lambda slots: measure_program(mesh, slots, sae.pre_bias, thresholds, screened),
         lambda found: found.values,
         sae.k,
         thresholds,
@@ -162,16 +164,19 @@ def _measured(
 
 
 @cache
-def measure_program(mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False) -> Program:
+def measure_program(
+    mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False, screened: bool = False
+) -> Program:
     """The jitted (params, rows [B, d_in], row masks bool [2, B]) -> :class:`Measured`.
 
     Features are split over ``model`` and rows over ``data``; the k winners of a row and the
-    order of equal ones are those of one device. With ``thresholds`` the parameters have some.
+    order of equal ones are those of one device. With ``thresholds`` the parameters have some;
+    without, the product may be ``screened``.
     """
     specs = param_specs(thresholds)
     out: Any = (P(), P(), P(), P(DATA), P(DATA))
     local = jax.shard_map(
-        partial(_measure, k=k, pre_bias=pre_bias),
+        partial(_measure, k=k, pre_bias=pre_bias, screened=screened),
         mesh=mesh,
         in_specs=(specs, P(DATA), P(None, DATA)),
         out_specs=Measured(*out),
@@ -191,9 +196,11 @@ def param_specs(thresholds: bool) -> Any:
     return Rules().state({**PARAMS, "threshold": PARAMS["b_enc"]} if thresholds else PARAMS)
 
 
-def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float) -> Measured:
+def _measure(
+    params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias: float, screened: bool
+) -> Measured:
     x = x.astype(jnp.float32)
-    values, ids = winners(params, x, k, pre_bias)
+    values, ids = winners(params, x, k, pre_bias, screened=screened)
     thresholds = "threshold" in params
     x_hat = _all_decoded(params, x, pre_bias) if thresholds else decoded(params, values, ids)
     distance = jnp.sum(jnp.square(x - x_hat), axis=1)
@@ -207,14 +214,16 @@ def _measure(params: Params, x: jax.Array, weights: jax.Array, k: int, pre_bias:
     return Measured(mean, spread_sum, error, values, ids)
 
 
-def winners(params: Params, x: jax.Array, k: int, pre_bias: float) -> tuple[jax.Array, jax.Array]:
+def winners(
+    params: Params, x: jax.Array, k: int, pre_bias: float, *, screened: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """Values and global ids [B, k] of the features that fire, from every device's own k best.
 
     Offers lie in order of device and within one in order of value, then id, so that equal
     values go to the lowest id.
     """
     own = params["W_dec"].shape[0]
-    values, ids = encode(params, x, min(k, own), pre_bias)
+    values, ids = encode(params, x, min(k, own), pre_bias, screened=screened)
     ids = ids + jax.lax.axis_index(MODEL) * own
     offers = jax.lax.all_gather(values, MODEL, axis=1, tiled=True)
     offer_ids = jax.lax.all_gather(ids, MODEL, axis=1, tiled=True)

@@ -1,11 +1,14 @@
 """The names and the measures of a trained run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import jax
 
 from vasae_jax.anchor import anchor_matrix, anchor_name
 from vasae_jax.anchor.layer import LayerAnchors, layer_anchors
 from vasae_jax.cache import Cache
-from vasae_jax.devices.mesh import DATA
+from vasae_jax.config import MeshConfig
+from vasae_jax.devices.mesh import DATA, make_mesh
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate
 from vasae_jax.evaluation.metrics import Nearest
 from vasae_jax.naming.layer import LayerNames, layer_names
@@ -13,6 +16,7 @@ from vasae_jax.naming.nearest import Names, nearest_tokens
 from vasae_jax.stream import rows_in_order
 from vasae_jax.system.errors import UserError
 from vasae_jax.training.pulled import pulled
+from vasae_jax.training.settle import measured
 from vasae_jax.training.targets import pulled_to
 from vasae_jax.training.trained import Run
 
@@ -105,7 +109,22 @@ def evaluate_run(
         split=split,
         observe=observe,
         mesh=run.mesh,
+        screened=screened(run),
     )
+
+
+def screened(run: Run) -> bool:
+    """Whether this machine finds what fires faster through a bfloat16 product; asked by measuring.
+
+    The features are the same either way, and their activations but for rounding. What the run was
+    trained with was decided on the machine that trained it.
+    """
+    if jax.process_count() > 1 or "threshold" in run.params:
+        return False
+    mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
+    asked = replace(run.config, sae=replace(run.config.sae, screen="auto"))
+    d_sae, d_in = run.params["W_enc"].shape
+    return measured(asked, mesh, (d_sae, d_in)).sae.screen == "on"
 
 
 def _nearest(anchor: str, names: Names, size: int) -> Nearest:

@@ -77,12 +77,28 @@ class LM(Ends):
         logits: jax.Array = model.logits(self._graph, self._weights, self._tokens(tokens))
         return logits
 
-    def continue_from(self, resid: Any, layer: int) -> jax.Array:
+    def whole(
+        self, tokens: Any, layer: int, places: np.ndarray | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """What :meth:`residuals` gives for ``layer``, [S, T, d_model], and logits, in one pass.
+
+        Logits are those of all positions, [S, T, V], or of one of each window, ``places``
+        int [S]: [S, 1, V]. Errors as residuals.
+        """
+        self._check_layers((layer,))
+        found: tuple[jax.Array, jax.Array] = model.whole(
+            self._graph, self._weights, self._tokens(tokens), np.int32(layer), places
+        )
+        return found
+
+    def continue_from(self, resid: Any, layer: int, places: np.ndarray | None = None) -> jax.Array:
         """Logits [S, T, V] if the residual stream after block ``layer`` were ``resid``.
 
         Args:
             resid: [S, T, d_model]; positions count from 0.
             layer: the block whose output is replaced (0-based).
+            places: int [S], the one position of each window whose logits are wanted, for
+                [S, 1, V]; None for all.
 
         Raises:
             UserError: a layer that is not there, a wrong shape, a window too long.
@@ -96,7 +112,7 @@ class LM(Ends):
             )
         self._check_length(shape[1])
         rows, after = jnp.asarray(resid), np.int32(layer)
-        logits: jax.Array = model.continue_from(self._graph, self._weights, rows, after)
+        logits: jax.Array = model.continue_from(self._graph, self._weights, rows, after, places)
         return logits
 
     def _check_layers(self, layers: tuple[int, ...]) -> None:

@@ -117,14 +117,48 @@ def residuals(
 @partial(jax.jit, static_argnums=0)
 def logits(graph: Any, weights: Any, tokens: jax.Array) -> jax.Array:
     """Next-token logits, float32 [S, T, V]."""
-    decoder = nnx.merge(graph, weights)
-    return _finish(decoder, decoder.embedded(tokens, _counted(tokens)), jnp.int32(0))
+    decoder: Decoder = nnx.merge(graph, weights)
+    x, frame = _begun(decoder, tokens)
+    last = jnp.full((1,), decoder.spec.n_layers - 1, jnp.int32)
+    return decoder.unembedded(decoder.run_blocks(x, frame, jnp.int32(0), last)[0])
 
 
 @partial(jax.jit, static_argnums=0)
-def continue_from(graph: Any, weights: Any, x: jax.Array, layer: jax.Array) -> jax.Array:
-    """Logits [S, T, V] of the model whose residual stream after ``layer`` is ``x`` [S, T, d]."""
-    return _finish(nnx.merge(graph, weights), x.astype(jnp.float32), layer + 1)
+def whole(
+    graph: Any, weights: Any, tokens: jax.Array, layer: jax.Array, places: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """The stream after ``layer`` [S, T, d], and the logits: of all positions or of ``places``."""
+    decoder: Decoder = nnx.merge(graph, weights)
+    layers = jnp.stack([layer, jnp.int32(decoder.spec.n_layers - 1)])
+    x, frame = _begun(decoder, tokens)
+    last, kept = decoder.run_blocks(x, frame, jnp.int32(0), layers)
+    return kept[0], decoder.unembedded(_at(last, places))
+
+
+@partial(jax.jit, static_argnums=0)
+def continue_from(
+    graph: Any, weights: Any, x: jax.Array, layer: jax.Array, places: jax.Array | None
+) -> jax.Array:
+    """Logits of the model whose residual stream after ``layer`` is ``x`` [S, T, d].
+
+    Of all positions, [S, T, V], or of one of each window, ``places`` [S]: [S, 1, V].
+    """
+    decoder: Decoder = nnx.merge(graph, weights)
+    last = jnp.full((1,), decoder.spec.n_layers - 1, jnp.int32)
+    frame = frame_of(decoder.spec, _counted(x))
+    end = decoder.run_blocks(x.astype(jnp.float32), frame, layer + 1, last)[0]
+    return decoder.unembedded(_at(end, places))
+
+
+def _at(x: jax.Array, places: jax.Array | None) -> jax.Array:
+    """``x`` [S, T, d], or its positions ``places`` [S] alone: [S, 1, d]."""
+    return x if places is None else jnp.take_along_axis(x, places[:, None, None], axis=1)
+
+
+def _begun(decoder: Decoder, tokens: jax.Array) -> tuple[jax.Array, Frame]:
+    """The stream before the first block [S, T, d]; each row of ``tokens`` is a window."""
+    positions = _counted(tokens)
+    return decoder.embedded(tokens, positions), frame_of(decoder.spec, positions)
 
 
 def _counted(batch: jax.Array) -> jax.Array:
@@ -141,9 +175,3 @@ def _layer_of(stack: jax.Array, layer: jax.Array) -> jax.Array:
     stack, layer = jax.lax.optimization_barrier((stack, layer))
     one: jax.Array = jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
     return one
-
-
-def _finish(decoder: Decoder, x: jax.Array, start: jax.Array) -> jax.Array:
-    last = jnp.full((1,), decoder.spec.n_layers - 1, jnp.int32)
-    frame = frame_of(decoder.spec, _counted(x))
-    return decoder.unembedded(decoder.run_blocks(x, frame, start, last)[0])

@@ -85,13 +85,19 @@ def _fired(active: Active, keep: jax.Array, features: int) -> jax.Array:
 
 
 def encode(
-    params: Params, x: jax.Array, k: int, pre_bias: float = 0.0
+    params: Params, x: jax.Array, k: int, pre_bias: float = 0.0, *, screened: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Active features of rows ``x [B, d]``: values [B, k] float32 >= 0, ids [B, k] int32.
 
-    Largest first, ties by lowest id; a value of 0 means that fewer than k features fire.
+    Largest first, ties by lowest id; a value of 0 means that fewer than k features fire. Without
+    thresholds the product may be ``screened`` in bfloat16 (:mod:`vasae_jax.sae.screen`).
     """
-    return by_tiles(lambda rows: top_k(_passing(params, rows, pre_bias), k), x)
+    if "threshold" in params:
+        return by_tiles(lambda rows: top_k(_passing(params, rows, pre_bias), k), x)
+    how = Pass(k, pre_bias, screen=screened)
+    shift = _shift(params["b_dec"], how, Given())
+    active = sparse.encode(x, shift, params["W_enc"], params["b_enc"], None, how)
+    return active.values, active.ids
 
 
 def reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float = 0.0) -> jax.Array:

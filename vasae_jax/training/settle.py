@@ -67,7 +67,7 @@ def _measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
         return "off"
     rows = config.data.batch // mesh.shape[DATA]
     found = fastest(
-        f"top {sae.k} of {features} features, {rows} rows of {width}",
+        f"top {sae.k} of {features} features, {min(rows, screen.MEASURED_ROWS)} rows of {width}",
         lambda: screen.ways(rows, width, features, sae.k),
     )
     say(f"the encoder's product on this machine: {found}")

@@ -21,6 +21,7 @@ from vasae_jax.evaluation.evaluate import decoded, param_specs, winners
 from vasae_jax.evaluation.examples.collect import Collector
 from vasae_jax.evaluation.examples.contexts import Examples, examples
 from vasae_jax.evaluation.examples.positions import ByPosition
+from vasae_jax.evaluation.run import screened
 from vasae_jax.evaluation.slots import Slots
 from vasae_jax.sae.params import Params
 from vasae_jax.stream import rows_in_order
@@ -142,9 +143,9 @@ def _batch_rows(devices: int, chunk: int) -> int:
 
 
 def _slots(run: Run, mesh: Mesh) -> Slots:
-    sae, thresholds = run.config.sae, "threshold" in run.params
+    sae, thresholds, by_screen = run.config.sae, "threshold" in run.params, screened(run)
     return Slots(
-        lambda slots: fire_program(mesh, slots, sae.pre_bias, thresholds),
+        lambda slots: fire_program(mesh, slots, sae.pre_bias, thresholds, by_screen),
         lambda fired: fired[0],
         sae.k,
         thresholds,
@@ -152,11 +153,11 @@ def _slots(run: Run, mesh: Mesh) -> Slots:
 
 
 def fire_program(
-    mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False
+    mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False, screened: bool = False
 ) -> Callable[[Params, np.ndarray], tuple[jax.Array, jax.Array, jax.Array]]:
     """The jitted (params, rows [B, d]) -> activations, features [B, k] and squared error [B]."""
     local = jax.shard_map(
-        partial(_fire, k=k, pre_bias=pre_bias),
+        partial(_fire, k=k, pre_bias=pre_bias, screened=screened),
         mesh=mesh,
         in_specs=(param_specs(thresholds), P(DATA)),
         out_specs=(P(DATA), P(DATA), P(DATA)),
@@ -166,8 +167,8 @@ def fire_program(
 
 
 def _fire(
-    params: Params, x: jax.Array, k: int, pre_bias: float
+    params: Params, x: jax.Array, k: int, pre_bias: float, screened: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     x = x.astype(jnp.float32)
-    values, ids = winners(params, x, k, pre_bias)
+    values, ids = winners(params, x, k, pre_bias, screened=screened)
     return values, ids, jnp.sum(jnp.square(x - decoded(params, values, ids)), axis=1)

@@ -8,14 +8,15 @@ import numpy as np
 
 from vasae_jax.evaluation.contexts import Firings
 from vasae_jax.evaluation.names.relation import TOP, TopShares, spread_features, top_shares
-from vasae_jax.evaluation.patching.measure import windows_at_once
-from vasae_jax.evaluation.patching.model import Model, patched_logits
+from vasae_jax.evaluation.patching.model import Model, patched_logits, whole
 from vasae_jax.evaluation.patching.windows import WindowTable
 from vasae_jax.system.progress import Progress
 from vasae_jax.training.trained import Run
 
 FEATURES = 64
 """Firing features measured at most, evenly spaced in the order of how often they fire."""
+AT_ONCE = 16
+"""Windows run at once; of each only one position's logits are worked out."""
 ROWS = 3
 """Rows measured of each at most: those on which it fires most."""
 
@@ -33,7 +34,7 @@ class Removals:
 
 
 def output_relation(
-    run: Run, model: Model, split: str, found: Firings, names: np.ndarray, *, at_once: int = 0
+    run: Run, model: Model, split: str, found: Firings, names: np.ndarray, *, at_once: int = AT_ONCE
 ) -> TopShares:
     """How often a feature's name is among the tokens whose logits fall most without it.
 
@@ -47,7 +48,7 @@ def output_relation(
         split: the split that ``found`` comes from.
         found: which features fire where, and how much.
         names: int [F], each feature's name.
-        at_once: rows run at once; 0 for what :func:`windows_at_once` says.
+        at_once: rows run at once.
 
     Raises:
         UserError: the cache lacks the split, or a column is damaged.
@@ -56,7 +57,7 @@ def output_relation(
     table = WindowTable.of(cache, data.layer, split, data.mask)
     fired = np.bincount(found.feature, minlength=len(names))
     removals = choose(found, fired)
-    size = at_once or windows_at_once(cache, len(removals))
+    size = max(1, min(at_once, len(removals)))
     tops = [np.zeros((0, TOP), np.int64)]
     with Progress(len(removals), unit="removals") as progress:
         for first in range(0, len(removals), size):
@@ -90,10 +91,9 @@ def _lowered(
     gone = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
     rows = np.asarray(run.params["W_dec"][removals.feature[part]])
     gone[:count] = removals.activation[part][:, None] * rows
-    x = jnp.asarray(model.residuals(tokens, (layer,))[0])
-    without = _without(x, places, gone)
-    own, other = (jnp.asarray(patched_logits(model, tokens, one, layer)) for one in (x, without))
-    return largest(np.asarray(_drop(own, other, places))[:count])
+    x, own = whole(model, tokens, layer, places)
+    other = patched_logits(model, tokens, _without(x, places, gone), layer, places)
+    return largest(np.asarray(_drop(own[:, 0], other[:, 0]))[:count])
 
 
 def largest(drop: np.ndarray) -> np.ndarray:
@@ -113,11 +113,10 @@ def _without(x: jax.Array, places: jax.Array, gone: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _drop(own: jax.Array, other: jax.Array, places: jax.Array) -> jax.Array:
-    """How much each logit falls at position ``places`` [S]: [S, T, V] twice to [S, V].
+def _drop(own: jax.Array, other: jax.Array) -> jax.Array:
+    """How much each logit falls, [S, V] twice to [S, V].
 
     Less the mean over the vocabulary, so that what falls is what becomes less likely.
     """
-    windows = jnp.arange(own.shape[0])
-    drop = (own[windows, places] - other[windows, places]).astype(jnp.float32)
+    drop = (own - other).astype(jnp.float32)
     return drop - jnp.mean(drop, axis=1, keepdims=True)

@@ -5,9 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vasae_jax.cache import Cache
+from vasae_jax.evaluation.patching.compare import Own, compare, cross_entropy, known, largest
 from vasae_jax.evaluation.patching.figures import (
     PATCHES,
     POLICIES,
@@ -16,7 +16,7 @@ from vasae_jax.evaluation.patching.figures import (
     LMFigures,
     effects,
 )
-from vasae_jax.evaluation.patching.model import Model, patched_logits
+from vasae_jax.evaluation.patching.model import Model, patched_logits, whole
 from vasae_jax.evaluation.patching.windows import Windows, WindowTable
 from vasae_jax.sae import Params, reconstruct
 from vasae_jax.stream import statistics
@@ -71,14 +71,15 @@ class _Pass:
 
     def add(self, windows: Windows) -> None:
         """Run ``windows`` untouched and with every patch."""
-        own = jnp.asarray(self._model.logits(windows.tokens))
-        x = jnp.asarray(self._model.residuals(windows.tokens, (self._layer,))[0])
+        x, logits = whole(self._model, windows.tokens, self._layer)
+        own = known(logits)
         sae = self._run.config.sae
         x_hat = _reconstruct(self._run.params, x, k=sae.k, pre_bias=sae.pre_bias)
         self._positions += int(windows.scored.sum())
         self._rows += int(windows.real.sum())
         self._masked += int((windows.real & ~windows.keep).sum())
-        self._ce += _sums(own, own, windows)[0]
+        losses = cross_entropy(own.logits, own.log_sum, windows.targets)
+        self._ce += float(np.asarray(losses, np.float64)[windows.scored].sum())
         mean, zero = jnp.broadcast_to(self._mean[None, None], x.shape), jnp.zeros_like(x)
         identity = self._effect(own, x, windows)
         for policy, chosen in zip(POLICIES, (windows.real, windows.keep), strict=True):
@@ -88,10 +89,10 @@ class _Pass:
                 self._sums[policy, name] += self._effect(own, patched, windows)
         self._lens.add(windows, x, x_hat)
 
-    def _effect(self, own: jax.Array, rows: jax.Array, windows: Windows) -> np.ndarray:
+    def _effect(self, own: Own, rows: jax.Array, windows: Windows) -> np.ndarray:
         """Sums of cross-entropy and KL [2] with ``rows`` [S, T, d] as the layer's output."""
         other = patched_logits(self._model, windows.tokens, rows, self._layer)
-        return _sums(own, jnp.asarray(other), windows)
+        return _sums(own, other, windows)
 
     def figures(self, windows: int) -> LMFigures:
         """What the sums say of ``windows`` windows."""
@@ -143,27 +144,7 @@ class _LensSums:
     def _tokens(self, tokens: np.ndarray, rows: jax.Array) -> np.ndarray:
         """The largest logit's token if ``rows`` [S, T, d] went into the final norm and head."""
         last = self._model.spec.n_layers - 1
-        return np.asarray(_largest(jnp.asarray(patched_logits(self._model, tokens, rows, last))))
-
-
-@jax.jit
-def compare(own: jax.Array, other: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of ``other`` and KL(own || other), both float32 [S, T] in nats.
-
-    Args:
-        own: the model's logits [S, T, V].
-        other: the patched model's.
-        targets: int32 [S, T], next tokens.
-    """
-    own, other = own.astype(jnp.float32), other.astype(jnp.float32)
-    ce = optax.losses.softmax_cross_entropy_with_integer_labels(other, targets)
-    log_p, log_q = jax.nn.log_softmax(own), jax.nn.log_softmax(other)
-    return ce, optax.losses.kl_divergence_with_log_targets(log_q, log_p)
-
-
-@jax.jit
-def _largest(logits: jax.Array) -> jax.Array:
-    return jnp.argmax(logits, axis=-1)
+        return np.asarray(largest(patched_logits(self._model, tokens, rows, last)))
 
 
 @partial(jax.jit, static_argnames=("k", "pre_bias"))
@@ -173,7 +154,7 @@ def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.A
     return reconstruct(params, rows, k, pre_bias).reshape(x.shape)
 
 
-def _sums(own: jax.Array, other: jax.Array, windows: Windows) -> np.ndarray:
+def _sums(own: Own, other: jax.Array, windows: Windows) -> np.ndarray:
     """What :func:`compare` gives, summed over the scored positions; float64 [2]."""
     both = np.asarray(compare(own, other, windows.targets), np.float64)
     sums: np.ndarray = both[:, windows.scored].sum(axis=1)

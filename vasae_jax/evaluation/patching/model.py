@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.cache import Cache
@@ -67,19 +68,40 @@ def check_model(model: Model, cache: Cache) -> None:
             )
 
 
-def patched_logits(
-    model: Any, tokens: np.ndarray, rows: jax.Array, layer: int
-) -> jax.Array | np.ndarray:
-    """Logits [S, T, V] of ``model`` on ``tokens`` [S, T] if block ``layer`` put out ``rows``.
+def whole(
+    model: Any, tokens: np.ndarray, layer: int, places: np.ndarray | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """The output of block ``layer`` [S, T, d] on ``tokens`` [S, T], and the model's logits.
 
-    A model that JAX runs goes on from the rows; another one has ``patched``, which begins
-    with the tokens and replaces the block's output on the way.
+    Logits are those of all positions, [S, T, V], or of ``places`` [S] alone, [S, 1, V]. A model
+    that JAX runs gives both in one pass.
+    """
+    if hasattr(model, "whole"):
+        both: tuple[jax.Array, jax.Array] = model.whole(tokens, layer, places)
+        return both
+    x = jnp.asarray(model.residuals(tokens, (layer,))[0])
+    return x, _at(model.logits(tokens), places)
+
+
+def patched_logits(
+    model: Any, tokens: np.ndarray, rows: jax.Array, layer: int, places: np.ndarray | None = None
+) -> jax.Array:
+    """Logits of ``model`` on ``tokens`` [S, T] if block ``layer`` put out ``rows``.
+
+    They are those of all positions, [S, T, V], or of ``places`` [S] alone, [S, 1, V]. A model that
+    JAX runs goes on from the rows; another one has ``patched``, which begins with the tokens and
+    replaces the block's output on the way.
     """
     if hasattr(model, "patched"):
-        replaced: np.ndarray = model.patched(tokens, rows, layer)
-        return replaced
-    gone_on: jax.Array = model.continue_from(rows, layer)
+        return _at(model.patched(tokens, rows, layer), places)
+    gone_on: jax.Array = model.continue_from(rows, layer, places)
     return gone_on
+
+
+def _at(logits: jax.Array | np.ndarray, places: np.ndarray | None) -> jax.Array:
+    if places is None:
+        return jnp.asarray(logits)
+    return jnp.asarray(logits[np.arange(len(places)), places])[:, None]
 
 
 def _load(source: str, backend: Backend, dtype: str) -> Model:

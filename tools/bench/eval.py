@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Time an evaluation against its floors: rows of a large dictionary, and a patched model.
+
+    python tools/bench/eval.py                            # about two minutes on two CPU cores
+    python tools/bench/eval.py --run out/bench/run/run    # and `vasae eval --lm`, of SmolLM2
+
+Rows: random ones of a made-up cache through a dictionary of 50257 features, as ``vasae eval`` reads
+and measures them, in turns with bare products of the encoder's shape. The figure of a million rows
+is that of these rows: batches are alike. Patching: a run of tools/bench/run.py, some windows of its
+held-out text, and the removals of the output relation. Its floor is the flops of the forward passes
+that the figures need, over the tokens of their windows, at the rate of a bare product. Programs are
+compiled before anything is timed. ``--json`` prints one object:
+
+    device, jax, d_in, d_sae, k     the machine, and the dictionary of the rows
+    batch, rows                     rows at once, and those that were timed
+    rows_per_s, taken_s             over those rows
+    floor_s, floor_share            the encoder's float32 product for them, and it over taken_s
+    best_type, best_share           the type that the product is faster in, and it over taken_s
+    screened                        whether the product was screened in bfloat16
+    lm                              of patching and removals: windows, taken_s, floor_s, share
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from extract import WINDOWS
+from machine import describe, in_turns, product, rate
+from stream import MASK, make_cache
+
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config, DataConfig, SAEConfig
+from vasae_jax.evaluation.contexts import ROWS, Watch
+from vasae_jax.evaluation.evaluate import Rows, evaluate
+from vasae_jax.evaluation.metrics import Nearest
+from vasae_jax.evaluation.names import outputs
+from vasae_jax.evaluation.patching.measure import measure_lm
+from vasae_jax.evaluation.patching.model import Model, open_model
+from vasae_jax.evaluation.patching.windows import WindowTable
+from vasae_jax.evaluation.run import BATCH, SPLIT, evaluate_run, run_names, screened
+from vasae_jax.lm.smollm2 import fetch_smollm2
+from vasae_jax.lm.spec import Spec
+from vasae_jax.sae.params import Params, init_params
+from vasae_jax.stream import rows_in_order
+from vasae_jax.system.memory import keep_pages
+from vasae_jax.training.trained import Run, open_trained
+
+D_IN, FEATURES, K = 768, 50257, 32
+TYPES = ("float32", "bfloat16")
+PATCHES = 7
+"""Passes from the layer on that the figures need: itself, and three patches by two policies."""
+HEADS = 2
+"""Rows that go into the head alone: the layer's own, and what replaces them."""
+
+
+def random_sae() -> tuple[Params, SAEConfig]:
+    """A dictionary as training begins with one, of random directions."""
+    sae = SAEConfig(k=K, d_sae=FEATURES, decoder_init="random")
+    nothing = np.zeros((1, D_IN), np.float32)
+    start = init_params(jax.random.key(0), sae, FEATURES, nothing[0], nothing, np.zeros(1, int))
+    return jax.block_until_ready(start), sae
+
+
+class Clock:
+    """An observer of an evaluation that notes when each batch was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, *_: Any) -> None:
+        """A batch is done."""
+        self.times.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        """From the first batch's end to the last one's."""
+        return self.times[-1] - self.times[0]
+
+
+def first(batches: Iterator[Rows], count: int) -> Iterable[Rows]:
+    """The first ``count`` batches."""
+    return (batch for _, batch in zip(range(count), batches, strict=False))
+
+
+def measure_rows(rounds: int, batches: int) -> dict[str, Any]:
+    """The record of rows; each round takes the time of ``batches`` batches after a first one."""
+    params, sae = random_sae()
+    nearest = (Nearest("none", np.zeros(FEATURES, int), np.zeros(FEATURES), 1),)
+    products = {kind: product(BATCH, D_IN, FEATURES, kind) for kind in TYPES}
+    taken: list[float] = []
+    bare: dict[str, list[float]] = {kind: [] for kind in TYPES}
+    with tempfile.TemporaryDirectory() as place:
+        mib = 2 * D_IN * BATCH * (batches + 1) // 2**20 + 1
+        cache = Cache.open(make_cache(f"{place}/cache", mib, D_IN))
+        by_screen = screened(Run(Config(sae=sae, data=DataConfig(batch=BATCH)), 0, params, cache))
+        for number in range(rounds + 1):
+            read = rows_in_order(cache, 0, "train", MASK, batch=BATCH)
+            clock = Clock()
+            some = first(read, batches + 1)
+            evaluate(params, sae, some, nearest, observe=clock, screened=by_screen)
+            found = in_turns(products, batches)
+            if number:
+                taken.append(clock.seconds / batches)
+                for kind, seconds in found.items():
+                    bare[kind].append(seconds)
+    seconds = statistics.median(taken)
+    floor = {kind: statistics.median(values) for kind, values in bare.items()}
+    best = min(floor, key=floor.__getitem__)
+    return {
+        "d_in": D_IN,
+        "d_sae": FEATURES,
+        "k": K,
+        "batch": BATCH,
+        "rows": rounds * batches * BATCH,
+        "rows_per_s": BATCH / seconds,
+        "taken_s": rounds * batches * seconds,
+        "floor_s": rounds * batches * floor["float32"],
+        "floor_share": floor["float32"] / seconds,
+        "best_type": best,
+        "best_share": floor[best] / seconds,
+        "screened": by_screen,
+    }
+
+
+def block_flops(spec: Spec, context: float) -> float:
+    """Flops of a row's products in one block, attention over ``context`` places."""
+    head, kv = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
+    weights = spec.d_model * (2 * head + 2 * kv) + (2 + spec.gated) * spec.d_model * spec.d_ff
+    return 2.0 * (weights + 2 * context * head)
+
+
+def patching_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
+    """Of what :func:`measure_lm` needs of windows of these ``lengths``."""
+    after = spec.n_layers - layer - 1
+    blocks = spec.n_layers + PATCHES * after
+    head = 2.0 * spec.d_model * spec.vocab_size * (1 + PATCHES + HEADS)
+    return sum(float(n) * (blocks * block_flops(spec, n) + head) for n in lengths)
+
+
+def removal_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
+    """Of removals from windows of these ``lengths``: run whole, and again from the layer on."""
+    blocks = spec.n_layers + spec.n_layers - layer - 1
+    head = 2.0 * spec.d_model * spec.vocab_size * 2
+    return sum(float(n) * blocks * block_flops(spec, n) + head for n in lengths)
+
+
+def measure_patching(run: Run, model: Model, windows: int) -> dict[str, Any]:
+    """The record of patching and removals."""
+    data, spec = run.config.data, model.spec
+    names, watch = run_names(run), Watch(run.cache, SPLIT, ROWS)
+    evaluate_run(run, names, SPLIT, watch)
+    found, stated = watch.firings(), names.stated.ids[:, 0]
+    ways = {
+        "patching": lambda: measure_lm(run, model, SPLIT, windows),
+        "removals": lambda: outputs.output_relation(run, model, SPLIT, found, stated),
+    }
+    table = WindowTable.of(run.cache, data.layer, SPLIT, data.mask)
+    lengths = table.take(table.sample(windows), windows).real.sum(axis=1)
+    fired = np.bincount(found.feature, minlength=len(stated))
+    numbers, _ = table.locate(outputs.choose(found, fired).row)
+    removed = np.array([table.take(numbers[n : n + 1], 1).real.sum() for n in range(len(numbers))])
+    flops = {
+        "patching": patching_flops(spec, data.layer, lengths),
+        "removals": removal_flops(spec, data.layer, removed),
+    }
+    kind = "bfloat16" if "bfloat16" in model.computed else "float32"
+    taken = in_turns(ways, 1)
+    peak = rate(WINDOWS * run.cache.manifest.context_length, spec.d_model, spec.d_ff, kind)
+    parts = {name: {"taken_s": taken[name], "floor_s": float(flops[name]) / peak} for name in ways}
+    both = {key: sum(part[key] for part in parts.values()) for key in ("taken_s", "floor_s")}
+    return {
+        "model": model.id,
+        "computed": model.computed,
+        "layer": data.layer,
+        "windows": windows,
+        "tokens": int(lengths.sum()),
+        "removed": len(removed),
+        "gflops_peak": peak / 1e9,
+        "parts": {
+            name: part | {"share": part["floor_s"] / part["taken_s"]}
+            for name, part in parts.items()
+        },
+        "share": both["floor_s"] / both["taken_s"],
+    }
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="turns to take the median of")
+    parser.add_argument("--batches", type=int, default=3, help="batches of rows in a turn")
+    parser.add_argument("--run", help="a run on a cache of SmolLM2, to patch that model too")
+    parser.add_argument("--windows", type=int, default=16, help="windows to patch")
+    parser.add_argument("--skip-rows", action="store_true", help="only patch")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    given = parser.parse_args()
+    keep_pages()
+    found: dict[str, Any] = {"bench": "eval", **describe()}
+    if not given.skip_rows:
+        found |= measure_rows(given.rounds, given.batches)
+    if given.run:
+        run = open_trained(given.run)
+        model = open_model(str(fetch_smollm2()), "auto", run.cache)
+        found["lm"] = measure_patching(run, model, given.windows)
+    if given.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:<18}{value:.4g}" if isinstance(value, float) else f"{name:<18}{value}")
+
+
+if __name__ == "__main__":
+    main()
