@@ -42,7 +42,7 @@ NOT_RUN = {
     "vasae train CONFIG.py --distributed=": "needs two hosts: tests/devices/test_distributed.py",
     "srun": "needs Slurm",
     "for i in": "needs eight GPUs, or a cloud's command: tests/sweep/test_killed_shards.py",
-    "python tools/extract_flax.py --model M ": "one of sixteen jobs: tests/cache/test_cache_parts.py",
+    "python tools/extract_flax.py --model M ": "one job of 16: tests/cache/test_cache_parts.py",
     "vasae cache finish": "joins these: tests/cache/test_cache_parts.py",
     "python tools/aot.py": "needs libtpu: tests/aot/",
     "vasae sweep grid.py --on ray": "needs Ray: tests/sweep/test_ray.py",

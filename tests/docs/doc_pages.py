@@ -11,7 +11,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted(ROOT.glob("docs/*.md"))))
+SITE = sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md"))
+PAGES = ("README.md", "CONTRIBUTING.md", *SITE)
 
 
 @dataclass(frozen=True)
