@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +58,9 @@ def test_examples_run(module, names):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_what_one_begins_with_has_an_example(name):
     assert ">>> " in getattr(vj, name).__doc__
+
+
+def test_opening_a_run_from_python_says_nothing(names):
+    code = f"import vasae_jax as vj; vj.open_trained({names['config'].run.out!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
