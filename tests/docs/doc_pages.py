@@ -86,11 +86,11 @@ def links(page: str) -> list[str]:
     return found
 
 
-def anchors(page: str) -> set[str]:
+def anchors(page: Path) -> set[str]:
     """What links may say of a page behind ``#``."""
-    tokens = _tokens((ROOT / page).read_text(encoding="utf-8"))
+    tokens = _tokens(page.read_text(encoding="utf-8"))
     heads = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
-    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", head.lower())) for head in heads}
 
 
 def _tokens(markdown: str) -> list[Token]:
