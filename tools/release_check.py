@@ -2,21 +2,25 @@
 
     python tools/release_check.py
 
-Needs the package `build`, mypy and pyright. Nothing of the checkout is changed.
+Needs the packages build, uv, mypy and pyright. Nothing of the checkout is changed.
 """
 
 import argparse
 import configparser
+import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import venv
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 USER = """\
+from pathlib import Path
+
 import numpy as np
 
 import vasae_jax as vj
@@ -25,9 +29,17 @@ sae = vj.load("somewhere")
 z: np.ndarray = sae.encode(np.zeros((1, sae.d_in), np.float32))
 text: str = sae.names(0).verdict
 found: int = sae.search("street")[0].feature
+part: float = sae.explain(z[0])[0].part
+run: Path = vj.train(vj.Config())
+explained: float = vj.evaluate(run).unmasked.variance_explained
+rows: np.ndarray = vj.open_cache("somewhere").acts(3, "heldout").read(0, 10)
+width: int = vj.open_trained(str(run)).config.sae.d_sae
 wrong: int = sae.names(0).verdict  # EXPECTED
 """
 """A user's program with one mistake, which a type checker can see only if py.typed is there."""
+UV = (sys.executable, "-m", "uv", "pip")
+PYTHONS = ("3.11", "3.12", "3.13")
+"""Those that JAX has wheels for."""
 IN_SDIST = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "setup.cfg", "pyproject.toml")
 
 
@@ -45,6 +57,8 @@ def main() -> int:
             check_content(sdist, wheel)
             check_use(wheel, Path(scratch))
             check_types(wheel, Path(scratch))
+            check_whole(wheel, Path(scratch))
+            check_extras(wheel)
         except Failed as failed:
             print(f"release check: {failed}", file=sys.stderr)
             return 1
@@ -114,9 +128,31 @@ def check_types(wheel: Path, scratch: Path) -> None:
             )
 
 
-def run(*command: str) -> str:
-    """What a command prints; Failed where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True)
+def check_whole(wheel: Path, scratch: Path) -> None:
+    """With all that it needs, from wheels alone, every public name is there without a compiler."""
+    home = scratch / "whole"
+    venv.create(home, with_pip=False)
+    python = str(home / "bin" / "python")
+    run(*UV, "install", "-q", "--python", python, "--only-binary", ":all:", str(wheel))
+    names = "import vasae_jax as vj; [getattr(vj, name) for name in vj.__all__]"
+    run(python, "-c", names, PATH="", CC="", CXX="")
+
+
+def check_extras(wheel: Path) -> None:
+    """All extras at once, and so each, resolve on each Python, from wheels alone."""
+    with zipfile.ZipFile(wheel) as archive:
+        (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        extras = message_from_bytes(archive.read(file)).get_all("Provides-Extra", [])
+    wanted = f"vasae-jax[{','.join(extras)}] @ {wheel.as_uri()}"
+    for version in PYTHONS:
+        told = "--only-binary", ":all:", "--python-version", version
+        run(*UV, "compile", "-q", *told, "-", given=wanted)
+
+
+def run(*command: str, given: str = "", **environment: str) -> str:
+    """What a command prints that is ``given`` a standard input; Failed where it fails."""
+    env = os.environ | environment
+    done = subprocess.run(command, input=given, capture_output=True, text=True, env=env)
     if done.returncode:
         raise Failed(f"{' '.join(command)} failed: {done.stderr[-500:]}")
     return done.stdout

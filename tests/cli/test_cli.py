@@ -3,6 +3,7 @@
 import json
 import os
 import pydoc_data.topics
+import re
 import shutil
 import subprocess
 import sys
@@ -69,19 +70,24 @@ def test_quickstart_leaves_everything_it_promises(home):
         assert arrays["W_dec"].dtype == np.float32
 
 
+def word(text):
+    """The first word of a text without its numbers."""
+    return re.sub(r"\d", "", text).split()[0]
+
+
 def test_the_tutorial_runs_on_what_the_quickstart_leaves(home, monkeypatch, capsys):
     page = Path(__file__).parents[2] / "docs" / "tutorial.ipynb"
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     monkeypatch.setenv("VASAE_OUT", str(home / "out"))
     names = {}
+    capsys.readouterr()
     for cell in cells:
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), names)
-    said = capsys.readouterr().out
-    assert said.startswith("64 features of width 48\n")
-    for words in ("fires", "features that fire on a row:", "at the token", "variance explained"):
-        assert words in said
-    assert not any(cell.get("outputs") for cell in cells)
+            said, shown = capsys.readouterr().out, "".join(cell["outputs"][0]["text"])
+            # Its first word is the page's; what a tiny model names may not be worth a line.
+            assert not said or word(said) == word(shown) != ""
+    assert said.startswith("variance explained: ")
 
 
 def test_quickstart_goes_on_where_it_was(home, capsys):

@@ -1,7 +1,5 @@
 """A published dictionary, with NumPy alone: what it gives, how soon, and what it refuses."""
 
-import doctest
-import importlib
 import subprocess
 import sys
 
@@ -145,14 +143,3 @@ def test_loading_and_using_it_imports_no_jax(folder):
     assert done.returncode == 0, done.stderr
     heavy = {"jax", "flax", "scipy", "torch", "tensorstore", "transformers"}
     assert "numpy" in done.stdout.split() and not heavy & set(done.stdout.split())
-
-
-@pytest.mark.parametrize("module", ["dictionary", "files"])
-def test_docstring_examples_run(module, folder):
-    globs = {"vj": vj, "folder": folder, "rows": ROWS}
-    tests = doctest.DocTestFinder().find(importlib.import_module(f"vasae_jax.named.{module}"))
-    examples = [test for test in tests if test.examples]
-    assert examples
-    for test in examples:
-        test.globs = dict(globs)
-        assert doctest.DocTestRunner(verbose=False).run(test).failed == 0

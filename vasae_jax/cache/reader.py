@@ -237,6 +237,12 @@ def open_cache(url: str | os.PathLike[str]) -> Cache:
     ``cache.acts(layer, split).read(start, stop)`` gives rows [n, d_model], ``cache.column`` their
     tokens, positions and documents, ``cache.vocab()`` the token strings.
 
+    >>> cache = vj.open_cache(url)
+    >>> layer = cache.manifest.layers[0]
+    >>> x = cache.acts(layer, "heldout").read(0, 100)
+    >>> x.shape == (100, cache.manifest.d_model)
+    True
+
     Raises:
         UserError: there is no cache, it is not finished, or its manifest is damaged.
     """

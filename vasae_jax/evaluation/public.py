@@ -21,6 +21,10 @@ def evaluate(
         Figures over unmasked and over all rows; ``print(found.table())`` shows them, and
         docs/evaluation.md defines them.
 
+    >>> found = vj.evaluate(config.run.out)
+    >>> found.unmasked.rows < found.all_rows.rows
+    True
+
     Raises:
         UserError: no run, no checkpoint, no cache, or a split that has no rows.
     """

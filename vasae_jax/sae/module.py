@@ -19,6 +19,15 @@ class Fixed(nnx.Variable[jax.Array]):
 class SAE(nnx.Module):
     """A TopK sparse autoencoder with the field's usual shapes.
 
+    >>> run = vj.open_trained(config.run.out)
+    >>> sae = vj.SAE(run.config.sae, run.params)
+    >>> x = run.cache.acts(run.config.data.layer, "heldout").read(0, 100)
+    >>> sae(x).shape == x.shape
+    True
+    >>> z = sae.encode(x)
+    >>> int((z > 0).sum(axis=1).max()) <= run.config.sae.k
+    True
+
     Attributes:
         W_enc: [d_in, d_sae]. b_enc: [d_sae]. W_dec: [d_sae, d_in]. b_dec: [d_in]; all
             float32 ``nnx.Param`` (W_dec and b_dec are ``Fixed`` with method ``tied``).

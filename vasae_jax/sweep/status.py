@@ -70,7 +70,7 @@ def chosen(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
 
 def shown(rows: Sequence[Row], keys: Sequence[str], sort: str | None) -> str:
     """Columns ``keys`` of rows as text, the best by ``sort`` first."""
-    ordered = best_first(rows, sort) if sort else list(rows)
+    ordered = best_first(rows, sort) if sort and rows else list(rows)
     if not ordered:
         return "no run has what was asked for"
     names = [column(rows, key) for key in keys]

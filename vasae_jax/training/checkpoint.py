@@ -26,6 +26,7 @@ from vasae_jax.devices.distributed import is_first
 from vasae_jax.sae import Params
 from vasae_jax.system.errors import UserError
 from vasae_jax.system.files import require_space, sha256_bytes, unwritable
+from vasae_jax.system.quiet import quiet_orbax
 from vasae_jax.training.digests import damage, digested, write_digests
 from vasae_jax.training.guard import Growth
 from vasae_jax.training.log import say
@@ -33,6 +34,7 @@ from vasae_jax.training.state import TrainState
 
 ITEMS = ("params", "rest")
 _DELETED = "deleted"
+quiet_orbax()
 
 
 class _Digesting(ocp.StandardCheckpointHandler):  # type: ignore[misc]

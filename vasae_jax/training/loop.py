@@ -58,6 +58,9 @@ M_contra = TypeVar("M_contra", contravariant=True)
 def train(config: Config) -> Path:
     """Train, or resume, the run that ``config`` describes; returns its directory.
 
+    >>> vj.train(config) == Path(config.run.out)
+    True
+
     Raises:
         UserError: the settings, the cache or the output cannot be used (before anything
             compiles or is written), or the run diverged.
