@@ -21,7 +21,6 @@ compiled before anything is timed. ``--json`` prints one object:
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -31,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 from extract import WINDOWS
-from machine import describe, in_turns, product, rate
+from machine import describe, in_turns, product, rate, tell
 from stream import MASK, make_cache
 
 from vasae_jax.cache import Cache
@@ -208,11 +207,7 @@ def main() -> None:
         run = open_trained(given.run)
         model = open_model(str(fetch_smollm2()), "auto", run.cache)
         found["lm"] = measure_patching(run, model, given.windows)
-    if given.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:<18}{value:.4g}" if isinstance(value, float) else f"{name:<18}{value}")
+    tell(found, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a machine does at best: the rates that the floors of the benches are worked out from."""
 
+import json
 import platform
 import statistics
 import time
@@ -20,6 +21,15 @@ def describe() -> dict[str, Any]:
         "devices": jax.device_count(),
         "jax": jax.__version__,
     }
+
+
+def tell(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a record: one JSON object, or a line for each of its figures."""
+    if as_json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:<18}{value:.4g}" if isinstance(value, float) else f"{name:<18}{value}")
 
 
 def timed(run: Callable[[], Any]) -> float:

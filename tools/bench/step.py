@@ -38,6 +38,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from machine import tell
 
 from vasae_jax.anchor.layer.scatter import Scatter, placed, scatter_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
@@ -271,11 +272,7 @@ def main() -> None:
         "device": jax.devices()[0].device_kind,
         **measure(given, given.shape),
     }
-    if given.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:<18}{value:.4g}" if isinstance(value, float) else f"{name:<18}{value}")
+    tell(found, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -33,19 +33,13 @@ def spec_from_gguf(file: GgufFile) -> Spec:
 
 
 def _gpt2(reader: Reader) -> Spec:
-    d_model = reader.count(Keys.LLM.EMBEDDING_LENGTH)
-    heads = reader.count(Keys.Attention.HEAD_COUNT)
+    sizes = reader.sizes()
+    d_model, heads = sizes["d_model"], sizes["n_heads"]
     return Spec(
         family="gpt2",
-        architecture=reader.prefix,
-        n_layers=reader.count(Keys.LLM.BLOCK_COUNT),
-        d_model=d_model,
-        n_heads=heads,
+        **sizes,
         n_kv_heads=heads,
         head_dim=max(d_model // heads, 1),
-        d_ff=reader.count(Keys.LLM.FEED_FORWARD_LENGTH),
-        vocab_size=reader.vocab_size(),
-        context_length=reader.count(Keys.LLM.CONTEXT_LENGTH),
         tied=reader.tied(),
         norm_eps=reader.number(Keys.Attention.LAYERNORM_EPS),
         activation="gelu_new",
@@ -59,20 +53,14 @@ def _llama(reader: Reader) -> Spec:
     """Llama, Mistral (whose files say llama), Qwen 2 and 3; biases are seen by their tensors."""
     if reader.value(Keys.LLM.EXPERT_COUNT, 0):
         raise UserError(f"{reader.file.path} is a mixture of experts; expected a dense model")
-    d_model = reader.count(Keys.LLM.EMBEDDING_LENGTH)
-    heads = reader.count(Keys.Attention.HEAD_COUNT)
+    sizes = reader.sizes()
+    d_model, heads = sizes["d_model"], sizes["n_heads"]
     head_dim = reader.count(Keys.Attention.KEY_LENGTH, max(d_model // heads, 1))
     return Spec(
         family="llama",
-        architecture=reader.prefix,
-        n_layers=reader.count(Keys.LLM.BLOCK_COUNT),
-        d_model=d_model,
-        n_heads=heads,
+        **sizes,
         n_kv_heads=reader.count(Keys.Attention.HEAD_COUNT_KV, heads),
         head_dim=head_dim,
-        d_ff=reader.count(Keys.LLM.FEED_FORWARD_LENGTH),
-        vocab_size=reader.vocab_size(),
-        context_length=reader.count(Keys.LLM.CONTEXT_LENGTH),
         tied=reader.tied(),
         norm_eps=reader.number(Keys.Attention.LAYERNORM_RMS_EPS),
         activation="silu",
@@ -86,21 +74,15 @@ def _llama(reader: Reader) -> Spec:
 
 def _neox(reader: Reader) -> Spec:
     """GPT-NeoX. The file does not say which GELU; Pythia's is the exact one."""
-    d_model = reader.count(Keys.LLM.EMBEDDING_LENGTH)
-    heads = reader.count(Keys.Attention.HEAD_COUNT)
+    sizes = reader.sizes()
+    d_model, heads = sizes["d_model"], sizes["n_heads"]
     head_dim = max(d_model // heads, 1)
     biased = reader.has("blk.0.attn_qkv.bias")
     return Spec(
         family="neox",
-        architecture=reader.prefix,
-        n_layers=reader.count(Keys.LLM.BLOCK_COUNT),
-        d_model=d_model,
-        n_heads=heads,
+        **sizes,
         n_kv_heads=heads,
         head_dim=head_dim,
-        d_ff=reader.count(Keys.LLM.FEED_FORWARD_LENGTH),
-        vocab_size=reader.vocab_size(),
-        context_length=reader.count(Keys.LLM.CONTEXT_LENGTH),
         tied=reader.tied(),
         norm_eps=reader.number(Keys.Attention.LAYERNORM_EPS),
         activation="gelu",

@@ -22,24 +22,17 @@ LOCAL_BASE = "{arch}.rope.freq_base_swa"
 def gemma_spec(reader: Reader) -> Spec:
     """The model that the file describes; UserError for a setting that is not supported."""
     second = reader.prefix == "gemma2"
-    d_model = reader.count(Keys.LLM.EMBEDDING_LENGTH)
-    heads = reader.count(Keys.Attention.HEAD_COUNT)
-    n_layers = reader.count(Keys.LLM.BLOCK_COUNT)
+    sizes = reader.sizes()
+    n_layers, d_model, heads = sizes["n_layers"], sizes["d_model"], sizes["n_heads"]
     head_dim = reader.count(Keys.Attention.KEY_LENGTH)
     large = n_layers == LARGEST[reader.prefix]
     window = reader.value(Keys.Attention.SLIDING_WINDOW, 4096 if second else None)
     local = () if second or not window else _local_layers(reader, n_layers)
     return Spec(
         family="gemma",
-        architecture=reader.prefix,
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=heads,
+        **sizes,
         n_kv_heads=reader.count(Keys.Attention.HEAD_COUNT_KV, heads),
         head_dim=head_dim,
-        d_ff=reader.count(Keys.LLM.FEED_FORWARD_LENGTH),
-        vocab_size=reader.vocab_size(),
-        context_length=reader.count(Keys.LLM.CONTEXT_LENGTH),
         tied=second or reader.tied(),  # llama.cpp reads no head of Gemma 2
         norm_eps=reader.number(Keys.Attention.LAYERNORM_RMS_EPS),
         activation="gelu_pytorch_tanh",

@@ -46,6 +46,18 @@ class Reader:
         """Whether the file holds ``tensor``."""
         return self.file.shape(tensor) is not None
 
+    def sizes(self) -> dict[str, Any]:
+        """What every family's :class:`~vasae_jax.lm.spec.Spec` reads alike, by field."""
+        return {
+            "architecture": self.prefix,
+            "n_layers": self.count(Keys.LLM.BLOCK_COUNT),
+            "d_model": self.count(Keys.LLM.EMBEDDING_LENGTH),
+            "n_heads": self.count(Keys.Attention.HEAD_COUNT),
+            "d_ff": self.count(Keys.LLM.FEED_FORWARD_LENGTH),
+            "vocab_size": self.vocab_size(),
+            "context_length": self.count(Keys.LLM.CONTEXT_LENGTH),
+        }
+
     def vocab_size(self) -> int:
         """Rows of the input embedding."""
         shape = self.file.shape("token_embd.weight")

@@ -85,7 +85,7 @@ def train(config: Config) -> Path:
             state = checkpoints.restore(done, state)
         run.cut_metrics(done)
         glance = together(lambda: glance_of(config, cache, mesh, context))
-        events.train(done)
+        together(lambda: events.train(done))  # a full disk on one host is told on all
         steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
             Stop() as stop,  # only now that there is something to lose: before, signals end us

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -101,7 +102,7 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         contexts, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
         for run, told in zip(runs, events, strict=True):
             run.cut_metrics(done)
-            told.train(done)
+            together(partial(told.train, done))
         step = PackStep(configs, mesh, layout, execution)
         looks = together(lambda: _looks(configs, cache, mesh, contexts))
         logs = [_log(*one, done) for one in zip(configs, runs, looks, strict=True)]
