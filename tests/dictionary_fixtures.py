@@ -3,11 +3,10 @@
 import numpy as np
 
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.dictionary.artefact import make_dictionary
-from vasae_jax.dictionary.meta import make_meta
-from vasae_jax.evaluation.names.evidence import Evidence
-from vasae_jax.naming.layer import LayerNames
-from vasae_jax.naming.nearest import nearest_tokens
+from vasae_jax.evaluation.publish import make_dictionary, make_meta
+from vasae_jax.names.by_embedding import nearest_tokens
+from vasae_jax.names.by_layer import LayerNames
+from vasae_jax.names.evidence import Evidence
 
 D, F, V, K = 6, 20, 40, 4
 M = 4

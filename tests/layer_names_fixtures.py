@@ -4,8 +4,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from vasae_jax.anchor.layer import LayerAnchors, Origin
-from vasae_jax.naming.layer import LIFT
+from vasae_jax.anchor.layer_rows import Origin
+from vasae_jax.anchor.token_means import LayerAnchors
+from vasae_jax.names.by_layer import LIFT
 
 D, V, F, K = 8, 60, 40, 4
 

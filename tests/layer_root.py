@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vasae_jax.anchor.layer.scatter import Scatter
+from vasae_jax.anchor.whitening import Scatter
 
 
 def root_of(scatter: Scatter) -> np.ndarray:

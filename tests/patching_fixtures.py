@@ -11,7 +11,7 @@ import numpy as np
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo
 from vasae_jax.config import AnchorConfig, Config, DataConfig, SAEConfig
 from vasae_jax.lm import load_lm
-from vasae_jax.training.trained import Run
+from vasae_jax.training.run import Run
 
 LENGTH, LAYER = 10, 1
 LENGTHS = (10, 7, 10, 2, 9, 10, 3)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
+from vasae_jax.training.hparams import phases
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.phases import phases
 from vasae_jax.training.state import Start, state_maker
 from vasae_jax.training.step import make_step
 

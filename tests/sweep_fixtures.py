@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.sweep import Sweep, grid
-from vasae_jax.sweep.results import table
+from vasae_jax.sweep.table import table
 
 SECONDS = ("seconds",)
 """Columns that no two runs agree on."""

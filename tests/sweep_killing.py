@@ -6,8 +6,8 @@ import signal
 import time
 from pathlib import Path
 
-from vasae_jax.sweep.standing import kept_steps
-from vasae_jax.system.owner import OWNER
+from vasae_jax.sweep.table import kept_steps
+from vasae_jax.utils.lock import OWNER
 
 
 def wait_for_half_done(out: Path, steps: int, seen=(), seconds=180.0) -> tuple[Path, int]:

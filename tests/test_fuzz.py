@@ -17,10 +17,10 @@ from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten, parse_overrides, to_dict
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
-from vasae_jax.report.frontier.points import read_rows
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_file
-from vasae_jax.training.rundir import read_run
+from vasae_jax.report.frontier import read_rows
+from vasae_jax.training.run_dir import read_run
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_file
 
 pytestmark = pytest.mark.fault
 

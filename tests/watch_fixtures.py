@@ -3,8 +3,8 @@
 import numpy as np
 import reference
 
-from vasae_jax.evaluation.contexts import Watch
-from vasae_jax.evaluation.evaluate import evaluate
+from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
+from vasae_jax.names.firings import Watch
 from vasae_jax.stream import rows_in_order
 
 

@@ -42,8 +42,8 @@ from vasae_jax.aot import (
 from vasae_jax.aot.programs import CONTEXT, WINDOWS
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import load_file, parse_overrides
-from vasae_jax.devices.mesh import DATA, MODEL
-from vasae_jax.system.errors import UserError
+from vasae_jax.distributed.mesh import DATA, MODEL
+from vasae_jax.utils.errors import UserError
 
 
 def main() -> int:

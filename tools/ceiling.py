@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.evaluation.contexts import ROWS, Firings, Watch, Watched
-from vasae_jax.evaluation.names.evidence import evidence
-from vasae_jax.evaluation.names.holds import held
-from vasae_jax.evaluation.names.observed import observed_names
 from vasae_jax.evaluation.run import RunNames, evaluate_run, open_anchors_of, run_names
-from vasae_jax.naming.layer import LayerNames
-from vasae_jax.system.errors import UserError
-from vasae_jax.training.trained import Run, open_trained
+from vasae_jax.names.by_layer import LayerNames
+from vasae_jax.names.evidence import evidence
+from vasae_jax.names.firings import ROWS, Firings, Watch, Watched
+from vasae_jax.names.scores import held, observed_names
+from vasae_jax.training.run import Run, open_trained
+from vasae_jax.utils.errors import UserError
 
 SHOWN = ("hold1", "hold10", "shuffled10", "mass", "holds", "ceiling1", "ceiling10", "ceiling_mass")
 """Figures of a line."""

@@ -6,7 +6,7 @@ import sys
 
 from vasae_jax.extract.arguments import main
 from vasae_jax.extract.model import Model
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def build(arguments: argparse.Namespace) -> Model:
     """The model that the arguments name."""
     if arguments.backend == "hf-flax":
-        from vasae_jax.extract.hf_flax_backend import HfFlaxLM
+        from vasae_jax.extract.hf_flax import HfFlaxLM
 
         return HfFlaxLM(arguments.model, arguments.compute_dtype)
     from vasae_jax.lm import load_lm

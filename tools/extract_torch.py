@@ -15,7 +15,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def build(arguments: argparse.Namespace) -> Model:
     """The model that the arguments name."""
-    from vasae_jax.extract.torch_backend import TorchLM
+    from vasae_jax.extract.torch import TorchLM
 
     return TorchLM(arguments.model, arguments.device, arguments.compute_dtype)
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vasae_jax.cache import Cache
-from vasae_jax.report.frontier.points import RECIPES, Grid, points, run_points, table
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.memory import keep_pages
+from vasae_jax.report.frontier import RECIPES, Grid, points, run_points, table
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.memory import keep_pages
 
 LAMBDAS = {
     "plain": (0.0,),
@@ -38,7 +38,7 @@ def main() -> None:
             grid, Path(given.out) / "rows.jsonl", lambda text: print(text, file=sys.stderr)
         )
         if not given.no_figure:
-            from vasae_jax.report.frontier.figure import frontier_figure
+            from vasae_jax.report.figures.frontier import frontier_figure
 
             frontier_figure(rows, Path(given.out) / "frontier.png", overwrite=True)
     except UserError as error:

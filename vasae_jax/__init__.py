@@ -11,35 +11,36 @@ if TYPE_CHECKING:
     from vasae_jax.cache import Cache as Cache
     from vasae_jax.cache import open_cache as open_cache
     from vasae_jax.config import Config as Config
-    from vasae_jax.dictionary import publish as publish
-    from vasae_jax.dictionary import write_dictionary as write_dictionary
-    from vasae_jax.evaluation.public import evaluate as evaluate
-    from vasae_jax.named import Dictionary as Dictionary
-    from vasae_jax.named import load as load
-    from vasae_jax.named import read_dictionary as read_dictionary
+    from vasae_jax.dictionary.dictionary import Dictionary as Dictionary
+    from vasae_jax.dictionary.files import load as load
+    from vasae_jax.dictionary.files import read_dictionary as read_dictionary
+    from vasae_jax.dictionary.files import write_dictionary as write_dictionary
+    from vasae_jax.evaluation.log import evaluate as evaluate
+    from vasae_jax.evaluation.publish import publish as publish
     from vasae_jax.sae import SAE as SAE
-    from vasae_jax.sweep.tune import train_points as train_points
-    from vasae_jax.system.errors import UserError as UserError
+    from vasae_jax.sweep.run import train_points as train_points
     from vasae_jax.training import open_trained as open_trained
     from vasae_jax.training import train as train
+    from vasae_jax.utils.errors import UserError as UserError
 
-from vasae_jax.system.version import __version__
+__version__ = "0.1.0"
+
 
 _HOMES = {
     "Cache": "cache",
     "Config": "config",
-    "Dictionary": "named",
+    "Dictionary": "dictionary.dictionary",
     "SAE": "sae",
-    "UserError": "system.errors",
-    "evaluate": "evaluation.public",
-    "load": "named",
+    "UserError": "utils.errors",
+    "evaluate": "evaluation.log",
+    "load": "dictionary.files",
     "open_cache": "cache",
     "open_trained": "training",
-    "publish": "dictionary",
-    "read_dictionary": "named",
+    "publish": "evaluation.publish",
+    "read_dictionary": "dictionary.files",
     "train": "training",
-    "train_points": "sweep.tune",
-    "write_dictionary": "dictionary",
+    "train_points": "sweep.run",
+    "write_dictionary": "dictionary.files",
 }
 """Each public name and the room that it lives in."""
 

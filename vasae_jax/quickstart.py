@@ -9,25 +9,24 @@ from typing import TypeVar
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.presets import quickstart as preset
-from vasae_jax.dictionary.artefact import Dictionary
+from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.dictionary.files import check_outputs, write_dictionary
-from vasae_jax.dictionary.from_run import publish
+from vasae_jax.evaluation.publish import publish
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
-from vasae_jax.lm.compute import faster_type
+from vasae_jax.lm.lm import faster_type
 from vasae_jax.lm.smollm2 import fetch_smollm2
-from vasae_jax.report.alignment import alignment_figure
+from vasae_jax.report.figures.alignment import alignment_figure
 from vasae_jax.report.labels import given_runs
 from vasae_jax.report.make import Report, make_report
 from vasae_jax.report.page.build import check_folder
-from vasae_jax.report.panel import Published
-from vasae_jax.report.summary import summary
-from vasae_jax.system.clock import duration
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import refuse_existing
+from vasae_jax.report.panel import Published, summary
 from vasae_jax.training.log import say
 from vasae_jax.training.loop import train
-from vasae_jax.training.trained import Run, open_trained
+from vasae_jax.training.run import Run, open_trained
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import refuse_existing
+from vasae_jax.utils.progress import duration
 
 TEXT = "pydoc-topics"
 """English that needs no download: the language reference that CPython carries."""

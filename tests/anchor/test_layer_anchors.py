@@ -5,20 +5,13 @@ import pytest
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
 from layer_twin import pairs, twin
 
-from vasae_jax.anchor.layer import (
-    LayerRows,
-    anchor_rows,
-    estimate,
-    layer_anchors,
-    make_anchors,
-    measure,
-    merge,
-    origin_of,
-    rows,
-    token_blocks,
-)
+from vasae_jax.anchor import layer_rows as rows
+from vasae_jax.anchor.layer_anchors import layer_anchors, make_anchors
+from vasae_jax.anchor.layer_rows import LayerRows, origin_of
+from vasae_jax.anchor.token_means import estimate, measure, merge, token_blocks
+from vasae_jax.anchor.whitening import anchor_rows
 from vasae_jax.cache import Cache, CacheWriter
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 # More tokens than can occur: some are never seen. Windows of 20 end within chunks of 16 and
 # shards of 64, so a row's successor often lies in the next piece.

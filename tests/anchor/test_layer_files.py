@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
 
-from vasae_jax.anchor import layer as layer_package
-from vasae_jax.anchor.layer import layer_anchors, make, origin_of, problems, read_anchors
+from vasae_jax.anchor import layer_anchors as make
+from vasae_jax.anchor.files import problems, read_anchors
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.layer_rows import origin_of
 from vasae_jax.cache import Cache, CacheWriter, verify
 from vasae_jax.cli.main import main
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 FOLDER = Path("anchors") / "layer_03-skip1-norm3.0"
 
@@ -46,7 +48,7 @@ def refused(cache):
 
 
 def test_what_is_made_once_is_read_after(kept, monkeypatch):
-    made = layer_package.make_anchors(kept, origin_of(kept, 3, 1, 3.0))
+    made = make.make_anchors(kept, origin_of(kept, 3, 1, 3.0))
     monkeypatch.setattr(make, "make_anchors", no_making)
     found = layer_anchors(kept, 3, 1, 3.0)
     assert (found.of, found.rows, found.next_rows) == (made.of, made.rows, made.next_rows)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from layer_root import root_of
 
-from vasae_jax.anchor.layer.pull import Nearest, scattered_pull
-from vasae_jax.anchor.layer.scatter import RANK, RIDGE, placed, scatter_of, whitened
+from vasae_jax.anchor.loss import Nearest, scattered_pull
+from vasae_jax.anchor.whitening import RANK, RIDGE, placed, scatter_of, whitened
 
 
 def covariance(d, seed=0):

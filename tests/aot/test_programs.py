@@ -8,7 +8,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.aot.programs import PROGRAMS
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.training.loop import begin, prepare
 from vasae_jax.training.shapes import Shapes
 

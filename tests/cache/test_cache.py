@@ -14,8 +14,8 @@ from full_disks import full_beyond
 
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import write_bytes
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import write_bytes
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

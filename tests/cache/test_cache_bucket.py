@@ -7,17 +7,14 @@ import pytest
 from cache_bucket import Bucket
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
-from vasae_jax.anchor.layer import (
-    layer_anchors,
-    origin_of,
-    problems,
-    read_anchors,
-    remove_anchors,
-)
-from vasae_jax.cache import Cache, CacheWriter, info, verify, waiting
+from vasae_jax.anchor.files import problems, read_anchors, remove_anchors
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.layer_rows import origin_of
+from vasae_jax.cache import Cache, CacheWriter, info, verify
+from vasae_jax.cache import store as waiting
 from vasae_jax.config import Mask
 from vasae_jax.stream import Shuffle, Stream
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 URL = "gs://bucket/some/cache"
 

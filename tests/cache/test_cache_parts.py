@@ -11,7 +11,7 @@ from vasae_jax.cli.main import main
 from vasae_jax.extract import extract, read_documents
 from vasae_jax.extract.pipeline import Settings
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 ROWS = {"train": 1000, "heldout": 200}
 PARTS = 3

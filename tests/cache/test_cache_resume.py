@@ -11,8 +11,8 @@ from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
 from vasae_jax.cache import Cache, CacheWriter, store, verify
 from vasae_jax.cache import writer as writer_module
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_file, write_bytes
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_file, write_bytes
 
 PLAN = make_plan(chunk_rows=8, shard_rows=32, tied=False)
 BATCH = 20

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
-from vasae_jax.cache import Cache, CacheWriter, verify, waiting
+from vasae_jax.cache import Cache, CacheWriter, verify
+from vasae_jax.cache import store as waiting
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
-from vasae_jax.system.errors import UserError
 from vasae_jax.training.loop import train
+from vasae_jax.utils.errors import UserError
 
 moto = pytest.importorskip("moto.server", reason="needs pip install 'moto[s3,server]'")
 boto3 = pytest.importorskip("boto3")

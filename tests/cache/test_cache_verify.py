@@ -11,7 +11,7 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 
 from vasae_jax.cache import Cache, CacheWriter, verify
 from vasae_jax.cache.manifest import checksum
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def accept(folder):
 
     def change(value):
         from vasae_jax.cache.manifest import shard_key
-        from vasae_jax.system.files import sha256_file
+        from vasae_jax.utils.files import sha256_file
 
         for key, shards in value["shards"].items():
             for index, shard in enumerate(shards):

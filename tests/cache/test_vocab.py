@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from vasae_jax.cache.vocab import Vocab, printable
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def test_every_single_byte_and_every_pair_of_bytes_prints_differently():

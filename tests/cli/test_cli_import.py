@@ -19,10 +19,10 @@ from foreign_fixtures import (
 
 import vasae_jax as vj
 from vasae_jax.cli.main import main
-from vasae_jax.evaluation import slots
+from vasae_jax.evaluation import evaluate as slots
 from vasae_jax.stream import rows_in_order
-from vasae_jax.system.errors import UserError
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.run import open_trained
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_figures_of_thresholds_are_those_of_the_formula(tmp_path, cache, monkeyp
 
 def test_a_mesh_gives_the_figures_of_one_device(tmp_path, cache):
     from vasae_jax.config import MeshConfig
-    from vasae_jax.devices.mesh import make_mesh
+    from vasae_jax.distributed.mesh import make_mesh
 
     folder, _ = jumping(tmp_path, cache)
     one, many = (

@@ -15,7 +15,7 @@ from vasae_jax.config.overrides import (
     to_dict,
 )
 from vasae_jax.config.presets import published
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vasae_jax.dictionary.files import write_dictionary
-from vasae_jax.report.alignment import alignment_figure
+from vasae_jax.report.figures.alignment import alignment_figure
 
 POINTS = ("open", "os.rename", "os.remove", "os.chmod", "tempfile.mkstemp")
 

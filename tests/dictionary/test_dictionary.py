@@ -11,11 +11,11 @@ from dictionary_fixtures import D, F, K, M, dictionary, params
 from full_disks import full_beyond
 
 from vasae_jax.cache.vocab import Vocab
+from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
+from vasae_jax.dictionary.dictionary import ARRAYS
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
-from vasae_jax.named.arrays import ARRAYS
-from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
 from vasae_jax.sae import decode, encode
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from dictionary_fixtures import D, K, dictionary
 from safetensors.numpy import load_file
 
-from vasae_jax.dictionary.layouts import LAYOUTS, export_layout
-from vasae_jax.naming.claim import LAYER_CLAIM
-from vasae_jax.system.errors import UserError
+from vasae_jax.dictionary.claims import LAYER_CLAIM
+from vasae_jax.interop.write import LAYOUTS, export_layout
+from vasae_jax.utils.errors import UserError
 
 X = np.random.default_rng(1).normal(size=(50, D)).astype(np.float32) * 3
 PRE_BIASES = [0.0, 0.5, 1.0]

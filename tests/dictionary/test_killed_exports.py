@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from dictionary_fixtures import dictionary
 
+from vasae_jax.dictionary.dictionary import ARRAYS
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
-from vasae_jax.named.arrays import ARRAYS
-from vasae_jax.report.alignment import alignment_figure
-from vasae_jax.system.errors import UserError
+from vasae_jax.report.figures.alignment import alignment_figure
+from vasae_jax.utils.errors import UserError
 
 NAMES = ("dictionary.npz", "names.jsonl", "meta.json", "alignment.png")
 

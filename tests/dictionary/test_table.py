@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from dictionary_fixtures import F, M, dictionary
 
-from vasae_jax.dictionary.table import SORTS, name_table
-from vasae_jax.evaluation.names.evidence import VERDICTS
+from vasae_jax.dictionary.card import SORTS, name_table
+from vasae_jax.dictionary.claims import VERDICTS
 
 
 def rows(table):

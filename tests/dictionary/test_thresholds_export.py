@@ -7,10 +7,10 @@ import pytest
 from dictionary_fixtures import D, F, dictionary
 
 import vasae_jax as vj
-from vasae_jax.dictionary.layouts import export_layout
-from vasae_jax.foreign import read_foreign
-from vasae_jax.named.apply import encode
-from vasae_jax.system.errors import UserError
+from vasae_jax.dictionary.dictionary import encode
+from vasae_jax.interop.read import read_foreign
+from vasae_jax.interop.write import export_layout
+from vasae_jax.utils.errors import UserError
 
 X = np.random.default_rng(1).normal(size=(50, D)).astype(np.float32) * 3
 PRE_BIASES = [0.0, 0.5, 1.0]
@@ -98,7 +98,7 @@ def test_a_folder_for_the_hub_is_the_same_dictionary(tmp_path, pre_bias, thresho
 
 
 def test_the_card_states_figures_evidence_claims_and_the_citation(tmp_path):
-    from vasae_jax.naming.claim import CLAIM, LAYER_CLAIM
+    from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
 
     export_layout(dictionary(), "huggingface", tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def test_the_config_of_the_folder_for_the_hub_has_its_layer_names(tmp_path):
 def test_pushing_without_the_hub_is_one_sentence_and_the_folder_stays(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from vasae_jax.system.hub import push
+    from vasae_jax.utils.hub import push
 
     export_layout(dictionary(), "huggingface", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

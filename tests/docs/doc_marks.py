@@ -37,9 +37,9 @@ NOT_RUN = {
     "python tools/extract_flax.py --model MODEL.gguf": "half an hour, for published figures",
     "python tools/frontier.py": "hours, for published figures: tests/report/test_frontier.py",
     "vasae train CONFIG --data.layer=9 --sae.d-sae=0": "hours, for published figures",
-    "vasae import google/": "needs the hub: tests/foreign/",
-    "vasae train CONFIG.py --mesh.model=16": "needs a pod: tests/devices/test_distributed.py",
-    "vasae train CONFIG.py --distributed=": "needs two hosts: tests/devices/test_distributed.py",
+    "vasae import google/": "needs the hub: tests/interop/",
+    "vasae train CONFIG.py --mesh.model=16": "needs a pod: tests/distributed/test_distributed.py",
+    "vasae train CONFIG.py --distributed=": "needs two hosts: tests/distributed/test_distributed.py",
     "srun": "needs Slurm",
     "for i in": "needs eight GPUs, or a cloud's command: tests/sweep/test_killed_shards.py",
     "python tools/extract_flax.py --model M ": "one job of 16: tests/cache/test_cache_parts.py",
@@ -72,7 +72,7 @@ SMALL = {
 PYTHON_NOT_RUN = {
     "import json\nimport sys": "tests/cache/test_cache.py runs it",
     "import json\nfrom pathlib": "tests/dictionary/test_dictionary.py runs it",
-    "from sae_lens": "needs the libraries: tests/foreign/test_real_libraries.py",
+    "from sae_lens": "needs the libraries: tests/interop/test_real_libraries.py",
     "import optuna": "needs Optuna: tests/sweep/test_optuna.py",
 }
 """Blocks of Python that are not run, by their beginning, and why."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vasae_jax.config import SAEConfig
-from vasae_jax.evaluation.evaluate import evaluate
+from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
 from vasae_jax.evaluation.metrics import Nearest
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 D, F, K, ROWS = 6, 20, 4, 101
 

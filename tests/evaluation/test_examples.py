@@ -9,14 +9,21 @@ import reference
 from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, DataConfig, MeshConfig, SAEConfig
-from vasae_jax.devices.mesh import make_mesh
-from vasae_jax.evaluation import slots
+from vasae_jax.distributed.mesh import make_mesh
+from vasae_jax.evaluation import evaluate as slots
 from vasae_jax.evaluation.examples import gather as gathering
-from vasae_jax.evaluation.examples.chance import chance
-from vasae_jax.evaluation.examples.collect import AFTER, BEFORE, EDGES, TOP, Collector
-from vasae_jax.evaluation.examples.contexts import QUANTILES, SHOWN
+from vasae_jax.evaluation.examples.collect import (
+    AFTER,
+    BEFORE,
+    EDGES,
+    QUANTILES,
+    SHOWN,
+    TOP,
+    Collector,
+    chance,
+)
 from vasae_jax.evaluation.examples.gather import gather
-from vasae_jax.training.trained import Run
+from vasae_jax.training.run import Run
 
 F, K, D, V, ROWS = 24, 3, 8, 30, 640
 

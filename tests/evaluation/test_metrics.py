@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vasae_jax.evaluation.metrics import Nearest, Sums, alignment, density, figures
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def by_hand():

@@ -12,14 +12,11 @@ import torch
 import transformers
 
 from vasae_jax.evaluation.patching import measure
-from vasae_jax.evaluation.patching.compare import compare, known
-from vasae_jax.evaluation.patching.figures import effects
-from vasae_jax.evaluation.patching.measure import measure_lm
-from vasae_jax.evaluation.patching.model import open_model
-from vasae_jax.evaluation.patching.windows import WindowTable
-from vasae_jax.extract.torch_backend import TorchLM
+from vasae_jax.evaluation.patching.measure import compare, effects, known, measure_lm
+from vasae_jax.evaluation.patching.model import WindowTable, open_model
+from vasae_jax.extract.torch import TorchLM
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 D, K = 48, 8
 CLOSE = {"rel": 2e-4, "abs": 1e-5}

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from vasae_jax.evaluation.contexts import Firings
-from vasae_jax.evaluation.relatives.head import head_tokens
-from vasae_jax.evaluation.relatives.near import matches, near_features
-from vasae_jax.evaluation.relatives.together import LEAST, fire_together
+from vasae_jax.evaluation.neighbours import (
+    LEAST,
+    fire_together,
+    head_tokens,
+    matches,
+    near_features,
+)
+from vasae_jax.names.firings import Firings
 
 F, D, V = 30, 6, 40
 

@@ -5,11 +5,11 @@ import pytest
 from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, SAEConfig
-from vasae_jax.devices.fastest import Fastest
+from vasae_jax.distributed.autotune import Fastest
 from vasae_jax.evaluation.run import screened
 from vasae_jax.sae import screen
-from vasae_jax.training import settle
-from vasae_jax.training.trained import Run
+from vasae_jax.training import autotune as settle
+from vasae_jax.training.run import Run
 
 K, D = 2, 8
 LARGE = screen.LEAST_FEATURES * K

@@ -10,7 +10,7 @@ import reference
 
 from vasae_jax.evaluation.sentence import sentence_cells, strongest
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 TEXT = "an iterable of values"
 

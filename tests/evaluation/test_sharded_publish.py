@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from vasae_jax.config import MeshConfig, SAEConfig
-from vasae_jax.devices.mesh import make_mesh
-from vasae_jax.evaluation.evaluate import evaluate, measure_program
+from vasae_jax.distributed.mesh import make_mesh
+from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
+from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.evaluation.metrics import Nearest
-from vasae_jax.naming.nearest import nearest, nearest_tokens
+from vasae_jax.names.by_embedding import nearest, nearest_tokens
 from vasae_jax.stream import Batch
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1)]

@@ -12,18 +12,15 @@ import torch
 from cache_fixtures import make_cache
 from watch_fixtures import plain_firings, watch_split
 
-from vasae_jax.evaluation.contexts import Firings, Watch, name_hold, shuffled_hold
-from vasae_jax.evaluation.names import outputs
-from vasae_jax.evaluation.names.direct import direct_relation, raised_most
-from vasae_jax.evaluation.names.inputs import input_relation
-from vasae_jax.evaluation.names.measure import measure_names
-from vasae_jax.evaluation.names.outputs import largest, output_relation
-from vasae_jax.evaluation.names.relation import Share, spread_features, top_shares
-from vasae_jax.evaluation.names.stability import Side, stability
+from vasae_jax.dictionary.claims import AT, BEFORE
+from vasae_jax.evaluation import name_effects as outputs
+from vasae_jax.evaluation.name_effects import direct_relation, largest, output_relation, raised_most
+from vasae_jax.evaluation.names import Side, measure_names, stability
 from vasae_jax.evaluation.patching.model import open_model
 from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
-from vasae_jax.naming.layer import AT, BEFORE
-from vasae_jax.system.errors import UserError
+from vasae_jax.names.evidence import Share, input_relation, spread_features, top_shares
+from vasae_jax.names.firings import Firings, Watch, name_hold, shuffled_hold
+from vasae_jax.utils.errors import UserError
 
 D, K = 48, 6
 NO_FIRINGS = Firings(*np.zeros((5, 0), np.int64))
@@ -359,7 +356,7 @@ def test_another_caches_anchors_may_name(home, tmp_path):
 
 
 def test_runs_that_cannot_be_compared_are_refused(home, monkeypatch):
-    from vasae_jax.evaluation.names import measure
+    from vasae_jax.evaluation import names as measure
 
     run = pf.make_run(home, pf.random_params(D, 40), K)
     centred = pf.make_run(home, pf.random_params(D, 40), K, center=True)

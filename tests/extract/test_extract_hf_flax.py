@@ -8,9 +8,9 @@ from lm_fixtures import VOCAB, write_tokenizer
 
 from vasae_jax.cache import Cache
 from vasae_jax.extract import Settings, extract
-from vasae_jax.extract.hf_flax_backend import HfFlaxLM
+from vasae_jax.extract.hf_flax import HfFlaxLM
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 OLD = int(transformers.__version__.split(".")[0]) < 5
 needs_flax = pytest.mark.skipif(

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from vasae_jax.extract.batches import Batches
-from vasae_jax.extract.in_order import InOrder, Rows
-from vasae_jax.extract.packing import Packing, alone, even_size, pack
-from vasae_jax.extract.windows import SPLITS, Windows
+from vasae_jax.extract.passes import Batches, InOrder, Rows
+from vasae_jax.extract.windows import SPLITS, Packing, Windows, alone, even_size, pack
 
 T = 16
 

@@ -15,9 +15,9 @@ from vasae_jax.cache import Cache, verify
 from vasae_jax.extract import Settings, extract
 from vasae_jax.extract.arguments import parser, run
 from vasae_jax.extract.pipeline import shard_rows
-from vasae_jax.extract.torch_backend import TorchLM
+from vasae_jax.extract.torch import TorchLM
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 TEXTS = [
     f"Document {i} says: " + f"number {i * i} and then {i * 7}. " * (1 + i % 4) for i in range(24)

@@ -2,8 +2,7 @@
 
 import io
 
-from vasae_jax.system.clock import duration
-from vasae_jax.system.progress import Progress
+from vasae_jax.utils.progress import Progress, duration
 
 
 class Screen(io.StringIO):

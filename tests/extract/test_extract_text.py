@@ -10,7 +10,7 @@ import pytest
 
 from vasae_jax.extract import read_documents
 from vasae_jax.extract.text import PIECE_CHARACTERS, pieces
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def test_a_text_file_is_cut_at_blank_lines(tmp_path):

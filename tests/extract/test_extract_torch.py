@@ -7,9 +7,8 @@ import transformers
 from gguf_fixtures import write_gguf
 from lm_fixtures import VOCAB, llama_config, random_model, random_tokens, save_model
 
-from vasae_jax.extract.torch_backend import TorchLM
-from vasae_jax.extract.torch_parts import describe_norm, find_blocks
-from vasae_jax.system.errors import UserError
+from vasae_jax.extract.torch import TorchLM, describe_norm, find_blocks
+from vasae_jax.utils.errors import UserError
 
 SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 FEW = {**SMALL, "intermediate_size": 48, "max_position_embeddings": 64}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vasae_jax.extract.windows import SPLITS, document_fraction, make_windows
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 T = 8
 

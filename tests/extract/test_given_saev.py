@@ -9,7 +9,7 @@ from test_given_rows import T, W, check, command, given, refused
 
 from vasae_jax.cache import Cache, verify
 from vasae_jax.cli.main import main
-from vasae_jax.extract.given import Beside, open_rows
+from vasae_jax.extract.row_files import Beside, open_rows
 
 LAYERS = (0, 2)
 

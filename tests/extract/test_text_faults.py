@@ -8,7 +8,7 @@ import tokenizers
 
 from vasae_jax.extract import read_documents
 from vasae_jax.extract.windows import make_windows
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
 

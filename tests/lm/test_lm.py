@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from vasae_jax.lm import load_lm, model
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 MODELS = {
     "gpt2": lambda: fx.random_model(fx.gpt2_config()),

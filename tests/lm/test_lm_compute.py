@@ -2,8 +2,8 @@
 
 import pytest
 
-from vasae_jax.devices.fastest import Fastest
-from vasae_jax.lm import compute
+from vasae_jax.distributed.autotune import Fastest
+from vasae_jax.lm import lm as compute
 
 
 @pytest.mark.parametrize(

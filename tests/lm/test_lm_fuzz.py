@@ -11,7 +11,7 @@ from hypothesis import given
 from mutations import damaged, documents, few
 
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
 HEAD = 3000

@@ -11,7 +11,7 @@ from gguf_fixtures import write_gguf
 from test_lm_parity import CONFIGS, SMALL, assert_equal_to_torch, relative
 
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 GEMMA = dict(num_key_value_heads=2, head_dim=16, sliding_window=48, pad_token_id=0)  # noqa: C408
 GGUF = {

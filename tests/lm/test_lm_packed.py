@@ -6,7 +6,7 @@ import pytest
 from test_lm_parity import CONFIGS, relative
 
 from vasae_jax.lm import load_lm
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 ROUNDING = 1e-6
 """Sums over masked keys may be added in another order, no more."""

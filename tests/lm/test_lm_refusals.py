@@ -10,9 +10,9 @@ from gguf_fixtures import write_gguf
 from safetensors.numpy import load_file, save_file
 
 from vasae_jax.lm import load_lm
-from vasae_jax.lm.architectures import family_of
 from vasae_jax.lm.hf_config import spec_from_config
-from vasae_jax.system.errors import UserError
+from vasae_jax.lm.spec import family_of
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture

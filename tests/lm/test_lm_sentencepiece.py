@@ -8,7 +8,7 @@ import pytest
 from gguf import TokenType
 from gguf_fixtures import SPACE, small_pieces, write_gguf
 
-from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 
 TEXT = "\n".join(topics[name] for name in ("if", "lambda", "strings"))

@@ -14,8 +14,8 @@ import pytest
 from test_lm_parity import TOLERANCE, relative
 
 from vasae_jax.lm import load_lm, smollm2
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_bytes
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_bytes
 
 
 @pytest.fixture(scope="module")

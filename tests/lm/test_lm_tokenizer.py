@@ -10,11 +10,10 @@ import transformers
 from gguf_fixtures import write_gguf
 from tokenizers import models
 
-from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
-from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
-from vasae_jax.lm.tokenizer import make_tokenizer
-from vasae_jax.system.errors import UserError
+from vasae_jax.lm.tokenizer import make_tokenizer, tokenizer_from_directory
+from vasae_jax.utils.errors import UserError
 
 TEXT = "\n".join(topics[name] for name in ("if", "lambda", "strings")) + " naïve 東京 \U0001f600"
 

@@ -8,16 +8,14 @@ from dictionary_fixtures import PROVENANCE
 
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Config, DataConfig
-from vasae_jax.dictionary import Dictionary, make_meta
-from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, TOP, WIDTH
-from vasae_jax.evaluation.examples.contexts import SHOWN, Examples
-from vasae_jax.evaluation.names.holds import Held
-from vasae_jax.evaluation.relatives.head import HeadTokens
-from vasae_jax.evaluation.relatives.together import Together
+from vasae_jax.dictionary.dictionary import Dictionary
+from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, SHOWN, TOP, WIDTH, Examples
+from vasae_jax.evaluation.neighbours import HeadTokens, Together
+from vasae_jax.evaluation.publish import make_meta
 from vasae_jax.evaluation.sentence import Cells
-from vasae_jax.naming.nearest import Names
-from vasae_jax.report.heatmap.cases import PUBLISHED
-from vasae_jax.report.heatmap.grid import Grid
+from vasae_jax.names.by_embedding import Names
+from vasae_jax.names.scores import Held
+from vasae_jax.report.heatmap import PUBLISHED, Grid
 from vasae_jax.report.labels import Label
 from vasae_jax.report.panel import RELATIVES, Panel
 

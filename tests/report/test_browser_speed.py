@@ -7,7 +7,7 @@ import panel_fixtures as made
 import pytest
 from test_browser import CHROMIUM, FLAGS, api
 
-from vasae_jax.naming.nearest import Names
+from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.page.build import build_page
 
 FEATURES, WORDS, LAYERS = 50_000, 47_000, (3, 9, 20, 27)

@@ -10,9 +10,9 @@ import pytest
 from cache_fixtures import make_cache
 from full_disks import full_beyond
 
-from vasae_jax.report.frontier.figure import frontier_figure
-from vasae_jax.report.frontier.points import Grid, read_rows, run_points, table
-from vasae_jax.system.errors import UserError
+from vasae_jax.report.figures.frontier import frontier_figure
+from vasae_jax.report.frontier import Grid, read_rows, run_points, table
+from vasae_jax.utils.errors import UserError
 
 TOOL = Path(__file__).parents[2] / "tools" / "frontier.py"
 KEYS = {

@@ -9,12 +9,11 @@ import pytest
 from test_page import read
 
 from vasae_jax.lm import load_lm
-from vasae_jax.report.heatmap.cases import PUBLISHED, Case, case_of
-from vasae_jax.report.heatmap.figure import heatmap_figure
-from vasae_jax.report.heatmap.grid import make_grid, name_rows
+from vasae_jax.report.figures.heatmap import heatmap_figure
+from vasae_jax.report.heatmap import PUBLISHED, Case, case_of, make_grid, name_rows
 from vasae_jax.report.labels import given_runs
 from vasae_jax.report.make import Report, make_report
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,9 @@ import pytest
 
 from vasae_jax.evaluation.examples.collect import BEFORE
 from vasae_jax.report.page.build import build_page
-from vasae_jax.report.page.layer import SHARD, search_lines, sparkline, used_bins
-from vasae_jax.report.page.shards import column, whole
+from vasae_jax.report.page.layer import SHARD, column, search_lines, sparkline, used_bins, whole
 from vasae_jax.report.panel import match_panels
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 F, V = 100, 60
 

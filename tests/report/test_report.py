@@ -8,8 +8,8 @@ import pytest
 from dictionary_fixtures import PROVENANCE, dictionary
 from matplotlib.text import Text
 
-from vasae_jax.report.alignment import _draw, alignment_figure
-from vasae_jax.system.errors import UserError
+from vasae_jax.report.figures.alignment import _draw, alignment_figure
+from vasae_jax.utils.errors import UserError
 
 
 def shaped(cosines, fire_rate, model="test/tiny"):

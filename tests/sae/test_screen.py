@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from vasae_jax.sae import Pass, forward, screen, sparse, tiles
+from vasae_jax.sae import Pass, forward, screen, sparse
+from vasae_jax.sae import topk as tiles
 
 D, F, ROWS, K = 32, 700, 40, 8
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae.dense import find_bar, fired
 
 K = 7

@@ -9,7 +9,7 @@ from cache_fixtures import make_cache
 from vasae_jax.cache import RowArray
 from vasae_jax.config import Mask
 from vasae_jax.stream import LayersStream, Shuffle, Stream
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 LAYERS = (3, 1, 5)
 MASK, SHUFFLE = Mask(1, 1.2), Shuffle(batch=60, seed=0, lanes=4, window=3)

@@ -13,7 +13,7 @@ from vasae_jax.cache import RowArray
 from vasae_jax.config import Mask
 from vasae_jax.stream import Prefetch, Shuffle, Stream, median_norm, rows_in_order, statistics
 from vasae_jax.stream.stream import entropy_bits
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 LAYER = 3
 MASK, NO_MASK = Mask(skip_positions=1, max_norm=1.2), Mask(skip_positions=0, max_norm=0.0)

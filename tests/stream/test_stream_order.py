@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vasae_jax.stream.order import Order, check, permutation
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 ORDERS = [
     Order(rows=1000, chunk_rows=16, lanes=4, window=3, seed=0),

@@ -14,10 +14,10 @@ from vasae_jax.cache import Cache
 from vasae_jax.cache.store import Store
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.stream import Stream, statistics
-from vasae_jax.stream.unusable import Tally, unusable
-from vasae_jax.system.errors import UserError
+from vasae_jax.stream.source import Tally, unusable
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
 BAD = {41: np.nan, 105: np.inf, 333: -np.inf, 500: 0.0, 777: 2.5, 990: -0.0}

@@ -9,9 +9,16 @@ from sweep_fixtures import make_base, make_points
 
 from vasae_jax.config import Config
 from vasae_jax.sweep import grid, load_sweep
-from vasae_jax.sweep.points import id_of, members_of, named, read_members, varied, write_members
-from vasae_jax.sweep.typed import applied
-from vasae_jax.system.errors import UserError
+from vasae_jax.sweep.points import (
+    applied,
+    id_of,
+    members_of,
+    named,
+    read_members,
+    varied,
+    write_members,
+)
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

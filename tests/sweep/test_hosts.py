@@ -11,7 +11,7 @@ from sweep_fixtures import write_file
 
 from vasae_jax.cli.main import main
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.standing import standing
+from vasae_jax.sweep.table import standing
 
 
 def start(file, process, port):

@@ -13,7 +13,7 @@ from sweep_killing import kill_half_done
 from vasae_jax.sweep import Sweep
 from vasae_jax.sweep.points import read_members
 from vasae_jax.sweep.run import Asked, run_sweep
-from vasae_jax.sweep.standing import standing
+from vasae_jax.sweep.table import standing
 
 STEPS = 60
 

@@ -6,10 +6,17 @@ import pytest
 from cache_fixtures import make_cache
 from sweep_fixtures import make_base
 
-from vasae_jax.sweep.memory import most_members, on_device
-from vasae_jax.sweep.packs import by_step, in_pack_order, packs_of, parse_shard, sliced
+from vasae_jax.sweep.packs import (
+    by_step,
+    in_pack_order,
+    most_members,
+    on_device,
+    packs_of,
+    parse_shard,
+    sliced,
+)
 from vasae_jax.sweep.points import Member
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def member(number, out="runs", **data):
@@ -66,7 +73,7 @@ def test_memory_decides_how_many_runs_a_device_holds(tmp_path, monkeypatch):
     for runs in (1, 7):
         room = (runs * one.state + rest) / 0.4
         for spare, expected in ((1.001, runs), (0.999, max(1, runs - 1))):
-            monkeypatch.setattr("vasae_jax.sweep.memory.device_bytes", lambda r=room * spare: r)
+            monkeypatch.setattr("vasae_jax.sweep.packs.device_bytes", lambda r=room * spare: r)
             assert most_members(config, manifest, "cpu", layers=2) == expected
     several = on_device(config, manifest, "cpu", rounds=3, layers=2)
     assert (several.state, several.context) == (3 * one.state, one.context)

@@ -14,7 +14,7 @@ from vasae_jax.sweep import Sweep
 from vasae_jax.sweep.on_ray import open_ray
 from vasae_jax.sweep.points import read_members
 from vasae_jax.sweep.run import Asked, run_sweep
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 ray = pytest.importorskip("ray")
 STEPS = 60

@@ -14,9 +14,8 @@ import vasae_jax
 from vasae_jax.cli.main import main
 from vasae_jax.sweep import Sweep, grid
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import Asked, run_sweep
-from vasae_jax.sweep.standing import standing
-from vasae_jax.sweep.tune import train_points
+from vasae_jax.sweep.run import Asked, run_sweep, train_points
+from vasae_jax.sweep.table import standing
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train
 

@@ -15,10 +15,9 @@ import pytest
 from full_disks import full_beyond
 from small_states import small_state
 
-from vasae_jax.system.errors import UserError
 from vasae_jax.training import checkpoint
-from vasae_jax.training.checkpoint import Checkpoints, load_params
-from vasae_jax.training.resume import step_to_resume
+from vasae_jax.training.checkpoint import Checkpoints, load_params, step_to_resume
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
 # As the command line does: what a failed save leaves is told again when it is collected.

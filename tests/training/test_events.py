@@ -11,13 +11,13 @@ from test_train import Killed, config_for, train_until
 
 from vasae_jax.cache import Cache
 from vasae_jax.config.overrides import to_dict
-from vasae_jax.devices.mesh import make_mesh
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_bytes
-from vasae_jax.system.signals import Stopped
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.training import events as events_file
 from vasae_jax.training.events import NO_WORD, Events
 from vasae_jax.training.loop import train
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_bytes
+from vasae_jax.utils.signals import Stopped
 
 pytestmark = pytest.mark.fault
 

@@ -7,17 +7,17 @@ import pytest
 from cache_fixtures import make_cache
 from event_files import histograms, scalars
 
-from vasae_jax.anchor.layer import anchor_rows, detector_rows, layer_anchors
-from vasae_jax.anchor.layer.detectors import FEW
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.stream import next_tokens, rows_in_order
-from vasae_jax.training import heldout
+from vasae_jax.training import probe as heldout
 from vasae_jax.training.checkpoint import load_params
-from vasae_jax.training.glance import LEAST
 from vasae_jax.training.loop import train
-from vasae_jax.training.pack.loop import train_pack
-from vasae_jax.training.targets import starting_rows
+from vasae_jax.training.pack_loop import train_pack
+from vasae_jax.training.probe import LEAST
+from vasae_jax.training.state import starting_rows
 
 V, K, STEPS, SETS_IN = 40, 3, 12, 6
 

@@ -9,10 +9,10 @@ from cache_fixtures import make_cache
 from small_states import small_state
 from test_train import changed, config_for
 
-from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints
-from vasae_jax.training.guard import Loss
 from vasae_jax.training.loop import train
+from vasae_jax.training.status import Loss
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
 

@@ -11,14 +11,15 @@ import pytest
 from cache_fixtures import make_cache
 from test_train import config_for
 
-from vasae_jax.cache import Cache, waiting
+from vasae_jax.cache import Cache
+from vasae_jax.cache import store as waiting
 from vasae_jax.cli.main import guarded
 from vasae_jax.config import RunConfig
-from vasae_jax.devices.distributed import Stop
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.signals import Stopped
+from vasae_jax.distributed.hosts import Stop
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.loop import Hooks, advance, train
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.signals import Stopped
 
 pytestmark = pytest.mark.fault
 BOUND = 0.3  # seconds

@@ -9,8 +9,8 @@ import pytest
 from cache_fixtures import make_cache
 from layer_root import root_of
 
-from vasae_jax.anchor.layer import anchor_rows, detector_rows, layer_anchors
-from vasae_jax.anchor.layer.detectors import FEW
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows
 from vasae_jax.cli.main import main
 from vasae_jax.config import (
     AnchorConfig,
@@ -22,15 +22,15 @@ from vasae_jax.config import (
     SAEConfig,
 )
 from vasae_jax.evaluation.run import evaluate_run, run_names
-from vasae_jax.naming.nearest import nearest_tokens
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.signals import Stopped
+from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
-from vasae_jax.training.pack.loop import train_pack
-from vasae_jax.training.pulled import pulled
-from vasae_jax.training.targets import starting_rows, target_rows
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.hparams import pulled
+from vasae_jax.training.pack_loop import train_pack
+from vasae_jax.training.run import open_trained
+from vasae_jax.training.state import starting_rows, target_rows
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.signals import Stopped
 
 V, STEPS = 40, 16
 KINDS = [("here", "decoder"), ("next", "decoder"), ("both", "decoder"), ("both", "encoder")]

@@ -8,11 +8,11 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 from test_train import config_for
 
 from vasae_jax.cache import Cache, CacheWriter
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.owner import Owner
 from vasae_jax.training.loop import train
-from vasae_jax.training.pack.loop import train_pack
-from vasae_jax.training.rundir import own_runs
+from vasae_jax.training.pack_loop import train_pack
+from vasae_jax.training.run_dir import own_runs
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.lock import Owner
 
 pytestmark = pytest.mark.fault
 HELD = r"{}.owner\.json is held by process \d+ on .* since 20"

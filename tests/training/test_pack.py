@@ -12,25 +12,17 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from step_fixtures import ONE, D, F, K, V, make_config, make_rows
 
-from vasae_jax.anchor.layer.scatter import placed, scatter_of
+from vasae_jax.anchor.whitening import placed, scatter_of
 from vasae_jax.config import MeshConfig
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
-from vasae_jax.system.errors import UserError
-from vasae_jax.training.knobs import SETTINGS
+from vasae_jax.training.checks import alike, check_pack
+from vasae_jax.training.hparams import SETTINGS, phases
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.pack import (
-    Layout,
-    PackStep,
-    alike,
-    check_pack,
-    make_round,
-    rounds_of,
-    widest,
-)
-from vasae_jax.training.phases import phases
+from vasae_jax.training.pack import Layout, PackStep, make_round, rounds_of, widest
 from vasae_jax.training.state import Start, make_state, state_init, state_maker
 from vasae_jax.training.step import make_step
+from vasae_jax.utils.errors import UserError
 
 RUNS, STEPS = 8, 6
 

@@ -12,16 +12,16 @@ from cache_fixtures import make_cache
 from vasae_jax.cli.main import main
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.overrides import to_dict
-from vasae_jax.system.errors import UserError
+from vasae_jax.training import pack_loop as loop
+from vasae_jax.training import pack_loop as members
 from vasae_jax.training.checkpoint import Checkpoints, load_params
-from vasae_jax.training.ended import read_ended
-from vasae_jax.training.guard import Diverged
 from vasae_jax.training.log import Log
 from vasae_jax.training.loop import train
-from vasae_jax.training.pack import PackStep, loop, members
-from vasae_jax.training.pack.rules import Halving, Rules, Watch
-from vasae_jax.training.rundir import RunDir
+from vasae_jax.training.pack import PackStep
+from vasae_jax.training.run_dir import RunDir
+from vasae_jax.training.status import Diverged, Halving, Rules, Watch, read_ended
 from vasae_jax.training.step import Metrics
+from vasae_jax.utils.errors import UserError
 
 STEPS = 12
 ALONE = MeshConfig(data=1)

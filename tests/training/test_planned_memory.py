@@ -8,10 +8,16 @@ from cache_fixtures import make_cache
 
 from vasae_jax.cli.main import main
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.training.loop import begin
-from vasae_jax.training.memory import memory, planned
-from vasae_jax.training.shapes import Shapes, batch_shapes, context_shapes, start_shapes
+from vasae_jax.training.shapes import (
+    Shapes,
+    batch_shapes,
+    context_shapes,
+    memory,
+    planned,
+    start_shapes,
+)
 from vasae_jax.training.state import state_init
 from vasae_jax.training.step import make_step
 

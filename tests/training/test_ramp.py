@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from step_fixtures import STEPS, make_config, make_rows, run_steps, start
 
-from vasae_jax.training.knobs import knobs_of
+from vasae_jax.training.hparams import knobs_of
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.step import at_step, make_step
 

@@ -6,11 +6,11 @@ import pytest
 from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.devices.fastest import Fastest
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.autotune import Fastest
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
-from vasae_jax.training import settle
-from vasae_jax.training.rundir import open_run, read_run
+from vasae_jax.training import autotune as settle
+from vasae_jax.training.run_dir import open_run, read_run
 
 LARGE = (screen.LEAST_FEATURES * 32, 16)
 

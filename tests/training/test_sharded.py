@@ -9,10 +9,9 @@ from step_fixtures import make_config, make_rows, run_steps, start
 
 from vasae_jax.anchor import search, spread_search, spread_staleness, staleness
 from vasae_jax.config import MeshConfig
-from vasae_jax.devices.mesh import make_mesh
-from vasae_jax.sae.active import agree
-from vasae_jax.sae.topk import top_k
-from vasae_jax.system.errors import UserError
+from vasae_jax.distributed.mesh import make_mesh
+from vasae_jax.sae.topk import agree, top_k
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
 from vasae_jax.anchor import search
-from vasae_jax.anchor.layer.scatter import placed, scatter_of
+from vasae_jax.anchor.whitening import placed, scatter_of
 from vasae_jax.sae import Pass, decode, encode, forward, unit_rows
-from vasae_jax.training.knobs import knobs_of
+from vasae_jax.training.hparams import knobs_of
 from vasae_jax.training.loss import Batch, loss_and_grads
 from vasae_jax.training.step import learning_rate, make_step
 

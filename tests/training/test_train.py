@@ -16,11 +16,11 @@ from cache_fixtures import make_cache
 from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
-from vasae_jax.system.errors import UserError
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.loop import train
-from vasae_jax.training.rundir import RunDir
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.run import open_trained
+from vasae_jax.training.run_dir import RunDir
+from vasae_jax.utils.errors import UserError
 
 STEPS = 24
 

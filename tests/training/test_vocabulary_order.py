@@ -11,11 +11,11 @@ from test_train import config_for
 from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.dictionary.from_run import publish
+from vasae_jax.evaluation.publish import publish
 from vasae_jax.evaluation.run import open_anchors_of
-from vasae_jax.system.errors import UserError
 from vasae_jax.training.loop import train
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.run import open_trained
+from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
 

@@ -10,12 +10,12 @@ from cache_fixtures import make_cache
 
 from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.devices.distributed import Stop
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.signals import Stopped
+from vasae_jax.distributed.hosts import Stop
 from vasae_jax.training.boards import config_hash, run_id
 from vasae_jax.training.loop import train
-from vasae_jax.training.rundir import RunDir, read_run
+from vasae_jax.training.run_dir import RunDir, read_run
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.signals import Stopped
 
 
 @pytest.fixture(scope="module")

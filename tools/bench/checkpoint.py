@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import Params
-from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.state import Counters, TrainState, adam
+from vasae_jax.utils.memory import keep_pages
 
 
 def main() -> None:

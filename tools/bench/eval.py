@@ -35,20 +35,20 @@ from stream import MASK, make_cache
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, SAEConfig
-from vasae_jax.evaluation.contexts import ROWS, Watch
-from vasae_jax.evaluation.evaluate import Rows, evaluate
+from vasae_jax.evaluation import name_effects as outputs
+from vasae_jax.evaluation.evaluate import Rows
+from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
 from vasae_jax.evaluation.metrics import Nearest
-from vasae_jax.evaluation.names import outputs
 from vasae_jax.evaluation.patching.measure import measure_lm
-from vasae_jax.evaluation.patching.model import Model, open_model
-from vasae_jax.evaluation.patching.windows import WindowTable
+from vasae_jax.evaluation.patching.model import Model, WindowTable, open_model
 from vasae_jax.evaluation.run import BATCH, SPLIT, evaluate_run, run_names, screened
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
+from vasae_jax.names.firings import ROWS, Watch
 from vasae_jax.sae.params import Params, init_params
 from vasae_jax.stream import rows_in_order
-from vasae_jax.system.memory import keep_pages
-from vasae_jax.training.trained import Run, open_trained
+from vasae_jax.training.run import Run, open_trained
+from vasae_jax.utils.memory import keep_pages
 
 D_IN, FEATURES, K = 768, 50257, 32
 TYPES = ("float32", "bfloat16")

@@ -35,15 +35,14 @@ import numpy as np
 from machine import describe, product
 
 from vasae_jax.extract import read_documents
-from vasae_jax.extract.batches import Batch
-from vasae_jax.extract.passes import start_rows
+from vasae_jax.extract.passes import Batch, start_rows
 from vasae_jax.extract.pipeline import make_batches
 from vasae_jax.extract.windows import make_windows
 from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
 from vasae_jax.quickstart import CONTEXT, TEXT, default_layers
-from vasae_jax.system.memory import keep_pages
+from vasae_jax.utils.memory import keep_pages
 
 WINDOWS = 32
 """Windows in a forward pass, as extraction has by default."""

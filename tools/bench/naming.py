@@ -27,7 +27,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.naming.nearest import search_program
+from vasae_jax.names.by_embedding import search_program
 
 PEAK_SHAPES = ((1024, 4096), (4096, 4096), (8192, 8192))
 TYPES = ("float32", "bfloat16")

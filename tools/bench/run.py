@@ -30,22 +30,23 @@ import jax
 from extract import WINDOWS, row_flops
 from machine import copy, describe, in_turns, product, rate
 
-from vasae_jax.anchor.layer import LayerAnchors, layer_anchors
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.presets import quickstart as preset
-from vasae_jax.dictionary.from_run import name_run
-from vasae_jax.evaluation.contexts import ROWS, Watch
+from vasae_jax.evaluation.publish import name_run
 from vasae_jax.evaluation.run import SPLIT, evaluate_run, run_names
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
-from vasae_jax.lm.compute import faster_type
+from vasae_jax.lm.lm import faster_type
 from vasae_jax.lm.smollm2 import fetch_smollm2
+from vasae_jax.names.firings import ROWS, Watch
 from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
-from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.loop import train
-from vasae_jax.training.targets import pulled_to
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.run import open_trained
+from vasae_jax.training.state import pulled_to
+from vasae_jax.utils.memory import keep_pages
 
 T = TypeVar("T")
 COMPILED = "/jax/core/compile/backend_compile_duration"

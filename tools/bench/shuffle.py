@@ -29,18 +29,18 @@ from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution, decode, encode
 from vasae_jax.stream import Batch, rows_in_order
 from vasae_jax.stream.stream import entropy_bits
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.memory import keep_pages
 from vasae_jax.training.checks import check_cache, check_settings
+from vasae_jax.training.hparams import phases
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch as DeviceBatch
-from vasae_jax.training.phases import phases
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.step import Step, make_step
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.memory import keep_pages
 
 Order = Iterator[Batch]
 

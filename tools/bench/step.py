@@ -40,17 +40,17 @@ import jax.numpy as jnp
 import numpy as np
 from machine import tell
 
-from vasae_jax.anchor.layer.scatter import Scatter, placed, scatter_of
+from vasae_jax.anchor.whitening import Scatter, placed, scatter_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
-from vasae_jax.sae.execution import Execution
-from vasae_jax.system.memory import keep_pages
+from vasae_jax.sae.config import Execution
+from vasae_jax.training.autotune import measured
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.settle import measured
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
+from vasae_jax.utils.memory import keep_pages
 
 SHAPES = {  # d_in, d_sae, vocabulary
     "quickstart": (576, 4096, 49152),

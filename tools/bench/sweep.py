@@ -122,7 +122,7 @@ def _read(
 
     A lane reads its next window ahead, so that a little of the next epoch is in it.
     """
-    from vasae_jax.training.pack.loop import _checked
+    from vasae_jax.training.pack_loop import _checked
 
     asked: Counter[tuple[str, int]] = Counter()
     total, real = 0, RowArray.read_into
@@ -179,7 +179,7 @@ def _train(runs: list[Config], steps: int = 0) -> float:
         settings = [flatten(config) for config in runs]
         file.write(
             "from vasae_jax.config import Config\n"
-            "from vasae_jax.sweep.typed import applied\n"
+            "from vasae_jax.sweep.points import applied\n"
             "from dataclasses import replace\n"
             "def made(point):\n"
             "    out = point.pop('run.out')\n"

@@ -30,15 +30,14 @@ from vasae_jax.anchor import staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from vasae_jax.config.presets import default, plain
-from vasae_jax.devices.mesh import make_mesh
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
-from vasae_jax.system.memory import keep_pages
+from vasae_jax.training.autotune import measured
+from vasae_jax.training.hparams import phases, pulled, sets_in
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.phases import phases, sets_in
-from vasae_jax.training.pulled import pulled
-from vasae_jax.training.settle import measured
 from vasae_jax.training.step import make_step
+from vasae_jax.utils.memory import keep_pages
 
 PARTS = 10
 

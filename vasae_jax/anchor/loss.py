@@ -1,10 +1,77 @@
 """How well decoder rows point at tokens, as something to maximise."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor.topm import cosine_topm
+from vasae_jax.anchor.search import cosine_topm
+from vasae_jax.anchor.whitening import Placed, Scatter
 from vasae_jax.sae.params import row_dots, unit_rows
+
+# The pull of encoder rows towards detectors, by how a layer's rows scatter.
+
+
+class Nearest(NamedTuple):
+    """Each feature's nearest detector."""
+
+    rows: jax.Array
+    """[F, d]"""
+    ids: jax.Array
+    """[F] int32, its place among all"""
+
+
+def scattered_pull(
+    W_enc: jax.Array,
+    share: jax.Array,
+    nearest: Nearest,
+    anchors: Placed,
+    *,
+    enough: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_enc``, [F, d].
+
+    With S = R R, s_i is the cosine of w R and c R for a feature's row w and its detector c:
+    s = w S c / sqrt(w S w  c S c). R is never applied. S is f^2 times the identity plus what the
+    r kept directions U have above it, D = (f + above)^2 - f^2, so that a bilinear form needs the
+    coordinates w U and c U alone; and ds/dw = (S c - s sqrt(cSc / wSw) S w) / sqrt(wSw cSc) needs
+    one more thin product, with the transpose of U. Of the detectors, c U and cSc are looked up.
+
+    Args:
+        W_enc: [F, d]. share: [F], each feature's weight.
+        nearest: of each feature.
+        anchors: all detectors, by the layer's scatter.
+        enough: cosine from which a row is no longer pulled.
+    """
+    scatter, rows = anchors.scatter, nearest.rows
+    floor = jnp.square(scatter.floor)
+    above = jnp.square(scatter.floor + scatter.above) - floor
+    along, along_rows = _along(W_enc, scatter), jnp.asarray(anchors.along)[nearest.ids]
+    inverse_rows = jnp.asarray(anchors.inverse)[nearest.ids]
+
+    def form(a: jax.Array, b: jax.Array, a_along: jax.Array, b_along: jax.Array) -> jax.Array:
+        return floor * row_dots(a, b) + row_dots(a_along * above[None, :], b_along)
+
+    inverse = _inverse_root(form(W_enc, W_enc, along, along))
+    cosine = form(W_enc, rows, along, along_rows) * inverse * inverse_rows
+    scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
+    towards, back = (scale * inverse_rows)[:, None], (scale * cosine * inverse)[:, None]
+    difference = (towards * along_rows - back * along) * above[None, :]
+    pull = floor * (towards * rows - back * W_enc) + jnp.matmul(
+        difference, jnp.transpose(scatter.basis), precision=jax.lax.Precision.HIGHEST
+    )
+    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(enough, jnp.float32))), pull
+
+
+def _along(rows: jax.Array, scatter: Scatter) -> jax.Array:
+    """[F, r], the coordinates of ``rows`` in the kept directions."""
+    product: jax.Array = jnp.matmul(rows, scatter.basis, precision=jax.lax.Precision.HIGHEST)
+    return product
+
+
+def _inverse_root(square: jax.Array) -> jax.Array:
+    return jnp.where(square > 0, jax.lax.rsqrt(square), jnp.zeros_like(square))
+
 
 NEAREST_COUNT = 10
 """Anchors that the soft modes look at (published ablations, arXiv:2606.27941)."""

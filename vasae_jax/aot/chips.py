@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from vasae_jax.devices.mesh import AXES, DATA, MODEL
-from vasae_jax.system.errors import UserError
+from vasae_jax.distributed.mesh import AXES, DATA, MODEL
+from vasae_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import Config
-from vasae_jax.devices.mesh import DATA, MEMBER, MODEL, Rules, shardings
+from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.lm.model import Decoder, residuals
-from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
-from vasae_jax.naming.nearest import names_program
+from vasae_jax.lm.weights import Placement
+from vasae_jax.names.by_embedding import names_program
 from vasae_jax.sae import choose_execution
 from vasae_jax.training.pack import Layout, make_round
 from vasae_jax.training.shapes import (

@@ -3,10 +3,9 @@
 docs/cache.md describes the format.
 """
 
-from vasae_jax.cache.info import info
 from vasae_jax.cache.manifest import CachePlan, Manifest, ModelInfo, SplitInfo, TextInfo
 from vasae_jax.cache.parts import Part, PartWriter, finish
-from vasae_jax.cache.reader import Cache, RowArray, open_cache
+from vasae_jax.cache.reader import Cache, RowArray, info, open_cache
 from vasae_jax.cache.verify import verify
 from vasae_jax.cache.writer import CacheWriter
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_bytes
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_bytes
 
 FORMAT = "vasae-cache"
 VERSION = 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.cache import vocabulary as vocabulary_files
-from vasae_jax.cache.journal import journal_bytes
+from vasae_jax.cache import vocab as vocabulary_files
+from vasae_jax.cache.journal import journal_bytes, seal
 from vasae_jax.cache.manifest import (
     FORMAT,
     JOURNAL,
@@ -27,12 +27,10 @@ from vasae_jax.cache.manifest import (
     plan_from_json,
     shards_from_json,
 )
-from vasae_jax.cache.seal import seal
 from vasae_jax.cache.store import Store, array_metadata
-from vasae_jax.cache.vocab import Vocab
-from vasae_jax.cache.vocabulary import Vocabulary
+from vasae_jax.cache.vocab import Vocab, Vocabulary
 from vasae_jax.cache.writer import CacheWriter
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 PARTS = "parts"
 

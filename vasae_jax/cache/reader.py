@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import tensorstore as ts
 
-from vasae_jax.cache.buffers import np_dtype
 from vasae_jax.cache.journal import rows_said
 from vasae_jax.cache.manifest import (
     COLUMNS,
@@ -24,17 +23,11 @@ from vasae_jax.cache.manifest import (
     decode,
     norms_key,
 )
-from vasae_jax.cache.store import Store, array_metadata
-from vasae_jax.cache.vocab import Vocab
-from vasae_jax.cache.vocabulary import (
-    check_final_norm,
-    check_tokens,
-    digest_name,
-    vocab_metadata,
-)
-from vasae_jax.cache.waiting import settled
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_array, sha256_bytes
+from vasae_jax.cache.store import Store, array_metadata, settled
+from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name, vocab_metadata
+from vasae_jax.cache.writer import np_dtype
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_array, sha256_bytes
 
 
 class PendingRows:
@@ -247,3 +240,32 @@ def open_cache(url: str | os.PathLike[str]) -> Cache:
         UserError: there is no cache, it is not finished, or its manifest is damaged.
     """
     return Cache.open(os.fspath(url))
+
+
+# A cache in a few lines of text.
+
+
+def info(url: str) -> str:
+    """What the cache at ``url`` holds, for people; raises UserError if there is none."""
+    cache = Cache.open(url)
+    manifest = cache.manifest
+    rows = sum(split.rows for split in manifest.splits.values())
+    width = len(manifest.layers) * (manifest.d_model * np_dtype(manifest.dtype).itemsize + 4) + 12
+    model = manifest.model
+    lines = {
+        "cache": cache.url,
+        "complete": f"yes, by {manifest.created_by}",
+        "model": f"{model.id} ({model.family}, revision {model.revision})",
+        "site": manifest.site,
+        "layers": ", ".join(map(str, manifest.layers)),
+        "d_model": str(manifest.d_model),
+        "vocabulary": f"{manifest.vocab_size:,} tokens, {'tied' if manifest.tied else 'untied'}",
+        "computed": manifest.computed or "not stated",
+        "context": f"{manifest.context_length} tokens, {'with' if manifest.bos else 'without'} BOS",
+        "text": manifest.text.source,
+    }
+    for name, split in manifest.splits.items():
+        lines[name] = f"{split.rows:,} rows of {split.documents:,} documents"
+    lines["size"] = f"{rows * width / 1e6:,.1f} MB of rows as {manifest.dtype}"
+    lines["digest"] = cache.digest
+    return "\n".join(f"{key:<12}{value}" for key, value in lines.items())

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vasae_jax.cache.buffers import row_norms
 from vasae_jax.cache.manifest import (
     MANIFEST,
     Manifest,
@@ -17,8 +16,9 @@ from vasae_jax.cache.manifest import (
 )
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.progress import Progress
+from vasae_jax.cache.writer import row_norms
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.progress import Progress
 
 
 def verify(url: str) -> list[str]:

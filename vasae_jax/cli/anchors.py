@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING
 from vasae_jax.config import DataConfig
 
 if TYPE_CHECKING:
-    from vasae_jax.anchor.layer import LayerAnchors
+    from vasae_jax.anchor.token_means import LayerAnchors
 
 
 def run(arguments: Sequence[str]) -> None:
     """Make the layer anchors of a cache, and say what they are like."""
     given = _parser().parse_args(arguments)
 
-    from vasae_jax.anchor.layer import (
-        make_anchors,
-        origin_of,
-        read_anchors,
-        remove_anchors,
-        write_anchors,
-    )
+    from vasae_jax.anchor.files import read_anchors, remove_anchors, write_anchors
+    from vasae_jax.anchor.layer_anchors import make_anchors
+    from vasae_jax.anchor.layer_rows import origin_of
     from vasae_jax.cache import Cache
-    from vasae_jax.extract.layers import parse_layers
-    from vasae_jax.system.clock import duration
+    from vasae_jax.extract.model import parse_layers
+    from vasae_jax.utils.progress import duration
 
     cache = Cache.open(given.cache)
     layers = parse_layers(given.layers) or cache.manifest.layers

@@ -4,22 +4,21 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.cli.model import add_model
-from vasae_jax.system.files import refuse_existing, write_json
+from vasae_jax.cli.options import add_mesh, add_model, asked_mesh
+from vasae_jax.utils.files import refuse_existing, write_json
 
 
 def run(arguments: Sequence[str]) -> None:
     """Print every measure of a run over a split, and write them as JSON."""
     given = _parser().parse_args(arguments)
 
-    from vasae_jax.evaluation.contexts import ROWS, Watch
-    from vasae_jax.evaluation.names.measure import measure_names, open_other
+    from vasae_jax.evaluation.log import show
+    from vasae_jax.evaluation.names import measure_names, open_other
     from vasae_jax.evaluation.patching.measure import measure_lm
     from vasae_jax.evaluation.patching.model import open_model
     from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
-    from vasae_jax.evaluation.shown import show
-    from vasae_jax.training.trained import open_trained
+    from vasae_jax.names.firings import ROWS, Watch
+    from vasae_jax.training.run import open_trained
 
     trained = open_trained(given.run, given.cache, asked_mesh(given))
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.system.errors import UserError
+from vasae_jax.cli.options import add_mesh, asked_mesh
+from vasae_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from vasae_jax.named import Dictionary
+    from vasae_jax.dictionary.dictionary import Dictionary
+
 
 LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning", "gemma_scope", "huggingface")
 
@@ -25,13 +26,13 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--push goes with --layout huggingface; found --layout {given.layout}")
 
     from vasae_jax.dictionary.files import check_outputs, write_dictionary
-    from vasae_jax.dictionary.layouts import export_layout
-    from vasae_jax.system.hub import push
+    from vasae_jax.interop.write import export_layout
+    from vasae_jax.utils.hub import push
 
     if npz:
         check_outputs(out, given.overwrite)
     if given.best or given.member:
-        from vasae_jax.sweep.choose import chosen_run
+        from vasae_jax.sweep.run import chosen_run
 
         given.source = str(chosen_run(Path(given.source), given.best, given.member))
     dictionary = _dictionary(given)
@@ -48,9 +49,8 @@ def run(arguments: Sequence[str]) -> None:
 def _dictionary(given: argparse.Namespace) -> "Dictionary":
     """The dictionary that is there, or that of the run."""
     from vasae_jax.dictionary.files import read_dictionary
-    from vasae_jax.dictionary.from_run import publish
-    from vasae_jax.evaluation.one_threshold import with_one_threshold
-    from vasae_jax.training.trained import open_trained
+    from vasae_jax.evaluation.publish import publish, with_one_threshold
+    from vasae_jax.training.run import open_trained
 
     if Path(given.source).suffix == ".npz":
         return read_dictionary(given.source)

@@ -4,11 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.cli.model import MODEL_HELP, add_model
-from vasae_jax.cli.needs import need_matplotlib
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import refuse_existing
+from vasae_jax.cli.options import MODEL_HELP, add_mesh, add_model, asked_mesh, need_matplotlib
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import refuse_existing
 
 ENDINGS = (".png", ".svg")
 
@@ -23,11 +21,10 @@ def run(arguments: Sequence[str]) -> None:
     need_matplotlib()
 
     from vasae_jax.evaluation.patching.model import check_model, open_model
-    from vasae_jax.report.heatmap.cases import Case, case_of
-    from vasae_jax.report.heatmap.figure import heatmap_figure
-    from vasae_jax.report.heatmap.grid import make_grid, name_rows
+    from vasae_jax.report.figures.heatmap import heatmap_figure
+    from vasae_jax.report.heatmap import Case, case_of, make_grid, name_rows
     from vasae_jax.report.labels import given_runs
-    from vasae_jax.training.trained import open_trained
+    from vasae_jax.training.run import open_trained
 
     case = case_of(given.case) if given.case else Case("own", given.text)
     mesh = asked_mesh(given)

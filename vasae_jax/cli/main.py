@@ -4,11 +4,11 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from vasae_jax.devices.programs import keep_programs
-from vasae_jax.devices.start import pass_over_absent_tpu
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.memory import keep_pages
-from vasae_jax.system.quiet import quiet_libraries
+from vasae_jax.distributed.compilation import keep_programs
+from vasae_jax.distributed.hosts import pass_over_absent_tpu
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.signals import quiet_libraries
 
 VERBS = {
     "quickstart": "from a real model to a named dictionary in one command",
@@ -24,7 +24,7 @@ VERBS = {
     "anchors": "read off a cache where its layers put each token",
 }
 
-MODULES = {"import": "importing"}
+MODULES = {"import": "import_sae"}
 """Verbs whose module cannot bear their name."""
 
 USAGE = """usage: vasae VERB [ARGUMENTS]
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     verb = arguments[0]
     if verb == "--version":
-        from vasae_jax.system.version import __version__
+        from vasae_jax import __version__
 
         print(f"vasae-jax {__version__}")
         return 0
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(run: Callable[[], None]) -> int:
     """Run a command; what a user can mend becomes one sentence and its exit code."""
-    from vasae_jax.system.signals import Stopped
+    from vasae_jax.utils.signals import Stopped
 
     try:
         run()

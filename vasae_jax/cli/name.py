@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.system.files import refuse_existing, write_bytes
+from vasae_jax.cli.options import add_mesh, asked_mesh
+from vasae_jax.utils.files import refuse_existing, write_bytes
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -17,10 +17,10 @@ def run(arguments: Sequence[str]) -> None:
     out = Path(given.out) if given.out else home / _file_name(given)
     refuse_existing(out, overwrite=given.overwrite)
 
+    from vasae_jax.dictionary.card import name_table
     from vasae_jax.dictionary.files import read_dictionary
-    from vasae_jax.dictionary.from_run import publish
-    from vasae_jax.dictionary.table import name_table
-    from vasae_jax.training.trained import open_trained
+    from vasae_jax.evaluation.publish import publish
+    from vasae_jax.training.run import open_trained
 
     mesh = asked_mesh(given)
     dictionary = (

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from vasae_jax.cli.needs import need_matplotlib
+from vasae_jax.cli.options import need_matplotlib
 from vasae_jax.config.overrides import parse_overrides
 
 PROGRAM = "vasae quickstart"

@@ -3,10 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from vasae_jax.cli.mesh import add_mesh, asked_mesh
-from vasae_jax.cli.model import MODEL_HELP, add_model
-from vasae_jax.cli.needs import need_matplotlib
-from vasae_jax.system.errors import UserError
+from vasae_jax.cli.options import MODEL_HELP, add_mesh, add_model, asked_mesh, need_matplotlib
+from vasae_jax.utils.errors import UserError
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -18,7 +16,7 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.report.labels import given_runs
     from vasae_jax.report.make import Report, make_report
     from vasae_jax.report.page.build import check_folder
-    from vasae_jax.training.trained import open_trained
+    from vasae_jax.training.run import open_trained
 
     check_folder(given.out, given.overwrite)
     if given.text and not given.lm:

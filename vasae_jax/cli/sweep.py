@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.hosts import add_hosts, run_joined
-from vasae_jax.cli.needs import need_matplotlib
+from vasae_jax.cli.options import add_hosts, need_matplotlib, run_joined
 from vasae_jax.config.overrides import parse_overrides
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
     from vasae_jax.sweep import Sweep
+
 
 PROGRAM = "vasae sweep"
 SHOWN = "id,name,status,unmasked.variance_explained"
@@ -58,7 +58,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _dry(sweep: "Sweep", asked: object, topology: str | None) -> str:
-    from vasae_jax.sweep.dry import dry_run
+    from vasae_jax.sweep.dry_run import dry_run
     from vasae_jax.sweep.run import Asked
 
     assert isinstance(asked, Asked)
@@ -90,8 +90,8 @@ def _table(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members
-    from vasae_jax.sweep.results import table, write_table
     from vasae_jax.sweep.status import chosen, shown
+    from vasae_jax.sweep.table import table, write_table
 
     out = Path(given.dir)
     rows = table(read_members(out))
@@ -117,9 +117,9 @@ def _plot(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
 
     need_matplotlib()
-    from vasae_jax.report.sweep import sweep_figures
+    from vasae_jax.report.figures.sweep import sweep_figures
     from vasae_jax.sweep.points import read_members, varied
-    from vasae_jax.sweep.results import column, table
+    from vasae_jax.sweep.table import column, table
 
     out = Path(given.dir)
     members = read_members(out)

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from vasae_jax.cli.hosts import add_hosts, run_joined
+from vasae_jax.cli.options import add_hosts, run_joined
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import load_runs, parse_overrides
 
@@ -52,7 +52,7 @@ def _check(asked: Asked) -> None:
 
 def _dry_run(asked: Asked) -> str:
     """What the run would take of each device's memory; nothing is compiled or written."""
-    from vasae_jax.training.memory import planned
+    from vasae_jax.training.shapes import planned
 
     return str(planned(asked if isinstance(asked, list) else [asked]))
 
@@ -60,7 +60,7 @@ def _dry_run(asked: Asked) -> str:
 def _train(asked: Asked) -> list[str]:
     """The directories of what was asked for, trained."""
     from vasae_jax.training.loop import train  # this loads JAX
-    from vasae_jax.training.pack.loop import train_pack
+    from vasae_jax.training.pack_loop import train_pack
 
     paths = train_pack(asked) if isinstance(asked, list) else [train(asked)]
     return list(map(str, paths))

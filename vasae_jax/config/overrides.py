@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vasae_jax.config.settings import Config
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def load_file(path: str) -> Config:

@@ -6,19 +6,197 @@ Described in docs/dictionary.md; ``meta.json`` holds the digests of the other tw
 import contextlib
 import json
 import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vasae_jax.named.arrays import ARRAYS, check_arrays
-from vasae_jax.named.dictionary import Dictionary
-from vasae_jax.named.files import META, NAMES
-from vasae_jax.named.files import read_dictionary as read_dictionary
-from vasae_jax.named.words import RELATIONS, VERDICTS
-from vasae_jax.naming.claim import bucket_names, bucket_of
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
+from vasae_jax import __version__
+from vasae_jax.dictionary.claims import RELATIONS, VERDICTS, bucket_names, bucket_of
+from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, with_threshold
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
+from vasae_jax.utils.hub import snapshot
+
+# A dictionary's files, read and held against their digests; docs/dictionary.md describes them.
+
+
+FORMAT, VERSION = "vasae-dictionary", 3
+READABLE = (2, VERSION)
+"""Versions that are read; 2 has no threshold."""
+NPZ, NAMES, META = "dictionary.npz", "names.jsonl", "meta.json"
+CONFIG, WEIGHTS, NAME_ARRAYS = "cfg.json", "sae_weights.safetensors", "names.safetensors"
+"""Of the layout for the Hugging Face hub: SAELens' own two files, and the arrays beside them."""
+WEIGHT_NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+"""Arrays that are in SAELens' file."""
+_HUB = "hf://"
+_NO_NPZ = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
+"""What reading a file raises that is no .npz, is damaged, or says that it is larger than it is."""
+
+
+def load(path: str | os.PathLike[str]) -> Dictionary:
+    """Open a named dictionary, with NumPy alone.
+
+    Args:
+        path: its ``.npz``, the folder that holds it (such as ``out/quickstart``), a folder of
+            ``vasae export --layout huggingface``, or ``hf://OWNER/NAME`` for one on the hub.
+
+    >>> sae = vj.load(folder)
+    >>> sae.d_in, sae.d_sae, sae.k
+    (6, 20, 4)
+
+    Raises:
+        UserError: no dictionary is there, or what :func:`read_dictionary` raises.
+    """
+    given = Path(path)
+    if str(path).startswith(_HUB):
+        files = [CONFIG, WEIGHTS, NAME_ARRAYS, NAMES, META]
+        given = snapshot(str(path).removeprefix(_HUB), files)
+    if not given.is_dir():
+        return read_dictionary(given)
+    if (given / NAME_ARRAYS).is_file():
+        return _read_folder(given)
+    found = sorted(given.glob("*.npz"))
+    if given / NPZ in found:
+        found = [given / NPZ]
+    if len(found) != 1:
+        raise UserError(
+            f"{given} holds {len(found)} .npz files; expected a dictionary's folder, "
+            "as vasae export RUN --out FOLDER/dictionary.npz makes it"
+        )
+    return read_dictionary(found[0])
+
+
+def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
+    """Read a dictionary from its ``.npz`` and the two files beside it.
+
+    Raises:
+        UserError: a file is missing, foreign, of a newer version, damaged, or not the one
+            that was written with the others.
+    """
+    path = Path(npz)
+    names, meta_path = path.parent / NAMES, path.parent / META
+    for file in (path, names, meta_path):
+        if not file.is_file():
+            raise UserError(
+                f"{file} is not there; expected a dictionary's .npz, {NAMES} and {META} "
+                "in one directory"
+            )
+    meta = _read_meta(meta_path)
+    for name, file in (("npz", path), ("names", names)):
+        if meta["sha256"].get(name) != sha256_file(file):
+            raise UserError(
+                f"{file} is not the file that {meta_path} was written with; "
+                "expected the three files of one export"
+            )
+    return _made(_load(path), names, meta)
+
+
+def _read_folder(folder: Path) -> Dictionary:
+    """A dictionary in the layout for the hub; raises as :func:`read_dictionary` does."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    meta = _read_meta(folder / META)
+    digests = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "names": NAMES}
+    for name, file in digests.items():
+        if not (folder / file).is_file() or meta["sha256"].get(name) != sha256_file(folder / file):
+            raise UserError(
+                f"{folder / file} is not the file that {META} was written with; "
+                "expected the files of one export"
+            )
+    try:
+        arrays = {**load_file(folder / NAME_ARRAYS), **load_file(folder / WEIGHTS)}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder} is not a dictionary: {error}") from error
+    return _made(_checked(arrays, str(folder)), folder / NAMES, meta)
+
+
+def _made(arrays: dict[str, Any], names: Path, meta: dict[str, Any]) -> Dictionary:
+    arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
+    return Dictionary(**arrays, tokens=_Tokens(names), meta=meta)
+
+
+class _Tokens(Mapping[int, tuple[str, str]]):
+    """The strings in names.jsonl, read when one is first asked for: weights alone open sooner."""
+
+    def __init__(self, names: Path) -> None:
+        self._path = names
+
+    @cached_property
+    def _found(self) -> dict[int, tuple[str, str]]:
+        return _tokens(self._path)
+
+    def __getitem__(self, token: int) -> tuple[str, str]:
+        return self._found[token]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+def _tokens(names: Path) -> dict[int, tuple[str, str]]:
+    try:
+        with open(names, encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines]
+        return {
+            name["token_id"]: (name["raw"], name["display"])
+            for record in records
+            for name in (*record["names"], *record["layer_names"])
+        }
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{names} cannot be understood ({error}); expected the names of a dictionary"
+        ) from error
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON; expected the meta.json of a dictionary") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
+    if meta.get("version") not in READABLE:
+        raise UserError(
+            f"{path} has version {meta.get('version')}; "
+            f"expected {' or '.join(map(str, READABLE))}, which vasae_jax {__version__} reads"
+        )
+    if not isinstance(meta.get("sha256"), dict):
+        raise UserError(f"{path} has no digests; expected the meta.json of a dictionary")
+    return meta
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        _refuse_inflated(path)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = with_threshold({name: file[name] for name in file.files if name in ARRAYS})
+    except (*_NO_NPZ, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
+    return _checked(arrays, str(path))
+
+
+def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        raise UserError(f"{where} has no array {missing[0]}; expected those of a dictionary")
+    check_arrays(arrays, where)
+    return arrays
+
+
+def _refuse_inflated(path: Path) -> None:
+    """Raise ValueError for an archive that grows when it is read: arrays are stored as they are."""
+    with zipfile.ZipFile(path) as archive:
+        inflated = sum(entry.file_size for entry in archive.infolist())
+    if inflated > path.stat().st_size:
+        raise ValueError(f"it holds {inflated} bytes in {path.stat().st_size}")
 
 
 def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, Path]:

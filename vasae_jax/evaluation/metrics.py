@@ -4,13 +4,33 @@ Where a share is over features that fire and none fires, it is 0: a dictionary o
 features has earned nothing, however well its directions are aligned.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vasae_jax.naming.claim import BUCKETS, bucket_names, bucket_of
-from vasae_jax.system.errors import UserError
+from vasae_jax.dictionary.claims import BUCKETS, bucket_names, bucket_of
+from vasae_jax.utils.errors import UserError
+
+# The numbers of a JSON object under one name each.
+
+
+def numbers(value: Mapping[str, Any], within: str = "") -> dict[str, float]:
+    """Numbers of a JSON object, those of objects in lists by what these call themselves."""
+    found: dict[str, float] = {}
+    for key, one in value.items():
+        name = f"{within}{key}"
+        if isinstance(one, Mapping):
+            found |= numbers(one, f"{name}.")
+        elif isinstance(one, list | tuple) and one and isinstance(one[0], Mapping):
+            for number, each in enumerate(one):
+                title = str(each.get("group", each.get("anchor", number))).replace(" ", "_")
+                found |= numbers(each, f"{name}.{title}.")
+        elif isinstance(one, int | float) and not isinstance(one, bool):
+            found[name] = one
+    return found
+
 
 ALIGNED = BUCKETS[0][1]
 """A feature is aligned if its nearest cosine is at least this."""

@@ -5,20 +5,21 @@ from dataclasses import dataclass, replace
 import jax
 
 from vasae_jax.anchor import anchor_matrix, anchor_name
-from vasae_jax.anchor.layer import LayerAnchors, layer_anchors
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import MeshConfig
-from vasae_jax.devices.mesh import DATA, make_mesh
-from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate
+from vasae_jax.distributed.mesh import DATA, make_mesh
+from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate_rows
 from vasae_jax.evaluation.metrics import Nearest
-from vasae_jax.naming.layer import LayerNames, layer_names
-from vasae_jax.naming.nearest import Names, nearest_tokens
+from vasae_jax.names.by_embedding import Names, nearest_tokens
+from vasae_jax.names.by_layer import LayerNames, layer_names
 from vasae_jax.stream import rows_in_order
-from vasae_jax.system.errors import UserError
-from vasae_jax.training.pulled import pulled
-from vasae_jax.training.settle import measured
-from vasae_jax.training.targets import pulled_to
-from vasae_jax.training.trained import Run
+from vasae_jax.training.autotune import measured
+from vasae_jax.training.hparams import pulled
+from vasae_jax.training.run import Run
+from vasae_jax.training.state import pulled_to
+from vasae_jax.utils.errors import UserError
 
 NAMES = 10
 """Tokens kept per feature."""
@@ -101,7 +102,7 @@ def evaluate_run(
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
     batches = rows_in_order(run.cache, data.layer, split, data.mask, batch=size)
-    return evaluate(
+    return evaluate_rows(
         run.params,
         run.config.sae,
         batches,

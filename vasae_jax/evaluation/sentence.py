@@ -14,8 +14,8 @@ import numpy as np
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.sae import encode
-from vasae_jax.system.errors import UserError
-from vasae_jax.training.trained import Run
+from vasae_jax.training.run import Run
+from vasae_jax.utils.errors import UserError
 
 Mode = Literal["centred", "raw"]
 MODES: tuple[Mode, ...] = ("centred", "raw")

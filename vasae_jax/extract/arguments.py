@@ -5,12 +5,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vasae_jax.cache import Part
-from vasae_jax.extract.layers import parse_layers
-from vasae_jax.extract.model import Model
+from vasae_jax.extract.model import Model, parse_layers
 from vasae_jax.extract.pipeline import Settings, extract
 from vasae_jax.extract.text import read_documents
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.signals import Stopped
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.signals import Stopped
 
 BOS = {"auto": None, "yes": True, "no": False}
 

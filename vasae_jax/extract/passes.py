@@ -1,18 +1,172 @@
 """The forward passes of an extraction: batch n + 1 computes while n is stored."""
 
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from vasae_jax.cache import CacheWriter
-from vasae_jax.extract.batches import Batch, Batches
-from vasae_jax.extract.in_order import InOrder, Rows
 from vasae_jax.extract.model import Fetch, Model, packs
-from vasae_jax.extract.windows import SPLITS
-from vasae_jax.system.progress import Progress
-from vasae_jax.system.signals import Stopped, StopRequest
+from vasae_jax.extract.windows import SPLITS, Packing, Windows
+from vasae_jax.utils.progress import Progress
+from vasae_jax.utils.signals import Stopped, StopRequest
+
+# Batches of one shape for the forward pass, and which rows each of them computes.
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Slots of one forward pass: int32 [S, T] columns, 0 where nothing lies.
+
+    Attributes:
+        tokens: token ids.
+        positions: the place of each token in its window; 0 begins a window.
+        docs: the document of each token.
+        places: for each split int64 [n], flat indices into [S * T] of its rows.
+        numbers: for each split int64 [n], ascending: which row of the split lies there.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    docs: np.ndarray
+    places: dict[str, np.ndarray]
+    numbers: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The windows of a text in slots, ``size`` of them in a batch; a pure function of all three."""
+
+    windows: Windows
+    packing: Packing
+    size: int
+
+    def __len__(self) -> int:
+        return -(-self.packing.slots // self.size)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """int64 [W]: windows by slot, and in a slot as they come in the text."""
+        return np.argsort(self.packing.slot, kind="stable")
+
+    @cached_property
+    def _bounds(self) -> np.ndarray:
+        """int64 [batches + 1]: where each batch begins in ``_order``."""
+        ends = np.arange(len(self) + 1) * self.size
+        return np.searchsorted(self.packing.slot[self._order], ends)
+
+    @cached_property
+    def _first_rows(self) -> np.ndarray:
+        """int64 [W]: the first row of each window among those of its split."""
+        windows, found = self.windows, np.zeros(len(self.windows.docs), np.int64)
+        for split in SPLITS:
+            mine = windows.of_split(split)
+            found[mine] = np.cumsum(windows.lengths[mine]) - windows.lengths[mine]
+        return found
+
+    def batch(self, index: int) -> Batch:
+        """Batch ``index`` of shape [size, context_length]."""
+        windows, mine = self.windows, self._order[self._bounds[index] : self._bounds[index + 1]]
+        lengths, shape = windows.lengths[mine], (self.size, windows.context_length)
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        slots = self.packing.slot[mine] - index * self.size
+        begin = slots * windows.context_length + self.packing.place[mine]
+        flat = np.repeat(begin, lengths) + within
+        numbers = np.repeat(self._first_rows[mine], lengths) + within
+        held = np.repeat(windows.heldout[mine], lengths)
+        columns = np.zeros((3, shape[0] * shape[1]), np.int32)
+        columns[0, flat] = windows.tokens[np.repeat(windows.starts[mine], lengths) + within]
+        columns[1, flat] = within
+        columns[2, flat] = np.repeat(windows.docs[mine], lengths)
+        tokens, positions, docs = columns.reshape(3, *shape)
+        rows = {split: np.flatnonzero(held == (split == "heldout")) for split in SPLITS}
+        rows = {split: at[np.argsort(numbers[at])] for split, at in rows.items()}
+        return Batch(
+            tokens,
+            positions,
+            docs,
+            {split: flat[at] for split, at in rows.items()},
+            {split: numbers[at] for split, at in rows.items()},
+        )
+
+    def complete(self, split: str) -> np.ndarray:
+        """int64 [batches + 1]: up to which row of ``split`` the batches before each hold all."""
+        lengths = np.where(self.windows.of_split(split), self.windows.lengths, 0)
+        total = np.concatenate([[0], np.cumsum(lengths)])
+        firsts = self._order[np.minimum(self._bounds, len(self._order) - 1)]
+        return np.asarray(np.where(self._bounds < len(self._order), total[firsts], total[-1]))
+
+    def first(self, split: str, start: int, end: int) -> int:
+        """The first batch with a row of ``split`` in ``start`` to ``end - 1``, or the last + 1."""
+        begin = self._first_rows
+        mine = self.windows.of_split(split) & (begin < end)
+        mine &= begin + self.windows.lengths > start
+        return int(self.packing.slot[mine].min() // self.size) if mine.any() else len(self)
+
+
+# Rows that are computed before their turn wait here until the writer can take them.
+
+
+class Rows(NamedTuple):
+    """n rows of one split."""
+
+    numbers: np.ndarray
+    """int64 [n], ascending: which row of the split each is."""
+    columns: Mapping[str, np.ndarray]
+    """tokens, positions and docs, int32 [n] each."""
+    acts: np.ndarray
+    """[layers, n, d_model]"""
+
+    def cut(self, start: int, stop: int) -> "Rows":
+        """Those from place ``start`` to before ``stop``, in memory of their own."""
+        columns = {name: column[start:stop].copy() for name, column in self.columns.items()}
+        return Rows(self.numbers[start:stop].copy(), columns, self.acts[:, start:stop].copy())
+
+
+class InOrder:
+    """Hands the rows of one split to the writer one after another, whatever order they come in.
+
+    Args:
+        writer: where they go; its first row is the one after those it has.
+        split: whose rows they are.
+        layers: of the axis of ``Rows.acts``.
+    """
+
+    def __init__(self, writer: CacheWriter, split: str, layers: tuple[int, ...]) -> None:
+        self._writer, self._split, self._layers = writer, split, layers
+        self._next = writer.rows_done(split)
+        self._held: Rows | None = None
+
+    def add(self, rows: Rows, complete: int) -> None:
+        """Take ``rows``, and write all below ``complete``, since none of those is still to come."""
+        found = _merged(self._held, rows)
+        first, end = np.searchsorted(found.numbers, [self._next, max(complete, self._next)])
+        self._held = found.cut(end, len(found.numbers))
+        if first < end:
+            self._writer.append(
+                self._split,
+                **{name: column[first:end] for name, column in found.columns.items()},
+                acts={layer: found.acts[i, first:end] for i, layer in enumerate(self._layers)},
+                start=int(found.numbers[first]),
+            )
+        self._next = max(complete, self._next)
+
+
+def _merged(held: Rows | None, new: Rows) -> Rows:
+    """Both in order."""
+    if held is None or not len(held.numbers):
+        return new
+    numbers = np.concatenate([held.numbers, new.numbers])
+    order = np.argsort(numbers, kind="stable")
+    columns = {
+        name: np.concatenate([column, new.columns[name]])[order]
+        for name, column in held.columns.items()
+    }
+    acts = np.concatenate([held.acts, new.acts], axis=1)[:, order]
+    return Rows(numbers[order], columns, acts)
 
 
 def start_rows(model: Any, batch: Batch, layers: tuple[int, ...], dtype: str) -> Fetch:

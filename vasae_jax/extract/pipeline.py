@@ -16,14 +16,11 @@ from vasae_jax.cache import (
     PartWriter,
     TextInfo,
 )
-from vasae_jax.extract.batches import Batches
-from vasae_jax.extract.layers import check_layers
-from vasae_jax.extract.model import Model, packs
-from vasae_jax.extract.packing import alone, even_size, pack
-from vasae_jax.extract.passes import run_passes
-from vasae_jax.extract.windows import SPLITS, Windows, make_windows
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.progress import Progress
+from vasae_jax.extract.model import Model, check_layers, packs
+from vasae_jax.extract.passes import Batches, run_passes
+from vasae_jax.extract.windows import SPLITS, Windows, alone, even_size, make_windows, pack
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.progress import Progress
 
 SHARD_BYTES = 512 * 2**20
 SHARD_ROWS = 32768

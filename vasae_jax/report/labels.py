@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vasae_jax.config import Config
-from vasae_jax.system.errors import UserError
-from vasae_jax.training.trained import Run
+from vasae_jax.training.run import Run
+from vasae_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from vasae_jax.evaluation.patching.model import Model, check_model
 from vasae_jax.report.figures.all import all_charts
-from vasae_jax.report.heatmap.cases import PUBLISHED, Case
-from vasae_jax.report.heatmap.grid import FirstNames, Grid, Row, make_grid
+from vasae_jax.report.heatmap import PUBLISHED, Case, FirstNames, Grid, Row, make_grid
 from vasae_jax.report.labels import Given
 from vasae_jax.report.page.build import build_page, check_folder
 from vasae_jax.report.panel import Panel, Published, make_panel, match_panels
-from vasae_jax.system.progress import Progress
 from vasae_jax.training.log import say
+from vasae_jax.utils.progress import Progress
 
 
 @dataclass(frozen=True)

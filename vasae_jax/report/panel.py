@@ -1,6 +1,7 @@
 """A panel: one run with everything that its page shows, measured once."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,23 +9,154 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.cache.vocab import Vocab
+from vasae_jax.cache import Cache
+from vasae_jax.cache.vocab import Vocab, printable
 from vasae_jax.config import Config
-from vasae_jax.dictionary import Dictionary
-from vasae_jax.dictionary.from_run import publish
-from vasae_jax.evaluation.contexts import Firings, Watch, shuffled_hold
+from vasae_jax.dictionary.card import OFTEN, aligned, best_features, layer_names_text
+from vasae_jax.dictionary.claims import AT, BEFORE, LAYER_CLAIM, RELATIONS, VERDICTS
+from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
-from vasae_jax.evaluation.examples.contexts import Examples
+from vasae_jax.evaluation.examples.collect import Examples
 from vasae_jax.evaluation.examples.gather import gather
-from vasae_jax.evaluation.names.holds import Held, held
-from vasae_jax.evaluation.relatives.head import HeadTokens, head_tokens
-from vasae_jax.evaluation.relatives.near import matches, near_features
-from vasae_jax.evaluation.relatives.together import Together, fire_together
-from vasae_jax.naming.layer import AT
-from vasae_jax.naming.nearest import Names
+from vasae_jax.evaluation.neighbours import (
+    HeadTokens,
+    Together,
+    fire_together,
+    head_tokens,
+    matches,
+    near_features,
+)
+from vasae_jax.evaluation.publish import publish
+from vasae_jax.names.by_embedding import Names
+from vasae_jax.names.by_layer import LayerNames
+from vasae_jax.names.evidence import Evidence, spread_features
+from vasae_jax.names.firings import Firings, Watch, contexts, largest, shuffled_hold
+from vasae_jax.names.scores import Held, held, held_table
 from vasae_jax.report.labels import Given, Label
-from vasae_jax.report.summary import names_of
-from vasae_jax.training.rundir import METRICS
+from vasae_jax.training.run import Run
+from vasae_jax.training.run_dir import METRICS
+
+# A few words of text around a row of a cache, the row's own token marked.
+
+
+TOKENS_BEFORE, TOKENS_AFTER = 8, 3
+"""Tokens shown on either side, of the same window."""
+
+
+class Snippets:
+    """The text of one split, by row."""
+
+    def __init__(self, cache: Cache, split: str) -> None:
+        """Raise UserError where the cache lacks the split, or a column is damaged."""
+        rows = cache.rows(split)
+        self._vocab = cache.vocab()
+        self._tokens = cache.column("tokens", split).read(0, rows)
+        self._positions = cache.column("positions", split).read(0, rows)
+
+    def text(self, row: int) -> str:
+        """``row``'s token in brackets, between what comes before it and after it."""
+        start = last = row
+        while start > max(row - TOKENS_BEFORE, 0) and self._goes_on(start - 1):
+            start -= 1
+        while last < min(row + TOKENS_AFTER, len(self._tokens) - 1) and self._goes_on(last):
+            last += 1
+        left, right = self._words(start, row), self._words(row + 1, last + 1)
+        return f"{left}[{self._words(row, row + 1)}]{right}"
+
+    def _goes_on(self, row: int) -> bool:
+        return bool(self._positions[row + 1] == self._positions[row] + 1)
+
+    def _words(self, start: int, stop: int) -> str:
+        data = b"".join(self._vocab.token_bytes(t) for t in self._tokens[start:stop].tolist())
+        return printable(data).replace("␣", " ") if data else ""
+
+
+# What a quickstart tells at its end: the measures, and named features with where they fire.
+
+
+SHOWN = 12
+"""Features in each of the two tables."""
+NAMES = 3
+"""Layer names shown of each feature."""
+HEAD = ("feature", "fires", "", "name (share held)", "holds", "verdict", "most", "an example")
+
+
+def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: Watch) -> str:
+    """The evaluation, how well names hold, and two tables: the best names and typical ones."""
+    found = watch.firings()
+    shown = _Table(run, found, dictionary, evaluation.split)
+    parts = [
+        evaluation.table(),
+        held_table(held(found, *names_of(dictionary)), watch.rows),
+        f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
+        shown.text(best_features(dictionary, SHOWN)),
+        "Typical features: evenly spaced, from those that fire most to those that fire least",
+        shown.text(typical_features(dictionary)),
+        "\n".join(textwrap.wrap(LAYER_CLAIM, 90)),
+    ]
+    return "\n\n".join(["", *parts])
+
+
+def typical_features(dictionary: Dictionary, count: int = SHOWN) -> list[int]:
+    """``count`` features evenly spaced in the order of fire rate, of those that fire."""
+    chosen: list[int] = spread_features(dictionary.fire_rate, count).tolist()
+    return chosen
+
+
+class _Table:
+    """Lines about features: names, what they hold, where features fire, an example."""
+
+    def __init__(self, run: Run, found: Firings, dictionary: Dictionary, split: str) -> None:
+        self._found, self._dictionary = found, dictionary
+        self._vocab = run.cache.vocab()
+        self._snippets = Snippets(run.cache, split)
+
+    def text(self, features: list[int]) -> str:
+        """A table of ``features``."""
+        where = contexts(self._found, features, len(self._vocab))
+        lines: list[tuple[str, ...]] = [HEAD]
+        for place, feature in enumerate(features):
+            before = self._dictionary.layer_relation[feature] == BEFORE
+            lines.append(self._line(feature, (where.before if before else where.at)[place]))
+        return "\n".join(aligned(lines))
+
+    def _line(self, feature: int, shares: np.ndarray) -> tuple[str, ...]:
+        dictionary = self._dictionary
+        most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in largest(shares, 2))
+        return (
+            str(feature),
+            f"{dictionary.fire_rate[feature]:.2%}",
+            RELATIONS[dictionary.layer_relation[feature]],
+            layer_names_text(dictionary, feature, NAMES),
+            f"{dictionary.hold[feature]:.0%}",
+            VERDICTS[int(dictionary.verdict[feature])],
+            most,
+            self._example(feature),
+        )
+
+    def _example(self, feature: int) -> str:
+        """The text about the row on which the feature fires most."""
+        mine = np.flatnonzero(self._found.feature == feature)
+        if not len(mine):
+            return ""
+        strongest = mine[np.argmax(self._found.activation[mine])]
+        return self._snippets.text(int(self._found.row[strongest]))
+
+
+def names_of(dictionary: Dictionary) -> tuple[LayerNames, Evidence, np.ndarray]:
+    """The layer names of a dictionary, what they are worth, and norms of the decoder rows."""
+    names = LayerNames(
+        dictionary.layer_token_ids, dictionary.layer_relation, dictionary.layer_expected
+    )
+    worth = Evidence(
+        name_hold=dictionary.layer_hold,
+        name_lift=dictionary.layer_lift,
+        name_rows=dictionary.layer_rows,
+        hold=dictionary.hold,
+        verdict=dictionary.verdict,
+    )
+    return names, worth, np.linalg.norm(dictionary.W_dec.astype(np.float64), axis=1)
+
 
 RELATIVES = 8
 """Near features, features that fire together, and tokens raised and lowered, shown of each."""
@@ -63,7 +195,7 @@ class Panel:
 
 
 Published = tuple[Dictionary, Evaluation, Watch]
-"""What :func:`vasae_jax.dictionary.from_run.publish` gives."""
+"""What :func:`vasae_jax.evaluation.publish.publish` gives."""
 
 
 def make_panel(

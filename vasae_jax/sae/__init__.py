@@ -6,12 +6,13 @@ all else here.
 
 from typing import TYPE_CHECKING, Any
 
-from vasae_jax.sae.execution import Given, Pass, choose_execution
+from vasae_jax.sae.config import Given, Pass, choose_execution
 from vasae_jax.sae.forward import Forward, decode, encode, forward, reconstruct
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
 if TYPE_CHECKING:
     from vasae_jax.sae.module import SAE as SAE
+
 
 __all__ = [
     "SAE",

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import dense, sparse
-from vasae_jax.sae.active import Active, preactivations
-from vasae_jax.sae.collective import share, sum_parts, sum_parts_of_own_rows
-from vasae_jax.sae.execution import Given, Pass
+from vasae_jax.sae.collectives import share, sum_parts, sum_parts_of_own_rows
+from vasae_jax.sae.config import Given, Pass
 from vasae_jax.sae.params import Params
-from vasae_jax.sae.tiles import by_tiles
-from vasae_jax.sae.topk import top_k
+from vasae_jax.sae.topk import Active, by_tiles, preactivations, top_k
 
 
 class Forward(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vasae_jax.config import SAEConfig
-from vasae_jax.sae.execution import Execution, Pass
+from vasae_jax.sae.config import Execution, Pass
 from vasae_jax.sae.forward import decode, encode, forward
 from vasae_jax.sae.params import Params, init_params
 

@@ -13,10 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.sae.active import within
 from vasae_jax.sae.params import row_dots
-from vasae_jax.sae.tiles import by_tiles
-from vasae_jax.sae.topk import top_k
+from vasae_jax.sae.topk import by_tiles, top_k, within
 
 LEAST_FEATURES = 512
 """Features per active one from which the smaller product pays for measuring the candidates."""

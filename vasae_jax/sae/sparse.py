@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import screen
-from vasae_jax.sae.active import Active, agree, preactivations
-from vasae_jax.sae.execution import Pass
-from vasae_jax.sae.tiles import by_tiles
-from vasae_jax.sae.topk import top_k
+from vasae_jax.sae.config import Pass
+from vasae_jax.sae.topk import Active, agree, by_tiles, preactivations, top_k
 
 EncodeSaved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 """For the gradient: x [B, d], shift [d], W_enc [F, d], values and ids [B, k]."""

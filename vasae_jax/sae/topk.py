@@ -1,5 +1,8 @@
 """Exact top-k of each row, ties to the lowest index, without sorting the row."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +51,95 @@ def _least(dtype: jnp.dtype) -> np.ndarray:
 def _block_width(width: int, k: int) -> int:
     """A power of two near sqrt(width / k), where both searches are about equally long."""
     return max(16, 1 << ((width // k).bit_length() // 2))
+
+
+# Rows that are encoded a tile after another, so that no array of all activations is ever held.
+
+
+CPU_TILE, TILE = 256, 4096
+"""Rows that are multiplied with the encoder at once, on CPUs and elsewhere: enough for a product at
+full speed, and on a CPU few enough that their activations are still in its cache when the largest
+are looked for."""
+
+Best = tuple[jax.Array, jax.Array]
+"""The k largest activations of each row [B, k], and their features."""
+
+
+def tile(rows: int) -> int:
+    """How many of ``rows`` rows are multiplied with the encoder at once."""
+    most = CPU_TILE if jax.default_backend() == "cpu" else TILE
+    return most if rows > most and rows % most == 0 else rows
+
+
+def by_tiles(best: Callable[[jax.Array], Best], x: jax.Array) -> Best:
+    """``best`` of the rows x [B, d]; a pure function, for use under ``jax.jit``."""
+    rows = tile(x.shape[0])
+    if rows == x.shape[0]:
+        return best(x)
+    values, ids = jax.lax.map(best, x.reshape(-1, rows, x.shape[1]))
+    return values.reshape(x.shape[0], -1), ids.reshape(x.shape[0], -1)
+
+
+# Which features fire: the encoder product and its exact top-k, whole or sharded.
+
+
+class Active(NamedTuple):
+    """The features that fire on each row, as this device's part of the features sees them."""
+
+    values: jax.Array
+    """[B, k] float32, the activations, 0 where the feature lost or is another device's."""
+    ids: jax.Array
+    """[B, k] int32, indices into this device's part of the features."""
+
+
+def preactivations(
+    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: np.dtype
+) -> jax.Array:
+    """relu((x - shift) W_enc^T + b_enc), [B, F] float32.
+
+    The product takes its inputs as ``compute`` and accumulates in float32.
+    """
+    dims = (((1,), (1,)), ((), ()))
+    rows, weights = (x - shift[None, :]).astype(compute), W_enc.astype(compute)
+    product = jax.lax.dot_general(rows, weights, dims, preferred_element_type=jnp.float32)
+    return jax.nn.relu(product + b_enc[None, :])
+
+
+def agree(
+    values: jax.Array,
+    ids: jax.Array,
+    features: int,
+    k: int,
+    axis: str | None,
+    limit: jax.Array | None = None,
+) -> Active:
+    """The k winners of all devices on ``axis``, of which each has ``features`` features.
+
+    ``values`` and ``ids`` [B, k] are the k largest of each row here, largest first. Each device
+    offers its own k; the winners are the k largest of all offers. Equal values go to the lowest
+    global id, as on one device: offers lie in order of device, and within a device in order of id.
+    Of the winners only the ``limit`` largest fire where it is given.
+    """
+    if axis is None:
+        return Active(values if limit is None else within(values, limit, 0.0), ids)
+    offers = jax.lax.all_gather(values, axis, axis=1, tiled=True)
+    offset = jax.lax.axis_index(axis) * features
+    offer_ids = jax.lax.all_gather(ids + offset, axis, axis=1, tiled=True)
+    best, at = jax.lax.top_k(offers, k)
+    best = best if limit is None else within(best, limit, jnp.inf)
+    cut, last = _cut(best, jnp.take_along_axis(offer_ids, at, axis=1))
+    won = (values > cut[:, None]) | ((values == cut[:, None]) & (ids + offset <= last[:, None]))
+    return Active(jnp.where(won, values, jnp.zeros_like(values)), ids)
+
+
+def within(values: jax.Array, limit: jax.Array, other: float) -> jax.Array:
+    """``values`` [B, n], those from column ``limit`` on replaced by ``other``."""
+    inside = jnp.arange(values.shape[1], dtype=jnp.int32) < limit
+    return jnp.where(inside[None, :], values, jnp.full_like(values, other))
+
+
+def _cut(values: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The smallest winning value of each row and the largest id that has it."""
+    cut = values.min(axis=1)
+    tied = jnp.where(values == cut[:, None], ids, jnp.full_like(ids, -1))
+    return cut, tied.max(axis=1)

@@ -1,6 +1,7 @@
 """Rows with what the trainer needs beside them: whether a row counts, and its document."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -9,8 +10,68 @@ import numpy as np
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
-from vasae_jax.stream.unusable import Tally, unusable
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
+
+# Rows that no model gives: not finite, or one number throughout.
+
+
+MOST = 0.01
+"""Most unusable rows that are dropped, as a share of the rows read or of the split's."""
+
+
+def unusable(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of ``x`` [n, d] (float32 or bfloat16) are not finite, and which are constant.
+
+    Returns:
+        bool [n]: a number of the row is NaN or infinite.
+        bool [n]: all its numbers are 0, or (with d > 1) one other.
+    """
+    # By their bits: NumPy compares integers several times as fast as bfloat16.
+    whole = np.dtype(f"u{x.dtype.itemsize}")
+    bits, infinity = x.view(whole), np.array(np.inf, x.dtype).view(whole)
+    largest = (bits & whole.type(2 ** (8 * whole.itemsize - 1) - 1)).max(axis=1)
+    constant = largest == 0
+    if x.shape[1] > 1:
+        maybe = np.flatnonzero(bits[:, 0] == bits[:, -1])  # few: the others need no second look
+        constant[maybe] |= (bits[maybe] == bits[maybe, :1]).all(axis=1)
+    return largest >= infinity, constant
+
+
+class Tally:
+    """Counts unusable rows among those read of an array, from any thread.
+
+    Args:
+        name: of the array, for the sentence.
+        rows: that the array has.
+    """
+
+    def __init__(self, name: str, rows: int) -> None:
+        self._name, self._rows = name, rows
+        self._lock = threading.Lock()
+        self._read = self._dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        """Unusable rows so far; a row that is read again counts again."""
+        return self._dropped
+
+    def add(self, read: int, dropped: int) -> None:
+        """Count rows that were read.
+
+        Raises:
+            UserError: more than MOST of the rows are unusable.
+        """
+        with self._lock:
+            self._read += read
+            self._dropped += dropped
+            found, most = self._dropped, MOST * max(self._read, self._rows)
+        if found > most:
+            raise UserError(
+                f"{self._name} has {found:,} rows that are not finite or are one number "
+                f"throughout, among {self._read:,} read; expected at most {MOST:.0%} of its rows "
+                "(extract the cache again)"
+            )
+
 
 B_co = TypeVar("B_co", covariant=True)
 NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
@@ -49,7 +110,7 @@ class Source:
     """The rows of one layer and split, with ``mask`` applied and unusable rows dropped.
 
     See :func:`median_norm` for the median that norms are compared with, and
-    :mod:`vasae_jax.stream.unusable` for the rows that are dropped, which ``tally`` counts.
+    :mod:`vasae_jax.stream.source` for the rows that are dropped, which ``tally`` counts.
 
     Raises:
         UserError: the cache lacks the layer or split, or a number is negative.
@@ -186,3 +247,104 @@ def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
             f"split {split!r}; expected a smaller skip_positions than its longest context"
         )
     return float(np.median(found))
+
+
+# Rows of several layers at the same positions.
+
+
+class Layers:
+    """The rows of ``layers`` of a split; what they have in common is read once.
+
+    Raises:
+        UserError: as :class:`vasae_jax.stream.source.Source` does, for any layer.
+    """
+
+    def __init__(self, cache: Cache, layers: Sequence[int], split: str, mask: Mask) -> None:
+        self._sources = [Source(cache, layer, split, mask) for layer in layers]
+        self.dtype = self._sources[0].acts.dtype
+
+    @property
+    def dropped(self) -> int:
+        """Unusable rows of all layers so far, as a :class:`Tally` counts them."""
+        return sum(source.tally.dropped for source in self._sources)
+
+    def columns(self) -> dict[str, RowArray]:
+        """The arrays that are read for each row: those of a layer with its place in the name."""
+        found: dict[str, RowArray] = {}
+        for place, source in enumerate(self._sources):
+            for name, array in source.columns().items():
+                found.setdefault(_name(name, place), array)
+        return found
+
+    def batch(self, columns: dict[str, np.ndarray]) -> list[Batch]:
+        """A batch for each layer; UserError where too many rows of one are unusable."""
+        return [
+            source.batch({name: columns[_name(name, place)] for name in source.columns()})
+            for place, source in enumerate(self._sources)
+        ]
+
+    def read_async(self, ranges: Sequence[tuple[int, int]]) -> PendingBatch[list[Batch]]:
+        """Begin to read ranges of rows, to be laid side by side."""
+        return PendingBatch(self, ranges)
+
+
+def _name(column: str, place: int) -> str:
+    return f"{column} {place}" if column in ("acts", "norms") else column
+
+
+# Rows in the order in which they are stored, for evaluation.
+
+
+def rows_in_order(
+    cache: Cache, layer: int, split: str, mask: Mask, *, batch: int, start: int = 0
+) -> Iterator[Batch]:
+    """Each row of a split once, in batches of ``batch`` rows; those of ``mask`` do not count.
+
+    Rows before ``start``, which is the first one of a chunk, are left out.
+
+    The last batch is filled up with rows of zeros that have ``keep`` False and ``docs`` -1.
+    The next rows are read while the consumer works.
+
+    Raises:
+        UserError: at once if the cache lacks the layer or split or a number does not fit;
+            on the way if a chunk is missing or damaged.
+    """
+    if batch < 1:
+        raise UserError(f"batch is {batch}; expected at least 1")
+    return _batches(Source(cache, layer, split, mask), batch, start)
+
+
+def _batches(source: Source, size: int, start: int) -> Iterator[Batch]:
+    out, filled = _blank(source, size), 0
+    for block in _blocks(source, size, start):
+        at = 0
+        while at < len(block.keep):
+            count = min(size - filled, len(block.keep) - at)
+            for name in ("x", "keep", "docs"):
+                getattr(out, name)[filled : filled + count] = getattr(block, name)[at : at + count]
+            at, filled = at + count, filled + count
+            if filled == size:
+                yield out
+                out, filled = _blank(source, size), 0
+    if filled:
+        yield out
+
+
+def _blocks(source: Source, size: int, first: int) -> Iterator[Batch]:
+    """Runs of whole chunks of about a batch, so that no chunk is read twice."""
+    chunk = source.acts.chunk_rows
+    step = chunk * max(1, size // chunk)
+    if first >= source.rows:
+        return
+    ranges = [(start, min(start + step, source.rows)) for start in range(first, source.rows, step)]
+    pending = source.read_async(ranges[:1])
+    for following in ranges[1:]:
+        ahead = source.read_async([following])
+        yield pending.result()
+        pending = ahead
+    yield pending.result()
+
+
+def _blank(source: Source, size: int) -> Batch:
+    x = np.zeros((size, source.acts.shape[1]), source.acts.dtype)
+    return Batch(x, np.zeros(size, np.bool_), np.full(size, -1, np.int32))

@@ -7,7 +7,7 @@ import numpy as np
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
 from vasae_jax.stream.source import Source, median_norm, spread_chunks
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
-from vasae_jax.stream.lane import Lane
-from vasae_jax.stream.layers import Layers
 from vasae_jax.stream.order import Order, Shuffle, check
 from vasae_jax.stream.prefetch import Prefetch
-from vasae_jax.stream.source import Batch
-from vasae_jax.system.errors import UserError
+from vasae_jax.stream.reader import Lane
+from vasae_jax.stream.source import Batch, Layers
+from vasae_jax.utils.errors import UserError
 
 T = TypeVar("T")
 QUEUE = 3  # batches that are made ahead

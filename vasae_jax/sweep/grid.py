@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from vasae_jax.system.errors import UserError
+from vasae_jax.utils.errors import UserError
 
 Point = Mapping[str, Any]
 """Settings by dotted name, such as ``sae.k``."""

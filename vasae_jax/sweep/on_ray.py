@@ -9,11 +9,11 @@ from typing import Any
 from vasae_jax.config import Config
 from vasae_jax.sweep.packs import Pack
 from vasae_jax.sweep.train import train_one
-from vasae_jax.system.errors import UserError, first_line
-from vasae_jax.system.memory import keep_pages
-from vasae_jax.system.quiet import quiet_libraries
 from vasae_jax.training.log import say
-from vasae_jax.training.pack.rules import Rules
+from vasae_jax.training.status import Rules
+from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.signals import quiet_libraries
 
 RETRIES = 10
 """Times that a pack is started again after its worker was lost."""
@@ -156,7 +156,7 @@ def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
 
 
 def _as_host(pack: Pack, rules: Rules, place: tuple[str, int, int]) -> None:
-    from vasae_jax.devices.distributed import Hosts, joined
+    from vasae_jax.distributed.hosts import Hosts, joined
 
     keep_pages()
     quiet_libraries()

@@ -1,19 +1,80 @@
 """The points of a sweep as runs, each with an id that lasts and a name that reads."""
 
+import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import flatten, from_dict, to_dict
-from vasae_jax.sweep.grid import Grid
-from vasae_jax.sweep.typed import applied
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import sha256_bytes, write_json
-from vasae_jax.training.rundir import lasting
+from vasae_jax.config.overrides import flatten, from_dict, to_dict, variable_of
+from vasae_jax.sweep.grid import Grid, Point
+from vasae_jax.training.run_dir import lasting
+from vasae_jax.training.status import Rules
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_bytes, write_json
+
+# Settings of a point, checked by name and type before anything starts.
+
+
+REFUSED = ("run.out", "run.overwrite", "run.fall_back")
+"""Settings that a sweep sets itself, or that are no part of a run."""
+
+
+def applied(base: Config, point: Point, number: int) -> Config:
+    """``base`` with the settings of point ``number``.
+
+    Raises:
+        UserError: an unknown setting (with the nearest one) or a value of a wrong type.
+    """
+    config = base
+    for name, value in point.items():
+        hint = _hint(name, number)
+        if not fits(value, hint):
+            raise UserError(
+                f"point {number} sets {name} to {value!r} ({type(value).__name__}); "
+                f"expected {_said(hint)}"
+            )
+        section, field = name.split(".")
+        changed = replace(getattr(config, section), **{field: value})
+        config = replace(config, **{section: changed})
+    return config
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the type ``hint``; a whole number also serves as a float."""
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(one) and value == one for one in get_args(hint))
+    if get_args(hint):  # a union
+        return any(fits(value, one) for one in get_args(hint))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _hint(name: str, number: int) -> Any:
+    known = flatten(Config())
+    if name in REFUSED:
+        raise UserError(f"point {number} sets {name}; expected a setting that shapes its run")
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+        last = [one for one in known if one.split(".")[1] == name.split(".")[-1]]
+        raise UserError(
+            f"point {number} sets {name}, which is no setting; did you mean {(last or near)[0]}?"
+        )
+    section, field = name.split(".")
+    return get_type_hints(type(getattr(Config(), section)))[field]
+
+
+def _said(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_args(hint):
+        return " or ".join(_said(one) for one in get_args(hint))
+    return "None" if hint is type(None) else str(hint.__name__)
+
 
 SWEEP, RUNS = "sweep.json", "runs"
 DIGITS = 10
@@ -125,3 +186,34 @@ def _names(configs: list[Config]) -> list[str]:
 
 def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# What a sweep file defines.
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A grid of runs."""
+
+    base: Config
+    """What all points have in common."""
+    points: Grid
+    """What each sets instead; see :mod:`vasae_jax.sweep.grid`."""
+    out: str
+    """Directory of the sweep: every run under ``runs/ID``, and the table of all."""
+    rules: Rules = field(default_factory=Rules)
+    """When a run ends before its last step."""
+
+
+def load_sweep(path: str) -> Sweep:
+    """The ``sweep`` that a Python file defines.
+
+    Raises:
+        UserError: no such file, it fails to run, or it defines no ``sweep = Sweep(...)``.
+    """
+    found = variable_of(path, "sweep", "sweep = Sweep(...)")
+    if not isinstance(found, Sweep):
+        raise UserError(
+            f"sweep {path} has sweep = {type(found).__name__}; expected a vasae_jax.sweep.Sweep"
+        )
+    return found

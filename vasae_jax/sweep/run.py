@@ -2,18 +2,36 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from vasae_jax.devices.distributed import is_first
-from vasae_jax.sweep.board import write_board
-from vasae_jax.sweep.definition import Sweep
+from vasae_jax.config import Config
+from vasae_jax.distributed.hosts import is_first
+from vasae_jax.sweep.grid import Point
 from vasae_jax.sweep.packs import Pack, in_pack_order, packs_of, sliced
-from vasae_jax.sweep.points import Member, members_of, write_members
-from vasae_jax.sweep.results import table, write_table
+from vasae_jax.sweep.points import (
+    SWEEP,
+    Member,
+    Sweep,
+    members_of,
+    named,
+    read_members,
+    write_members,
+)
+from vasae_jax.sweep.table import (
+    DONE,
+    best_first,
+    measured,
+    standing,
+    table,
+    write_board,
+    write_table,
+)
 from vasae_jax.sweep.train import Planner, train_packs
-from vasae_jax.system.errors import UserError
+from vasae_jax.training.status import Rules
+from vasae_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -100,3 +118,66 @@ def write_results(out: Path, members: Sequence[Member]) -> list[Path]:
     if members[0].config.run.tensorboard:
         write_board(out, members, rows)
     return write_table(out, rows)
+
+
+# One run out of a sweep.
+
+
+def chosen_run(out: Path, best: str | None, member: str | None) -> Path:
+    """The directory of the run that is best by column ``best``, or of the one of id ``member``.
+
+    Only runs that are done compete. An id may be cut short.
+
+    Raises:
+        UserError: ``out`` is no sweep, or no run, or more than one, is meant.
+    """
+    members = read_members(out)
+    if best is not None:
+        done = [row for row in table(members) if row["status"] == DONE]
+        found = [row["id"] for row in best_first(done, best)[:1]] if done else []
+        wanted = f"done run with {best}"
+    else:
+        found = [one.id for one in members if one.id.startswith(member or " ")]
+        wanted = f"run {member}"
+    if len(found) != 1:
+        raise UserError(f"sweep {out} has {len(found)} of: {wanted}; expected one")
+    return next(one.path for one in members if one.id == found[0])
+
+
+# Training points that a tuner asks for.
+
+
+def train_points(
+    base: Config, points: Iterable[Point], out: str, rules: Rules | None = None
+) -> list[dict[str, Any]]:
+    """Train and measure some points of a sweep that grows, those together that can be.
+
+    Points that ``out`` holds already are not trained again. All that were ever asked for are in
+    its table, which the verbs of ``vasae sweep`` read.
+
+    Args:
+        base: what all points have in common.
+        points: what each sets instead, by dotted name, such as ``{"optim.lr": 2e-3}``.
+        out: directory of the sweep.
+        rules: when a run ends before its last step.
+
+    Returns:
+        For each point its measures by dotted name, such as ``unmasked.fvu``, with ``id`` and
+        ``status``. A run that diverged before its first checkpoint has no others.
+
+    Raises:
+        UserError: a setting cannot be used (before anything starts), or a pack failed.
+        Stopped: a signal asked for it; progress is kept.
+    """
+    grid = tuple(points)
+    asked = members_of(base, grid, out)
+    before = read_members(Path(out)) if (Path(out) / SWEEP).exists() else []
+    known = named(list({member.id: member for member in (*before, *asked)}.values()))
+    planner = Planner(asked)
+    write_members(Path(out), known)
+    try:
+        train_packs(planned(asked, planner, Asked()), rules or Rules())
+    finally:
+        write_results(Path(out), known)
+    of_point = [members_of(base, (point,), out)[0] for point in grid]
+    return [{"id": one.id, "status": standing(one).status, **measured(one)} for one in of_point]

@@ -6,10 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vasae_jax.sweep.points import Member
-from vasae_jax.sweep.results import Row, best_first, column
-from vasae_jax.sweep.standing import DONE, RUNNING, TRAINED, WAITING, Standing, standing
-from vasae_jax.system.clock import duration
-from vasae_jax.system.errors import UserError
+from vasae_jax.sweep.table import (
+    DONE,
+    RUNNING,
+    TRAINED,
+    WAITING,
+    Row,
+    Standing,
+    best_first,
+    column,
+    standing,
+)
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.progress import duration
 
 ORDER = (DONE, TRAINED, RUNNING, WAITING, "diverged", "stopped")
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {

@@ -8,21 +8,20 @@ import jax
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import Manifest
-from vasae_jax.devices.distributed import said_by_first
-from vasae_jax.evaluation.whole import measures
-from vasae_jax.sweep.memory import most_members, on_device
-from vasae_jax.sweep.packs import Pack, by_step
+from vasae_jax.distributed.hosts import said_by_first
+from vasae_jax.evaluation.log import measures
+from vasae_jax.sweep.packs import Pack, by_step, most_members, on_device
 from vasae_jax.sweep.points import Member
-from vasae_jax.sweep.standing import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, standing
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import write_json
-from vasae_jax.training.checks import check_cache, check_settings, features
+from vasae_jax.sweep.table import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, standing
+from vasae_jax.training.checks import alike, check_cache, check_settings, features
 from vasae_jax.training.log import say
-from vasae_jax.training.memory import Memory
-from vasae_jax.training.pack import alike, rounds_of, widest
-from vasae_jax.training.pack.loop import run_pack
-from vasae_jax.training.pack.rules import Rules
-from vasae_jax.training.trained import open_trained
+from vasae_jax.training.pack import rounds_of, widest
+from vasae_jax.training.pack_loop import run_pack
+from vasae_jax.training.run import open_trained
+from vasae_jax.training.shapes import Memory
+from vasae_jax.training.status import Rules
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import write_json
 
 
 class Planner:

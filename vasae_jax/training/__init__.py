@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vasae_jax.training.loop import train as train
-    from vasae_jax.training.trained import Run as Run
-    from vasae_jax.training.trained import open_trained as open_trained
+    from vasae_jax.training.run import Run as Run
+    from vasae_jax.training.run import open_trained as open_trained
 
-_HOMES = {"Run": "trained", "open_trained": "trained", "train": "loop"}
+
+_HOMES = {"Run": "run", "open_trained": "run", "train": "loop"}
 __all__ = sorted(_HOMES)
 
 

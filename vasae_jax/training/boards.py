@@ -9,10 +9,10 @@ import numpy as np
 
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
-from vasae_jax.devices.distributed import is_first
-from vasae_jax.system.errors import UserError, first_line
-from vasae_jax.system.files import sha256_bytes
-from vasae_jax.training.rundir import CONFIG, RunDir
+from vasae_jax.distributed.hosts import is_first
+from vasae_jax.training.run_dir import CONFIG, RunDir
+from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import sha256_bytes
 
 COSINES, SHARES = np.linspace(-1, 1, 81), np.linspace(0, 1, 41)
 """Edges of histograms of cosines and of shares."""

@@ -2,22 +2,22 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from vasae_jax.anchor import Staleness
 from vasae_jax.config import Config
-from vasae_jax.devices.distributed import is_first
+from vasae_jax.distributed.hosts import is_first
 from vasae_jax.stream import ReadStats, Stream
-from vasae_jax.system.clock import duration
 from vasae_jax.training.boards import open_boards
-from vasae_jax.training.glance import Glance, Glimpse, histograms
-from vasae_jax.training.guard import Loss
-from vasae_jax.training.rundir import RunDir
+from vasae_jax.training.probe import Glance, Glimpse, histograms
+from vasae_jax.training.run_dir import RunDir
 from vasae_jax.training.state import TrainState
+from vasae_jax.training.status import Loss
 from vasae_jax.training.step import Metrics
+from vasae_jax.utils.progress import duration
 
 
 class Log:
@@ -136,3 +136,33 @@ def say(line: str) -> None:
     """One line for the person who watches, on stderr, from the first process."""
     if is_first():
         print(line, file=sys.stderr, flush=True)
+
+
+# The line for people of a pack: how far it is and how fast it goes.
+
+
+class PackLine:
+    """Says how a pack of ``runs`` runs goes; rates are over the steps since the last line."""
+
+    def __init__(self, config: Config, runs: int) -> None:
+        self._steps, self._batch, self._runs = config.run.steps, config.data.batch, runs
+        self.start(0)
+
+    def start(self, done: int) -> None:
+        """Begin the clock after step ``done``."""
+        self._at, self._since = done, time.monotonic()
+
+    def show(self, step: int, found: Sequence[Metrics]) -> None:
+        """Say where the pack is, with the metrics of the runs that go on."""
+        now = time.monotonic()
+        rate = (step - self._at) / max(now - self._since, 1e-9)
+        self._at, self._since = step, now
+        if not found:
+            return
+        fvu = sorted(float(one.fvu) for one in found)
+        say(
+            f"{len(found)} of {self._runs} runs: step {step}/{self._steps}  "
+            f"fvu {fvu[0]:.4f} to {fvu[-1]:.4f}  {rate:.2f} steps/s  "
+            f"{rate * self._batch * len(found):,.0f} tokens/s in all  "
+            f"{duration((self._steps - step) / max(rate, 1e-9))} left"
+        )

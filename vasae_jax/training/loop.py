@@ -13,37 +13,35 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import spread_staleness
-from vasae_jax.anchor.layer import placed
+from vasae_jax.anchor.whitening import placed
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
-from vasae_jax.devices.distributed import Stop, check_same, together
-from vasae_jax.devices.mesh import DATA, MODEL, make_mesh
-from vasae_jax.devices.placement import check_rows, on_all, rows_on_mesh, seed_key
+from vasae_jax.distributed.hosts import Stop, check_same, together
+from vasae_jax.distributed.mesh import (
+    DATA,
+    MODEL,
+    check_rows,
+    make_mesh,
+    on_all,
+    rows_on_mesh,
+    seed_key,
+)
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import Prefetch, Shuffle, Stats, Stream, statistics, tokens_by_count
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.signals import Stopped
-from vasae_jax.training.checkpoint import Checkpoints
-from vasae_jax.training.checks import (
-    check_cache,
-    check_mesh,
-    check_settings,
-    features,
-    order_seed,
-)
+from vasae_jax.training.autotune import settled
+from vasae_jax.training.checkpoint import Checkpoints, step_to_resume
+from vasae_jax.training.checks import check_cache, check_mesh, check_settings, features, order_seed
 from vasae_jax.training.events import Events
-from vasae_jax.training.glance import glance_of, wants_glances
+from vasae_jax.training.hparams import phases, pulled
 from vasae_jax.training.log import Log, say
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.phases import phases
-from vasae_jax.training.pulled import pulled
-from vasae_jax.training.resume import step_to_resume
-from vasae_jax.training.rundir import own_runs
-from vasae_jax.training.settle import settled
-from vasae_jax.training.state import Start, TrainState, make_state
+from vasae_jax.training.probe import glance_of, wants_glances
+from vasae_jax.training.run_dir import own_runs
+from vasae_jax.training.state import Start, TrainState, make_state, starting_rows, target_rows
 from vasae_jax.training.step import make_step
-from vasae_jax.training.targets import starting_rows, target_rows
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.signals import Stopped
 
 _POLL = 0.1  # seconds after which a wait for a batch looks for a signal
 B = TypeVar("B")

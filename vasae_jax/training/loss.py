@@ -6,7 +6,7 @@ reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * vari
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
 where the encoder is pulled, with its nearest anchor, which is that of the largest cosine. Of an
 encoder row with a layer anchor, s_i is taken as the layer's rows scatter
-(:mod:`vasae_jax.anchor.layer.scatter`); the weights w_i sum to 1 over all features
+(:mod:`vasae_jax.anchor.whitening`); the weights w_i sum to 1 over all features
 (arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
 reconstruction where lambda is relative: the gradient is then that of
 log(reconstruction) - lambda * sum_i ..., but for a factor that
@@ -19,15 +19,24 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor import AnchorState, aligned_and_pull
-from vasae_jax.anchor.layer import Nearest, Placed, TokensOf, scattered_pull
+from vasae_jax.anchor.layer_anchors import TokensOf
+from vasae_jax.anchor.loss import Nearest, scattered_pull
+from vasae_jax.anchor.whitening import Placed
 from vasae_jax.config import Config
-from vasae_jax.devices.mesh import DATA, MODEL
+from vasae_jax.distributed.mesh import DATA, MODEL
 from vasae_jax.sae import Given as GivenToPass
 from vasae_jax.sae import Params, Pass, forward
-from vasae_jax.sae.collective import own_rows, sum_parts
-from vasae_jax.sae.execution import Execution
-from vasae_jax.training.knobs import Given, Number, knobs_of
-from vasae_jax.training.pulled import keeps_unit, pulled, pulled_name, pulls_unit
+from vasae_jax.sae.collectives import own_rows, sum_parts
+from vasae_jax.sae.config import Execution
+from vasae_jax.training.hparams import (
+    Given,
+    Number,
+    keeps_unit,
+    knobs_of,
+    pulled,
+    pulled_name,
+    pulls_unit,
+)
 
 
 class Batch(NamedTuple):

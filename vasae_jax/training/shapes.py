@@ -1,19 +1,27 @@
 """The shapes of what a run starts from and its steps read, without any array."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.layer import KINDS, Placed, Scatter
-from vasae_jax.anchor.layer.scatter import RANK
+from vasae_jax.anchor.whitening import KINDS, RANK, Placed, Scatter
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.config import Config
+from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL, Rules
+from vasae_jax.sae import choose_execution
+from vasae_jax.sae.config import Execution
+from vasae_jax.sae.topk import tile
 from vasae_jax.training.checks import features
+from vasae_jax.training.loop import checked
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.state import Start
+from vasae_jax.training.pack import rounds_of
+from vasae_jax.training.state import Start, state_init
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def shaped(dtype: Any, *shape: int) -> Any:
 
 
 def _placed(config: Config, shapes: Shapes) -> Placed | None:
-    """Of the measure that :func:`vasae_jax.training.targets.target_rows` gives."""
+    """Of the measure that :func:`vasae_jax.training.state.target_rows` gives."""
     anchor = config.anchor
     if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
         return None
@@ -79,7 +87,109 @@ def _placed(config: Config, shapes: Shapes) -> Placed | None:
 
 
 def _anchors(config: Config, shapes: Shapes) -> int:
-    """Rows of :func:`vasae_jax.training.targets.target_rows`, at most."""
+    """Rows of :func:`vasae_jax.training.state.target_rows`, at most."""
     if config.sae.method != "soft":
         return 1
     return shapes.vocab * len(KINDS.get(config.anchor.kind, ("embedding",)))
+
+
+# How much of a device's memory a run takes, worked out from shapes before anything is compiled.
+
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device."""
+
+    state: int
+    """Parameters, Adam's moments, nearest anchors and counters, of all runs that it holds."""
+    context: int
+    """Anchors, and what they are measured by."""
+    gradients: int
+    """Of both matrices, while a step is under way."""
+    activations: int
+    """Of all features on the device's rows, while a step is under way."""
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.state + self.context + self.gradients + self.activations
+
+    def __str__(self) -> str:
+        parts = ("state", "context", "gradients", "activations")
+        said = ", ".join(f"{part} {getattr(self, part) / MIB:,.0f} MiB" for part in parts)
+        return f"about {self.total / MIB:,.0f} MiB on each device: {said}"
+
+
+def planned(configs: Sequence[Config]) -> Memory:
+    """The memory that a run, or a pack of runs, takes on each device here.
+
+    Raises:
+        UserError: the run would be refused.
+    """
+    first = configs[0]
+    cache, mesh, _ = checked(first)
+    return memory(
+        first,
+        shapes_of(first, cache.manifest),
+        mesh.shape,
+        choose_execution(first.sae.execution, jax.default_backend()),
+        rounds=len(rounds_of(configs, mesh.shape[MEMBER])),
+        layers=len({config.data.layer for config in configs}),
+    )
+
+
+def memory(
+    config: Config,
+    shapes: Shapes,
+    axes: Mapping[str, int],
+    execution: Execution,
+    *,
+    rounds: int = 1,
+    layers: int = 1,
+) -> Memory:
+    """What a run, or a pack of runs like it, takes on each device.
+
+    A compiler may plan more or less, by copies that it makes or avoids: within a seventh for the
+    shapes of docs/benchmarks.md.
+
+    Args:
+        config: of the run. shapes: its sizes. execution: of its step.
+        axes: devices along each axis of the mesh.
+        rounds: runs that a device holds.
+        layers: that they are of; each has anchors of its own.
+    """
+    features, rows = shapes.features // axes[MODEL], shapes.rows // axes[DATA]
+    start = start_shapes(config, shapes)
+    state = jax.eval_shape(state_init(config, shapes.features), start)
+    context = context_shapes(config, shapes)
+    return Memory(
+        state=_bytes(state, Rules().state(state), axes) * rounds,
+        context=sum(_size(leaf) for leaf in jax.tree.leaves(context)) * layers,
+        gradients=2 * 4 * features * shapes.d,
+        activations=_activations(config, execution, rows) * features,
+    )
+
+
+def _activations(config: Config, execution: Execution, rows: int) -> int:
+    """Bytes held for each feature."""
+    if execution == "dense":  # activations, and the gradient behind them
+        return rows * (4 + (2 if config.sae.compute == "bfloat16" else 4))
+    # XLA adds bias and bound where the product lies, but what comes after a relu beside it.
+    return tile(rows) * (4 if config.sae.screen == "on" else 8)
+
+
+def _bytes(tree: Any, specs: Any, axes: Mapping[str, int]) -> int:
+    leaves = jax.tree.leaves(tree)
+    split = [
+        math.prod(axes[axis] for axis in spec if axis is not None)
+        for spec in jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, P))
+    ]
+    return sum(_size(leaf) // parts for leaf, parts in zip(leaves, split, strict=True))
+
+
+def _size(leaf: Any) -> int:
+    size: int = math.prod(leaf.shape) * leaf.dtype.itemsize
+    return size

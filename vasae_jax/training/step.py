@@ -16,13 +16,12 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config
-from vasae_jax.devices.compiler import options
-from vasae_jax.devices.mesh import MODEL, Rules
+from vasae_jax.distributed.compilation import options
+from vasae_jax.distributed.mesh import MODEL, Rules
 from vasae_jax.sae import Params, unit_rows
-from vasae_jax.sae.execution import Execution
-from vasae_jax.training.knobs import Knobs, knobs_of
+from vasae_jax.sae.config import Execution
+from vasae_jax.training.hparams import Knobs, keeps_unit, knobs_of, pulled, pulls_unit
 from vasae_jax.training.loss import Batch, Context, Measures, loss_and_grads
-from vasae_jax.training.pulled import keeps_unit, pulled, pulls_unit
 from vasae_jax.training.state import Counters, TrainState, adam
 
 DEAD_STEPS = 200
@@ -55,7 +54,7 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
     """The jitted step of a pull that has set in; the state passed in is donated.
 
     ``state`` gives the structure and shapes only. Before the pull sets in there is a shorter
-    step, see :mod:`vasae_jax.training.phases`.
+    step, see :mod:`vasae_jax.training.hparams`.
     """
     rules = Rules()
     specs = rules.state(state)

@@ -16,18 +16,15 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig
-from vasae_jax.devices.mesh import DATA, Rules, make_mesh, shardings
-from vasae_jax.evaluation.evaluate import decoded, param_specs, winners
-from vasae_jax.evaluation.examples.collect import Collector
-from vasae_jax.evaluation.examples.contexts import Examples, examples
-from vasae_jax.evaluation.examples.positions import ByPosition
+from vasae_jax.distributed.mesh import DATA, Rules, make_mesh, shardings
+from vasae_jax.evaluation.evaluate import Slots, decoded, param_specs, winners
+from vasae_jax.evaluation.examples.collect import ByPosition, Collector, Examples, examples
 from vasae_jax.evaluation.run import screened
-from vasae_jax.evaluation.slots import Slots
 from vasae_jax.sae.params import Params
 from vasae_jax.stream import rows_in_order
-from vasae_jax.system.files import atomic_file, sha256_array
-from vasae_jax.system.progress import Progress
-from vasae_jax.training.trained import Run
+from vasae_jax.training.run import Run
+from vasae_jax.utils.files import atomic_file, sha256_array
+from vasae_jax.utils.progress import Progress
 
 BATCH = 4096
 """Rows encoded at once, at least; the examples do not depend on it."""

@@ -1,27 +1,202 @@
 """How well a layer's reconstruction carries the model's predictions: CE recovered, KL, lens."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.evaluation.patching.compare import Own, compare, cross_entropy, known, largest
-from vasae_jax.evaluation.patching.figures import (
-    PATCHES,
-    POLICIES,
-    POPULATIONS,
-    Lens,
-    LMFigures,
-    effects,
-)
-from vasae_jax.evaluation.patching.model import Model, patched_logits, whole
-from vasae_jax.evaluation.patching.windows import Windows, WindowTable
+from vasae_jax.evaluation.patching.model import Model, Windows, WindowTable, patched_logits, whole
 from vasae_jax.sae import Params, reconstruct
 from vasae_jax.stream import statistics
-from vasae_jax.system.progress import Progress
-from vasae_jax.training.trained import Run
+from vasae_jax.training.run import Run
+from vasae_jax.utils.progress import Progress
+
+# Logits against a model's own: cross-entropy, KL, and the largest.
+#
+# All run over [S, T, V] numbers, which takes a good part of the time of a small model's forward pass.
+# So what is the same for all patches is worked out once, and of a patch nothing of that size is
+# written but its logits.
+
+
+class Own(NamedTuple):
+    """What the untouched model says, worked out once for all patches."""
+
+    logits: jax.Array
+    """[S, T, V] float32"""
+    shares: jax.Array
+    """[S, T, V] float32, the probabilities"""
+    log_sum: jax.Array
+    """[S, T] float32, log sum exp of the logits"""
+
+
+@jax.jit
+def known(logits: jax.Array) -> Own:
+    """Of the model's ``logits`` [S, T, V]."""
+    logits = logits.astype(jnp.float32)
+    log_sum = _log_sum(logits)
+    return Own(logits, jnp.exp(logits - log_sum[..., None]), log_sum)
+
+
+@jax.jit
+def compare(own: Own, other: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of ``other`` and KL(own || other), both float32 [S, T] in nats.
+
+    With p the model's probabilities, KL is sum p (own - other) and the difference of log sums: 0
+    where the two are equal, and no log-probabilities are written.
+
+    Args:
+        own: what the model says.
+        other: the patched model's logits [S, T, V].
+        targets: int32 [S, T], next tokens.
+    """
+    other = other.astype(jnp.float32)
+    log_sum = _log_sum(other)
+    kl = jnp.sum(own.shares * (own.logits - other), axis=-1) + log_sum - own.log_sum
+    return cross_entropy(other, log_sum, targets), kl
+
+
+@jax.jit
+def cross_entropy(logits: jax.Array, log_sum: jax.Array, targets: jax.Array) -> jax.Array:
+    """Of ``logits`` [S, T, V] whose log sum exp is ``log_sum`` [S, T], for ``targets``; [S, T]."""
+    return log_sum - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def _log_sum(logits: jax.Array) -> jax.Array:
+    """log sum exp over the last axis."""
+    most = jnp.max(logits, axis=-1)
+    return most + jnp.log(jnp.sum(jnp.exp(logits - most[..., None]), axis=-1))
+
+
+@jax.jit
+def largest(logits: jax.Array) -> jax.Array:
+    """The first of the largest, int32 [S, T]; XLA on CPU takes four times as long to ``argmax``."""
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    none = jnp.full_like(ids, logits.shape[-1])
+    there = logits == jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(there, ids, none), axis=-1)
+
+
+# What patching a layer says, as JSON and as a table.
+
+
+POLICIES = ("every_row", "unmasked_rows")
+"""Rows that are replaced: all of a window's, or all but first positions and norm outliers."""
+POPULATIONS = ("unmasked", "all_rows")
+"""Rows over which the logit lens is compared, named as in an evaluation."""
+PATCHES = ("identity", "sae", "mean", "zero")
+"""What they are replaced by: themselves, the SAE's x_hat, the mean row, 0."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one patch does to next-token prediction, as means over the scored positions."""
+
+    ce: float
+    """Cross-entropy (nats)."""
+    kl: float
+    """KL(model || patched model) (nats)."""
+    ce_recovered: float | None
+    """1 - (ce - CE) / (CE_zero - CE); None if zeros predict no worse than the model."""
+    ce_recovered_over_mean: float | None
+    """The same with the mean row as the floor."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """How often a replacement's largest logit by the logit lens is the row's own."""
+
+    rows: int
+    sae: float
+    """Share of the rows, for the SAE's x_hat."""
+    mean: float
+    """Share of the rows, for the mean row: the baseline."""
+
+
+@dataclass(frozen=True)
+class LMFigures:
+    """A model with one layer's output replaced."""
+
+    model: str
+    computed: str
+    """How the model was run, in words."""
+    layer: int
+    windows: int
+    positions: int
+    """Scored positions: those whose next token lies in the window, masked or not."""
+    rows: int
+    """Rows of the windows."""
+    masked_rows: int
+    """Of these, first positions and norm outliers."""
+    ce: float
+    """Cross-entropy of the untouched model (nats)."""
+    patched: Mapping[str, Mapping[str, Effect]]
+    """By policy of which rows are replaced, then by what replaces them."""
+    logit_lens: Mapping[str, Lens]
+    """By population of rows."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """A readable table, one block for each policy."""
+        lines = [
+            f"{self.model} ({self.computed}) with the output of layer {self.layer} replaced: "
+            f"{self.windows} windows, {self.positions} predictions, {self.masked_rows} of "
+            f"{self.rows} rows masked",
+            _line("", "CE", "KL", "recovered", "over mean"),
+            _line("model untouched", f"{self.ce:.4f}", "", "", ""),
+            *self._patch_lines(),
+            _line("logit lens: same top token", "SAE", "mean row", "rows", ""),
+        ]
+        for name, lens in self.logit_lens.items():
+            shares = f"{lens.sae:.1%}", f"{lens.mean:.1%}", f"{lens.rows}"
+            lines.append(_line(f"  {name.replace('_', ' ')}", *shares, ""))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _patch_lines(self) -> Iterator[str]:
+        words = {"every_row": "every row replaced", "unmasked_rows": "masked rows left untouched"}
+        names = {"identity": "itself", "sae": "SAE", "mean": "mean row", "zero": "zero"}
+        for policy, found in self.patched.items():
+            yield words[policy]
+            for name, effect in found.items():
+                shares = (effect.ce_recovered, effect.ce_recovered_over_mean)
+                texts = ("-" if share is None else f"{share:.4f}" for share in shares)
+                yield _line(f"  {names[name]}", f"{effect.ce:.4f}", f"{effect.kl:.4f}", *texts)
+
+
+def effects(means: Mapping[str, np.ndarray], ce: float) -> dict[str, Effect]:
+    """The effects of the patches of one policy.
+
+    Args:
+        means: cross-entropy and KL of each patch, [2].
+        ce: cross-entropy of the untouched model.
+    """
+    zero, mean = float(means["zero"][0]), float(means["mean"][0])
+    return {
+        name: Effect(
+            ce=float(own),
+            kl=float(kl),
+            ce_recovered=recovered(float(own), ce, zero),
+            ce_recovered_over_mean=recovered(float(own), ce, mean),
+        )
+        for name, (own, kl) in means.items()
+    }
+
+
+def recovered(patched: float, ce: float, floor: float) -> float | None:
+    """1 - (patched - ce) / (floor - ce); None if the floor is no worse than the model."""
+    return 1 - (patched - ce) / (floor - ce) if floor > ce else None
+
+
+def _line(head: str, *cells: str) -> str:
+    return f"{head:<32}" + "".join(f"{cell:>12}" for cell in cells)
+
 
 LOGIT_BYTES = 128 * 2**20
 """Windows run at once hold about this many bytes of logits (one window at least)."""

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from vasae_jax.evaluation.names.evidence import HOLDS
-from vasae_jax.naming.claim import BUCKETS
-from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.style import (
+from vasae_jax.dictionary.claims import BUCKETS, HOLDS
+from vasae_jax.report.figures.chart import (
     BLUE,
     GREEN,
     GREY,
     ORANGE,
+    Chart,
     legend,
     look,
     percent,

@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.style import legend, look, percent, wrapped
+from vasae_jax.report.figures.chart import Chart, legend, look, percent, wrapped
 from vasae_jax.report.panel import Panel
 
 RATES = np.linspace(-6, 0, 31)

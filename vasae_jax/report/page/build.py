@@ -8,18 +8,58 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.naming.cite import BIBTEX, REFERENCE
-from vasae_jax.naming.claim import BUCKETS, CLAIM, LAYER_CLAIM
-from vasae_jax.naming.nearest import Names
+from vasae_jax import __version__
+from vasae_jax.dictionary.claims import BIBTEX, BUCKETS, CLAIM, LAYER_CLAIM, REFERENCE
+from vasae_jax.evaluation.sentence import Cells
+from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.figures.chart import Chart, write_chart
-from vasae_jax.report.heatmap.grid import Grid
-from vasae_jax.report.page.heatmaps import grid_json
-from vasae_jax.report.page.layer import panel_index, write_panel
-from vasae_jax.report.page.shards import write_shard
+from vasae_jax.report.heatmap import Grid
+from vasae_jax.report.page.layer import panel_index, write_panel, write_shard
 from vasae_jax.report.panel import Panel
-from vasae_jax.system.errors import UserError
-from vasae_jax.system.files import unwritable
-from vasae_jax.system.version import __version__
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import unwritable
+
+# Heatmaps as the page reads them.
+
+
+def grid_json(grid: Grid) -> dict[str, Any]:
+    """A heatmap as JSON: tokens, and for each mode a line of cells for each run."""
+    return {
+        "key": grid.case.key,
+        "text": grid.case.text,
+        "kind": grid.case.kind,
+        "topic": grid.case.topic,
+        "model": grid.model,
+        "tokens": list(grid.tokens),
+        "rows": [{"key": label.key, "label": label.text} for label in grid.labels],
+        "modes": {
+            mode: [
+                _line(*parts)
+                for parts in zip(
+                    lines,
+                    grid.names[mode],
+                    grid.relations[mode],
+                    grid.embeddings[mode],
+                    strict=True,
+                )
+            ]
+            for mode, lines in grid.cells.items()
+        },
+    }
+
+
+def _line(
+    cells: Cells, names: list[str], relations: list[str], embeddings: list[str]
+) -> dict[str, Any]:
+    return {
+        "feature": cells.feature.tolist(),
+        "value": [round(value, 4) for value in cells.value.tolist()],
+        "activation": [round(value, 4) for value in cells.activation.tolist()],
+        "name": names,
+        "relation": relations,
+        "embedding": embeddings,
+    }
+
 
 INDEX = "index.html"
 

@@ -1,1 +1,0 @@
-"""The mesh and its rules, where arrays are placed, and several hosts."""

@@ -1,0 +1,62 @@
+"""The words for what arrays hold as numbers: relations and verdicts."""
+
+import numpy as np
+
+AT, BEFORE = 0, 1
+"""Relations: the feature fires at its names, or at rows that they follow."""
+RELATIONS = ("at", "before")
+"""Relations in words, by number."""
+HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
+"""Verdicts."""
+VERDICTS = {HOLDS: "holds", NO_EVIDENCE: "no evidence", CONTRADICTED: "contradicted"}
+"""Verdicts in words."""
+
+
+# What to cite for the names.
+
+
+REFERENCE = (
+    "Kairui Zhang, Ziwen Yu, Zahraa S. Abdallah and Martha Lewis. VASAE: Naming SAE Dictionary "
+    "Directions with Vocabulary-Aligned Anchoring. 2026. arXiv:2606.27941."
+)
+BIBTEX = """@misc{zhang2026vasae,
+  title         = {VASAE: Naming SAE Dictionary Directions with Vocabulary-Aligned Anchoring},
+  author        = {Zhang, Kairui and Yu, Ziwen and Abdallah, Zahraa S. and Lewis, Martha},
+  year          = {2026},
+  eprint        = {2606.27941},
+  archivePrefix = {arXiv}
+}"""
+
+
+# What a name claims, and the buckets that say how near it is.
+
+
+CLAIM = (
+    "A name is the token whose embedding is nearest to a learned direction by cosine: "
+    "not a full explanation of the feature, not evidence that the feature causes the token, "
+    "not a promise about every context, and not one-to-one."
+)
+"""The claim boundary, kept wherever names are shown."""
+
+LAYER_CLAIM = (
+    "A layer name is the token at which, or just before which, a feature should fire, by where its "
+    "encoder points among the layer's mean rows of tokens. How much of its activation the name "
+    "holds is counted on held-out text. It says when a feature fires: not why, not what it causes, "
+    "not all that it responds to, and several features may share a name."
+)
+"""The same for layer names."""
+
+BUCKETS = (("strong", 0.8), ("medium", 0.5), ("weak", 0.3))
+"""Alignment buckets: name and the least cosine in it, best first. Below all of them: none."""
+
+
+def bucket_of(cosines: np.ndarray) -> np.ndarray:
+    """The bucket of each cosine as its index in BUCKETS; ``len(BUCKETS)`` is none. int [F]."""
+    borders = np.array([least for _, least in BUCKETS])
+    index: np.ndarray = np.sum(np.asarray(cosines)[:, None] < borders[None, :], axis=1)
+    return index
+
+
+def bucket_names() -> tuple[str, ...]:
+    """Names of the buckets, by index: strong, medium, weak, none."""
+    return (*(name for name, _ in BUCKETS), "none")

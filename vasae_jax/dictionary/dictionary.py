@@ -1,0 +1,240 @@
+"""The named dictionary: an SAE, a name for each feature, and where both come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vasae_jax.dictionary import lookup
+from vasae_jax.utils.errors import UserError
+
+# The arrays of a dictionary: their names, types and axes, checked.
+
+
+ARRAYS: dict[str, tuple[str, str]] = {
+    "W_enc": ("float32", "is"),
+    "b_enc": ("float32", "s"),
+    "W_dec": ("float32", "si"),
+    "b_dec": ("float32", "i"),
+    "k": ("int32", ""),
+    "pre_bias": ("float32", ""),
+    "threshold": ("float32", "s"),
+    "token_ids": ("int32", "sm"),
+    "cosines": ("float32", "sm"),
+    "raw_token_ids": ("int32", "sm"),
+    "raw_cosines": ("float32", "sm"),
+    "fire_rate": ("float32", "s"),
+    "layer_token_ids": ("int32", "sn"),
+    "layer_relation": ("int8", "s"),
+    "layer_expected": ("float32", "sn"),
+    "layer_hold": ("float32", "sn"),
+    "layer_lift": ("float32", "sn"),
+    "layer_rows": ("int32", "sn"),
+    "hold": ("float32", "s"),
+    "verdict": ("int8", "s"),
+}
+"""Arrays of the ``.npz``: dtype, and axes by letter (i: d_in, s: d_sae, m: names a feature by
+embeddings, n: by the layer)."""
+
+
+def with_threshold(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``arrays`` with the threshold that version 2 did not write: 0, as every TopK SAE has."""
+    return {"threshold": np.zeros_like(arrays["b_enc"]), **arrays}
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Raise UserError unless the arrays of ``where`` have the types and shapes in ARRAYS."""
+    sizes: dict[str, int] = {}
+    for name, (dtype, axes) in ARRAYS.items():
+        array = arrays[name]
+        shape = array.shape
+        fits = array.dtype == dtype and len(shape) == len(axes)
+        fits = fits and all(
+            sizes.setdefault(axis, n) == n for axis, n in zip(axes, shape, strict=True)
+        )
+        if not fits:
+            raise UserError(
+                f"array {name} of {where} is {array.dtype} {shape}; expected {dtype} with axes "
+                f"({', '.join(axes)}) of a dictionary with sizes {sizes}"
+            )
+        if not np.isfinite(array).all():
+            raise UserError(f"array {name} of {where} is not finite; expected finite numbers")
+
+
+# Rows to activations and back, with NumPy.
+
+
+def encode(dictionary: "Dictionary", x: np.ndarray) -> np.ndarray:
+    """See :meth:`Dictionary.encode`."""
+    x = _wide(x, dictionary.d_in, "rows")
+    if not np.isfinite(x).all():
+        raise UserError("a row is not finite; expected finite numbers")
+    rows = x.reshape(-1, dictionary.d_in) - np.float32(dictionary.pre_bias) * dictionary.b_dec
+    pre = rows @ dictionary.W_enc + dictionary.b_enc
+    z = np.where(pre > np.maximum(dictionary.threshold, 0), pre, np.float32(0))
+    return keep_largest(z, dictionary.k).reshape(*x.shape[:-1], dictionary.d_sae)
+
+
+def decode(dictionary: "Dictionary", z: np.ndarray) -> np.ndarray:
+    """See :meth:`Dictionary.decode`."""
+    z = _wide(z, dictionary.d_sae, "activations")
+    x_hat: np.ndarray = z @ dictionary.W_dec + dictionary.b_dec
+    return x_hat
+
+
+def keep_largest(z: np.ndarray, k: int) -> np.ndarray:
+    """``z`` [n, F] >= 0 with all but the k largest of each row 0; equal ones by lowest index."""
+    features = z.shape[1]
+    if k >= features:
+        return z
+    cut = np.partition(z, features - k, axis=1)[:, features - k, None]
+    above, tied = z > cut, z == cut
+    room = k - above.sum(axis=1, keepdims=True)
+    kept: np.ndarray = np.where(above | (tied & (np.cumsum(tied, axis=1) <= room)), z, 0)
+    return kept.astype(z.dtype)
+
+
+def _wide(x: np.ndarray, width: int, what: str) -> np.ndarray:
+    array = np.asarray(x, np.float32)
+    if array.ndim == 0 or array.shape[-1] != width:
+        raise UserError(f"{what} have shape {array.shape}; expected [..., {width}]")
+    return array
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """An SAE with named features; arrays are as in the ``.npz`` file.
+
+    x_hat = z W_dec + b_dec. With pre = (x - pre_bias * b_dec) W_enc + b_enc, z keeps of pre what
+    is above 0 and above the feature's threshold, and of that the k largest of each row.
+
+    >>> sae = vj.load(folder)
+    >>> z = sae.encode(rows)
+    >>> z.shape == (len(rows), sae.d_sae)
+    True
+    >>> sae.decode(z).shape == rows.shape
+    True
+    """
+
+    W_enc: np.ndarray
+    """float32 [d_in, d_sae]"""
+    b_enc: np.ndarray
+    """float32 [d_sae]"""
+    W_dec: np.ndarray
+    """float32 [d_sae, d_in]"""
+    b_dec: np.ndarray
+    """float32 [d_in]"""
+    k: int
+    """Features that may fire on one row; d_sae where only thresholds decide."""
+    pre_bias: float
+    """Share of b_dec taken from the input before encoding."""
+    threshold: np.ndarray
+    """float32 [d_sae], a preactivation must exceed it; 0 for TopK and ReLU."""
+    token_ids: np.ndarray
+    """int32 [d_sae, m], tokens nearest to W_dec[i] among the stated anchors, best first."""
+    cosines: np.ndarray
+    """float32 [d_sae, m]"""
+    raw_token_ids: np.ndarray
+    """int32 [d_sae, m], tokens nearest among the raw input embeddings."""
+    raw_cosines: np.ndarray
+    """float32 [d_sae, m]"""
+    fire_rate: np.ndarray
+    """float32 [d_sae], share of rows on which the feature fires."""
+    layer_token_ids: np.ndarray
+    """int32 [d_sae, n], layer names: tokens at or before which it should fire, best first."""
+    layer_relation: np.ndarray
+    """int8 [d_sae], 0 where it should fire at its layer names, 1 where just before them."""
+    layer_expected: np.ndarray
+    """float32 [d_sae, n], share of its activation expected at each layer name."""
+    layer_hold: np.ndarray
+    """float32 [d_sae, n], share of its activation there on held-out rows."""
+    layer_lift: np.ndarray
+    """float32 [d_sae, n], that over the share of held-out rows there."""
+    layer_rows: np.ndarray
+    """int32 [d_sae, n], held-out rows there on which it fires."""
+    hold: np.ndarray
+    """float32 [d_sae], share of its activation on held-out rows that its layer names hold."""
+    verdict: np.ndarray
+    """int8 [d_sae], 1 its layer names hold, 0 no evidence, -1 contradicted."""
+    tokens: Mapping[int, tuple[str, str]]
+    """Raw and display string of every token id in token_ids and layer_token_ids."""
+    meta: Mapping[str, Any]
+    """The content of meta.json."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of a row."""
+        width: int = self.W_dec.shape[1]
+        return width
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        features: int = self.W_dec.shape[0]
+        return features
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Activations z of rows: float32 [..., d_in] to float32 [..., d_sae].
+
+        Of equal preactivations the lower feature wins. Rows are the output of the model's block
+        ``meta["provenance"]["layer"]``.
+
+        Raises:
+            UserError: rows of another width, or not finite.
+        """
+        return encode(self, x)
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """Reconstructed rows float32 [..., d_in] of activations [..., d_sae].
+
+        Raises:
+            UserError: activations of another number of features.
+        """
+        return decode(self, z)
+
+    def names(self, feature: int) -> lookup.FeatureNames:
+        """What a feature is named by, and what its names hold.
+
+        >>> sae = vj.load(folder)
+        >>> print(sae.names(15))
+        feature 15 fires before ␣w8 7%  <|endoftext|> 13%  ␣w21 4%  ␣w32 4%: 27% held, holds
+
+        Raises:
+            UserError: no such feature.
+        """
+        return lookup.names(self, feature)
+
+    def search(self, text: str, limit: int = 20) -> list[lookup.Found]:
+        """Features with a name that is or contains ``text``; case and spaces at its ends are free.
+
+        Names that are the text come first, then layer names before names by embedding, then those
+        of features whose names hold, then those that hold more (or are nearer).
+
+        >>> sae = vj.load(folder)
+        >>> for found in sae.search("w13", limit=2):
+        ...     print(found)
+        feature 5: before ␣w13 41% (no evidence)
+        feature 18: at ␣w13 6% (contradicted)
+
+        Raises:
+            UserError: an empty text.
+        """
+        return lookup.search(self, text, limit)
+
+    def explain(self, row: np.ndarray, top: int = 5) -> list[lookup.Active]:
+        """The ``top`` features that carry most of one row float32 [d_in], largest part first.
+
+        A feature's part is the length of what it adds to x_hat, z_i |W_dec[i]|. Names say when
+        features fire: this does not say why the model put the row where it is.
+
+        >>> sae = vj.load(folder)
+        >>> for active in sae.explain(rows[0], top=2):
+        ...     print(active)
+        18.77  feature 11 fires before ␣w22 12%  ␣w7 3%  ␣w29 15%  ␣w9 14%: 44% held, holds
+        11.76  feature 13 fires before ␣w25 10%  ␣w17 7%  ␣w3 3%  ␣w14 15%: 35% held, no evidence
+
+        Raises:
+            UserError: not one row of the dictionary's width, or not finite.
+        """
+        return lookup.explain(self, row, top)

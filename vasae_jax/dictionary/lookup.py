@@ -1,0 +1,178 @@
+"""Looking into a dictionary: a feature's names, the features of a name, the features of a row."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from vasae_jax.dictionary.claims import HOLDS, RELATIONS, VERDICTS
+from vasae_jax.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from vasae_jax.dictionary.dictionary import Dictionary
+
+
+@dataclass(frozen=True)
+class Name:
+    """A layer name: a token at or before which the feature should fire."""
+
+    token_id: int
+    text: str
+    """Its printable form, a space as ␣."""
+    expected: float
+    """Share of the feature's activation expected there."""
+    hold: float
+    """Share of its activation there on held-out rows."""
+    lift: float
+    """That over the share of held-out rows there."""
+    rows: int
+    """Held-out rows there on which the feature fires."""
+
+
+@dataclass(frozen=True)
+class Near:
+    """A name by embedding: a token whose embedding is near to the decoder row."""
+
+    token_id: int
+    text: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class FeatureNames:
+    """All that is known of what a feature is named by."""
+
+    feature: int
+    relation: str
+    """Whether it should fire ``at`` its layer names or just ``before`` them."""
+    layer: tuple[Name, ...]
+    """Best first."""
+    embedding: tuple[Near, ...]
+    """Nearest first."""
+    hold: float
+    """Share of its activation on held-out rows that all its layer names hold."""
+    verdict: str
+    """``holds``, ``no evidence`` or ``contradicted``."""
+    fire_rate: float
+    """Share of rows on which it fires."""
+
+    def __str__(self) -> str:
+        names = "  ".join(f"{name.text} {name.hold:.0%}" for name in self.layer[:5])
+        fires = f"feature {self.feature} fires {self.relation} {names}"
+        return f"{fires}: {self.hold:.0%} held, {self.verdict}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A feature that one of its names was found for."""
+
+    feature: int
+    kind: Literal["layer", "embedding"]
+    """Which kind of name it is."""
+    relation: str
+    """Of a layer name: ``at`` or ``before``; of the other kind: ``near``."""
+    text: str
+    value: float
+    """Of a layer name: the share that it holds; of the other kind: its cosine."""
+    verdict: str
+    """On the feature's layer names."""
+
+    def __str__(self) -> str:
+        value = f"{self.value:.0%}" if self.kind == "layer" else f"{self.value:.2f}"
+        return f"feature {self.feature}: {self.relation} {self.text} {value} ({self.verdict})"
+
+
+@dataclass(frozen=True)
+class Active:
+    """A feature that fires on a row."""
+
+    activation: float
+    part: float
+    """z_i |W_dec[i]|, the length of what it adds to x_hat."""
+    names: FeatureNames
+
+    def __str__(self) -> str:
+        return f"{self.activation:.2f}  {self.names}"
+
+
+def names(dictionary: "Dictionary", feature: int) -> FeatureNames:
+    """See :meth:`Dictionary.names`."""
+    if not 0 <= feature < dictionary.d_sae:
+        raise UserError(f"there is no feature {feature}; expected 0 to {dictionary.d_sae - 1}")
+    columns = ("layer_token_ids", "layer_expected", "layer_hold", "layer_lift", "layer_rows")
+    layer = zip(*(getattr(dictionary, name)[feature].tolist() for name in columns), strict=True)
+    near = zip(dictionary.token_ids[feature], dictionary.cosines[feature], strict=True)
+    text = dictionary.tokens
+    return FeatureNames(
+        feature=int(feature),
+        relation=RELATIONS[dictionary.layer_relation[feature]],
+        layer=tuple(Name(token, text[token][1], *values) for token, *values in layer),
+        embedding=tuple(Near(int(token), text[int(token)][1], float(c)) for token, c in near),
+        hold=float(dictionary.hold[feature]),
+        verdict=VERDICTS[int(dictionary.verdict[feature])],
+        fire_rate=float(dictionary.fire_rate[feature]),
+    )
+
+
+def search(dictionary: "Dictionary", text: str, limit: int) -> list[Found]:
+    """See :meth:`Dictionary.search`."""
+    wanted = _plain(text)
+    if not wanted:
+        raise UserError("the text to search for is empty; expected a word or a part of one")
+    plain = {token: _plain(display) for token, (_, display) in dictionary.tokens.items()}
+    hits = [token for token, form in plain.items() if wanted in form]
+    exact = [token for token in hits if plain[token] == wanted]
+    rows: dict[int, Found] = {}
+    for place in _places(dictionary, np.array(hits, np.int32), np.array(exact, np.int32)):
+        if len(rows) == limit:
+            break
+        found = _found(dictionary, *place)
+        rows.setdefault(found.feature, found)
+    return list(rows.values())
+
+
+def explain(dictionary: "Dictionary", row: np.ndarray, top: int) -> list[Active]:
+    """See :meth:`Dictionary.explain`."""
+    row = np.asarray(row, np.float32)
+    if row.shape != (dictionary.d_in,):
+        raise UserError(f"the row has shape {row.shape}; expected [{dictionary.d_in}]")
+    z = dictionary.encode(row)
+    parts = z * np.linalg.norm(dictionary.W_dec, axis=1)
+    best = [int(i) for i in np.argsort(-parts, kind="stable")[:top] if z[i] > 0]
+    return [Active(float(z[i]), float(parts[i]), names(dictionary, i)) for i in best]
+
+
+def _places(
+    dictionary: "Dictionary", hits: np.ndarray, exact: np.ndarray
+) -> list[tuple[int, int, int]]:
+    """(kind, feature, column) of every name among ``hits``, as :meth:`Dictionary.search` orders."""
+    kinds = [
+        (dictionary.layer_token_ids, dictionary.layer_hold),
+        (dictionary.token_ids, dictionary.cosines),
+    ]
+    parts = []
+    for kind, (ids, values) in enumerate(kinds):
+        feature, column = np.nonzero(np.isin(ids, hits))
+        inexact = ~np.isin(ids[feature, column], exact)
+        unheld = dictionary.verdict[feature] != HOLDS
+        keys = (inexact, np.full(len(feature), kind), unheld, -values[feature, column], feature)
+        parts.append(np.stack([key.astype(np.float64) for key in (*keys, column)]))
+    table = np.concatenate(parts, axis=1)
+    ordered = table[:, np.lexsort(table[::-1])].astype(np.int64)
+    return [(kind, feature, column) for _, kind, _, _, feature, column in ordered.T.tolist()]
+
+
+def _found(dictionary: "Dictionary", kind: int, feature: int, column: int) -> Found:
+    verdict = VERDICTS[int(dictionary.verdict[feature])]
+    if kind == 0:
+        token, value = dictionary.layer_token_ids, dictionary.layer_hold
+        relation = RELATIONS[dictionary.layer_relation[feature]]
+    else:
+        token, value, relation = dictionary.token_ids, dictionary.cosines, "near"
+    text, held = dictionary.tokens[int(token[feature, column])][1], float(value[feature, column])
+    return Found(feature, "embedding" if kind else "layer", relation, text, held, verdict)
+
+
+def _plain(text: str) -> str:
+    """``text`` as it is compared: without the spaces at its ends, in lower case."""
+    return text.replace("␣", " ").strip().casefold()

@@ -1,0 +1,1 @@
+"""Devices and hosts: the mesh, where arrays live on it, and what is compiled for it."""

@@ -1,0 +1,236 @@
+"""One threshold in the place of TopK, for formats that have no k.
+
+BatchTopK (Bussmann, Leask and Nanda 2024) trains with the k n largest activations of n rows and
+then applies the least of them as a threshold. Here that number is read off training rows of a
+finished TopK SAE. It is another activation function: its figures are measured anew.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vasae_jax import __version__
+from vasae_jax.anchor import anchor_name
+from vasae_jax.cache import Cache
+from vasae_jax.cache.vocab import Vocab
+from vasae_jax.config.overrides import to_dict
+from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
+from vasae_jax.dictionary.dictionary import Dictionary as Dictionary
+from vasae_jax.dictionary.files import FORMAT, VERSION
+from vasae_jax.evaluation.evaluate import Evaluation
+from vasae_jax.evaluation.run import BATCH, SPLIT, RunNames, evaluate_run, run_names
+from vasae_jax.names.by_embedding import Names
+from vasae_jax.names.by_layer import LayerNames
+from vasae_jax.names.evidence import Evidence, evidence
+from vasae_jax.names.firings import ROWS, Watch
+from vasae_jax.sae import Params, encode
+from vasae_jax.stream import rows_in_order
+from vasae_jax.training.run import Run
+from vasae_jax.utils.errors import UserError
+
+THRESHOLD_ROWS = 2**16
+"""Training rows that the number is read off, at most."""
+WIDER = 4
+"""Of each row the ``WIDER`` k largest are looked at: more than k of it may be above the number."""
+
+
+def with_one_threshold(run: Run) -> Run:
+    """``run`` with a threshold that lets k features fire on a training row on average.
+
+    Raises:
+        UserError: a column of the cache is damaged.
+    """
+    threshold = one_threshold(run)
+    d_sae = run.params["W_dec"].shape[0]
+    params: Params = {**run.params, "threshold": jnp.full((d_sae,), threshold, jnp.float32)}
+    config = replace(run.config, sae=replace(run.config.sae, k=d_sae))
+    return replace(run, params=params, config=config)
+
+
+def one_threshold(run: Run) -> float:
+    """The largest number that k n activations of n unmasked training rows exceed, or 0."""
+    data, sae = run.config.data, run.config.sae
+    slots = min(WIDER * sae.k, run.params["W_dec"].shape[0])
+    program = jax.jit(encode, static_argnames=("k", "pre_bias"))
+    parts: list[np.ndarray] = []
+    rows = 0
+    for batch in rows_in_order(run.cache, data.layer, "train", data.mask, batch=BATCH):
+        x = jnp.asarray(batch.x, jnp.float32)
+        values, _ = program(run.params, x, k=slots, pre_bias=sae.pre_bias)
+        parts.append(np.asarray(values)[batch.keep & (batch.docs >= 0)])
+        rows += len(parts[-1])
+        if rows >= THRESHOLD_ROWS:
+            break
+    found = np.concatenate(parts).reshape(-1)
+    fires = int(np.count_nonzero(found))
+    if fires <= sae.k * rows:
+        return 0.0
+    place = len(found) - sae.k * rows - 1
+    return float(np.partition(found, place)[place])
+
+
+# An SAE, a name for each feature and what these are worth, put together.
+
+
+def make_dictionary(
+    params: Params | Mapping[str, np.ndarray | jax.Array],
+    *,
+    k: int,
+    pre_bias: float,
+    names: Names,
+    raw_names: Names,
+    layer_names: LayerNames,
+    worth: Evidence,
+    vocab: Vocab,
+    fire_rate: np.ndarray,
+    meta: Mapping[str, Any],
+) -> Dictionary:
+    """Put an SAE and the names of its features together.
+
+    Args:
+        params: W_enc [d_sae, d_in] (feature-major, as in the trainer), b_enc, W_dec, b_dec; and
+            threshold [d_sae], where there is one.
+        k: features that may fire on one row.
+        pre_bias: share of b_dec taken from the input before encoding.
+        names: the nearest of the stated anchors, ids and cosines [d_sae, m].
+        raw_names: the nearest of the raw input embeddings, likewise.
+        layer_names: by the layer's own anchors.
+        worth: what those are worth on held-out rows.
+        vocab: the V token strings.
+        fire_rate: [d_sae], share of rows on which each feature fires.
+        meta: see :func:`make_meta`.
+
+    Raises:
+        UserError: a name has no string in the vocabulary.
+    """
+    given: Mapping[str, Any] = dict(params)
+    arrays = {name: np.asarray(value, np.float32) for name, value in given.items()}
+    return Dictionary(
+        W_enc=np.ascontiguousarray(arrays["W_enc"].T),
+        b_enc=arrays["b_enc"],
+        W_dec=arrays["W_dec"],
+        b_dec=arrays["b_dec"],
+        k=k,
+        pre_bias=pre_bias,
+        threshold=arrays.get("threshold", np.zeros_like(arrays["b_enc"])),
+        token_ids=names.ids,
+        cosines=names.cosines,
+        raw_token_ids=raw_names.ids,
+        raw_cosines=raw_names.cosines,
+        fire_rate=np.asarray(fire_rate, np.float32),
+        layer_token_ids=layer_names.ids,
+        layer_relation=layer_names.relation,
+        layer_expected=layer_names.expected,
+        layer_hold=worth.name_hold,
+        layer_lift=worth.name_lift,
+        layer_rows=worth.name_rows,
+        hold=worth.hold,
+        verdict=worth.verdict,
+        tokens=_strings(np.union1d(names.ids, layer_names.ids).tolist(), vocab),
+        meta=meta,
+    )
+
+
+def _strings(used: list[int], vocab: Vocab) -> dict[int, tuple[str, str]]:
+    """Raw and display string of every token in ``used``, which is in order."""
+    if used and used[-1] >= len(vocab):
+        raise UserError(
+            f"token {used[-1]} is a name and the vocabulary has {len(vocab)} strings; "
+            "expected a string for every token"
+        )
+    return {token: (vocab.raw[token], vocab.display(token)) for token in used}
+
+
+# The content of meta.json: settings, origin, claim and measures.
+
+
+def make_meta(
+    *,
+    anchor: str,
+    fire_rate_over: str,
+    hold_over: str,
+    provenance: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of meta.json, but for the digests.
+
+    Args:
+        anchor: what the names refer to, in words (such as "input embeddings").
+        fire_rate_over: which rows the fire rates are over, in words.
+        hold_over: which rows the worth of layer names is over, in words.
+        provenance: see :func:`provenance`.
+        config: the run's settings.
+        metrics: an evaluation as JSON, or None if there was none.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created_by": f"vasae_jax {__version__}",
+        "claim": CLAIM,
+        "layer_claim": LAYER_CLAIM,
+        "anchor": anchor,
+        "fire_rate_over": fire_rate_over,
+        "hold_over": hold_over,
+        "provenance": dict(provenance),
+        "config": dict(config),
+        "metrics": None if metrics is None else dict(metrics),
+    }
+
+
+def provenance(cache: Cache, layer: int) -> dict[str, Any]:
+    """Where a dictionary's rows come from: model, site, layer, text and the cache's digest."""
+    manifest = cache.manifest
+    return {
+        "model": dict(vars(manifest.model)),
+        "site": manifest.site,
+        "layer": layer,
+        "bos": manifest.bos,
+        "context_length": manifest.context_length,
+        "text": dict(vars(manifest.text)),
+        "cache_digest": cache.digest,
+    }
+
+
+# From a finished run to its named dictionary.
+
+
+def name_run(run: Run, names: RunNames, evaluation: Evaluation, watch: Watch) -> Dictionary:
+    """The named dictionary of a run; ``watch`` has watched the evaluation."""
+    config, split = run.config, evaluation.split
+    meta = make_meta(
+        anchor=anchor_name(center=config.anchor.center),
+        fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
+        hold_over=f"{watch.rows} unmasked rows of the {split} split",
+        provenance={**provenance(run.cache, config.data.layer), **_origin(run)},
+        config=to_dict(config),
+        metrics=evaluation.to_json(),
+    )
+    return make_dictionary(
+        run.params,
+        k=config.sae.k,
+        pre_bias=config.sae.pre_bias,
+        names=names.stated,
+        raw_names=names.raw,
+        layer_names=names.layer,
+        worth=evidence(watch.firings(), names.layer, watch.watched()),
+        vocab=run.cache.vocab(),
+        fire_rate=evaluation.unmasked.fire_rate,
+        meta=meta,
+    )
+
+
+def _origin(run: Run) -> dict[str, Any]:
+    """Which training made the weights: the run's step, or another library."""
+    return {"step": run.step} if run.imported is None else {"imported": dict(run.imported)}
+
+
+def publish(run: Run) -> tuple[Dictionary, Evaluation, Watch]:
+    """The named dictionary of a run, the evaluation that its figures come from, what fired."""
+    names, watch = run_names(run), Watch(run.cache, SPLIT, ROWS)
+    evaluation = evaluate_run(run, names, observe=watch)
+    return name_run(run, names, evaluation, watch), evaluation, watch

@@ -1,0 +1,304 @@
+"""Finding the blocks and the final norm in a model of any family, by shape and behaviour."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from vasae_jax.extract import sources
+from vasae_jax.utils.errors import UserError, first_line
+
+NORM_NAMES = (
+    "norm", "ln_f", "norm_f", "final_layer_norm", "final_layernorm", "final_norm",
+    "layer_norm", "layernorm",
+)  # fmt: skip
+EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
+NO_NORM = {"kind": "none", "eps": 0.0, "weight": None, "bias": None}
+
+
+def find_blocks(model: Any, n_layers: int) -> tuple[str, Any]:
+    """The name and the ModuleList of the decoder's blocks.
+
+    It is the outermost ModuleList that has as many entries as the model has layers.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    from torch import nn
+
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    }
+    outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    if len(outer) != 1:
+        raise UserError(
+            f"{type(model).__name__} has {len(outer)} lists of {n_layers} modules"
+            f"{': ' if outer else ''}{', '.join(outer)}; expected one, the decoder's blocks"
+        )
+    return outer[0], found[outer[0]]
+
+
+def find_final_norm(model: Any, blocks: str, d_model: int) -> dict[str, Any]:
+    """The norm after the last block, as ``vocab/final_norm.json`` describes it.
+
+    The kind is told by running the norm on random rows and comparing with both formulas,
+    and so is whether it multiplies by its weight or, as Gemma does, by one more than it:
+    the weight given is the one that is really multiplied by.
+
+    Args:
+        model: the transformers model.
+        blocks: name of its list of blocks; the norm is a sibling of it.
+        d_model: width of a row.
+
+    Raises:
+        UserError: the norm is neither RMSNorm nor LayerNorm.
+    """
+    parent = model.get_submodule(blocks.rpartition(".")[0])
+    children = dict(parent.named_children())
+    name = next((name for name in NORM_NAMES if name in children), None)
+    return dict(NO_NORM) if name is None else describe_norm(children[name], d_model)
+
+
+def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
+    """Kind, eps, effective weight and bias of a norm over rows of width ``d_model``."""
+    import torch
+
+    module = copy.deepcopy(module).float().cpu()
+    rows = torch.randn(8, d_model, generator=torch.Generator().manual_seed(0)) + 0.5
+    eps = float(next((getattr(module, e) for e in EPS_NAMES if hasattr(module, e)), 1e-5))
+    weight = getattr(module, "weight", None)
+    bias = getattr(module, "bias", None)
+    weight = torch.ones(d_model) if weight is None else weight.detach()
+    shift = torch.zeros(d_model) if bias is None else bias.detach()
+    with torch.inference_mode():
+        wanted = module(rows)
+        centred = rows - rows.mean(-1, keepdim=True)
+        for kind, values in (("rmsnorm", rows), ("layernorm", centred)):
+            unit = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
+            for scale in (weight, 1 + weight):
+                if torch.allclose(unit * scale + shift, wanted, rtol=1e-4, atol=1e-5):
+                    stored = None if bias is None else shift.tolist()
+                    return {"kind": kind, "eps": eps, "weight": scale.tolist(), "bias": stored}
+    raise UserError(
+        f"the final norm {type(module).__name__} computes neither RMSNorm nor LayerNorm; "
+        "expected one of the two"
+    )
+
+
+# Any Hugging Face causal language model, run by PyTorch. The only module that imports torch.
+
+
+try:
+    import torch
+except ImportError as error:
+    raise UserError(
+        "torch is not installed; expected: pip install vasae-jax[torch], or tools/extract_flax.py"
+    ) from error
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchLM:
+    """A causal language model with the surface of :class:`vasae_jax.lm.LM`.
+
+    Settings and tokenizer are read at once, the weights when they are first needed.
+
+    Args:
+        source: a Hugging Face directory, a .gguf file or a hub name.
+        device: torch's name of the device, such as ``cpu`` or ``cuda``.
+        dtype: of weights and products, ``float32`` or ``bfloat16``.
+
+    Attributes:
+        spec: the model's sizes.
+        tokenizer: its tokenizer.
+        id: hub name, or the name of the directory or file.
+        revision: commit on the hub, None for local files.
+
+    Raises:
+        UserError: no such model, one that is not a causal language model, an unusable
+            tokenizer or device.
+    """
+
+    def __init__(self, source: str, device: str = "cpu", dtype: str = "float32") -> None:
+        self._source = sources.locate(source)
+        config = sources.causal_config(self._source)
+        self.spec = sources.spec_of(config)
+        self._softcapped = bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
+        self.tokenizer = self._source.tokenizer(config, self.spec.vocab_size)
+        self.id, self.revision = self._source.id, self._source.revision
+        self._dtype = DTYPES[dtype]
+        self.computed = f"torch {dtype}"
+        self._device = _device(device)
+
+    @functools.cached_property
+    def source_digest(self) -> str:
+        """SHA-256 over the digests of the weight files, in the order of their names."""
+        return self._source.digest()
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The transformers model on its device, loaded on first use.
+
+        Raises:
+            UserError: the weights cannot be loaded, or embedding and stream differ in width.
+        """
+        import transformers
+
+        place, options = self._source.arguments()
+        if self._softcapped:
+            # transformers 4 leaves the cap out of every other kind of attention.
+            options = {**options, "attn_implementation": "eager"}
+        try:
+            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                place, **options, dtype=self._dtype
+            )
+            model = model.to(self._device).eval()
+        except Exception as error:  # corrupt files, sizes, memory: the library raises many kinds
+            raise UserError(
+                f"{self.id} cannot be loaded by transformers {transformers.__version__}: "
+                f"{first_line(error)}"
+            ) from error
+        self._settle(model)
+        return model
+
+    def rows(
+        self, tokens: np.ndarray, layers: Sequence[int], dtype: str
+    ) -> Callable[[], np.ndarray]:
+        """Start a forward pass; calling the result waits and gives the rows on the host.
+
+        Args:
+            tokens: integers [S, T], right-padded.
+            layers: 0-based, ascending.
+            dtype: of the result, ``float32`` or ``bfloat16``; cast on the device.
+
+        Returns:
+            A function that gives [len(layers), S, T, d_model].
+        """
+        wanted = self._residuals(tokens, layers).to(DTYPES[dtype])
+        return lambda: _to_numpy(wanted)
+
+    def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> np.ndarray:
+        """Residual stream after each of ``layers``, float32 [len(layers), S, T, d_model]."""
+        return self.rows(tokens, layers, "float32")()
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """Next-token logits: integers [S, T], right-padded, to float32 [S, T, V]."""
+        return self._logits(tokens)
+
+    def patched(self, tokens: np.ndarray, rows: Any, layer: int) -> np.ndarray:
+        """Logits float32 [S, T, V] if block ``layer`` put out ``rows`` [S, T, d_model].
+
+        Every block runs, since what surrounds them differs by architecture.
+        """
+        wanted = torch.from_numpy(np.array(rows, np.float32)).to(self._device, self._dtype)
+
+        def replace(module: Any, inputs: Any, output: Any) -> Any:
+            return (wanted, *output[1:]) if isinstance(output, tuple) else wanted
+
+        _, blocks = find_blocks(self.model, self.spec.n_layers)
+        handle = blocks[layer].register_forward_hook(replace)
+        try:
+            return self._logits(tokens)
+        finally:
+            handle.remove()
+
+    def embedding(self) -> np.ndarray:
+        """Input embeddings, float32 [V, d_model]."""
+        return _float32(self.model.get_input_embeddings().weight)
+
+    def unembedding(self) -> np.ndarray:
+        """Output embeddings, float32 [V, d_model]; the input embeddings if tied."""
+        return _float32(self.model.get_output_embeddings().weight)
+
+    def final_norm(self) -> dict[str, Any]:
+        """The norm before the head: kind, eps, weight [d_model], bias [d_model] or None."""
+        name, _ = find_blocks(self.model, self.spec.n_layers)
+        return find_final_norm(self.model, name, self.spec.d_model)
+
+    def _logits(self, tokens: np.ndarray) -> np.ndarray:
+        ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
+        with torch.inference_mode():
+            # Causal attention never looks right, so padding there needs no mask.
+            mask = torch.ones_like(ids)
+            found = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            return _float32(found.logits)
+
+    def _residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> torch.Tensor:
+        _, blocks = find_blocks(self.model, self.spec.n_layers)
+        kept: dict[int, torch.Tensor] = {}
+        handles = [
+            blocks[layer].register_forward_hook(_keep(kept, layer, layer == max(layers)))
+            for layer in layers
+        ]
+        ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
+        try:
+            with torch.inference_mode():
+                # Causal attention never looks right, so padding there needs no mask.
+                self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        except _Deepest:
+            return torch.stack([kept[layer] for layer in layers])
+        finally:
+            for handle in handles:
+                handle.remove()
+        raise UserError(f"{self.id} did not run block {max(layers)}; expected one run a forward")
+
+    def _settle(self, model: Any) -> None:
+        """Check the loaded model against its settings, and note whether it is really tied."""
+        embed, head = model.get_input_embeddings(), model.get_output_embeddings()
+        expected = (self.spec.vocab_size, self.spec.d_model)
+        for name, part in (("input", embed), ("output", head)):
+            shape = tuple(part.weight.shape) if part is not None else None
+            if shape != expected:
+                raise UserError(
+                    f"{self.id} has {name} embeddings of shape {shape}; expected {expected}, "
+                    "so that a residual row and a token's row can be compared"
+                )
+        tied = head.weight.data_ptr() == embed.weight.data_ptr()
+        self.spec = dataclasses.replace(self.spec, tied=tied)
+        find_blocks(model, self.spec.n_layers)
+
+
+class _Deepest(Exception):
+    """The deepest wanted block has run; nothing after it is needed."""
+
+
+def _keep(kept: dict[int, Any], layer: int, last: bool) -> Callable[..., None]:
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        kept[layer] = output[0] if isinstance(output, tuple) else output
+        if last:
+            raise _Deepest
+
+    return hook
+
+
+def best_device() -> str:
+    """Torch's name of the device to use where none was asked for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {name!r} cannot be used: {first_line(error)}; expected cpu or cuda"
+        ) from error
+    return device
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    host = tensor.cpu()
+    if host.dtype == torch.bfloat16:
+        return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return host.numpy()
+
+
+def _float32(tensor: torch.Tensor) -> np.ndarray:
+    return _to_numpy(tensor.detach().float().contiguous())

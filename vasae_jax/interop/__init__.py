@@ -1,0 +1,1 @@
+"""SAEs of other libraries, read and written: one file a library."""

@@ -1,0 +1,64 @@
+"""One SAE of another library, found by its files or by the library's name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from vasae_jax.interop import dictionary_learning, gemma_scope, sae_lens, sparsify
+from vasae_jax.interop.record import ForeignSAE
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.hub import snapshot
+
+LIBRARIES: dict[str, ModuleType] = {
+    "sae_lens": sae_lens,
+    "sparsify": sparsify,
+    "dictionary_learning": dictionary_learning,
+    "gemma_scope": gemma_scope,
+}
+"""Libraries by name. Each module has ``is_here`` and ``read``, both of a folder."""
+
+
+def read_foreign(source: str, library: str = "auto", folder: str = "") -> ForeignSAE:
+    """Read an SAE.
+
+    Args:
+        source: a folder, or the name of a repository on the Hugging Face hub.
+        library: one of LIBRARIES, or ``auto`` to go by the files that are there.
+        folder: the folder within the source; of a repository only that is downloaded.
+
+    Raises:
+        UserError: no such source, no SAE in it, or one that cannot be kept exactly.
+    """
+    if library != "auto" and library not in LIBRARIES:
+        known = ", ".join(("auto", *LIBRARIES))
+        raise UserError(f"{library!r} is not a library; expected one of {known}")
+    place = _place(source, folder)
+    if not place.is_dir():
+        raise UserError(f"{place} is not a folder; expected one with an SAE's files")
+    reader: Callable[[Path], ForeignSAE] = LIBRARIES[_library(place, library)].read
+    return reader(place)
+
+
+def _place(source: str, folder: str) -> Path:
+    path = Path(source).expanduser()
+    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        return (path if path.is_dir() or not path.is_file() else path.parent) / folder
+    patterns = [f"{folder.rstrip('/')}/*"] if folder else ["*"]
+    return snapshot(source, patterns) / folder
+
+
+def _library(place: Path, asked: str) -> str:
+    if asked != "auto":
+        return asked
+    found = [name for name, module in LIBRARIES.items() if module.is_here(place)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"{place} holds files of {' and '.join(found)}; expected --from to say which"
+        )
+    inside = sorted(path.name for path in place.iterdir())[:5]
+    raise UserError(
+        f"{place} holds no SAE that is known: found {', '.join(inside) or 'nothing'}; expected "
+        "sae_weights.safetensors, sae.safetensors, ae.pt or params.npz (or --folder)"
+    )

@@ -1,0 +1,201 @@
+"""What every library's SAE comes down to here."""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vasae_jax import __version__
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file, write_json
+
+Activation = Literal["topk", "batchtopk", "jumprelu", "relu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignSAE:
+    """An SAE of another library.
+
+    With pre = (x - pre_bias * b_dec) W_enc^T + b_enc, z keeps of pre what is above 0 and above
+    the threshold, and of that the k largest of each row; x_hat = z W_dec + b_dec. So TopK has
+    threshold 0 and its k; JumpReLU, ReLU (threshold 0) and BatchTopK, which applies one
+    threshold once it is trained, have k = d_sae.
+    """
+
+    library: str
+    activation: Activation
+    W_enc: np.ndarray
+    """float32 [d_sae, d_in], feature-major as in the trainer"""
+    b_enc: np.ndarray
+    """float32 [d_sae]"""
+    W_dec: np.ndarray
+    """float32 [d_sae, d_in]"""
+    b_dec: np.ndarray
+    """float32 [d_in]"""
+    threshold: np.ndarray
+    """float32 [d_sae]"""
+    k: int
+    pre_bias: float
+    layer: int | None
+    """The block whose output it reads, counted from 0, where its files say so."""
+    model: str | None
+    """Its language model's name, where its files say so."""
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """The trainer's parameters; a threshold only where TopK does not decide."""
+        arrays = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec}
+        arrays["b_dec"] = self.b_dec
+        return arrays if self.activation == "topk" else {**arrays, "threshold": self.threshold}
+
+
+def make_foreign(
+    where: str,
+    weights: dict[str, np.ndarray],
+    *,
+    library: str,
+    activation: Activation,
+    k: int | None = None,
+    pre_bias: float = 0.0,
+    layer: int | None = None,
+    model: str | None = None,
+) -> ForeignSAE:
+    """An SAE out of its weights, held against one another.
+
+    Args:
+        where: the file that they come from, for messages.
+        weights: W_enc [d_sae, d_in], b_enc, W_dec [d_sae, d_in], b_dec; threshold, a number or
+            [d_sae], where there is one.
+        library, activation, pre_bias, layer, model: as :class:`ForeignSAE` has them.
+        k: of TopK.
+
+    Raises:
+        UserError: shapes that do not fit, a value that is not finite, a k out of range.
+    """
+    arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    kept: dict[str, Any] = _checked(arrays, where)
+    d_sae = len(kept["W_dec"])
+    if activation == "topk" and (not isinstance(k, int) or not 1 <= k <= d_sae):
+        raise UserError(f"{where} has k {k!r}; expected a whole number from 1 to {d_sae}")
+    return ForeignSAE(
+        library=library,
+        activation=activation,
+        k=k if activation == "topk" and k else d_sae,
+        pre_bias=pre_bias,
+        layer=layer,
+        model=model,
+        **kept,
+    )
+
+
+def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """The five arrays, contiguous; UserError for shapes that do not fit and what is not finite."""
+    if arrays["W_dec"].ndim != 2:
+        raise UserError(f"{where} has W_dec of shape {arrays['W_dec'].shape}; expected two axes")
+    d_sae, d_in = arrays["W_dec"].shape
+    threshold = arrays.get("threshold", np.zeros((), np.float32))
+    if threshold.ndim == 0:
+        threshold = np.full(d_sae, threshold)
+    arrays = {**arrays, "threshold": threshold}
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_sae, d_in), "b_enc": (d_sae,)}
+    shapes |= {"W_dec": (d_sae, d_in), "b_dec": (d_in,), "threshold": (d_sae,)}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise UserError(
+                f"{where} has {name} of shape {arrays[name].shape}; expected {shape}, "
+                f"as its {d_sae} features of width {d_in} need"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{where} has a {name} that is not finite; expected finite numbers")
+    return {name: np.ascontiguousarray(arrays[name], np.float32) for name in shapes}
+
+
+def by_decoder_norm(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same SAE with decoder rows of norm 1: z_i |W_dec[i]| becomes the activation.
+
+    Rows of norm 0 stay as they are.
+    """
+    norm = np.linalg.norm(weights["W_dec"].astype(np.float64), axis=1)
+    norm = np.where(norm == 0, 1.0, norm)
+    return {
+        **weights,
+        "W_enc": (weights["W_enc"] * norm[:, None]).astype(np.float32),
+        "b_enc": (weights["b_enc"] * norm).astype(np.float32),
+        "W_dec": (weights["W_dec"] / norm[:, None]).astype(np.float32),
+    }
+
+
+# An import on disk: ``imported.json`` and ``sae.npz`` in a folder of their own.
+
+
+META, WEIGHTS = "imported.json", "sae.npz"
+FORMAT, VERSION = "vasae-import", 1
+ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Where an imported SAE comes from and which rows it belongs to."""
+
+    source: str
+    """As it was given."""
+    cache: str
+    cache_digest: str
+    layer: int
+    skip_positions: int
+    """Rows at the first so many positions of a context are masked."""
+    max_norm: float
+    """Rows longer than so many times the median norm are masked; 0 masks none."""
+
+
+def holds_import(folder: Path) -> bool:
+    """Whether ``folder`` is that of an import."""
+    return (folder / META).is_file()
+
+
+def write_import(folder: Path, sae: ForeignSAE, origin: Imported, overwrite: bool) -> None:
+    """Write an import; the file that vouches for the other comes last.
+
+    Raises:
+        UserError: one exists (and ``overwrite`` was not asked for), or it cannot be written.
+    """
+    for name in (WEIGHTS, META):
+        refuse_existing(folder / name, overwrite=overwrite)
+    if overwrite:
+        (folder / META).unlink(missing_ok=True)
+    with atomic_file(folder / WEIGHTS) as file:
+        np.savez(file, **{name: getattr(sae, name) for name in ARRAYS})
+    said = {
+        name: getattr(sae, name) for name in ("library", "activation", "k", "pre_bias", "model")
+    }
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "created_by": f"vasae_jax {__version__}",
+        **said,
+        **asdict(origin),
+        "sha256": sha256_file(folder / WEIGHTS),
+    }
+    write_json(folder / META, record)
+
+
+def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
+    """What :func:`write_import` wrote; UserError where it is damaged or of another version."""
+    meta, weights = folder / META, folder / WEIGHTS
+    try:
+        record: dict[str, Any] = json.loads(meta.read_bytes())
+        if (record["format"], record["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"format {record['format']}, version {record['version']}")
+        if record["sha256"] != sha256_file(weights):
+            raise ValueError(f"{weights} is another file")
+        with np.load(weights, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS}
+        keys = ("library", "activation", "k", "pre_bias", "model", "layer")
+        sae = make_foreign(str(weights), arrays, **{key: record[key] for key in keys})
+        origin = Imported(**{name: record[name] for name in Imported.__dataclass_fields__})
+    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{meta} is damaged ({error}); expected what vasae import wrote") from error
+    return sae, origin

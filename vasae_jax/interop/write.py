@@ -1,0 +1,41 @@
+"""A dictionary in the layouts of other libraries, giving the same reconstruction there."""
+
+import os
+from pathlib import Path
+
+from vasae_jax.dictionary.dictionary import Dictionary
+from vasae_jax.interop import dictionary_learning, gemma_scope, huggingface, sae_lens, sparsify
+from vasae_jax.interop.files import write_files
+from vasae_jax.utils.errors import UserError
+
+LAYOUTS = {
+    "sae_lens": sae_lens.files,
+    "sparsify": sparsify.files,
+    "dictionary_learning": dictionary_learning.files,
+    "gemma_scope": gemma_scope.files,
+    "huggingface": huggingface.files,
+}
+"""Layout names, and what makes the content of their files."""
+
+
+def export_layout(
+    dictionary: Dictionary,
+    layout: str,
+    directory: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> tuple[Path, ...]:
+    """Write ``dictionary`` into ``directory`` as library ``layout`` reads it.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: an unknown layout, a library that is needed and not installed, an existing
+            file (and ``overwrite`` was not asked for), or a place that cannot be written.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"{layout!r} is not a layout; expected one of {', '.join(LAYOUTS)}")
+    return write_files(directory, LAYOUTS[layout](dictionary), overwrite)
+
+
+__all__ = ["LAYOUTS", "export_layout"]

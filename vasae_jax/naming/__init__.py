@@ -1,1 +1,0 @@
-"""The tokens that a feature is named by."""

@@ -1,0 +1,116 @@
+"""The figure of a dictionary's alignment: how near its features are to tokens."""
+
+import os
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from vasae_jax.dictionary.claims import BUCKETS, CLAIM, bucket_names, bucket_of
+from vasae_jax.dictionary.dictionary import Dictionary
+from vasae_jax.utils.files import atomic_file, refuse_existing
+
+WHOLE, FIRING = "#b3b3b3", "#0072b2"
+"""Grey and blue: told apart by lightness alone, so in print and by every kind of eye."""
+BIN = 0.02
+
+
+def alignment_figure(
+    dictionary: Dictionary, out: str | os.PathLike[str], overwrite: bool = False
+) -> Path:
+    """Write the distribution of each feature's nearest cosine as a PNG.
+
+    Two histograms lie over each other: the whole dictionary, and the features that fire. The
+    same dictionary gives the same bytes (with one version of matplotlib).
+
+    Raises:
+        UserError: ``out`` exists and ``overwrite`` was not asked for, or it cannot be written.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}):
+        figure = _draw(dictionary)
+        with atomic_file(out) as file:
+            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    return Path(out)
+
+
+def _draw(dictionary: Dictionary) -> Figure:
+    figure = Figure(figsize=(8.4, 5.2))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.11, 0.2, 0.86, 0.61))
+    _histograms(axes, dictionary)
+    _borders(axes, dictionary)
+    figure.text(0.11, 0.935, _title(dictionary), fontsize=12.5, fontweight="bold")
+    figure.text(0.11, 0.885, f"Names refer to the {dictionary.meta['anchor']}.", fontsize=9.5)
+    figure.text(0.11, 0.025, textwrap.fill(CLAIM, 124), fontsize=7.5, color="#444444")
+    return figure
+
+
+def _histograms(axes: Axes, dictionary: Dictionary) -> None:
+    cosines = dictionary.cosines[:, 0]
+    fires = dictionary.fire_rate > 0
+    edges = np.linspace(0, 1, round(1 / BIN) + 1).tolist()
+    clipped = np.clip(cosines, 0, 1)  # float32 rounding can pass 1; the first bin takes negatives
+    aligned = cosines >= BUCKETS[0][1]
+    axes.hist(clipped, edges, color=WHOLE, label=_label("whole dictionary", aligned))
+    axes.hist(
+        clipped[fires],
+        edges,
+        histtype="step",
+        linewidth=1.8,
+        color=FIRING,
+        label=_label("features that fire", aligned[fires]),
+    )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
+    axes.set_xlabel("cosine between a feature's decoder direction and its nearest token")
+    axes.set_ylabel("features")
+    axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}" if count % 1 == 0 else "")
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.2,
+        ncols=2,
+        columnspacing=3,
+        frameon=False,
+        fontsize=9,
+    )
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _label(name: str, aligned: np.ndarray) -> str:
+    share = aligned.mean() if aligned.size else 0.0
+    return f"{name}: {aligned.size:,} ({share:.1%} strong)"
+
+
+def _borders(axes: Axes, dictionary: Dictionary) -> None:
+    """The bucket borders, and above each bucket how many features lie in it."""
+    borders = [1.0, *(least for _, least in BUCKETS), 0.0]
+    buckets = bucket_of(dictionary.cosines[:, 0])
+    fires = dictionary.fire_rate > 0
+    for border in borders[1:-1]:
+        axes.axvline(border, color="#d55e00", linewidth=1, linestyle=(0, (4, 3)))
+    for index, name in enumerate(bucket_names()):
+        whole = int(np.sum(buckets == index))
+        firing = int(np.sum((buckets == index) & fires))
+        axes.text(
+            (borders[index] + borders[index + 1]) / 2,
+            0.985,
+            f"{name}\n{firing:,} of {whole:,} fire",
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
+
+
+def _title(dictionary: Dictionary) -> str:
+    origin = dictionary.meta["provenance"]
+    model = str(origin["model"]["id"])
+    short = model if len(model) <= 32 else "…" + model[-31:]
+    return f"{short}, layer {origin['layer']}: alignment of {dictionary.d_sae:,} features"

@@ -1,1 +1,0 @@
-"""The trade between what an SAE reconstructs and how near its features are to tokens."""

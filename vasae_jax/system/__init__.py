@@ -1,1 +1,0 @@
-"""Files, signals, memory, clock and errors: what every room stands on."""

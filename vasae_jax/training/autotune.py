@@ -1,0 +1,82 @@
+"""Settings that depend on the machine, decided before a run starts and kept in its config.json.
+
+They change the last digits of a result. So a run that is resumed takes what it began with, on
+whatever machine, and all hosts take what the first one decides.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from vasae_jax.config import Config
+from vasae_jax.distributed.autotune import fastest
+from vasae_jax.distributed.hosts import said_by_first
+from vasae_jax.distributed.mesh import DATA, MODEL
+from vasae_jax.sae import choose_execution, screen
+from vasae_jax.training.log import say
+from vasae_jax.training.run_dir import CONFIG, read_run
+
+
+def settled(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
+    """``config`` with ``sae.screen`` decided: as the run began, else by measuring.
+
+    ``shape`` is [features, numbers in a row].
+
+    Raises:
+        UserError: the run's own config cannot be read.
+    """
+    if config.sae.screen != "auto":
+        return config
+    choice = said_by_first(lambda: _as_begun(config) or _measured(config, mesh, shape))
+    return _with(config, choice)
+
+
+def measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
+    """``config`` with ``sae.screen`` decided by measuring, for steps that belong to no run."""
+    if config.sae.screen != "auto":
+        return config
+    return _with(config, said_by_first(lambda: _measured(config, mesh, shape)))
+
+
+def may_screen(config: Config, features: int, platform: str) -> bool:
+    """Whether the question is worth asking, of so many features on one device.
+
+    Rows that do not lie about 0 are as long as what they share, which the screen's bound would be
+    as loose as.
+    """
+    sae = config.sae
+    sparse = choose_execution(sae.execution, platform) == "sparse"
+    fits = sparse and sae.compute == "float32" and sae.pre_bias == 1.0
+    return fits and platform == "cpu" and screen.may_pay(features, sae.k)
+
+
+def _as_begun(config: Config) -> str:
+    """What an unfinished run has; nothing where there is none."""
+    path = Path(config.run.out)
+    if config.run.overwrite or not (path / CONFIG).is_file():
+        return ""
+    return read_run(path).config.sae.screen
+
+
+def _measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
+    """``on`` or ``off``."""
+    sae, features, width = config.sae, shape[0] // mesh.shape[MODEL], shape[1]
+    if not may_screen(config, features, mesh.devices.flat[0].platform):
+        return "off"
+    rows = config.data.batch // mesh.shape[DATA]
+    found = fastest(
+        f"top {sae.k} of {features} features, {min(rows, screen.MEASURED_ROWS)} rows of {width}",
+        lambda: screen.ways(rows, width, features, sae.k),
+    )
+    say(f"the encoder's product on this machine: {found}")
+    return "on" if found.name == screen.SCREENED else "off"
+
+
+def _with(config: Config, choice: str) -> Config:
+    # auto: a run that an earlier version began
+    screen: Literal["auto", "on", "off"] = (
+        "on" if choice == "on" else "off" if choice == "off" else "auto"
+    )
+    return replace(config, sae=replace(config.sae, screen=screen))

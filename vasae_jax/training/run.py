@@ -1,0 +1,123 @@
+"""A finished run, opened: its settings, its last parameters and its cache."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from vasae_jax.cache import Cache
+from vasae_jax.config import AnchorConfig, Config, DataConfig, RunConfig, SAEConfig
+from vasae_jax.distributed.mesh import MODEL
+from vasae_jax.interop.record import ForeignSAE, Imported, holds_import, read_import
+from vasae_jax.sae import Params
+from vasae_jax.training.checkpoint import load_params
+from vasae_jax.training.run_dir import read_run
+from vasae_jax.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run and the cache that it belongs to."""
+
+    config: Config
+    step: int
+    """The step of its last checkpoint."""
+    params: Params
+    cache: Cache
+    mesh: Mesh | None = None
+    """Devices that its names and measures are worked out on; None: the first one."""
+    imported: Mapping[str, Any] | None = None
+    """Of an SAE that another library trained: which, and where it comes from."""
+
+
+def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = None) -> Run:
+    """The last checkpoint of ``run``, with the cache of its config or the one given.
+
+    A folder of ``vasae import`` opens as a run too: at step 0, without an anchor.
+
+    Raises:
+        UserError: no run, no checkpoint, no cache, a cache of another width or vocabulary (or of
+            the same in another order), or features that ``mesh`` cannot split evenly.
+    """
+    found = _imported(Path(run)) if holds_import(Path(run)) else _trained(run)
+    config, params = found.config, found.params
+    cache = Cache.open(cache_url or config.data.cache)
+    d_sae, width = params["W_dec"].shape
+    if cache.manifest.d_model != width:
+        raise UserError(
+            f"cache {cache.url} has rows of {cache.manifest.d_model} numbers; "
+            f"expected {width} as run {run} was trained on"
+        )
+    known, expected = cache.manifest.vocabulary_digest, found.vocabulary_digest
+    if cache_url and expected and known != expected:
+        raise UserError(
+            f"cache {cache.url} has embeddings and token strings of digest {known}; expected "
+            f"{expected} as run {run} was trained on: the same, in the same order"
+        )
+    if cache_url is None and cache.digest != found.digest:
+        raise UserError(
+            f"cache {cache.url} has changed since run {run} was trained on it; "
+            "expected the same one, or another named with --cache"
+        )
+    if mesh is not None and d_sae % mesh.shape[MODEL]:
+        raise UserError(
+            f"the {d_sae} features of run {run} cannot be split over {mesh.shape[MODEL]} devices; "
+            "expected --mesh.model to divide them"
+        )
+    return Run(config, found.step, params, cache, mesh, found.imported)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a run's folder holds."""
+
+    config: Config
+    digest: str
+    """Of the cache that it belongs to."""
+    vocabulary_digest: str | None
+    """Of that cache's embeddings and token strings; None where the folder does not say."""
+    step: int
+    params: Params
+    imported: Mapping[str, Any] | None = None
+
+
+def _trained(run: str) -> _Found:
+    recorded = read_run(Path(run))
+    digests = recorded.cache_digest, recorded.vocabulary_digest
+    return _Found(recorded.config, *digests, *load_params(run))
+
+
+def _imported(folder: Path) -> _Found:
+    sae, origin = read_import(folder)
+    said = {"library": sae.library, "activation": sae.activation, "model": sae.model}
+    return _Found(
+        imported_config(sae, origin, folder),
+        origin.cache_digest,
+        None,
+        0,
+        imported_params(sae),
+        {**said, "source": origin.source},
+    )
+
+
+def imported_config(sae: ForeignSAE, origin: Imported, folder: Path) -> Config:
+    """The settings of an imported SAE that naming and measuring go by."""
+    data = DataConfig(
+        cache=origin.cache,
+        layer=origin.layer,
+        skip_positions=origin.skip_positions,
+        max_norm=origin.max_norm,
+    )
+    plain = SAEConfig(method="plain", d_sae=len(sae.W_dec), k=sae.k, pre_bias=sae.pre_bias)
+    anchor = AnchorConfig(kind="embedding", weight=0.0)
+    return Config(data=data, sae=plain, anchor=anchor, run=RunConfig(out=str(folder), steps=0))
+
+
+def imported_params(sae: ForeignSAE) -> Params:
+    """Its parameters on the device."""
+    arrays: Any = {name: jnp.asarray(value) for name, value in sae.params.items()}
+    params: Params = arrays
+    return params

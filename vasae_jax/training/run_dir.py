@@ -1,0 +1,197 @@
+"""A run's directory: its settings, its metrics, and whether it may be resumed."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vasae_jax import __version__
+from vasae_jax.cache import Cache
+from vasae_jax.config import Config
+from vasae_jax.config.overrides import difference, from_dict, to_dict
+from vasae_jax.distributed.hosts import is_first, said_by_first
+from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import unwritable, write_bytes, write_json
+from vasae_jax.utils.lock import OWNER, Owner
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run's config.json says."""
+
+    config: Config
+    cache_digest: str
+    """Of the cache that it was trained on."""
+    vocabulary_digest: str | None
+    """Of which string belongs to which embedding row there; None in runs of earlier versions."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """An open run directory."""
+
+    path: Path
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop lines after ``step`` and a half-written last line, before resuming there."""
+        file = self.path / METRICS
+        if is_first() and file.exists():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            write_bytes(file, "".join(line + "\n" for line in kept).encode())
+
+    def best_fvu(self) -> float:
+        """The lowest fvu in metrics.jsonl as the first process has it, infinite if none."""
+        return float(said_by_first(lambda: repr(min(self._fvus(), default=math.inf))))
+
+    def _fvus(self) -> Iterator[float]:
+        file = self.path / METRICS
+        for line in file.read_text().splitlines() if file.exists() else ():
+            fvu = json.loads(line).get("fvu")
+            if isinstance(fvu, float):
+                yield fvu
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl, on the first process.
+
+        Raises:
+            UserError: the disk is full or not writable.
+        """
+        if not is_first():
+            return
+        try:
+            with open(self.path / METRICS, "a") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise unwritable(self.path / METRICS, error) from error
+
+
+def own_runs(configs: Sequence[Config], cache: Cache, held: contextlib.ExitStack) -> list[RunDir]:
+    """The directories of runs, which this process owns until ``held`` is closed.
+
+    Only the first process of a run writes, and owns; none is made where one is refused.
+
+    Raises:
+        UserError: another process trains in one (it is named), or what :func:`open_run` raises.
+    """
+    if not is_first():
+        return [RunDir(Path(config.run.out)) for config in configs]
+    for config in configs:
+        check_run(config, cache)
+    for config in configs:
+        held.enter_context(Owner(config.run.out))
+    return [open_run(config, cache) for config in configs]
+
+
+def open_run(config: Config, cache: Cache) -> RunDir:
+    """The run directory of ``config``: a new one, or the same run's to resume.
+
+    Raises:
+        UserError: it is another run's (the first setting that differs is named), was trained
+            on another cache, is no run directory, or cannot be written.
+    """
+    check_run(config, cache)
+    path = Path(config.run.out)
+    if config.run.overwrite and path.exists():
+        _empty(path)
+    if not (path / CONFIG).exists():
+        _begin(path, config, cache)
+    return RunDir(path)
+
+
+def check_run(config: Config, cache: Cache) -> None:
+    """Raise the UserError of :func:`open_run`, but for a disk's; nothing is written."""
+    path = Path(config.run.out)
+    if config.run.overwrite:
+        _check_deletable(path)
+    elif (path / CONFIG).exists():
+        found = read_run(path)
+        changed = difference(lasting(found.config), lasting(config))
+        if found.cache_digest != cache.digest:
+            changed = f"the cache {config.data.cache} has changed"
+        if changed:
+            raise UserError(
+                f"{path} holds another run: {changed}; expected the same settings to resume it, "
+                "another --run.out, or --run.overwrite"
+            )
+    elif path.exists() and not _vacant(path):
+        raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
+
+
+def read_run(path: Path) -> Recorded:
+    """The settings of a run and what it was trained on.
+
+    Raises:
+        UserError: ``path`` is not the directory of a run.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
+    try:
+        record = json.loads(file.read_text())
+        config = from_dict(record["config"], str(file))
+        return Recorded(config, record["cache_digest"], record.get("vocabulary_digest"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
+
+
+def _begin(path: Path, config: Config, cache: Cache) -> None:
+    run = replace(config.run, overwrite=False, fall_back=False)  # said of one start only
+    record = {
+        "created_by": f"vasae_jax {__version__}",
+        "cache_digest": cache.digest,
+        "vocabulary_digest": cache.manifest.vocabulary_digest,
+        "config": to_dict(replace(config, run=run)),
+    }
+    write_json(path / CONFIG, record)
+
+
+def _empty(path: Path) -> None:
+    """Delete a run, the settings last: what a kill leaves is still the directory of a run."""
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == CONFIG):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != OWNER:
+            entry.unlink()
+
+
+def lasting(config: Config) -> Config:
+    """The settings that shape the result; the others may change when a run is resumed."""
+    blank = Config()
+    run = replace(
+        config.run,
+        out="",
+        overwrite=False,
+        fall_back=False,
+        tensorboard=False,
+        wandb="",
+        log_every=blank.run.log_every,
+        checkpoint_every=blank.run.checkpoint_every,
+        keep=blank.run.keep,
+        keep_every=blank.run.keep_every,
+    )
+    return replace(config, run=run, mesh=blank.mesh, data=replace(config.data, cache=""))
+
+
+def _check_deletable(path: Path) -> None:
+    if path.exists() and not _vacant(path) and not (path / CONFIG).is_file():
+        raise UserError(f"{path} holds no run; --run.overwrite deletes only the directory of a run")
+
+
+def _vacant(path: Path) -> bool:
+    """Whether a directory is empty, but for what an owner that was killed early has left."""
+    return path.is_dir() and set(os.listdir(path)) <= {OWNER}
+
+
+def _step_of(line: str) -> float:
+    try:
+        step: float = json.loads(line)["step"]
+        return step
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

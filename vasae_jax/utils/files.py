@@ -1,0 +1,133 @@
+"""Writing files so that nothing stored is ever lost or half-written, and digests of what is."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vasae_jax.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes ``path`` when the block ends without an error.
+
+    The file is flushed to disk before the rename and the directory after it, so after a
+    crash ``path`` holds either its old content or all of the new one.
+
+    Raises:
+        UserError: the directory cannot be created or written, or the disk is full.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed below, then renamed)
+            dir=target.parent, prefix=target.name + ".", delete=False
+        )
+    except OSError as error:
+        raise unwritable(target, error) from error
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(handle.name, 0o666 & ~_umask())
+        os.replace(handle.name, target)
+        _sync_directory(target.parent)
+    except OSError as error:
+        _discard(handle.name)
+        raise unwritable(target, error) from error
+    except BaseException:
+        _discard(handle.name)
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically; raises UserError where that is impossible."""
+    with atomic_file(path) as handle:
+        handle.write(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented UTF-8 JSON to ``path`` atomically (NaN is refused)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
+    """The sentence for a path that could not be written, and why."""
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; expected a writable place with free space"
+    )
+
+
+def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raise UserError if ``path`` exists and the user did not ask to overwrite it."""
+    if Path(path).exists() and not overwrite:
+        raise UserError(f"{path} exists already; expected a new path, or --overwrite to replace it")
+
+
+def require_space(directory: str | os.PathLike[str], nbytes: int) -> None:
+    """Raise UserError if ``directory`` (which exists) has less than ``nbytes`` of free space."""
+    free = shutil.disk_usage(directory).free
+    if free < nbytes:
+        raise UserError(
+            f"{directory} has {free / 2**20:,.1f} MiB free; expected {nbytes / 2**20:,.1f} MiB "
+            "for what is to be written next; what is there already is kept"
+        )
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of a file's content, read in pieces."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_array(array: np.ndarray) -> str:
+    """Hexadecimal SHA-256 of an array's dtype, shape and row-major bytes."""
+    digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _discard(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+
+
+# Where this project keeps what it need not fetch or make twice.
+
+
+def default_cache() -> Path:
+    """``$VASAE_CACHE``, else ``vasae_jax`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    own = os.environ.get("VASAE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "vasae_jax"

@@ -1,0 +1,77 @@
+"""Where a model lies: a path, or a repository on the Hugging Face hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vasae_jax.utils.errors import UserError, first_line
+
+
+def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]:
+    """Path, name and hub revision (None for a local path) of the model ``source``.
+
+    Args:
+        source: a directory, a .gguf file, or else a name on the hub, which is downloaded.
+        patterns: the files to download.
+
+    Raises:
+        UserError: no such path, or the hub does not have it or cannot be reached.
+    """
+    if not source:
+        raise UserError("the model's name is empty; expected a path or a Hugging Face name")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path, path.resolve().name, None
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UserError(f"{source} is a file; expected a directory, or a file ending in .gguf")
+        return path, path.stem, None
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or path.suffix == ".gguf":
+        raise UserError(
+            f"{source} does not exist; expected a directory with config.json, "
+            "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
+        )
+    path = snapshot(source, patterns)
+    return path, source, path.name
+
+
+def snapshot(name: str, patterns: Sequence[str]) -> Path:
+    """The local copy of hub repository ``name``, its files that match ``patterns``.
+
+    Raises:
+        UserError: there is no such repository, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Exception as error:  # network, name, permission and disk errors share no base
+        raise UserError(
+            f"{name} is neither a local path nor to be had from the Hugging Face hub "
+            f"({type(error).__name__}: {first_line(error)}); expected one of the two"
+        ) from error
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload a folder to the hub repository ``repository``, which is made if need be; its URL.
+
+    Raises:
+        UserError: the hub is off (``HF_HUB_OFFLINE``), cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{repository} cannot be written: HF_HUB_OFFLINE is set; expected it unset. "
+            f"{folder} is complete and can be uploaded as it is"
+        )
+    try:
+        hub = HfApi()
+        hub.create_repo(repository, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=str(folder))
+    except Exception as error:  # network, name, permission and disk errors share no base
+        raise UserError(
+            f"{repository} cannot be written ({type(error).__name__}: {first_line(error)}); "
+            "expected the hub to be within reach and a token that may write there. "
+            f"{folder} is complete"
+        ) from error
+    return f"{constants.ENDPOINT}/{repository}"
