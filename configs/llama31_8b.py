@@ -19,7 +19,7 @@ from vasae_jax.config.presets import published
 recipe = published(cache="caches/llama31-8b", layer=16)
 config = replace(
     recipe,
-    sae=replace(recipe.sae, compute="bfloat16"),
+    sae=replace(recipe.sae, compute_dtype="bfloat16"),
     mesh=MeshConfig(data=1, model=16),
     run=RunConfig(out="runs/llama31-8b-layer-16", steps=1220, checkpoint_every=250),
 )

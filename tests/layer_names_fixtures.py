@@ -63,10 +63,10 @@ class PlainRelation:
         self.seen = np.flatnonzero(count)
         self.p = count / count.sum()
         self.pre = np.zeros((features, len(rows)))
-        self.scatter = np.zeros(features)
+        self.within_cov = np.zeros(features)
         for i in range(features):
             w = wide["W_enc"][i]
-            self.scatter[i] = np.sqrt(w @ within @ w)
+            self.within_cov[i] = np.sqrt(w @ within @ w)
             self.pre[i] = (rows + mean - pre_bias * wide["b_dec"]) @ w + wide["b_enc"][i]
         step = -(-features // sample)
         if "threshold" in wide:
@@ -77,15 +77,15 @@ class PlainRelation:
         self.share = np.zeros_like(self.pre)
         self.score = np.full_like(self.pre, -np.inf)
         for i in range(features):
-            z = (self.pre[i] - bars[i]) / self.scatter[i]
-            above = self.pre[i] * norm.cdf(z) + self.scatter[i] * norm.pdf(z)
+            z = (self.pre[i] - bars[i]) / self.within_cov[i]
+            above = self.pre[i] * norm.cdf(z) + self.within_cov[i] * norm.pdf(z)
             mass = self.p * np.maximum(above, 0)
             self.share[i] = mass / max(mass.sum(), 1e-30)
             self.score[i, self.seen] = (self.share[i] - LIFT * self.p)[self.seen]
 
     def _bar(self, some, k, features):
         def firing(bar):
-            z = (self.pre[some][:, self.seen] - bar) / self.scatter[some][:, None]
+            z = (self.pre[some][:, self.seen] - bar) / self.within_cov[some][:, None]
             return norm.cdf(z) @ self.p[self.seen]
 
         def excess(bar):

@@ -24,7 +24,7 @@ def unit(rows):
     return rows / np.where(norm == 0, 1, norm)
 
 
-def alignment(W_dec, anchors, mode, weight, enough=1.0):
+def alignment(W_dec, anchors, mode, weight, target_cosine=1.0):
     """sum_i w_i min(s_i, enough) and its gradient [F, d]; anchors are unit rows, weight sums to 1.
 
     ``enough`` is for the mode nearest alone.
@@ -37,7 +37,7 @@ def alignment(W_dec, anchors, mode, weight, enough=1.0):
     c = np.take_along_axis(cos, ids, axis=1)
     soft = np.exp(c) / np.exp(c).sum(axis=1, keepdims=True)
     if mode == "nearest":
-        s, ds = np.minimum(c[:, 0], enough), (c < enough).astype(c.dtype)
+        s, ds = np.minimum(c[:, 0], target_cosine), (c < target_cosine).astype(c.dtype)
     elif mode == "logsumexp":
         s, ds = np.log(np.exp(c).sum(axis=1)), soft
     else:
@@ -60,7 +60,7 @@ def loss_and_grads(
     anchors,
     mode,
     weight,
-    enough=1.0,
+    target_cosine=1.0,
     relative=False,
     pulled="W_dec",
 ):
@@ -79,7 +79,7 @@ def loss_and_grads(
     }
     if lam:
         lam = lam * loss if relative else lam
-        aligned, pull = alignment(params[pulled], anchors, mode, weight, enough)
+        aligned, pull = alignment(params[pulled], anchors, mode, weight, target_cosine)
         loss -= lam * aligned
         grads[pulled] -= lam * pull
     return loss, grads

@@ -31,10 +31,10 @@ def make_rows(steps=STEPS, seed=0):
 ONE = MeshConfig(data=1, model=1)
 
 
-def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
+def make_config(mesh=ONE, loss="variance", search_fraction=1.0, **sae):
     mode = sae.pop("mode", "nearest")
-    per_feature = sae.pop("per_feature", "uniform")
-    enough = sae.pop("enough", 1.0)
+    feature_weight = sae.pop("per_feature", "uniform")
+    target_cosine = sae.pop("enough", 1.0)
     relative = sae.pop("relative", False)
     pulls = sae.pop("pulls", "decoder")
     settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}
@@ -44,12 +44,12 @@ def make_config(mesh=ONE, loss="variance", search_share=1.0, **sae):
             kind="embedding",
             pulls=pulls,
             weight=0.4,
-            ramp_from=0.0,
-            ramp=0.0,
+            start=0.0,
+            warmup=0.0,
             mode=mode,
-            search_share=search_share,
-            per_feature=per_feature,
-            enough=enough,
+            search_fraction=search_fraction,
+            feature_weight=feature_weight,
+            target_cosine=target_cosine,
             relative=relative,
         ),
         optim=OptimConfig(lr=3e-3, warmup=0.0, decay=0.0, loss=loss),

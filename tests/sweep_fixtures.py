@@ -13,7 +13,7 @@ SECONDS = ("seconds",)
 def make_base(cache, **run):
     settings = {"steps": 12, "log_every": 4, "checkpoint_every": 4, **run}
     return Config(
-        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2, seed=0),
+        data=DataConfig(cache=cache, layer=1, batch=32, readers=4, shuffle_chunks=2, seed=0),
         sae=SAEConfig(d_sae=32, k=3),
         mesh=MeshConfig(data=1),
         run=RunConfig(**settings),

@@ -93,10 +93,10 @@ class Ended:
 def start(soak: Soak, out: Path, *more: str, most: int = -1) -> subprocess.Popen[str]:
     """The run's command, whose files cannot grow beyond ``most`` bytes (-1: any)."""
     settings = {
-        "data.cache": soak.cache, "data.layer": 1, "data.batch": 64, "data.lanes": 4,
-        "data.window": 2, "sae.d-sae": 64, "sae.k": 4, "run.out": out, "run.steps": soak.steps,
+        "data.cache": soak.cache, "data.layer": 1, "data.batch": 64, "data.readers": 4,
+        "data.shuffle_chunks": 2, "sae.d-sae": 64, "sae.k": 4, "run.out": out, "run.steps": soak.steps,
         "run.log-every": LOG_EVERY, "run.checkpoint-every": SAVE_EVERY, "mesh.data": 1,
-        "anchor.search-share": 0.5,
+        "anchor.search-fraction": 0.5,
     }  # fmt: skip
     given = [f"--{name}={value}" for name, value in settings.items()]
     limit = (

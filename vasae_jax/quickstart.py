@@ -21,7 +21,7 @@ from vasae_jax.report.labels import given_runs
 from vasae_jax.report.make import Report, make_report
 from vasae_jax.report.page.build import check_folder
 from vasae_jax.report.panel import Published, summary
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.utils.errors import UserError
@@ -130,7 +130,7 @@ def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -
                     f"{url} holds a cache with {what} {old}; expected {new}, another --out, "
                     "or --overwrite"
                 )
-        say(f"{url} is complete")
+        print_once(f"{url} is complete")
         return
     settings = Settings(
         layers=layers,
@@ -139,7 +139,7 @@ def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -
         chunk_rows=CHUNK_ROWS,
     )
     documents = read_documents(wanted.text)
-    say(
+    print_once(
         f"extracting layers {', '.join(map(str, layers))} of {model.id} over {wanted.text} "
         f"({model.computed})"
     )

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from layer_root import root_of
 
-from vasae_jax.anchor.loss import Nearest, scattered_pull
-from vasae_jax.anchor.whitening import RANK, RIDGE, placed, scatter_of, whitened
+from vasae_jax.anchor.loss import Nearest, whitened_pull
+from vasae_jax.anchor.whitening import RANK, RIDGE, whiten, whitened_anchors, within_cov_of
 
 
 def covariance(d, seed=0):
@@ -24,46 +24,46 @@ def test_the_largest_directions_are_kept_and_the_rest_have_their_mean_variance(d
     rest = d - min(RANK, d - 1)
     values[:rest] = values[:rest].mean()
     root = (vectors * np.sqrt(values)) @ vectors.T
-    found = root_of(scatter_of(S))
+    found = root_of(within_cov_of(S))
     np.testing.assert_allclose(found, root, atol=2e-5 * root.max())
 
 
 @pytest.mark.parametrize("d", [8, RANK + 30])
 def test_whitening_is_the_inverse_of_the_measure(d):
-    scatter = scatter_of(covariance(d))
+    within_cov = within_cov_of(covariance(d))
     rows = np.random.default_rng(1).normal(size=(20, d)).astype(np.float32)
-    found = whitened(rows, scatter) @ root_of(scatter)
+    found = whiten(rows, within_cov) @ root_of(within_cov)
     np.testing.assert_allclose(found, rows, atol=1e-4)
 
 
 def test_a_layer_without_scatter_measures_nothing_as_infinite():
     """Where every row is its token's mean, R is small and the same in all directions."""
-    scatter = scatter_of(np.zeros((8, 8)))
-    rows = whitened(np.eye(8, dtype=np.float32), scatter)
+    within_cov = within_cov_of(np.zeros((8, 8)))
+    rows = whiten(np.eye(8, dtype=np.float32), within_cov)
     assert np.isfinite(rows).all()
     np.testing.assert_allclose(rows / rows[0, 0], np.eye(8), atol=1e-6)
 
 
-def plain_pull(W, share, rows, scatter, enough):
+def plain_pull(W, share, rows, within_cov, target_cosine):
     """The sum and its gradient with both sides taken through R, row by row in float64."""
-    root, total, pull = root_of(scatter), 0.0, np.zeros(W.shape)
+    root, total, pull = root_of(within_cov), 0.0, np.zeros(W.shape)
     for i, (w, c) in enumerate(zip(W.astype(np.float64), rows.astype(np.float64), strict=True)):
         u, v = w @ root, c @ root
         v /= np.linalg.norm(v)
         size = np.linalg.norm(u)
         cosine = u @ v / size if size else 0.0
-        total += share[i] * min(cosine, enough)
-        if size and cosine < enough:
+        total += share[i] * min(cosine, target_cosine)
+        if size and cosine < target_cosine:
             pull[i] = share[i] * (root @ ((v - cosine * u / size) / size))
     return total, pull
 
 
 @pytest.mark.parametrize("enough", [1.0, 0.3])
-def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(enough):
+def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(target_cosine):
     """Relative 1e-5 of the largest: variances reach a thousand."""
     d, count = RANK + 30, 50
     rng = np.random.default_rng(2)
-    scatter = scatter_of(covariance(d))
+    within_cov = within_cov_of(covariance(d))
     rows = rng.normal(size=(count, d)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     near = np.linspace(0, 3, count)[:, None]
@@ -74,10 +74,10 @@ def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(enough):
     others = np.zeros_like(rows)
     others[order] = rows
     nearest = Nearest(jnp.asarray(rows), jnp.asarray(order))
-    given = (jnp.asarray(W), jnp.asarray(share), nearest, placed(others, scatter))
-    found, pull = scattered_pull(*given, enough=enough)
-    total, expected = plain_pull(W, share, rows, scatter, enough)
+    given = (jnp.asarray(W), jnp.asarray(share), nearest, whitened_anchors(others, within_cov))
+    found, pull = whitened_pull(*given, target_cosine=target_cosine)
+    total, expected = plain_pull(W, share, rows, within_cov, target_cosine)
     assert float(found) == pytest.approx(total, rel=1e-5)
     np.testing.assert_allclose(pull, expected, atol=1e-5 * np.abs(expected).max())
     still = (expected == 0).all(axis=1)
-    assert still[7] and (still.sum() > 5) == (enough < 1)
+    assert still[7] and (still.sum() > 5) == (target_cosine < 1)

@@ -53,7 +53,7 @@ def test_a_bucket_holds_the_files_of_a_directory(bucket, tmp_path):
     assert stored == {f"some/cache/{name}": data for name, data in files.items()}
     assert verify(URL) == []
     assert "300 rows" in info(URL)
-    shuffle = Shuffle(batch=64, seed=0, lanes=4, window=2)
+    shuffle = Shuffle(batch=64, seed=0, readers=4, shuffle_chunks=2)
     remote, near = (
         Stream(Cache.open(url), 3, "train", Mask(1, 10.0), shuffle).batch(3)
         for url in (URL, str(local))

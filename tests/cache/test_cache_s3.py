@@ -76,9 +76,9 @@ def test_a_run_reads_s3_as_it_reads_a_directory(stored, tmp_path):
     for number, url in enumerate((stored, str(tmp_path / "cache"))):
         out = train(
             Config(
-                data=DataConfig(cache=url, layer=1, batch=32, lanes=4, window=2),
+                data=DataConfig(cache=url, layer=1, batch=32, readers=4, shuffle_chunks=2),
                 sae=SAEConfig(d_sae=32, k=3),
-                anchor=replace(embedding().anchor, search_share=0.1),
+                anchor=replace(embedding().anchor, search_fraction=0.1),
                 mesh=MeshConfig(1, 1),
                 run=RunConfig(out=str(tmp_path / f"run{number}"), steps=4, log_every=1),
             )

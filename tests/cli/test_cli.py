@@ -19,7 +19,7 @@ from vasae_jax.cli.main import VERBS, main
 from vasae_jax.dictionary.files import read_dictionary
 
 SMALL = [
-    "--sae.d-sae=64", "--sae.k=4", "--run.steps=12", "--data.batch=64", "--data.lanes=4",
+    "--sae.d-sae=64", "--sae.k=4", "--run.steps=12", "--data.batch=64", "--data.readers=4",
     "--run.log-every=6", "--mesh.data=1",
 ]  # fmt: skip
 

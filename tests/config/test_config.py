@@ -27,8 +27,8 @@ def parse(*arguments):
 def test_overrides_are_typed():
     config = parse("--sae.k=64", "--optim.lr=3e-4", "--run.tensorboard", "--sae.no-unit-norm")
     assert (config.sae.k, config.optim.lr) == (64, 3e-4)
-    assert config.run.tensorboard and not config.sae.unit_norm
-    assert parse("--run.tensorboard=true", "--sae.unit-norm=False") == parse(
+    assert config.run.tensorboard and not config.sae.normalize_decoder
+    assert parse("--run.tensorboard=true", "--sae.normalize-decoder=False") == parse(
         "--run.tensorboard", "--sae.no-unit-norm"
     )
 
@@ -50,7 +50,7 @@ def test_auto_takes_the_devices_that_are_left(arguments):
         ("--sae.dsae=3", r"did you mean --sae.d-sae"),
         ("--zzz=3", r"see vasae train --help for all settings"),
         ("--sae.k=abc", r"--sae.k: invalid literal for int"),
-        ("--sae.compute=float16", r"invalid choice 'float16' .*'float32', 'bfloat16'"),
+        ("--sae.compute_dtype=float16", r"invalid choice 'float16' .*'float32', 'bfloat16'"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_line(argument, sentence):

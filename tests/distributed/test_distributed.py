@@ -35,12 +35,12 @@ def cache(tmp_path_factory):
     return make_cache(tmp_path_factory.mktemp("cache"), rows=600, d=16, vocab=40, layers=(1,))
 
 
-def config_for(cache, out, mesh=(2, 4), lanes=4, **run):
+def config_for(cache, out, mesh=(2, 4), readers=4, **run):
     settings = {"steps": STEPS, "log_every": 1, "checkpoint_every": 6, **run}
     return Config(
-        data=DataConfig(cache=cache.url, layer=1, batch=32, lanes=lanes, window=2),
+        data=DataConfig(cache=cache.url, layer=1, batch=32, readers=readers, shuffle_chunks=2),
         sae=SAEConfig(d_sae=32, k=3),
-        anchor=replace(embedding().anchor, search_share=0.1),
+        anchor=replace(embedding().anchor, search_fraction=0.1),
         optim=OptimConfig(warmup=0.0, decay=0.0),  # a step is the same in a run of any length
         mesh=MeshConfig(*mesh),
         run=RunConfig(out=str(out), **settings),
@@ -248,7 +248,7 @@ def test_the_first_process_works_first_and_all_hear_what_fails(monkeypatch):
     """As the second of two processes: it works after the first, where errors are told to all."""
     told = []
 
-    def together(work):
+    def raise_on_all(work):
         told.append("begins")
         try:
             return work()
@@ -256,7 +256,7 @@ def test_the_first_process_works_first_and_all_hear_what_fails(monkeypatch):
             told.append("ends")
 
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(distributed, "together", together)
+    monkeypatch.setattr(distributed, "together", raise_on_all)
     for first, expected in (
         (False, ["begins", "ends", "begins", "works", "ends"]),
         (True, ["begins", "works", "ends", "begins", "ends"]),

@@ -49,7 +49,7 @@ NOT_RUN = {
 }
 """Why a command is not run; its arguments are parsed all the same."""
 
-TRAINED = "--sae.d-sae=128 --run.steps=6 --run.log-every=3 --data.batch=64 --data.lanes=2"
+TRAINED = "--sae.d-sae=128 --run.steps=6 --run.log-every=3 --data.batch=64 --data.readers=2"
 EXTRACTED = "--overwrite --chunk-rows=128 --max-rows=3000"
 SMALL = {
     "python tools/extract_torch.py": EXTRACTED,

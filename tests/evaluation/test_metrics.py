@@ -34,7 +34,7 @@ def test_figures_worked_by_hand():
     assert found.fvu == pytest.approx(2 / 8)
     assert found.variance_explained == pytest.approx(6 / 8)
     assert found.l0 == pytest.approx(3 / 4)
-    assert (found.dead, found.dead_share) == (1, pytest.approx(1 / 3))
+    assert (found.dead, found.dead_fraction) == (1, pytest.approx(1 / 3))
     np.testing.assert_allclose(found.fire_rate, [2 / 4, 0, 1 / 4])
 
 

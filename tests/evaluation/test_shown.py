@@ -14,7 +14,7 @@ from vasae_jax.training.loop import train
 def run(tmp_path):
     cache = make_cache(tmp_path, rows=600, layers=(1,)).url
     config = Config(
-        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2),
+        data=DataConfig(cache=cache, layer=1, batch=32, readers=4, shuffle_chunks=2),
         sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
         mesh=MeshConfig(data=1),
         run=RunConfig(out=str(tmp_path / "run"), steps=2, tensorboard=True),

@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install chromium"),
 ]
 SMALL = [
-    "--sae.d-sae=64", "--sae.k=4", "--run.steps=12", "--data.batch=64", "--data.lanes=4",
+    "--sae.d-sae=64", "--sae.k=4", "--run.steps=12", "--data.batch=64", "--data.readers=4",
     "--mesh.data=1",
 ]  # fmt: skip
 

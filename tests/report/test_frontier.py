@@ -21,7 +21,7 @@ KEYS = {
     "layer",
     "seed",
     "variance_explained",
-    "dead_share",
+    "dead_fraction",
     "firing_aligned",
     "mass_aligned",
     "raw_firing_aligned",
@@ -69,7 +69,7 @@ def test_rows_say_what_was_trained_and_measured(found, grid):
     ]
     for row in rows:
         assert row.keys() >= KEYS and row["layer"] == 1 and row["steps"] == 6
-        assert row["variance_explained"] < 1 and 0 <= row["dead_share"] <= 1
+        assert row["variance_explained"] < 1 and 0 <= row["dead_fraction"] <= 1
     assert rows[0]["anchor"] == "input embeddings"
     assert rows[1]["anchor"] == "layer anchors (both, encoder)"
     # The published recipe names by raw embeddings, so its raw figures are its figures.

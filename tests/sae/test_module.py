@@ -60,8 +60,8 @@ def test_params_go_there_and_back():
 
 
 def test_the_published_start_is_normal_with_zero_biases():
-    config = make_config(encoder_init="normal", decoder_init="normal", bias_init="zero",
-                         unit_norm=False).sae  # fmt: skip
+    config = make_config(encoder_init="normal", decoder_init="normal", b_dec_init="zero",
+                         normalize_decoder=False).sae  # fmt: skip
     shapes = jnp.full((200,), 3.0), jnp.zeros((V, 200)), jnp.arange(V)
     params = SAE.create(config, 500, *shapes, nnx.Rngs(0)).params()
     assert not np.asarray(params["b_enc"]).any() and not np.asarray(params["b_dec"]).any()

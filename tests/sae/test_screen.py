@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from vasae_jax.sae import Pass, forward, screen, sparse
+from vasae_jax.sae import ForwardConfig, forward, screen, sparse
 from vasae_jax.sae import topk as tiles
 
 D, F, ROWS, K = 32, 700, 40, 8
@@ -97,7 +97,9 @@ def test_a_forward_pass_by_the_screen_equals_the_reference():
     x = rng.normal(size=(ROWS, D)) + 3 * params["b_dec"]
     expected, _, _ = reference.forward(params, x, K, 1.0)
     narrow = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
-    found = forward(narrow, jnp.asarray(x, jnp.float32), Pass(K, pre_bias=1.0, screen=True)).x_hat
+    found = forward(
+        narrow, jnp.asarray(x, jnp.float32), ForwardConfig(K, pre_bias=1.0, screen=True)
+    ).x_hat
     # float32 sums of terms up to about 100
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
@@ -107,7 +109,7 @@ def test_tiles_of_rows_have_the_bits_of_all_at_once(by_screen, monkeypatch):
     rng = np.random.default_rng(4)
     x, W = (jnp.asarray(rng.normal(size=(n, D)), jnp.float32) for n in (ROWS, F))
     shift, b = jnp.ones(D), jnp.zeros(F)
-    how = Pass(K, pre_bias=1.0, screen=by_screen)
+    how = ForwardConfig(K, pre_bias=1.0, screen=by_screen)
     found = []
     for rows in (ROWS, 8, ROWS - 1):  # at once, in five tiles, and where no tile divides them
         monkeypatch.setattr(tiles, "CPU_TILE", rows)

@@ -12,7 +12,7 @@ from vasae_jax.stream import LayersStream, Shuffle, Stream
 from vasae_jax.utils.errors import UserError
 
 LAYERS = (3, 1, 5)
-MASK, SHUFFLE = Mask(1, 1.2), Shuffle(batch=60, seed=0, lanes=4, window=3)
+MASK, SHUFFLE = Mask(1, 1.2), Shuffle(batch=60, seed=0, readers=4, shuffle_chunks=3)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from vasae_jax.utils.errors import UserError
 
 LAYER = 3
 MASK, NO_MASK = Mask(skip_positions=1, max_norm=1.2), Mask(skip_positions=0, max_norm=0.0)
-SHUFFLE = Shuffle(batch=60, seed=0, lanes=4, window=3)
+SHUFFLE = Shuffle(batch=60, seed=0, readers=4, shuffle_chunks=3)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,10 @@ def memory(cache):
     return x, keep, cache.column("docs", "train").read(0, rows)
 
 
-def make_stream(cache, batch=60, seed=0, lanes=4, window=3, **process):
-    return Stream(cache, LAYER, "train", MASK, Shuffle(batch, seed, lanes, window), **process)
+def make_stream(cache, batch=60, seed=0, readers=4, shuffle_chunks=3, **process):
+    return Stream(
+        cache, LAYER, "train", MASK, Shuffle(batch, seed, readers, shuffle_chunks), **process
+    )
 
 
 def same(one, other):
@@ -48,19 +50,19 @@ def same(one, other):
 
 def test_batches_equal_the_slow_twin(cache, memory):
     stream = make_stream(cache, batch=60)
-    lanes = [lane_sequence(stream.order, lane, 5) for lane in range(4)]
+    readers = [lane_sequence(stream.order, lane, 5) for lane in range(4)]
     for step in range(70):
         batch = stream.batch(step)
-        rows = [row for lane in lanes for row in lane[step * 15 : (step + 1) * 15]]
+        rows = [row for lane in readers for row in lane[step * 15 : (step + 1) * 15]]
         assert batch.x.dtype == ml_dtypes.bfloat16
         for found, expected in zip((batch.x, batch.keep, batch.docs), memory, strict=True):
             np.testing.assert_array_equal(found, expected[rows])
 
 
 def test_a_batch_may_span_windows_and_epochs(cache, memory):
-    stream = make_stream(cache, batch=2400, lanes=4, window=1)
-    lanes = [lane_sequence(stream.order, lane, 5) for lane in range(4)]
-    rows = [row for lane in lanes for row in lane[600:1200]]
+    stream = make_stream(cache, batch=2400, readers=4, shuffle_chunks=1)
+    readers = [lane_sequence(stream.order, lane, 5) for lane in range(4)]
+    rows = [row for lane in readers for row in lane[600:1200]]
     np.testing.assert_array_equal(stream.batch(1).x, memory[0][rows])
 
 
@@ -107,7 +109,7 @@ def test_each_chunk_is_read_once_an_epoch_and_only_by_its_owner(cache, monkeypat
     reads = record_reads(monkeypatch)
     own = [chunk for chunk in range(63) if chunk % 4 in (2, 3)]
     epochs = 3
-    steps = epochs * min(stream.order.lane_rows(lane) for lane in (2, 3)) // 15
+    steps = epochs * min(stream.order.reader_rows(lane) for lane in (2, 3)) // 15
     for step in range(steps):
         stream.batch(step)
     chunks = [chunk for kind, chunk in reads if kind == "acts"]
@@ -133,8 +135,8 @@ def test_streams_refuse_what_the_cache_lacks(cache):
         Stream(cache, 2, "train", MASK, SHUFFLE)
     with pytest.raises(UserError, match="no split 'dev'"):
         Stream(cache, LAYER, "dev", MASK, SHUFFLE)
-    with pytest.raises(UserError, match="expected lanes=60"):
-        make_stream(cache, batch=600, lanes=100)
+    with pytest.raises(UserError, match="expected readers=60"):
+        make_stream(cache, batch=600, readers=100)
     with pytest.raises(UserError, match="not negative"):
         Stream(cache, LAYER, "train", Mask(-1, 0.0), SHUFFLE)
     with pytest.raises(UserError, match="smaller skip_positions"):

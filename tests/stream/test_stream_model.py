@@ -50,25 +50,25 @@ class Model(RuleBasedStateMachine):
     @initialize(
         rows=st.integers(1, 120),
         chunk_rows=st.integers(1, 9),
-        lanes=st.sampled_from([1, 2, 3, 4, 6]),
+        readers=st.sampled_from([1, 2, 3, 4, 6]),
         per_lane=st.integers(1, 7),
         window=st.integers(1, 4),
         seed=st.integers(0, 2**64 - 1),
         mask=st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0, 1.7])),
     )
-    def begin(self, rows, chunk_rows, lanes, per_lane, window, seed, mask):
-        assume(rows > mask[0] and lanes <= -(-rows // chunk_rows))
+    def begin(self, rows, chunk_rows, readers, per_lane, window, seed, mask):
+        assume(rows > mask[0] and readers <= -(-rows // chunk_rows))
         self.folder = Path(tempfile.mkdtemp(prefix="vasae-stream-"))
         self.cache = numbered_cache(str(self.folder / "cache"), rows, chunk_rows, context=6)
         self.rows, self.mask = rows, Mask(*mask)
-        self.shuffle = Shuffle(lanes * per_lane, seed, lanes, window)
+        self.shuffle = Shuffle(readers * per_lane, seed, readers, window)
         self.step, self.streams = 0, self.open(1)
         self.order = self.streams[0].order
         norms = self.cache.norms(LAYER, "train").read(0, rows)
         counted = np.arange(rows) % 6 >= mask[0]
         limit = mask[1] * float(np.median(norms[counted])) if mask[1] else np.inf
         self.kept = counted & (norms <= limit)
-        self.seen = [Counter() for _ in range(lanes)]
+        self.seen = [Counter() for _ in range(readers)]
         self.walked = 0  # batches from 0 on that are counted in seen
 
     def open(self, hosts):
@@ -83,7 +83,7 @@ class Model(RuleBasedStateMachine):
     @rule(hosts=st.sampled_from([1, 2, 3, 4, 6]), step=st.none() | st.integers(0, 60))
     def restart(self, hosts, step):
         """Other hosts, and another step where one is given."""
-        assume(self.shuffle.lanes % hosts == 0)
+        assume(self.shuffle.readers % hosts == 0)
         self.streams = self.open(hosts)
         self.step = self.step if step is None else step
 
@@ -105,17 +105,17 @@ class Model(RuleBasedStateMachine):
 
     def expected(self, step):
         """Rows of global batch ``step``, by the plain sequences of its lanes."""
-        each = self.shuffle.batch // self.shuffle.lanes
+        each = self.shuffle.batch // self.shuffle.readers
         start, stop = step * each, (step + 1) * each
         found = []
-        for lane in range(self.shuffle.lanes):
-            epochs = -(-stop // self.order.lane_rows(lane))
+        for lane in range(self.shuffle.readers):
+            epochs = -(-stop // self.order.reader_rows(lane))
             found += lane_sequence(self.order, lane, epochs)[start:stop]
         return found
 
     def count(self, rows):
         if self.step == self.walked:
-            for seen, part in zip(self.seen, np.split(rows, self.shuffle.lanes), strict=True):
+            for seen, part in zip(self.seen, np.split(rows, self.shuffle.readers), strict=True):
                 seen.update(part.tolist())
             self.walked += 1
 
@@ -125,11 +125,11 @@ class Model(RuleBasedStateMachine):
         if not hasattr(self, "seen"):
             return
         for lane, seen in enumerate(self.seen):
-            passed = self.walked * (self.shuffle.batch // self.shuffle.lanes)
-            whole, rest = divmod(passed, self.order.lane_rows(lane))
+            passed = self.walked * (self.shuffle.batch // self.shuffle.readers)
+            whole, rest = divmod(passed, self.order.reader_rows(lane))
             assert set(seen.values()) <= {whole, whole + 1} - {0}
             assert sum(count == whole + 1 for count in seen.values()) == rest
-            assert whole == 0 or len(seen) == self.order.lane_rows(lane)
+            assert whole == 0 or len(seen) == self.order.reader_rows(lane)
         for one, other in itertools.combinations(self.seen, 2):
             assert not one.keys() & other.keys()
         assert all(lane.keys() <= set(range(self.rows)) for lane in self.seen)

@@ -7,11 +7,11 @@ from vasae_jax.stream.order import Order, check, permutation
 from vasae_jax.utils.errors import UserError
 
 ORDERS = [
-    Order(rows=1000, chunk_rows=16, lanes=4, window=3, seed=0),
-    Order(rows=1000, chunk_rows=16, lanes=7, window=1, seed=5),
-    Order(rows=97, chunk_rows=16, lanes=7, window=100, seed=2**64 - 1),
-    Order(rows=40, chunk_rows=16, lanes=1, window=2, seed=1),
-    Order(rows=5, chunk_rows=16, lanes=1, window=4, seed=1),
+    Order(rows=1000, chunk_rows=16, readers=4, shuffle_chunks=3, seed=0),
+    Order(rows=1000, chunk_rows=16, readers=7, shuffle_chunks=1, seed=5),
+    Order(rows=97, chunk_rows=16, readers=7, shuffle_chunks=100, seed=2**64 - 1),
+    Order(rows=40, chunk_rows=16, readers=1, shuffle_chunks=2, seed=1),
+    Order(rows=5, chunk_rows=16, readers=1, shuffle_chunks=4, seed=1),
 ]
 
 
@@ -28,7 +28,7 @@ def lane_sequence(order, lane, epochs):
         own = [
             chunk
             for chunk in range(-(-order.rows // order.chunk_rows))
-            if chunk % order.lanes == lane
+            if chunk % order.readers == lane
         ]
         own = [own[i] for i in sort_by_draws(order.seed, lane, epoch, 0, len(own))]
         for window, start in enumerate(range(0, len(own), order.window)):
@@ -54,10 +54,10 @@ def rows_of(order, lane, start, stop):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_equals_the_slow_twin(order):
-    for lane in range(order.lanes):
+    for lane in range(order.readers):
         expected = lane_sequence(order, lane, 3)
         assert rows_of(order, lane, 0, len(expected)) == expected
-        assert len(expected) == 3 * order.lane_rows(lane)
+        assert len(expected) == 3 * order.reader_rows(lane)
         for start in range(0, len(expected) - 11, 11):
             assert rows_of(order, lane, start, start + 11) == expected[start : start + 11]
 
@@ -66,8 +66,8 @@ def test_equals_the_slow_twin(order):
 def test_an_epoch_visits_each_row_once(order):
     for epoch in range(2):
         seen = []
-        for lane in range(order.lanes):
-            length = order.lane_rows(lane)
+        for lane in range(order.readers):
+            length = order.reader_rows(lane)
             seen += rows_of(order, lane, epoch * length, (epoch + 1) * length)
         assert sorted(seen) == list(range(order.rows))
 
@@ -85,7 +85,7 @@ def test_the_order_differs_by_seed_lane_epoch_and_window():
 
 def test_the_order_never_changes():
     assert permutation(7, 2, 1, part=3, count=10).tolist() == [4, 2, 5, 3, 1, 6, 8, 9, 7, 0]
-    order = Order(rows=20, chunk_rows=4, lanes=2, window=2, seed=3)
+    order = Order(rows=20, chunk_rows=4, readers=2, shuffle_chunks=2, seed=3)
     assert rows_of(order, 0, 0, 16) == [16, 9, 8, 17, 10, 11, 19, 18, 1, 2, 3, 0, 9, 11, 8, 10]
 
 
@@ -93,17 +93,23 @@ def test_the_order_never_changes():
     ("changes", "batch", "processes", "said"),
     [
         ({}, 30, 1, "batch is 30; expected a multiple of lanes"),
-        ({}, 40, 3, "lanes are 4; expected a multiple of the number of processes"),
+        ({}, 40, 3, "readers are 4; expected a multiple of the number of processes"),
         ({}, 0, 1, "batch is 0"),
-        ({"lanes": 0}, 40, 1, "lanes is 0"),
-        ({"window": 0}, 40, 1, "window is 0"),
+        ({"readers": 0}, 40, 1, "readers is 0"),
+        ({"shuffle_chunks": 0}, 40, 1, "shuffle_chunks is 0"),
         ({"seed": -1}, 40, 1, "seed is -1"),
-        ({"rows": 100, "lanes": 8}, 40, 1, "only 7 chunks of 16; expected lanes=5"),
-        ({"rows": 100, "lanes": 8}, 40, 2, "only 7 chunks of 16; expected lanes=4"),
-        ({"rows": 10, "lanes": 8}, 40, 2, "only 1 chunks of 16; expected at least 2 chunks"),
+        ({"rows": 100, "readers": 8}, 40, 1, "only 7 chunks of 16; expected readers=5"),
+        ({"rows": 100, "readers": 8}, 40, 2, "only 7 chunks of 16; expected readers=4"),
+        ({"rows": 10, "readers": 8}, 40, 2, "only 1 chunks of 16; expected at least 2 chunks"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(changes, batch, processes, said):
-    values = {"rows": 1000, "chunk_rows": 16, "lanes": 4, "window": 3, "seed": 0} | changes
+    values = {
+        "rows": 1000,
+        "chunk_rows": 16,
+        "readers": 4,
+        "shuffle_chunks": 3,
+        "seed": 0,
+    } | changes
     with pytest.raises(UserError, match=said):
         check(Order(**values), batch, processes)

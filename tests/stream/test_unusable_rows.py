@@ -114,7 +114,7 @@ def test_a_run_ends_as_if_they_were_masked(whole, damaged, tmp_path, capsys):
     for name, cache in {"damaged": damaged, "masked": masked}.items():
         runs[name] = train(
             Config(
-                data=DataConfig(cache=cache.url, layer=3, batch=32, lanes=4, window=2),
+                data=DataConfig(cache=cache.url, layer=3, batch=32, readers=4, shuffle_chunks=2),
                 sae=SAEConfig(method="plain", d_sae=32, k=3, decoder_init="random"),
                 mesh=MeshConfig(data=1),
                 run=RunConfig(out=str(tmp_path / f"run-{name}"), steps=40, log_every=20),

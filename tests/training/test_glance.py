@@ -30,9 +30,9 @@ def cache(tmp_path_factory):
 def config_for(cache, out, anchor=None, **mesh):
     pulled = anchor or AnchorConfig(kind="both", pulls="encoder", weight=3.5)
     return Config(
-        data=DataConfig(cache=cache.url, layer=1, batch=32, lanes=4, window=2),
+        data=DataConfig(cache=cache.url, layer=1, batch=32, readers=4, shuffle_chunks=2),
         sae=SAEConfig(d_sae=32, k=K, decoder_init="random"),
-        anchor=replace(pulled, search_share=1.0, ramp_from=SETS_IN / STEPS, ramp=0.0),
+        anchor=replace(pulled, search_fraction=1.0, start=SETS_IN / STEPS, warmup=0.0),
         mesh=MeshConfig(**(mesh or {"data": 1})),
         run=RunConfig(
             out=str(out), steps=STEPS, log_every=3, checkpoint_every=50, tensorboard=True
@@ -107,7 +107,7 @@ def test_histograms_are_those_of_the_state_on_held_out_rows(cache, tmp_path, nam
     # None before the pull sets in: nothing looks after nearest anchors there.
     assert {step for _, step in found} == {6, 9, 12}
     assert {tag for tag, _ in found} == {"alignment", "hold"}
-    assert {"fvu", "l0", "mean_cosine", "dead_share"} <= scalars(out)
+    assert {"fvu", "l0", "mean_cosine", "dead_fraction"} <= scalars(out)
     cosines, fired, hold = seen_in_numpy(config, cache)
     assert_shows(found["alignment", STEPS], cosines)  # 12 steps: none counts as dead
     counted = fired >= LEAST

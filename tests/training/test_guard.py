@@ -21,7 +21,7 @@ def exploding(cache, out, **run):
     """A run whose rate is as usual while it rises, then far too large."""
     config = config_for(cache, out, steps=60, log_every=5, checkpoint_every=5, **run)
     config = changed(config, "optim", lr=30.0, warmup=1.0, decay=0.0)
-    return changed(config, "sae", unit_norm=False, method="plain")
+    return changed(config, "sae", normalize_decoder=False, method="plain")
 
 
 def test_an_exploding_run_stops_with_its_last_good_step_and_again_when_rerun(tmp_path):

@@ -43,16 +43,16 @@ def cache(tmp_path_factory):
 
 def config_for(cache, out, kind="both", pulls="decoder", mesh=None, **run):
     return Config(
-        data=DataConfig(cache=cache.url, layer=1, batch=32, lanes=4, window=2),
+        data=DataConfig(cache=cache.url, layer=1, batch=32, readers=4, shuffle_chunks=2),
         sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
         anchor=AnchorConfig(
             kind=kind,
             pulls=pulls,
             weight=3.5,
-            ramp_from=0.0,
-            ramp=0.0,
-            search_share=1.0,
-            enough=1.0,
+            start=0.0,
+            warmup=0.0,
+            search_fraction=1.0,
+            target_cosine=1.0,
         ),
         optim=OptimConfig(lr=3e-3),
         mesh=mesh or MeshConfig(data=1),
@@ -82,14 +82,14 @@ def own_anchors(cache):
 def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
     config = config_for(cache, tmp_path, kind, pulls)
     start = starting_rows(config, cache)
-    found, scatter, tokens = target_rows(config, cache, start)
+    found, within_cov, tokens = target_rows(config, cache, start)
     anchors = own_anchors(cache)
     if pulls == "encoder":
         expected, _ = detector_rows(anchors, kind)
     else:
         expected = anchor_rows(anchors, kind)
     np.testing.assert_array_equal(found, expected)
-    assert (scatter is not None) == (pulls == "encoder")
+    assert (within_cov is not None) == (pulls == "encoder")
     if pulls == "decoder":
         assert found.shape == ((2 if kind == "both" else 1) * V, 16)
     assert found.dtype == np.float32
@@ -101,7 +101,7 @@ def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tm
     config = config_for(cache, tmp_path, "embedding")
     start = starting_rows(config, cache)
     found = target_rows(config, cache, start)
-    assert found.rows is start and found.scatter is None
+    assert found.rows is start and found.within_cov is None
     for method in ("plain", "tied"):
         other = replace(config, sae=replace(config.sae, method=method))
         assert target_rows(other, cache, start).rows.shape == (1, 16)
@@ -126,9 +126,9 @@ def wide_root(anchors):
 def test_detectors_equal_their_definition(cache):
     """S^-1 a row by row in float64, S the covariance and a hundredth of its mean diagonal."""
     anchors = own_anchors(cache)
-    found, scatter = detector_rows(anchors, "both")
+    found, within_cov = detector_rows(anchors, "both")
     root = wide_root(anchors)
-    np.testing.assert_allclose(root_of(scatter), root, atol=1e-4 * root.max())
+    np.testing.assert_allclose(root_of(within_cov), root, atol=1e-4 * root.max())
     expected = [
         np.linalg.solve(root @ root, getattr(anchors, name)[token].astype(np.float64))
         for name in ("here", "next")

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from step_fixtures import ONE, D, F, K, V, make_config, make_rows
 
-from vasae_jax.anchor.whitening import placed, scatter_of
+from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
@@ -33,7 +33,7 @@ def mesh_of(member, data, model):
 
 def pack_of(mesh=ONE, runs=RUNS, **settings):
     """Configs that differ in all that they may: lambda, learning rate, seed, directory."""
-    base = make_config(mesh, **{"search_share": 0.25, "per_feature": "root_rate", **settings})
+    base = make_config(mesh, **{"search_share": 0.25, "per_feature": "sqrt_rate", **settings})
     return [
         replace(
             base,
@@ -53,7 +53,9 @@ def begin(config, anchors):
     by_scatter = None
     if config.anchor.pulls == "encoder":
         within = np.random.default_rng(3).normal(size=(D, D))
-        by_scatter = jax.tree.map(jnp.asarray, placed(anchors, scatter_of(within @ within.T)))
+        by_scatter = jax.tree.map(
+            jnp.asarray, whitened_anchors(anchors, within_cov_of(within @ within.T))
+        )
     return mesh, start, Context(rows, mean, jnp.float32(D), by_scatter)
 
 
@@ -121,9 +123,9 @@ VARIED = {
     "optim.lr": (1e-3, 4e-3, 2e-2),
     "optim.warmup": (0.0, 0.3, 0.9),
     "optim.decay": (0.0, 0.3, 1.0),
-    "anchor.enough": (0.9, 0.45, 1.0),
+    "anchor.target_cosine": (0.9, 0.45, 1.0),
     "sae.pre_bias": (1.0, 0.3, 0.1),
-    "anchor.per_feature": ("root_rate", "uniform", "root_rate"),
+    "anchor.feature_weight": ("sqrt_rate", "uniform", "sqrt_rate"),
     "sae.k": (K, 2, 7),
     "run.seed": (0, 1, 2),
 }
@@ -144,8 +146,8 @@ def varied(names, base):
 
 def ramped_base(pulls="encoder"):
     """A run that is pulled as its layer's rows scatter, unless the decoder is pulled."""
-    base = pack_of(runs=1, search_share=0.5, enough=0.9, relative=True, pulls=pulls)[0]
-    return changed(base, "anchor", ramp_from=0.2, ramp=0.3)
+    base = pack_of(runs=1, search_fraction=0.5, target_cosine=0.9, relative=True, pulls=pulls)[0]
+    return changed(base, "anchor", start=0.2, warmup=0.3)
 
 
 @cache

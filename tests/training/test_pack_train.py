@@ -35,9 +35,9 @@ def cache(tmp_path_factory):
 def pack_of(cache, out, mesh=ALONE):
     """Two runs that differ in lambda, learning rate and seed."""
     first = Config(
-        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2, seed=3),
+        data=DataConfig(cache=cache, layer=1, batch=32, readers=4, shuffle_chunks=2, seed=3),
         sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
-        anchor=AnchorConfig(weight=0.3, search_share=1.0),
+        anchor=AnchorConfig(weight=0.3, search_fraction=1.0),
         mesh=mesh,
         run=RunConfig(out=str(out / "a"), steps=STEPS, log_every=5, checkpoint_every=4),
     )
@@ -231,9 +231,9 @@ def test_halving_refuses_what_it_cannot_use():
 def test_runs_on_several_layers_are_bit_equal_to_each_alone(tmp_path):
     url = make_cache(tmp_path, rows=1500, d=16, vocab=40, layers=(1, 3, 5)).url
     base = Config(
-        data=DataConfig(cache=url, batch=32, lanes=4, window=2, seed=3),
+        data=DataConfig(cache=url, batch=32, readers=4, shuffle_chunks=2, seed=3),
         sae=SAEConfig(d_sae=32, k=3),
-        anchor=AnchorConfig(ramp_from=0.1, search_share=1.0),
+        anchor=AnchorConfig(start=0.1, search_fraction=1.0),
         mesh=ALONE,
         run=RunConfig(steps=STEPS, log_every=5, checkpoint_every=4),
     )

@@ -13,9 +13,9 @@ from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.step import at_step, make_step
 
 
-def ramped(ramp_from, ramp, **settings):
+def ramped(start, warmup, **settings):
     config = make_config(**settings)
-    return replace(config, anchor=replace(config.anchor, ramp_from=ramp_from, ramp=ramp))
+    return replace(config, anchor=replace(config.anchor, start=start, warmup=warmup))
 
 
 def weights(config):
@@ -32,19 +32,19 @@ def weights(config):
 @pytest.mark.parametrize(
     ("ramp_from", "ramp"), [(0.25, 0.5), (0.5, 0.0), (0.0, 0.5), (1.0, 0.2), (0.0, 1.0), (0.3, 0.0)]
 )
-def test_lambda_by_step_equals_its_definition(ramp_from, ramp):
-    config = ramped(ramp_from, ramp)
+def test_lambda_by_step_equals_its_definition(start, warmup):
+    config = ramped(start, warmup)
     expected = []
     for step in range(STEPS):
-        since = step - ramp_from * STEPS
-        share = min(max(since / max(ramp * STEPS, 1), 0), 1)
+        since = step - start * STEPS
+        share = min(max(since / max(warmup * STEPS, 1), 0), 1)
         expected.append(config.anchor.weight * share)
     found = weights(config)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
-    assert all(weight == 0 for weight in found[: int(ramp_from * STEPS)])
+    assert all(weight == 0 for weight in found[: int(start * STEPS)])
     assert all(
         weight == np.float32(config.anchor.weight)
-        for weight in found[int(np.ceil((ramp_from + ramp) * STEPS)) + 1 :]
+        for weight in found[int(np.ceil((start + warmup) * STEPS)) + 1 :]
     )
 
 
@@ -65,7 +65,7 @@ def test_without_a_ramp_the_config_and_its_program_are_as_before():
 def test_until_it_sets_in_a_run_is_one_without_a_pull():
     """Six of twelve steps: the same weights as with lambda 0, and others after."""
     late = ramped(0.5, 0.0)
-    none = replace(late, anchor=replace(late.anchor, weight=0.0, ramp_from=0.0))
+    none = replace(late, anchor=replace(late.anchor, weight=0.0, start=0.0))
     for steps, same in ((6, True), (7, True), (12, False)):
         found, expected = (run_steps(config, steps=steps)[0].params for config in (late, none))
         equal = [np.allclose(found[name], expected[name], atol=1e-6) for name in found]
@@ -78,7 +78,7 @@ def test_until_it_sets_in_a_run_is_one_without_a_pull():
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_nearest_anchors_are_found_again_when_it_sets_in(share):
     """They are left alone before; with a budget for all they are exact from then on."""
-    config = ramped(0.5, 0.25, search_share=share)
+    config = ramped(0.5, 0.25, search_fraction=share)
     state, metrics = run_steps(config)
     assert not metrics[:5, 5].any()  # nothing is said of those that nothing reads
     _, _, anchors = make_rows()

@@ -36,14 +36,14 @@ def machine(monkeypatch):
     return make
 
 
-def settled(wanted, shape=LARGE):
-    return settle.settled(wanted, make_mesh(wanted.mesh), shape).sae.screen
+def autotuned(wanted, shape=LARGE):
+    return settle.autotuned(wanted, make_mesh(wanted.mesh), shape).sae.screen
 
 
 @pytest.mark.parametrize(("name", "choice"), [("float32", "off"), (screen.SCREENED, "on")])
 def test_the_faster_way_is_taken(machine, name, choice):
     asked = machine(name)
-    assert settled(config()) == choice
+    assert autotuned(config()) == choice
     assert len(asked) == 1 and "top 32 of 16384 features" in asked[0]
 
 
@@ -58,22 +58,22 @@ def test_the_faster_way_is_taken(machine, name, choice):
 )
 def test_where_it_cannot_pay_nothing_is_measured(machine, settings, shape):
     asked = machine(screen.SCREENED)
-    assert settled(config(**settings), shape) == "off"
+    assert autotuned(config(**settings), shape) == "off"
     assert not asked
 
 
 def test_the_users_own_choice_stands(machine):
     asked = machine(screen.SCREENED)
-    assert settled(config(screen="off")) == "off" and not asked
+    assert autotuned(config(screen="off")) == "off" and not asked
 
 
 def test_a_run_goes_on_as_it_began_on_another_machine(machine, tmp_path):
     wanted = config(tmp_path / "run")
     machine(screen.SCREENED)
-    begun = settle.settled(wanted, make_mesh(wanted.mesh), LARGE)
+    begun = settle.autotuned(wanted, make_mesh(wanted.mesh), LARGE)
     open_run(begun, make_cache(tmp_path))
     assert read_run(tmp_path / "run").config.sae.screen == "on"
     machine("float32")
-    assert settled(wanted) == "on"
+    assert autotuned(wanted) == "on"
     again = replace(wanted, run=replace(wanted.run, overwrite=True))
-    assert settled(again) == "off"
+    assert autotuned(again) == "off"

@@ -10,13 +10,13 @@ from step_fixtures import make_config, make_rows, run_steps, start
 from vasae_jax.anchor import search, spread_search, spread_staleness, staleness
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
-from vasae_jax.sae.topk import agree, top_k
+from vasae_jax.sae.topk import global_topk, top_k
 from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    return run_steps(make_config(search_share=0.25, per_feature="root_rate"))
+    return run_steps(make_config(search_fraction=0.25, feature_weight="sqrt_rate"))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def one_device():
     ],
 )
 def test_training_on_a_mesh_equals_one_device(one_device, mesh, execution):
-    config = make_config(MeshConfig(*mesh), search_share=0.25, per_feature="root_rate")
+    config = make_config(MeshConfig(*mesh), search_fraction=0.25, feature_weight="sqrt_rate")
     state, metrics = run_steps(config, execution)
     expected, expected_metrics = one_device
     # Sums over devices are taken in another order: float32 rounding over twelve steps. The
@@ -52,7 +52,7 @@ def test_sharded_top_k_breaks_ties_as_one_device(parts):
     mesh = make_mesh(MeshConfig(1, parts))
 
     def part(local):
-        active = agree(*top_k(local, k), local.shape[1], k, "model")
+        active = global_topk(*top_k(local, k), local.shape[1], k, "model")
         rows = jnp.arange(local.shape[0])[:, None]
         return jnp.zeros_like(local).at[rows, active.ids].set(active.values)
 

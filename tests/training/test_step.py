@@ -10,8 +10,8 @@ import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
 from vasae_jax.anchor import search
-from vasae_jax.anchor.whitening import placed, scatter_of
-from vasae_jax.sae import Pass, decode, encode, forward, unit_rows
+from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
+from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
 from vasae_jax.training.hparams import knobs_of
 from vasae_jax.training.loss import Batch, loss_and_grads
 from vasae_jax.training.step import learning_rate, make_step
@@ -54,7 +54,7 @@ def test_forward_equals_reference(execution, pre_bias):
     _, state, _ = start(make_config(), anchors)
     params = scrambled(state)
     expected, z, _ = reference.forward(wide(params), x[0].astype(np.float64), K, pre_bias)
-    out = run_forward(params, jnp.asarray(x[0]), Pass(K, pre_bias, execution))
+    out = run_forward(params, jnp.asarray(x[0]), ForwardConfig(K, pre_bias, execution))
     np.testing.assert_allclose(out.x_hat, expected, **TOLERANCE)
     values, ids = encode(params, jnp.asarray(x[0]), K, pre_bias)
     np.testing.assert_allclose(values, np.take_along_axis(z, np.asarray(ids), 1), **TOLERANCE)
@@ -78,17 +78,17 @@ def test_forward_equals_reference(execution, pre_bias):
     ("loss", "pre_bias", "unit_norm"), [("variance", 1.0, True), ("mse", 0.0, False)]
 )
 def test_loss_and_every_gradient_equal_reference(
-    execution, mode, enough, pulls, loss, pre_bias, unit_norm
+    execution, mode, target_cosine, pulls, loss, pre_bias, normalize_decoder
 ):
     pulled = "W_enc" if pulls == "encoder" else "W_dec"
     config = make_config(
-        loss=loss, mode=mode, pre_bias=pre_bias, per_feature="root_rate", enough=enough,
-        unit_norm=unit_norm, relative=unit_norm, pulls=pulls,
+        loss=loss, mode=mode, pre_bias=pre_bias, feature_weight="sqrt_rate", target_cosine=target_cosine,
+        normalize_decoder=normalize_decoder, relative=normalize_decoder, pulls=pulls,
     )  # fmt: skip
     x, keep, anchors = make_rows()
     mesh, state, context = start(make_config(), anchors, variance=7.0)
     params = scrambled(state)
-    if unit_norm:
+    if normalize_decoder:
         params["W_dec"] = unit_rows(params["W_dec"])
     rate = np.random.default_rng(5).random(F).astype(np.float32)
     cosines = reference.unit(np.asarray(params[pulled], np.float64)) @ anchors.T
@@ -105,9 +105,9 @@ def test_loss_and_every_gradient_equal_reference(
     expected, expected_grads = reference.loss_and_grads(
         wide(params), x[0].astype(np.float64), keep[0], k=K, pre_bias=pre_bias, unit_of_loss=unit,
         lam=config.anchor.weight, anchors=anchors.astype(np.float64), mode=mode,
-        weight=weight / weight.sum(), enough=enough, relative=unit_norm, pulled=pulled,
+        weight=weight / weight.sum(), target_cosine=target_cosine, relative=normalize_decoder, pulled=pulled,
     )  # fmt: skip
-    if unit_norm:
+    if normalize_decoder:
         expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])
     assert value == pytest.approx(expected, rel=1e-5)
     for name, grad in expected_grads.items():
@@ -118,13 +118,13 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
     """Cosines of W_enc R with unit rows, R written out, and their gradient in float64."""
     rng = np.random.default_rng(6)
     half = rng.normal(size=(D, D))
-    scatter = scatter_of(half @ half.T)
-    floor, basis, above = (np.asarray(part, np.float64) for part in scatter)
+    within_cov = within_cov_of(half @ half.T)
+    floor, basis, above = (np.asarray(part, np.float64) for part in within_cov)
     root = floor * np.eye(D) + (basis * above) @ basis.T
     x, keep, anchors = make_rows()
     found = {}
     for weight in (0.4, 0.0):
-        config = make_config(pulls="encoder", enough=0.6, relative=False)
+        config = make_config(pulls="encoder", target_cosine=0.6, relative=False)
         config = replace(config, anchor=replace(config.anchor, weight=weight))
         mesh, state, context = start(make_config(), anchors)
         params = scrambled(state)
@@ -135,7 +135,7 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
         near = reference.unit(chosen.astype(np.float64) @ root)
         found[weight] = local_loss(
             config, mesh, params, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])),
-            context._replace(placed=placed(anchors, scatter)),
+            context._replace(whitened=whitened_anchors(anchors, within_cov)),
             nearest=search(params["W_enc"], context.anchors),
             rate=jnp.ones(F), execution="sparse",
         )  # fmt: skip
@@ -154,8 +154,8 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
 @pytest.mark.parametrize("execution", ["sparse", "dense"])
 def test_three_adam_steps_of_the_published_recipe_equal_reference(method, execution):
     config = make_config(
-        loss="mse", method=method, pre_bias=0.0, unit_norm=False, encoder_init="uniform",
-        decoder_init="uniform", bias_init="uniform", d_sae=70 if method == "tied" else F,
+        loss="mse", method=method, pre_bias=0.0, normalize_decoder=False, encoder_init="uniform",
+        decoder_init="uniform", b_dec_init="uniform", d_sae=70 if method == "tied" else F,
     )  # fmt: skip
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors)
@@ -214,7 +214,7 @@ def test_masked_rows_change_nothing():
 
 
 def test_every_buffer_of_the_state_is_donated():
-    config = make_config(search_share=0.25)
+    config = make_config(search_fraction=0.25)
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors)
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
@@ -225,8 +225,12 @@ def test_every_buffer_of_the_state_is_donated():
 def test_bfloat16_compute_stays_near_float32():
     x, _, anchors = make_rows()
     _, state, _ = start(make_config(), anchors)
-    full = run_forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "float32")).x_hat
-    half = run_forward(state.params, jnp.asarray(x[0]), Pass(K, 1.0, "dense", "bfloat16")).x_hat
+    full = run_forward(
+        state.params, jnp.asarray(x[0]), ForwardConfig(K, 1.0, "dense", "float32")
+    ).x_hat
+    half = run_forward(
+        state.params, jnp.asarray(x[0]), ForwardConfig(K, 1.0, "dense", "bfloat16")
+    ).x_hat
     error = np.linalg.norm(full - half) / np.linalg.norm(full)
     assert 0 < error < 0.1  # winners near the cut may change places
 

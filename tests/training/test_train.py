@@ -33,9 +33,9 @@ def cache(tmp_path_factory):
 def config_for(cache, out, **run):
     settings = {"steps": STEPS, "log_every": 5, "checkpoint_every": 7, **run}
     return Config(
-        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2),
+        data=DataConfig(cache=cache, layer=1, batch=32, readers=4, shuffle_chunks=2),
         sae=SAEConfig(d_sae=32, k=3),
-        anchor=replace(embedding().anchor, search_share=0.1),
+        anchor=replace(embedding().anchor, search_fraction=0.1),
         mesh=MeshConfig(data=1),
         run=RunConfig(out=str(out), **settings),
     )
@@ -69,7 +69,9 @@ def test_metrics_have_one_line_for_each_due_step(whole):
     last = lines.pop()
     assert set(last) == {"step", "mismatch", "shortfall"} and 0 <= last["mismatch"] <= 1
     assert lines[-1]["fvu"] < lines[0]["fvu"]
-    assert {"loss", "l0", "mean_cosine", "dead_share", "uncertified", "rows_per_s"} <= set(lines[0])
+    assert {"loss", "l0", "mean_cosine", "dead_fraction", "uncertified", "rows_per_s"} <= set(
+        lines[0]
+    )
 
 
 # A kill between checkpoints, right after one, and before the first.
@@ -121,8 +123,8 @@ def train_until(config, steps):
 def test_a_signal_keeps_the_progress(cache, tmp_path, capsys, number):
     out = tmp_path / "run"
     long = [
-        "train", f"--data.cache={cache}", "--data.layer=1", "--data.batch=32", "--data.lanes=4",
-        "--data.window=2", "--sae.d-sae=32", "--sae.k=3", "--anchor.search-share=0.1",
+        "train", f"--data.cache={cache}", "--data.layer=1", "--data.batch=32", "--data.readers=4",
+        "--data.shuffle_chunks=2", "--sae.d-sae=32", "--sae.k=3", "--anchor.search-fraction=0.1",
         "--mesh.data=1", f"--run.out={out}", "--run.log-every=1", "--run.steps=1000000",
     ]  # fmt: skip
     with signalled(number, out / "metrics.jsonl"):
@@ -198,7 +200,7 @@ def changed(config, section, **fields):
     [
         ("data", {"cache": ""}, "data.cache is empty"),
         ("data", {"layer": 2}, r"layer 2 is not in cache .*; it has layers 1, 3"),
-        ("data", {"batch": 30}, "data.batch is 30; expected a multiple of --data.lanes"),
+        ("data", {"batch": 30}, "data.batch is 30; expected a multiple of --data.readers"),
         ("sae", {"k": 64}, r"sae.k is 64; expected at most the number of features \(32\)"),
         ("sae", {"k": 0}, "sae.k is 0; expected at least 1"),
         ("sae", {"method": "tied"}, r"sae.method=tied has --sae.d-sae=32; expected 0 or .*40"),
@@ -207,8 +209,8 @@ def changed(config, section, **fields):
         ("mesh", {"model": 16}, r"found 8 device\(s\)"),
         ("optim", {"lr": 0.0}, "optim.lr is 0.0; expected more than 0"),
         ("optim", {"warmup": 1.5}, "optim.warmup is 1.5; expected a share"),
-        ("anchor", {"search_share": 0.0}, "anchor.search-share is 0.0"),
-        ("anchor", {"enough": 1.5}, "anchor.enough is 1.5"),
+        ("anchor", {"search_share": 0.0}, "anchor.search-fraction is 0.0"),
+        ("anchor", {"enough": 1.5}, "anchor.target_cosine is 1.5"),
         ("run", {"out": ""}, "run.out is empty"),
         ("run", {"steps": 0}, "run.steps is 0; expected at least 1"),
     ],
@@ -247,7 +249,7 @@ def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
 def test_a_diverging_run_stops_with_a_sentence(cache, tmp_path):
     config = changed(config_for(cache, tmp_path / "run"), "optim", lr=1e30, warmup=0.0)
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+"):
-        train(changed(config, "sae", unit_norm=False))
+        train(changed(config, "sae", normalize_decoder=False))
 
 
 @pytest.fixture

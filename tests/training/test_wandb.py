@@ -25,7 +25,7 @@ def cache(tmp_path_factory):
 
 def config_for(cache, out, steps, **run):
     return Config(
-        data=DataConfig(cache=cache, layer=1, batch=32, lanes=4, window=2, seed=3),
+        data=DataConfig(cache=cache, layer=1, batch=32, readers=4, shuffle_chunks=2, seed=3),
         sae=SAEConfig(d_sae=32, k=3, decoder_init="random"),
         mesh=MeshConfig(data=1),
         run=RunConfig(out=str(out), steps=steps, log_every=2, checkpoint_every=2, **run),

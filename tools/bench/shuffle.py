@@ -96,12 +96,12 @@ def make_config(given: argparse.Namespace, order: str) -> Config:
     data = DataConfig(cache=given.cache, layer=given.layer, batch=given.batch)
     if order not in ("global", "stored"):
         try:
-            lanes, window = map(int, order.split("x"))
+            readers, window = map(int, order.split("x"))
         except ValueError:
             raise UserError(
                 f"order {order} is not known; expected global, stored or LANESxWINDOW"
             ) from None
-        data = replace(data, lanes=lanes, window=window)
+        data = replace(data, readers=readers, shuffle_chunks=window)
     return Config(
         data=data,
         sae=SAEConfig(method=given.method, d_sae=given.d_sae, k=given.k),

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 from machine import tell
 
-from vasae_jax.anchor.whitening import Scatter, placed, scatter_of
+from vasae_jax.anchor.whitening import WithinCov, whitened_anchors, within_cov_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.distributed.mesh import make_mesh
@@ -70,8 +70,10 @@ class Runner:
         mesh = make_mesh(config.mesh)
         config = measured(config, mesh, (d_sae, d_in))
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
-        scatter = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
-        by_scatter = None if scatter is None else placed(np.asarray(anchors), scatter)
+        within_cov = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
+        by_scatter = (
+            None if within_cov is None else whitened_anchors(np.asarray(anchors), within_cov)
+        )
         start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)
         self.state: TrainState = make_state(config, d_sae, mesh, start)
         self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
@@ -190,8 +192,10 @@ def settings(given: argparse.Namespace) -> dict[str, Config]:
 
     def with_pull(anchor: AnchorConfig, method: Literal["plain", "soft"] = "soft") -> Config:
         return Config(
-            sae=SAEConfig(k=32, method=method, compute=given.compute, execution=given.execution),
-            anchor=replace(anchor, search_share=given.search_share, ramp_from=0.0, ramp=0.0),
+            sae=SAEConfig(
+                k=32, method=method, compute_dtype=given.compute, execution=given.execution
+            ),
+            anchor=replace(anchor, search_fraction=given.search_fraction, start=0.0, warmup=0.0),
             mesh=MeshConfig(data=1, model=1),
             run=RunConfig(steps=1000),
         )
@@ -203,10 +207,10 @@ def settings(given: argparse.Namespace) -> dict[str, Config]:
     }
 
 
-def some_scatter(d_in: int) -> Scatter:
+def some_scatter(d_in: int) -> WithinCov:
     """Of rows whose variances fall from 500 to 1, as in a layer of SmolLM2-135M."""
     vectors = np.linalg.qr(np.random.default_rng(4).normal(size=(d_in, d_in)))[0]
-    return scatter_of((vectors * np.geomspace(1, 500, d_in)) @ vectors.T)
+    return within_cov_of((vectors * np.geomspace(1, 500, d_in)) @ vectors.T)
 
 
 def random_rows(rng: np.random.Generator, centres: np.ndarray, rows: int) -> Batch:
@@ -262,7 +266,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each")
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--execution", choices=("auto", "dense", "sparse"), default="auto")
-    parser.add_argument("--search-share", type=float, default=AnchorConfig.search_share)
+    parser.add_argument("--search-share", type=float, default=AnchorConfig.search_fraction)
     parser.add_argument("--peers", help="Python of an environment with other libraries")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     given = parser.parse_args()

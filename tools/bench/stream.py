@@ -102,7 +102,7 @@ def measure(cache: Cache, given: argparse.Namespace) -> dict:
     rows = batches * given.batch
     shape = (cache.manifest.shard_rows, acts.shape[1])
     buffers = [np.zeros(shape, acts.dtype) for _ in range(2)]
-    shuffle = Shuffle(given.batch, seed=0, lanes=given.lanes, window=given.window)
+    shuffle = Shuffle(given.batch, seed=0, readers=given.readers, shuffle_chunks=given.window)
     stream = Stream(cache, given.layer, "train", MASK, shuffle)
     taken = iter(itertools.count(0, batches))
     raw, shuffled = [], []

@@ -211,7 +211,9 @@ def pod() -> dict[str, Any]:
     from vasae_jax.aot import Shapes, Slice, compile_program, cost_of, open_slice
 
     place = open_slice(POD)
-    config = Config(sae=SAEConfig(compute="bfloat16"), mesh=MeshConfig(data=1, member=MEMBERS))
+    config = Config(
+        sae=SAEConfig(compute_dtype="bfloat16"), mesh=MeshConfig(data=1, member=MEMBERS)
+    )
     shapes = Shapes(768, 50257, 51200, config.data.batch)
     single = Slice(place.name, place.chip, place.devices[:1]).pack_mesh(1, 1)
     one = cost_of(compile_program("step", config, shapes, single), place.chip)

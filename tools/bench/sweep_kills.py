@@ -38,7 +38,7 @@ from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfi
 from vasae_jax.sweep import Sweep, grid
 
 base = Config(
-    data=DataConfig(cache={cache!r}, batch=32, lanes=4, window=2, seed=0),
+    data=DataConfig(cache={cache!r}, batch=32, readers=4, shuffle_chunks=2, seed=0),
     sae=SAEConfig(d_sae=64),
     mesh=MeshConfig(data=1),
     run=RunConfig(steps={steps}, log_every=1, checkpoint_every=10),

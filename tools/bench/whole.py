@@ -88,7 +88,7 @@ def settings(given: argparse.Namespace) -> dict[str, Config]:
     return {
         "plain": of(plain()),
         "soft": of(default()),
-        "always": of(default(), ramp_from=0.0, ramp=0.0),
+        "always": of(default(), start=0.0, warmup=0.0),
     }
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor.search import cosine_topm
-from vasae_jax.anchor.whitening import Placed, Scatter
+from vasae_jax.anchor.whitening import WhitenedAnchors, WithinCov
 from vasae_jax.sae.params import row_dots, unit_rows
 
 # The pull of encoder rows towards detectors, by how a layer's rows scatter.
@@ -21,15 +21,15 @@ class Nearest(NamedTuple):
     """[F] int32, its place among all"""
 
 
-def scattered_pull(
+def whitened_pull(
     W_enc: jax.Array,
     share: jax.Array,
     nearest: Nearest,
-    anchors: Placed,
+    anchors: WhitenedAnchors,
     *,
-    enough: float | jax.Array,
+    target_cosine: float | jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_enc``, [F, d].
+    """sum_i share_i min(s_i, target_cosine), [] float32, and its gradient in ``W_enc``, [F, d].
 
     With S = R R, s_i is the cosine of w R and c R for a feature's row w and its detector c:
     s = w S c / sqrt(w S w  c S c). R is never applied. S is f^2 times the identity plus what the
@@ -41,12 +41,12 @@ def scattered_pull(
         W_enc: [F, d]. share: [F], each feature's weight.
         nearest: of each feature.
         anchors: all detectors, by the layer's scatter.
-        enough: cosine from which a row is no longer pulled.
+        target_cosine: cosine from which a row is no longer pulled.
     """
-    scatter, rows = anchors.scatter, nearest.rows
-    floor = jnp.square(scatter.floor)
-    above = jnp.square(scatter.floor + scatter.above) - floor
-    along, along_rows = _along(W_enc, scatter), jnp.asarray(anchors.along)[nearest.ids]
+    within_cov, rows = anchors.within_cov, nearest.rows
+    floor = jnp.square(within_cov.floor)
+    above = jnp.square(within_cov.floor + within_cov.above) - floor
+    along, along_rows = _along(W_enc, within_cov), jnp.asarray(anchors.along)[nearest.ids]
     inverse_rows = jnp.asarray(anchors.inverse)[nearest.ids]
 
     def form(a: jax.Array, b: jax.Array, a_along: jax.Array, b_along: jax.Array) -> jax.Array:
@@ -54,18 +54,18 @@ def scattered_pull(
 
     inverse = _inverse_root(form(W_enc, W_enc, along, along))
     cosine = form(W_enc, rows, along, along_rows) * inverse * inverse_rows
-    scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
+    scale = jnp.where(cosine < target_cosine, share, jnp.zeros_like(share)) * inverse
     towards, back = (scale * inverse_rows)[:, None], (scale * cosine * inverse)[:, None]
     difference = (towards * along_rows - back * along) * above[None, :]
     pull = floor * (towards * rows - back * W_enc) + jnp.matmul(
-        difference, jnp.transpose(scatter.basis), precision=jax.lax.Precision.HIGHEST
+        difference, jnp.transpose(within_cov.basis), precision=jax.lax.Precision.HIGHEST
     )
-    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(enough, jnp.float32))), pull
+    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(target_cosine, jnp.float32))), pull
 
 
-def _along(rows: jax.Array, scatter: Scatter) -> jax.Array:
+def _along(rows: jax.Array, within_cov: WithinCov) -> jax.Array:
     """[F, r], the coordinates of ``rows`` in the kept directions."""
-    product: jax.Array = jnp.matmul(rows, scatter.basis, precision=jax.lax.Precision.HIGHEST)
+    product: jax.Array = jnp.matmul(rows, within_cov.basis, precision=jax.lax.Precision.HIGHEST)
     return product
 
 
@@ -84,10 +84,10 @@ def aligned_and_pull(
     rows: jax.Array | None,
     mode: str,
     *,
-    enough: float | jax.Array = 1.0,
+    target_cosine: float | jax.Array = 1.0,
     unit: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """sum_i share_i min(s_i, enough), [] float32, and its gradient in ``W_dec``, [F, d].
+    """sum_i share_i min(s_i, target_cosine), [] float32, and its gradient in ``W_dec``, [F, d].
 
     For ``nearest`` the gradient is written out, since what differentiation makes of a row's
     norm reads W_dec four times: with n = |w| and c = <w, a>, d(c/n)/dw = (a - (c/n^2) w) / n.
@@ -97,15 +97,15 @@ def aligned_and_pull(
         rows: [F, d], each feature's nearest anchor where the mode is ``nearest``.
         mode: ``nearest``, ``logsumexp`` or ``softmax``.
         unit: whether the rows of W_dec are known to have norm 1, which saves measuring them.
-        enough: cosine from which a row is no longer pulled (mode ``nearest``).
+        target_cosine: cosine from which a row is no longer pulled (mode ``nearest``).
     """
     if rows is None:
         return jax.value_and_grad(lambda W: jnp.sum(share * soft_cosine(W, anchors, mode)))(W_dec)
     inverse = jnp.ones_like(share) if unit else _inverse_norm(W_dec)
     cosine = row_dots(W_dec, rows) * inverse
-    scale = jnp.where(cosine < enough, share, jnp.zeros_like(share)) * inverse
+    scale = jnp.where(cosine < target_cosine, share, jnp.zeros_like(share)) * inverse
     pull = scale[:, None] * rows - (scale * cosine * inverse)[:, None] * W_dec
-    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(enough, jnp.float32))), pull
+    return jnp.sum(share * jnp.minimum(cosine, jnp.asarray(target_cosine, jnp.float32))), pull
 
 
 def _inverse_norm(W: jax.Array) -> jax.Array:

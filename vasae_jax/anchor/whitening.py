@@ -53,7 +53,7 @@ RIDGE = 0.01
 """What is added to S's diagonal, as a share of its mean."""
 
 
-class Scatter(NamedTuple):
+class WithinCov(NamedTuple):
     """R = floor (I - U U^T) + U (floor + above) U^T, the symmetric root of S."""
 
     floor: jax.Array | np.ndarray
@@ -64,7 +64,7 @@ class Scatter(NamedTuple):
     """[r] float32, at least 0"""
 
 
-def scatter_of(within: np.ndarray) -> Scatter:
+def within_cov_of(within: np.ndarray) -> WithinCov:
     """Of the covariance ``within`` [d, d] of rows about their token's mean."""
     covariance = within.astype(np.float64)
     values, vectors = np.linalg.eigh(covariance)
@@ -73,33 +73,33 @@ def scatter_of(within: np.ndarray) -> Scatter:
     rest = len(values) - rank
     floor = np.sqrt(values[:rest].mean())
     above = np.sqrt(values[rest:]) - floor
-    return Scatter(*(x.astype(np.float32) for x in (np.asarray(floor), vectors[:, rest:], above)))
+    return WithinCov(*(x.astype(np.float32) for x in (np.asarray(floor), vectors[:, rest:], above)))
 
 
-class Placed(NamedTuple):
+class WhitenedAnchors(NamedTuple):
     """Anchors by a scatter's measure, worked out once: a step then only looks them up."""
 
-    scatter: Scatter
+    within_cov: WithinCov
     along: jax.Array | np.ndarray
     """[A, r] float32, c U of each anchor c"""
     inverse: jax.Array | np.ndarray
     """[A] float32, 1 / sqrt(c S c), 0 for an anchor of no length"""
 
 
-def placed(rows: np.ndarray, scatter: Scatter) -> Placed:
+def whitened_anchors(rows: np.ndarray, within_cov: WithinCov) -> WhitenedAnchors:
     """Of anchors ``rows`` [A, d]."""
-    floor, basis, above = (np.asarray(part, np.float64) for part in scatter)
+    floor, basis, above = (np.asarray(part, np.float64) for part in within_cov)
     along = rows @ basis.astype(np.float32)
     square = floor**2 * np.einsum("ad,ad->a", rows, rows, dtype=np.float64)
     square += np.square(along) @ ((floor + above) ** 2 - floor**2)
     with np.errstate(divide="ignore"):
         inverse = np.where(square > 0, 1 / np.sqrt(square), 0.0)
-    return Placed(scatter, along, inverse.astype(np.float32))
+    return WhitenedAnchors(within_cov, along, inverse.astype(np.float32))
 
 
-def whitened(rows: np.ndarray, scatter: Scatter) -> np.ndarray:
+def whiten(rows: np.ndarray, within_cov: WithinCov) -> np.ndarray:
     """``rows`` [n, d] times the inverse of R, float32."""
-    floor, basis, above = (np.asarray(part) for part in scatter)
+    floor, basis, above = (np.asarray(part) for part in within_cov)
     change = 1 / (floor + above) - 1 / floor
     found: np.ndarray = rows / floor + ((rows @ basis) * change) @ basis.T
     return found
@@ -112,7 +112,7 @@ FEW = 20
 """A token seen on fewer rows has no detector: its mean row is as much chance as it is the token."""
 
 
-def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, Scatter]:
+def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, WithinCov]:
     """Unit float32 rows [A, d], one for each token seen on FEW rows; and how rows are measured.
 
     A token's detector is S^-1 a, with a its anchor and S the covariance of rows about their
@@ -126,16 +126,16 @@ def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, Scatter
     """
     if kind not in KINDS:
         raise UserError(f"layer anchors of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    scatter = scatter_of(anchors.here_within)
-    rows = np.concatenate([_detectors(anchors, name, scatter) for name in KINDS[kind]])
+    within_cov = within_cov_of(anchors.here_within)
+    rows = np.concatenate([_detectors(anchors, name, within_cov) for name in KINDS[kind]])
     if len(rows) == 0:
         raise UserError(
             f"no token was seen on {FEW} rows, so that nothing tells one from others; expected a "
             "cache of more text, or --anchor.pulls=decoder"
         )
-    return rows, scatter
+    return rows, within_cov
 
 
-def _detectors(anchors: LayerAnchors, relation: str, scatter: Scatter) -> np.ndarray:
+def _detectors(anchors: LayerAnchors, relation: str, within_cov: WithinCov) -> np.ndarray:
     seen = getattr(anchors, f"{relation}_count") >= FEW
-    return unit_blocks(whitened(whitened(getattr(anchors, relation)[seen], scatter), scatter))
+    return unit_blocks(whiten(whiten(getattr(anchors, relation)[seen], within_cov), within_cov))

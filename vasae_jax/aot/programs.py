@@ -129,9 +129,9 @@ def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[
     windows = WINDOWS * mesh.shape[DATA]
     tokens = shaped(np.int32, windows, CONTEXT)
     layers = shaped(np.int32, 1)
-    placed = _lay(mesh, tokens, P(DATA)), _lay(mesh, layers, P())
+    whitened = _lay(mesh, tokens, P(DATA)), _lay(mesh, layers, P())
     run: Any = jax.jit(residuals, static_argnums=0)
-    return _Bound(run, graph), (weights, *placed)
+    return _Bound(run, graph), (weights, *whitened)
 
 
 @dataclass(frozen=True)

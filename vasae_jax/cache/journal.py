@@ -22,7 +22,7 @@ from vasae_jax.cache.manifest import (
     encode,
     shards_from_json,
 )
-from vasae_jax.cache.store import Store, settled
+from vasae_jax.cache.store import Store, autotuned
 from vasae_jax.utils.errors import UserError
 
 Shards = dict[str, tuple[ShardInfo, ...]]
@@ -159,6 +159,6 @@ def _documents(store: Store, plan: CachePlan, split: str, rows: int) -> np.ndarr
     found = np.empty(0, np.int32)
     with store.errors(f"cannot read {store.url}", "the rows just written"):
         for start in range(0, rows, plan.shard_rows):
-            piece = settled(array[start : min(start + plan.shard_rows, rows)].read())
+            piece = autotuned(array[start : min(start + plan.shard_rows, rows)].read())
             found = np.union1d(found, piece)
     return found

@@ -23,7 +23,7 @@ from vasae_jax.cache.manifest import (
     decode,
     norms_key,
 )
-from vasae_jax.cache.store import Store, array_metadata, settled
+from vasae_jax.cache.store import Store, array_metadata, autotuned
 from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name, vocab_metadata
 from vasae_jax.cache.writer import np_dtype
 from vasae_jax.utils.errors import UserError
@@ -46,7 +46,7 @@ class PendingRows:
         start, stop = self._range
         what = f"cannot read rows {start} to {stop} of {self._array.name}"
         with self._array.store.errors(what, "the bytes that were written (see vasae cache verify)"):
-            settled(self._future)
+            autotuned(self._future)
         return self._out
 
 

@@ -48,7 +48,7 @@ def retrying(driver: str) -> dict[str, Any]:
     return {"context": {f"{driver}_request_retries": RETRIES}}
 
 
-def settled(future: Promise[T]) -> T:
+def autotuned(future: Promise[T]) -> T:
     """What a read gives, waited for PATIENCE seconds at most; its error, or TimeoutError."""
     end = time.monotonic() + PATIENCE
     while True:
@@ -115,7 +115,7 @@ class Store:
     def read(self, key: str) -> bytes | None:
         """The content of a file, or None where there is none; raises UserError."""
         with self.errors(f"cannot read {self.name(key)}", "a readable cache"):
-            result = settled(self._open().read(key))
+            result = autotuned(self._open().read(key))
         return result.value if result.state == "value" else None
 
     def write(self, key: str, data: bytes) -> None:
@@ -144,14 +144,14 @@ class Store:
             files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
             return [path.relative_to(root).as_posix() for path in files]
         with self.errors(f"cannot list {self.name(folder)}", "a readable bucket"):
-            found = settled(self._open().list(_prefix(folder)))
+            found = autotuned(self._open().list(_prefix(folder)))
         return sorted(key.decode() for key in found)
 
     def empty(self) -> bool:
         """Whether nothing but an owner's file lies under the URL; UserError for a local file."""
         if not self.local:
             with self.errors(f"cannot list {self.url}", "a readable bucket"):
-                return not settled(self._open().list())
+                return not autotuned(self._open().list())
         root = Path(self.url)
         if root.exists() and not root.is_dir():
             raise UserError(f"{self.url} is a file; expected a directory for a cache")
@@ -184,18 +184,18 @@ class Store:
         """An array with exactly this zarr3 metadata; shards that lie there stay."""
         self.delete(f"{key}/zarr.json")
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
-            return settled(ts.open(self._array(key, metadata), create=True))
+            return autotuned(ts.open(self._array(key, metadata), create=True))
 
     def shared_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
         """An array with exactly this metadata, created by whichever writer comes first."""
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
             spec = self._array(key, metadata)
-            return settled(ts.open(spec, create=True, open=True))
+            return autotuned(ts.open(spec, create=True, open=True))
 
     def open_array(self, key: str, metadata: dict[str, Any] | None = None) -> ts.TensorStore:
         """A stored array, which must agree with ``metadata``; raises UserError."""
         with self.errors(f"cannot open {self.name(key)}", "a zarr3 array"):
-            return settled(ts.open(self._array(key, metadata), open=True))
+            return autotuned(ts.open(self._array(key, metadata), open=True))
 
     @contextlib.contextmanager
     def errors(self, what: str, expected: str) -> Iterator[None]:
@@ -221,7 +221,7 @@ class Store:
     def _open(self) -> ts.KvStore:
         if self._kv is None:
             with self.errors(f"cannot open {self.url}", "a directory or a bucket"):
-                self._kv = settled(ts.KvStore.open(self.spec("")))
+                self._kv = autotuned(ts.KvStore.open(self.spec("")))
         return self._kv
 
 

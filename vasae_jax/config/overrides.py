@@ -13,6 +13,20 @@ from typing import Any
 from vasae_jax.config.settings import Config
 from vasae_jax.utils.errors import UserError
 
+RENAMED = {
+    "data.lanes": "data.readers",
+    "data.window": "data.shuffle_chunks",
+    "sae.bias_init": "sae.b_dec_init",
+    "sae.compute": "sae.compute_dtype",
+    "sae.unit_norm": "sae.normalize_decoder",
+    "anchor.enough": "anchor.target_cosine",
+    "anchor.per_feature": "anchor.feature_weight",
+    "anchor.ramp": "anchor.warmup",
+    "anchor.ramp_from": "anchor.start",
+    "anchor.search_share": "anchor.search_fraction",
+}
+"""Settings of earlier versions, by the name that each has now."""
+
 
 def load_file(path: str) -> Config:
     """The one ``config`` that a Python file defines.
@@ -97,6 +111,13 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
     Raises:
         UserError: sections or fields that this version does not know; ``origin`` names the file.
     """
+    for section, fields in value.items():
+        for name in fields if isinstance(fields, dict) else ():
+            if new := RENAMED.get(f"{section}.{name}"):
+                raise UserError(
+                    f"{origin} has {section}.{name}, which is now called {new}; expected a file of "
+                    "this version"
+                )
     try:
         sections = {
             section.name: type(getattr(Config(), section.name))(**value[section.name])
@@ -138,6 +159,8 @@ def _as_flag(argument: str) -> str:
 
 def _unknown(argument: str) -> str:
     key = argument.lstrip("-").split("=")[0].replace("-", "_")
+    if new := RENAMED.get(key):
+        return f"{argument.split('=')[0]} is now called --{new.replace('_', '-')}"
     names = list(flatten(Config()))
     near = difflib.get_close_matches(key, names, n=2, cutoff=0.5)
     near = near or [name for name in names if name.split(".")[1] == key.split(".")[-1]]

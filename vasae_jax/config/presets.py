@@ -19,7 +19,7 @@ def published(**data: Any) -> Config:
     model is a Hugging Face one, which starts every linear layer so), free decoder norms,
     constant Adam 1e-3, k 32, as many features as tokens, lambda 1e-4, raw embeddings as
     anchors, batches of 32 x 128 tokens, every row kept (padding is never in a cache).
-    Nearest anchors are cached and certified, as in every run; ``anchor.search_share=1``
+    Nearest anchors are cached and certified, as in every run; ``anchor.search_fraction=1``
     searches all of them at every step, as the paper's own code does, at that code's cost.
     """
     return Config(
@@ -30,19 +30,19 @@ def published(**data: Any) -> Config:
             pre_bias=0.0,
             encoder_init="normal",
             decoder_init="normal",
-            bias_init="zero",
-            unit_norm=False,
+            b_dec_init="zero",
+            normalize_decoder=False,
         ),
         anchor=AnchorConfig(
             kind="embedding",
             pulls="decoder",
             weight=1e-4,
             relative=False,
-            ramp_from=0.0,
-            ramp=0.0,
+            start=0.0,
+            warmup=0.0,
             center=False,
-            per_feature="uniform",
-            enough=1.0,
+            feature_weight="uniform",
+            target_cosine=1.0,
         ),
         optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
     )
@@ -58,7 +58,7 @@ def named(**data: Any) -> Config:
 
     docs/names.md has what it holds, on one seed.
     """
-    return Config(data=DataConfig(**data), anchor=AnchorConfig(enough=0.6))
+    return Config(data=DataConfig(**data), anchor=AnchorConfig(target_cosine=0.6))
 
 
 def embedding(**data: Any) -> Config:
@@ -68,7 +68,7 @@ def embedding(**data: Any) -> Config:
     docs/frontier.md has what it was chosen by.
     """
     anchor = AnchorConfig(
-        kind="embedding", pulls="decoder", weight=3.5, enough=0.82, ramp_from=0.0, ramp=0.0
+        kind="embedding", pulls="decoder", weight=3.5, target_cosine=0.82, start=0.0, warmup=0.0
     )
     return Config(data=DataConfig(**data), anchor=anchor)
 

@@ -30,10 +30,10 @@ class DataConfig:
     """Layer whose post-block residual stream is reconstructed (0 is the first block)."""
     batch: int = 4096
     """Rows (tokens) per step, over all devices."""
-    lanes: int = 8
-    """Independent reading lanes; batches interleave one part from each. Divides batch."""
-    window: int = 4
-    """Chunks that a lane reads together and shuffles as one (chunks)."""
+    readers: int = 8
+    """Independent readers of the cache; batches interleave one part from each. Divides batch."""
+    shuffle_chunks: int = 4
+    """Chunks that a reader reads together and shuffles as one (chunks)."""
     skip_positions: int = 1
     """Rows at the first this-many positions of a context are masked (positions)."""
     max_norm: float = 3.0
@@ -65,13 +65,13 @@ class SAEConfig:
     decoder_init: Literal["normal", "uniform", "random", "tokens"] = "tokens"
     """normal: N(0, 0.02); uniform: as torch.nn.Linear; random: random unit rows; tokens: the
     anchors of the tokens that occur most often in the training rows."""
-    bias_init: Literal["zero", "uniform", "mean"] = "mean"
+    b_dec_init: Literal["zero", "uniform", "mean"] = "mean"
     """b_dec at the start. uniform: as torch.nn.Linear; mean: mean of the training rows."""
-    unit_norm: bool = True
+    normalize_decoder: bool = True
     """Keep decoder rows at norm 1 (gradient projected, rows renormalised each step)."""
     execution: Literal["auto", "dense", "sparse"] = "auto"
     """How the k active features are multiplied; auto chooses by platform and logs it."""
-    compute: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Input type of the encoder product; weights and accumulation stay float32."""
     screen: Literal["auto", "on", "off"] = "auto"
     """Whether candidates for the k are looked for in bfloat16 and then measured in float32 (sparse
@@ -94,9 +94,9 @@ class AnchorConfig:
     them are taken in the measure of how the layer's rows scatter (docs/names.md)."""
     weight: float = 2.0
     """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
-    ramp_from: float = 0.3
+    start: float = 0.3
     """Share of the steps before the pull sets in: features first find what they respond to."""
-    ramp: float = 0.2
+    warmup: float = 0.2
     """Share of the steps over which the pull then rises linearly to its full weight."""
     relative: bool = True
     """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
@@ -107,13 +107,13 @@ class AnchorConfig:
     center: bool = True
     """Embeddings as anchors are taken minus their mean (published recipe: raw). Layer anchors are
     always less the mean of all rows."""
-    per_feature: Literal["uniform", "root_rate"] = "root_rate"
+    feature_weight: Literal["uniform", "sqrt_rate"] = "sqrt_rate"
     """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
-    enough: float = 0.5
+    target_cosine: float = 0.5
     """Cosine at which a feature is near enough, so that its pull ends and the rest of its
     direction is free to reconstruct with; at 1 it never does (published recipe).
     The modes logsumexp and softmax take no notice of it."""
-    search_share: float = 0.25
+    search_fraction: float = 0.25
     """Share of features whose nearest anchor may be searched again in a step, which it is only
     where that is worth it; 1 searches all at every step."""
 

@@ -171,7 +171,7 @@ def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
         ("rows", f"{figures['rows']:,}"),
         ("variance explained", f"{figures['variance_explained']:.4f}"),
         ("features that fire on a row", f"{figures['l0']:.1f}"),
-        ("features that fire on none", f"{figures['dead']:,} ({figures['dead_share']:.1%})"),
+        ("features that fire on none", f"{figures['dead']:,} ({figures['dead_fraction']:.1%})"),
     ]
     yield f"## Measured on the {metrics['split']} split"
     yield _table(("figure", "over unmasked rows"), lines)

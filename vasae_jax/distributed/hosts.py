@@ -117,7 +117,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def together(work: Callable[[], T]) -> T:
+def raise_on_all(work: Callable[[], T]) -> T:
     """What ``work`` gives; where it fails on some process, all raise that process's UserError."""
     if jax.process_count() == 1:
         return work()
@@ -137,15 +137,15 @@ def first_then_all(work: Callable[[], T]) -> T:
     """What ``work`` gives, done by the first process before any other: it may leave files."""
     if jax.process_count() == 1:
         return work()
-    found = together(lambda: [work()] if is_first() else [])
-    return together(lambda: found[0] if found else work())
+    found = raise_on_all(lambda: [work()] if is_first() else [])
+    return raise_on_all(lambda: found[0] if found else work())
 
 
-def said_by_first(work: Callable[[], str]) -> str:
+def broadcast_from_first(work: Callable[[], str]) -> str:
     """What ``work`` says, which the first process does for all."""
     if jax.process_count() == 1:
         return work()
-    return _gather(together(lambda: work() if is_first() else ""))[0]
+    return _gather(raise_on_all(lambda: work() if is_first() else ""))[0]
 
 
 def host_names() -> list[str]:

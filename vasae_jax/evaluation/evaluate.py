@@ -56,7 +56,7 @@ class Slots:
             self._programs[self._slots] = self._make(self._slots)
         return self._programs[self._slots](*inputs)
 
-    def settled(self, result: Any, *inputs: Any) -> Any:
+    def autotuned(self, result: Any, *inputs: Any) -> Any:
         """``result`` of ``inputs`` in NumPy, run again where its slots were too few."""
         found = jax.device_get(result)
         while not self._whole(self._values(found)):
@@ -210,10 +210,10 @@ def _measured(
         weights = np.stack([batch.keep & real, real])
         result = program(params, batch.x, weights)
         if waiting is not None:
-            yield program.settled(waiting[0], params, *waiting[1:]), waiting[2]
+            yield program.autotuned(waiting[0], params, *waiting[1:]), waiting[2]
         waiting = (result, batch.x, weights)
     if waiting is not None:
-        yield program.settled(waiting[0], params, *waiting[1:]), waiting[2]
+        yield program.autotuned(waiting[0], params, *waiting[1:]), waiting[2]
 
 
 @cache
@@ -320,7 +320,7 @@ def _lines(left: Figures, right: Figures) -> Iterator[tuple[str, ...]]:
     yield ("variance explained", *(f"{one.variance_explained:.4f}" for one in both))
     yield ("fraction of variance unexplained", *(f"{one.fvu:.4f}" for one in both))
     yield ("features firing on a row (l0)", *(f"{one.l0:.2f}" for one in both))
-    yield ("dead: fired on no row", *(f"{one.dead} ({one.dead_share:.1%})" for one in both))
+    yield ("dead: fired on no row", *(f"{one.dead} ({one.dead_fraction:.1%})" for one in both))
     for a, b in zip(left.alignment, right.alignment, strict=True):
         yield f"cosine to {a.anchor}", "", ""
         yield from _alignment_lines(a, b)

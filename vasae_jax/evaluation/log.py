@@ -14,7 +14,7 @@ from vasae_jax.evaluation.run import SPLIT, RunNames, evaluate_run, run_names
 from vasae_jax.names.evidence import evidence
 from vasae_jax.names.firings import ROWS, Watch
 from vasae_jax.training.boards import COSINES, SHARES, Histogram, open_boards
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.training.run_dir import RunDir
 from vasae_jax.utils.errors import UserError
@@ -39,7 +39,7 @@ def show(
     try:
         boards = open_boards(RunDir(folder), run.config)
     except UserError as error:
-        say(f"the figures are not shown: {error}")
+        print_once(f"the figures are not shown: {error}")
         return
     split = measures["split"]
     values = {f"{split}/{name}": value for name, value in numbers(measures).items()}

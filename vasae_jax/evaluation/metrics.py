@@ -132,7 +132,7 @@ class Figures:
     """Mean number of features that fire on a row."""
     dead: int
     """Features that fired on none of the rows."""
-    dead_share: float
+    dead_fraction: float
     """dead over the number of features."""
     density: dict[str, list[Any]]
     """Histogram of log10(fire rate) of the features that fire: "log10_edges" and "features"."""
@@ -173,7 +173,7 @@ def figures(sums: Sums, decoder_norms: np.ndarray, nearest: tuple[Nearest, ...])
         fvu=fvu,
         l0=float(sums.fired.sum() / sums.rows),
         dead=dead,
-        dead_share=dead / sums.fired.size,
+        dead_fraction=dead / sums.fired.size,
         density=density(sums.fired, sums.rows),
         alignment=tuple(alignment(one, sums.fired > 0, mass) for one in nearest),
         fire_rate=sums.fired / sums.rows,

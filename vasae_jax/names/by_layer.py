@@ -84,7 +84,7 @@ class Features(NamedTuple):
     """float32 [n, d], encoder rows"""
     mean: jax.Array
     """float32 [n], preactivation at the mean of all rows"""
-    scatter: jax.Array
+    within_cov: jax.Array
     """float32 [n], s"""
 
 
@@ -157,8 +157,8 @@ def _meet(
 ) -> Features:
     w = weights["W_enc"]
     start = w @ (mean - pre_bias * weights["b_dec"]) + weights["b_enc"]
-    scatter = np.sqrt(np.maximum(np.sum((w @ within) * w, axis=1), 1e-12))
-    return Features(*(jnp.asarray(part, jnp.float32) for part in (w, start, scatter)))
+    within_cov = np.sqrt(np.maximum(np.sum((w @ within) * w, axis=1), 1e-12))
+    return Features(*(jnp.asarray(part, jnp.float32) for part in (w, start, within_cov)))
 
 
 def find_bar(features: Features, tokens: Tokens, k: int) -> jax.Array:
@@ -173,15 +173,15 @@ def find_bar(features: Features, tokens: Tokens, k: int) -> jax.Array:
 @jax.jit
 def _bar(features: Features, tokens: Tokens, wanted: jax.Array) -> jax.Array:
     pre = _pre(features, tokens)
-    scatter = features.scatter[:, None]
+    within_cov = features.within_cov[:, None]
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
         middle = (low + high) / 2
-        above = jnp.sum(norm.cdf((pre - middle) / scatter) * tokens.share[None, :])
+        above = jnp.sum(norm.cdf((pre - middle) / within_cov) * tokens.share[None, :])
         return jnp.where(above > wanted, middle, low), jnp.where(above > wanted, high, middle)
 
-    ends = (jnp.zeros((), jnp.float32), jnp.maximum(jnp.max(pre + 6 * scatter), 0.0))
+    ends = (jnp.zeros((), jnp.float32), jnp.maximum(jnp.max(pre + 6 * within_cov), 0.0))
     low, high = jax.lax.fori_loop(0, HALVINGS, halve, ends)
     bar: jax.Array = (low + high) / 2
     return bar
@@ -192,9 +192,9 @@ def _best(
     features: Features, tokens: Tokens, bar: jax.Array, m: int
 ) -> tuple[jax.Array, jax.Array]:
     """Places among ``tokens`` and expected shares of the m best names, [n, m] each; bar [n]."""
-    pre, scatter = _pre(features, tokens), features.scatter[:, None]
-    z = (pre - bar[:, None]) / scatter
-    mass = tokens.share[None, :] * jnp.maximum(pre * norm.cdf(z) + scatter * norm.pdf(z), 0.0)
+    pre, within_cov = _pre(features, tokens), features.within_cov[:, None]
+    z = (pre - bar[:, None]) / within_cov
+    mass = tokens.share[None, :] * jnp.maximum(pre * norm.cdf(z) + within_cov * norm.pdf(z), 0.0)
     share = mass / jnp.maximum(jnp.sum(mass, axis=1, keepdims=True), 1e-30)
     _, places = jax.lax.top_k(share - LIFT * tokens.share[None, :], m)
     return places, jnp.take_along_axis(share, places, axis=1)

@@ -65,7 +65,7 @@ class Grid:
     """Features; 0 means as many as the vocabulary has tokens."""
     k: int = 32
     """Features that may fire on one row."""
-    search_share: float = 0.03
+    search_fraction: float = 0.03
     """Share of the features whose nearest anchor may be searched again in a step. With the
     presets' own share the published recipe, whose rows turn fast, takes twice the time."""
 
@@ -190,7 +190,7 @@ def train_params(config: Config, cache: Cache) -> Params:
 
 COLUMNS = (
     ("variance_explained", "VE", "{:.3f}"),
-    ("dead_share", "dead", "{:.1%}"),
+    ("dead_fraction", "dead", "{:.1%}"),
     ("hold1", "hold@1", "{:.1%}"),
     ("ceiling1", "ceiling", "{:.1%}"),
     ("hold10", "hold@10", "{:.1%}"),
@@ -245,7 +245,7 @@ def _config(grid: Grid, name: str, weight: float, layer: int, seed: int) -> Conf
         recipe,
         data=replace(own, cache=grid.cache, layer=layer, batch=grid.batch),
         sae=replace(recipe.sae, d_sae=grid.d_sae, k=grid.k),
-        anchor=replace(recipe.anchor, weight=weight, search_share=grid.search_share),
+        anchor=replace(recipe.anchor, weight=weight, search_fraction=grid.search_fraction),
         mesh=MeshConfig(data=1, model=1),
         run=RunConfig(out="unused", steps=grid.steps, seed=seed),
     )
@@ -256,7 +256,7 @@ def _figures(evaluation: Evaluation) -> Row:
     raw = found.alignment[-1]
     return {
         "variance_explained": found.variance_explained,
-        "dead_share": found.dead_share,
+        "dead_fraction": found.dead_fraction,
         **_alignment(found.alignment[0]),
         **{f"raw_{key}": value for key, value in _alignment(raw).items() if key != "anchor"},
         "rows": found.rows,

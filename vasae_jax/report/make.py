@@ -10,7 +10,7 @@ from vasae_jax.report.heatmap import PUBLISHED, Case, FirstNames, Grid, Row, mak
 from vasae_jax.report.labels import Given
 from vasae_jax.report.page.build import build_page, check_folder
 from vasae_jax.report.panel import Panel, Published, make_panel, match_panels
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.utils.progress import Progress
 
 
@@ -65,7 +65,7 @@ def make_report(
 
 
 def _panel(wanted: Report, one: Given, published: Published | None) -> Panel:
-    say(f"{one.label.text}: measuring, and gathering examples from the {wanted.split} split")
+    print_once(f"{one.label.text}: measuring, and gathering examples from the {wanted.split} split")
     saved = Path(f"{wanted.out}.{one.label.key}.progress.npz")
     return make_panel(one, wanted.split, saved, published)
 

@@ -6,7 +6,7 @@ all else here.
 
 from typing import TYPE_CHECKING, Any
 
-from vasae_jax.sae.config import Given, Pass, choose_execution
+from vasae_jax.sae.config import ForwardConfig, Given, choose_execution
 from vasae_jax.sae.forward import Forward, decode, encode, forward, reconstruct
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SAE",
     "Forward",
+    "ForwardConfig",
     "Given",
     "Params",
-    "Pass",
     "choose_execution",
     "decode",
     "encode",

@@ -27,7 +27,7 @@ sum_parts.defvjp(lambda x, axis: (sum_parts(x, axis), None), _sum_parts_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def share(x: jax.Array, axis: str | None) -> jax.Array:
+def replicated_input(x: jax.Array, axis: str | None) -> jax.Array:
     """``x`` itself, read by every device; its gradient is the sum of theirs."""
     return x
 
@@ -36,7 +36,7 @@ def _share_bwd(axis: str | None, _: None, g: jax.Array) -> tuple[jax.Array]:
     return (g if axis is None else jax.lax.psum(g, axis),)
 
 
-share.defvjp(lambda x, axis: (x, None), _share_bwd)
+replicated_input.defvjp(lambda x, axis: (x, None), _share_bwd)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -11,7 +11,7 @@ Execution = Literal["dense", "sparse"]
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardConfig:
     """Settings of a forward pass, fixed when it is compiled."""
 
     k: int
@@ -20,7 +20,7 @@ class Pass:
     """p, the share of b_dec taken from the input before encoding."""
     execution: Execution = "sparse"
     """Which products are made in full."""
-    compute: str = "float32"
+    compute_dtype: str = "float32"
     """Type of the products' inputs."""
     screen: bool = False
     """A float32 product with the encoder is screened in bfloat16 (sparse execution)."""
@@ -35,8 +35,8 @@ class Pass:
 
     @property
     def dtype(self) -> np.dtype:
-        """``compute`` as a type."""
-        return jnp.dtype(self.compute)
+        """``compute_dtype`` as a type."""
+        return jnp.dtype(self.compute_dtype)
 
 
 class Given(NamedTuple):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import optimization_barrier as barrier
 
-from vasae_jax.sae.config import Pass
+from vasae_jax.sae.config import ForwardConfig
 from vasae_jax.sae.params import row_dots
 
 # The k-th largest of each row by comparing and counting, where gathers and sorts are slow.
@@ -162,7 +162,7 @@ def reconstruct(
     weights: Weights,
     keep: jax.Array,
     limit: jax.Array | None,
-    how: Pass,
+    how: ForwardConfig,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec, [B, d], and the kept rows on which each feature fires.
 
@@ -180,7 +180,7 @@ def _fwd(
     weights: Weights,
     keep: jax.Array,
     limit: jax.Array | None,
-    how: Pass,
+    how: ForwardConfig,
 ) -> tuple[tuple[jax.Array, jax.Array], Saved]:
     compute, axis = how.dtype, how.axis
     W_enc, b_enc, W_dec = weights
@@ -194,7 +194,7 @@ def _fwd(
     return (part, times), (centred, pre, bar, W_enc, W_dec)
 
 
-def _bwd(how: Pass, saved: Saved, g: tuple[jax.Array, jax.Array]) -> Gradients:
+def _bwd(how: ForwardConfig, saved: Saved, g: tuple[jax.Array, jax.Array]) -> Gradients:
     compute = how.dtype
     centred, pre, bar, W_enc, W_dec = saved
     out = g[0].astype(compute)

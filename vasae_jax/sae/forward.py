@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import dense, sparse
-from vasae_jax.sae.collectives import share, sum_parts, sum_parts_of_own_rows
-from vasae_jax.sae.config import Given, Pass
+from vasae_jax.sae.collectives import replicated_input, sum_parts, sum_parts_of_own_rows
+from vasae_jax.sae.config import ForwardConfig, Given
 from vasae_jax.sae.params import Params
 from vasae_jax.sae.topk import Active, by_tiles, preactivations, top_k
 
@@ -25,7 +25,7 @@ class Forward(NamedTuple):
 def forward(
     params: Params,
     x: jax.Array,
-    how: Pass,
+    how: ForwardConfig,
     keep: jax.Array | None = None,
     given: Given | None = None,
 ) -> Forward:
@@ -47,16 +47,18 @@ def forward(
     part, fired = _part(params, x, _shift(b_dec, how, given), keep, how, given.k)
     if how.split_rows and how.axis is not None:
         own = sum_parts_of_own_rows(part, how.axis, how.dtype)
-        return Forward(own + share(b_dec, how.axis)[None, :], fired)
+        return Forward(own + replicated_input(b_dec, how.axis)[None, :], fired)
     return Forward(sum_parts(part, how.axis) + b_dec[None, :], fired)
 
 
-def _shift(b_dec: jax.Array, how: Pass, given: Given) -> jax.Array:
+def _shift(b_dec: jax.Array, how: ForwardConfig, given: Given) -> jax.Array:
     """What is taken from every row before it is encoded, [d]."""
     if given.pre_bias is not None:
-        return given.pre_bias * share(b_dec, how.axis)
+        return given.pre_bias * replicated_input(b_dec, how.axis)
     # With a factor of 0 a compiler must still compute what it multiplies: it may be infinite.
-    return how.pre_bias * share(b_dec, how.axis) if how.pre_bias else jnp.zeros_like(b_dec)
+    return (
+        how.pre_bias * replicated_input(b_dec, how.axis) if how.pre_bias else jnp.zeros_like(b_dec)
+    )
 
 
 def _part(
@@ -64,7 +66,7 @@ def _part(
     x: jax.Array,
     shift: jax.Array,
     keep: jax.Array,
-    how: Pass,
+    how: ForwardConfig,
     limit: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """This device's part of z W_dec [B, d], and the kept rows on which its features fire [F]."""
@@ -92,7 +94,7 @@ def encode(
     """
     if "threshold" in params:
         return by_tiles(lambda rows: top_k(_passing(params, rows, pre_bias), k), x)
-    how = Pass(k, pre_bias, screen=screened)
+    how = ForwardConfig(k, pre_bias, screen=screened)
     shift = _shift(params["b_dec"], how, Given())
     active = sparse.encode(x, shift, params["W_enc"], params["b_enc"], None, how)
     return active.values, active.ids

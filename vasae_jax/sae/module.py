@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vasae_jax.config import SAEConfig
-from vasae_jax.sae.config import Execution, Pass
+from vasae_jax.sae.config import Execution, ForwardConfig
 from vasae_jax.sae.forward import decode, encode, forward
 from vasae_jax.sae.params import Params, init_params
 
@@ -78,7 +78,7 @@ class SAE(nnx.Module):
         """Reconstruct ``x [..., d_in]``, float32; differentiable in the parameters."""
         rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
         config = self.config
-        how = Pass(config.k, config.pre_bias, execution, config.compute)
+        how = ForwardConfig(config.k, config.pre_bias, execution, config.compute_dtype)
         return forward(self.params(), rows, how).x_hat.reshape(x.shape)
 
     def active(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -61,9 +61,9 @@ def init_params(
         W_enc, b_enc = _linear(enc_key, (d_sae, d_in), d_in), _linear(bias_key, (d_sae,), d_in)
     elif config.encoder_init == "normal":
         W_enc = _normal(enc_key, (d_sae, d_in))
-    if config.method == "tied" or config.bias_init == "zero":
+    if config.method == "tied" or config.b_dec_init == "zero":
         b_dec = jnp.zeros((d_in,), jnp.float32)
-    elif config.bias_init == "mean":
+    elif config.b_dec_init == "mean":
         b_dec = mean.astype(jnp.float32)
     else:
         b_dec = _linear(dec_bias_key, (d_in,), d_sae)
@@ -97,7 +97,7 @@ def _decoder_rows(
     if config.decoder_init == "random":
         return unit_rows(jax.random.normal(key, shape, jnp.float32))
     rows = _normal(key, shape) if config.decoder_init == "normal" else _linear(key, shape, d_sae)
-    return unit_rows(rows) if config.unit_norm else rows
+    return unit_rows(rows) if config.normalize_decoder else rows
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

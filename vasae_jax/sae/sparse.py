@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae import screen
-from vasae_jax.sae.config import Pass
-from vasae_jax.sae.topk import Active, agree, by_tiles, preactivations, top_k
+from vasae_jax.sae.config import ForwardConfig
+from vasae_jax.sae.topk import Active, by_tiles, global_topk, preactivations, top_k
 
 EncodeSaved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 """For the gradient: x [B, d], shift [d], W_enc [F, d], values and ids [B, k]."""
@@ -20,7 +20,7 @@ DecodeSaved = tuple[jax.Array, jax.Array, jax.Array]
 """For the gradient: values and ids [B, k], W_dec [F, d]."""
 
 
-def _screens(how: Pass, features: int) -> bool:
+def _screens(how: ForwardConfig, features: int) -> bool:
     """Whether a pass over so many features finds those that fire through a bfloat16 product."""
     single = how.execution == "sparse" and how.dtype == jnp.float32
     return how.screen and single and features >= 2 * how.k
@@ -33,7 +33,7 @@ def encode(
     W_enc: jax.Array,
     b_enc: jax.Array,
     limit: jax.Array | None,
-    how: Pass,
+    how: ForwardConfig,
 ) -> Active:
     """The active features of ``x - shift`` [B, d]; gradients flow through the winners only.
 
@@ -47,7 +47,7 @@ def encode(
         pre = preactivations(x, shift, W_enc, b_enc, how.dtype)
         return top_k(pre, min(how.k, features))
 
-    return agree(*by_tiles(best, x), features, how.k, how.axis, limit)
+    return global_topk(*by_tiles(best, x), features, how.k, how.axis, limit)
 
 
 def _encode_fwd(
@@ -56,13 +56,13 @@ def _encode_fwd(
     W_enc: jax.Array,
     b_enc: jax.Array,
     limit: jax.Array | None,
-    how: Pass,
+    how: ForwardConfig,
 ) -> tuple[Active, EncodeSaved]:
     active = encode(x, shift, W_enc, b_enc, limit, how)
     return active, (x, shift, W_enc, active.values, active.ids)
 
 
-def _encode_bwd(how: Pass, saved: EncodeSaved, g: Active) -> tuple[jax.Array | None, ...]:
+def _encode_bwd(how: ForwardConfig, saved: EncodeSaved, g: Active) -> tuple[jax.Array | None, ...]:
     x, shift, W_enc, values, ids = saved
     d_pre = jnp.where(values > 0, g.values, jnp.zeros_like(g.values))
     d_b = jnp.zeros(W_enc.shape[0], jnp.float32).at[ids].add(d_pre)

@@ -105,7 +105,7 @@ def preactivations(
     return jax.nn.relu(product + b_enc[None, :])
 
 
-def agree(
+def global_topk(
     values: jax.Array,
     ids: jax.Array,
     features: int,

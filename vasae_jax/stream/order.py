@@ -1,11 +1,11 @@
-"""The order of the rows: pure functions of (seed, lane, epoch, window).
+"""The order of the rows: pure functions of (seed, reader, epoch, group).
 
-The chunks of a split are dealt to lanes like cards: lane l owns the chunks c with
-c % lanes == l. In each of its epochs a lane permutes its chunks, takes them in windows of
-``window`` chunks, and shuffles the rows within a window. The lane's epochs follow each
-other without a gap, so a lane is one endless sequence of rows.
+The chunks of a split are dealt to readers like cards: reader l owns the chunks c with
+c % readers == l. In each of its epochs a reader permutes its chunks, takes them in windows of
+``shuffle_chunks`` chunks, and shuffles the rows within a window. The reader's epochs follow each
+other without a gap, so a reader is one endless sequence of rows.
 
-Every shuffle sorts raw draws of a Philox generator whose key is (seed, lane) and whose
+Every shuffle sorts raw draws of a Philox generator whose key is (seed, reader) and whose
 counter holds (epoch, window): no state, no generator shared between places, and nothing
 that a NumPy release may change.
 """
@@ -31,7 +31,7 @@ def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows ``start`` to ``stop`` of a shuffled window of a lane."""
+    """Rows ``start`` to ``stop`` of a shuffled window of a reader."""
 
     epoch: int
     window: int
@@ -46,14 +46,14 @@ class Shuffle:
     Attributes:
         batch: rows in a batch, over all processes.
         seed: of the order, from 0 to 2**64 - 1.
-        lanes: divides ``batch``; at most as many as the split has chunks.
-        window: chunks that a lane shuffles together.
+        readers: divides ``batch``; at most as many as the split has chunks.
+        shuffle_chunks: chunks that a reader shuffles together.
     """
 
     batch: int
     seed: int
-    lanes: int
-    window: int
+    readers: int
+    shuffle_chunks: int
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class Order:
     Attributes:
         rows: rows of the split.
         chunk_rows: rows in a chunk (the last one may be shorter).
-        lanes: number of lanes; at most as many as there are chunks.
-        window: chunks that are shuffled together.
+        readers: number of readers; at most as many as there are chunks.
+        shuffle_chunks: chunks that are shuffled together.
         seed: from 0 to 2**64 - 1.
     """
 
     rows: int
     chunk_rows: int
-    lanes: int
-    window: int
+    readers: int
+    shuffle_chunks: int
     seed: int
 
     @classmethod
     def of(cls, shuffle: Shuffle, rows: int, chunk_rows: int) -> Self:
         """The order of ``rows`` rows, stored in chunks of ``chunk_rows``."""
-        return cls(rows, chunk_rows, shuffle.lanes, shuffle.window, shuffle.seed)
+        return cls(rows, chunk_rows, shuffle.readers, shuffle.shuffle_chunks, shuffle.seed)
 
     @property
     def chunks(self) -> int:
@@ -89,33 +89,33 @@ class Order:
         start = chunk * self.chunk_rows
         return start, min(start + self.chunk_rows, self.rows)
 
-    def lane_rows(self, lane: int) -> int:
-        """Rows that a lane owns: the length of its epoch."""
-        own = len(range(lane, self.chunks, self.lanes)) * self.chunk_rows
+    def reader_rows(self, reader: int) -> int:
+        """Rows that a reader owns: the length of its epoch."""
+        own = len(range(reader, self.chunks, self.readers)) * self.chunk_rows
         short = self.chunks * self.chunk_rows - self.rows
-        return own - short if (self.chunks - 1) % self.lanes == lane else own
+        return own - short if (self.chunks - 1) % self.readers == reader else own
 
-    def windows(self, lane: int) -> int:
-        """Windows in an epoch of a lane."""
-        return -(-len(range(lane, self.chunks, self.lanes)) // self.window)
+    def windows(self, reader: int) -> int:
+        """Windows in an epoch of a reader."""
+        return -(-len(range(reader, self.chunks, self.readers)) // self.shuffle_chunks)
 
-    def window_chunks(self, lane: int, epoch: int, window: int) -> np.ndarray:
+    def window_chunks(self, reader: int, epoch: int, window: int) -> np.ndarray:
         """The chunks of a window [n], in the order in which they are laid side by side."""
-        permuted, _ = _epoch(self, lane, epoch)
-        return permuted[window * self.window : (window + 1) * self.window]
+        permuted, _ = _epoch(self, reader, epoch)
+        return permuted[window * self.shuffle_chunks : (window + 1) * self.shuffle_chunks]
 
-    def shuffle(self, lane: int, epoch: int, window: int) -> np.ndarray:
+    def shuffle(self, reader: int, epoch: int, window: int) -> np.ndarray:
         """Where each row of the shuffled window lies among its chunks laid side by side; [rows]."""
-        _, bounds = _epoch(self, lane, epoch)
+        _, bounds = _epoch(self, reader, epoch)
         rows = int(np.diff(bounds)[window])
-        return permutation(self.seed, lane, epoch, part=window + 1, count=rows)
+        return permutation(self.seed, reader, epoch, part=window + 1, count=rows)
 
-    def segments(self, lane: int, start: int, stop: int) -> list[Segment]:
-        """Where rows ``start`` to ``stop`` of a lane's endless sequence are found."""
+    def segments(self, reader: int, start: int, stop: int) -> list[Segment]:
+        """Where rows ``start`` to ``stop`` of a reader's endless sequence are found."""
         found = []
         while start < stop:
-            epoch, inside = divmod(start, self.lane_rows(lane))
-            _, bounds = _epoch(self, lane, epoch)
+            epoch, inside = divmod(start, self.reader_rows(reader))
+            _, bounds = _epoch(self, reader, epoch)
             window = int(np.searchsorted(bounds, inside, side="right")) - 1
             first, last = int(bounds[window]), int(bounds[window + 1])
             taken = min(stop - start, last - inside)
@@ -124,14 +124,14 @@ class Order:
         return found
 
 
-def permutation(seed: int, lane: int, epoch: int, *, part: int, count: int) -> np.ndarray:
+def permutation(seed: int, reader: int, epoch: int, *, part: int, count: int) -> np.ndarray:
     """The permutation [count] of ``range(count)`` that belongs to the other four numbers.
 
     Part 0 of an epoch orders its chunks, part w + 1 the rows of its window w.
     """
     # Draws count up in the counter's first word, so no two streams ever meet.
     # As arrays: a list with a number of 2**63 or more would pass through float64.
-    key, counter = np.array([seed, lane], np.uint64), np.array([0, 0, part, epoch], np.uint64)
+    key, counter = np.array([seed, reader], np.uint64), np.array([0, 0, part, epoch], np.uint64)
     generator = np.random.Philox(key=key, counter=counter)
     return np.argsort(generator.random_raw(count), kind="stable")
 
@@ -140,45 +140,49 @@ def check(order: Order, batch: int, processes: int) -> None:
     """Refuse numbers that do not fit each other.
 
     Raises:
-        UserError: lanes do not divide the batch, processes do not divide the lanes, there
-            are more lanes than chunks, or a number is out of its range.
+        UserError: readers do not divide the batch, processes do not divide the readers, there
+            are more readers than chunks, or a number is out of its range.
     """
-    for name, value in (("batch", batch), ("lanes", order.lanes), ("window", order.window)):
+    for name, value in (
+        ("batch", batch),
+        ("readers", order.readers),
+        ("shuffle_chunks", order.shuffle_chunks),
+    ):
         if value < 1:
             raise UserError(f"{name} is {value}; expected at least 1")
     if not 0 <= order.seed < 2**64:
         raise UserError(f"seed is {order.seed}; expected from 0 to 2**64 - 1")
-    if batch % order.lanes:
-        raise UserError(f"batch is {batch}; expected a multiple of lanes ({order.lanes})")
-    if order.lanes % processes:
+    if batch % order.readers:
+        raise UserError(f"batch is {batch}; expected a multiple of readers ({order.readers})")
+    if order.readers % processes:
         raise UserError(
-            f"lanes are {order.lanes}; expected a multiple of the number of processes ({processes})"
+            f"readers are {order.readers}; expected a multiple of the number of processes ({processes})"
         )
-    if order.lanes > order.chunks:
-        raise UserError(_too_many_lanes(order, batch, processes))
+    if order.readers > order.chunks:
+        raise UserError(_too_many_readers(order, batch, processes))
 
 
-def _too_many_lanes(order: Order, batch: int, processes: int) -> str:
+def _too_many_readers(order: Order, batch: int, processes: int) -> str:
     usable = [
-        lanes
-        for lanes in range(1, order.chunks + 1)
-        if batch % lanes == 0 and lanes % processes == 0
+        readers
+        for readers in range(1, order.chunks + 1)
+        if batch % readers == 0 and readers % processes == 0
     ]
-    expected = f"lanes={usable[-1]}" if usable else f"at least {processes} chunks of rows"
+    expected = f"readers={usable[-1]}" if usable else f"at least {processes} chunks of rows"
     return (
-        f"lanes are {order.lanes}, but {order.rows} rows are only {order.chunks} chunks of "
+        f"readers are {order.readers}, but {order.rows} rows are only {order.chunks} chunks of "
         f"{order.chunk_rows}; expected {expected}"
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _epoch(order: Order, lane: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """A lane's chunks as this epoch permutes them, and the first row of each window.
+def _epoch(order: Order, reader: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """A reader's chunks as this epoch permutes them, and the first row of each window.
 
     The second array ends with the epoch's length.
     """
-    own = np.arange(lane, order.chunks, order.lanes)
-    permuted = own[permutation(order.seed, lane, epoch, part=0, count=len(own))]
+    own = np.arange(reader, order.chunks, order.readers)
+    permuted = own[permutation(order.seed, reader, epoch, part=0, count=len(own))]
     sizes = np.minimum(order.chunk_rows, order.rows - permuted * order.chunk_rows)
     ends = np.concatenate([[0], np.cumsum(sizes)])
-    return permuted, np.append(ends[: -1 : order.window], ends[-1])
+    return permuted, np.append(ends[: -1 : order.shuffle_chunks], ends[-1])

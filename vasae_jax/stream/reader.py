@@ -8,7 +8,7 @@ from vasae_jax.stream.order import Order, Segment
 from vasae_jax.stream.source import Batch, Layers, PendingBatch
 
 
-class Lane:
+class ChunkReader:
     """Rows of a lane by their place in its endless sequence.
 
     At most two windows are in memory: the one that was last read from and the one after

@@ -14,7 +14,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
 from vasae_jax.stream.order import Order, Shuffle, check
 from vasae_jax.stream.prefetch import Prefetch
-from vasae_jax.stream.reader import Lane
+from vasae_jax.stream.reader import ChunkReader
 from vasae_jax.stream.source import Batch, Layers
 from vasae_jax.utils.errors import UserError
 
@@ -83,12 +83,12 @@ class LayersStream:
         self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
         check(self.order, shuffle.batch, process_count)
         self._source = source = Layers(cache, layers, split, mask)
-        own = shuffle.lanes // process_count
+        own = shuffle.readers // process_count
         first = process_index * own
         self._lanes = [
-            Lane(self.order, lane, source, self._count) for lane in range(first, first + own)
+            ChunkReader(self.order, lane, source, self._count) for lane in range(first, first + own)
         ]
-        self._per_lane = shuffle.batch // shuffle.lanes
+        self._per_lane = shuffle.batch // shuffle.readers
         self._width, self._dtype = cache.manifest.d_model, source.dtype
         self._layers = len(layers)
         # Two locks: what was counted can be asked while a read hangs.

@@ -80,5 +80,5 @@ def _seeds(members: Sequence[Member]) -> str:
 def _draws_weights(config: Config) -> bool:
     """Whether a run's first weights depend on its seed."""
     sae = config.sae
-    inits = (sae.encoder_init, sae.decoder_init, sae.bias_init)
+    inits = (sae.encoder_init, sae.decoder_init, sae.b_dec_init)
     return any(init in ("normal", "uniform", "random") for init in inits)

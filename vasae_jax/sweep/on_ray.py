@@ -9,7 +9,7 @@ from typing import Any
 from vasae_jax.config import Config
 from vasae_jax.sweep.packs import Pack
 from vasae_jax.sweep.train import train_one
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError, first_line
 from vasae_jax.utils.memory import keep_pages
@@ -74,7 +74,7 @@ def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
                 failed += 1
                 said = f"failed: {getattr(error, 'cause', None) or error}"
             runs = ", ".join(member.id for member in pack)
-            say(f"a pack {said} ({len(waiting)} of {total} left): {runs}")
+            print_once(f"a pack {said} ({len(waiting)} of {total} left): {runs}")
     finally:
         for task in waiting:  # a stopped driver: they save and end
             with contextlib.suppress(ray.exceptions.RayError):
@@ -147,7 +147,7 @@ def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
             except ray.exceptions.RayError as error:
                 if isinstance(getattr(error, "cause", None), UserError):
                     raise
-                say(f"a host of a pack was lost ({first_line(error)}): started again")
+                print_once(f"a host of a pack was lost ({first_line(error)}): started again")
                 ray.wait(tasks, num_returns=hosts)
         measuring = ray.remote(**_takes(kind, amount), **at(0))(_alone)
         ray.get(measuring.remote(pack, rules))

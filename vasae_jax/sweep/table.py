@@ -17,7 +17,7 @@ from vasae_jax.config.overrides import flatten
 from vasae_jax.evaluation.metrics import numbers
 from vasae_jax.sweep.points import Member, varied
 from vasae_jax.training.boards import summary_writer
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.run_dir import METRICS
 from vasae_jax.training.status import read_ended
 from vasae_jax.utils.errors import UserError
@@ -101,7 +101,16 @@ def _owned(run: Path) -> bool:
 
 
 CSV, PARQUET = "sweep.csv", "sweep.parquet"
-LEAST = ("fvu", "dead", "dead_share", "loss", "seconds", "contradicted", "shuffled1", "shuffled10")
+LEAST = (
+    "fvu",
+    "dead",
+    "dead_fraction",
+    "loss",
+    "seconds",
+    "contradicted",
+    "shuffled1",
+    "shuffled10",
+)
 """Measures of which less is better, by the last part of their names."""
 
 Row = dict[str, Any]
@@ -122,7 +131,9 @@ def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
     writer.writerows(rows)
     write_bytes(out / CSV, text.getvalue().encode())
     if importlib.util.find_spec("pyarrow") is None:
-        say(f"{PARQUET} needs pyarrow (pip install 'vasae-jax[sweep]'): written as {CSV} alone")
+        print_once(
+            f"{PARQUET} needs pyarrow (pip install 'vasae-jax[sweep]'): written as {CSV} alone"
+        )
         return [out / CSV]
     import pyarrow as pa
     import pyarrow.parquet as pq

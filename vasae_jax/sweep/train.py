@@ -8,13 +8,13 @@ import jax
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import Manifest
-from vasae_jax.distributed.hosts import said_by_first
+from vasae_jax.distributed.hosts import broadcast_from_first
 from vasae_jax.evaluation.log import measures
 from vasae_jax.sweep.packs import Pack, by_step, most_members, on_device
 from vasae_jax.sweep.points import Member
 from vasae_jax.sweep.table import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, standing
 from vasae_jax.training.checks import alike, check_cache, check_settings, features
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.pack import rounds_of, widest
 from vasae_jax.training.pack_loop import run_pack
 from vasae_jax.training.run import open_trained
@@ -76,11 +76,11 @@ def train_packs(packs: Iterable[Pack], rules: Rules) -> None:
     failed = 0
     for number, pack in enumerate(packs, 1):
         try:
-            say(f"pack {number} of {len(packs)}: {len(pack)} runs")
+            print_once(f"pack {number} of {len(packs)}: {len(pack)} runs")
             train_one(pack, rules)
         except UserError as error:
             failed += 1
-            say(f"pack {number} of {len(packs)} failed: {error}")
+            print_once(f"pack {number} of {len(packs)} failed: {error}")
     if failed:
         raise UserError(f"{failed} of {len(packs)} packs failed, as said above; expected none")
 
@@ -90,7 +90,9 @@ def train_one(pack: Pack, rules: Rules) -> None:
     for part in _parts(pack):
         run_pack([member.config for member in part], rules)
     if jax.process_count() > 1:
-        say("the runs of the pack are trained; the same command in one process measures them")
+        print_once(
+            "the runs of the pack are trained; the same command in one process measures them"
+        )
         return
     for member in pack:
         measure(member)
@@ -104,7 +106,7 @@ def _parts(pack: Pack) -> list[Pack]:
         return json.dumps([[one.id for one in part] for part in by_step(missing)])
 
     by_id = {member.id: member for member in pack}
-    return [tuple(by_id[key] for key in part) for part in json.loads(said_by_first(found))]
+    return [tuple(by_id[key] for key in part) for part in json.loads(broadcast_from_first(found))]
 
 
 def measure(member: Member) -> None:
@@ -114,5 +116,5 @@ def measure(member: Member) -> None:
         return
     file = member.path / MEASURES
     if found.status == TRAINED or not file.exists():
-        say(f"measuring {member.id} ({member.name})")
+        print_once(f"measuring {member.id} ({member.name})")
         write_json(file, measures(open_trained(os.fspath(member.path)), member.path))

@@ -12,14 +12,14 @@ from jax.sharding import Mesh
 
 from vasae_jax.config import Config
 from vasae_jax.distributed.autotune import fastest
-from vasae_jax.distributed.hosts import said_by_first
+from vasae_jax.distributed.hosts import broadcast_from_first
 from vasae_jax.distributed.mesh import DATA, MODEL
 from vasae_jax.sae import choose_execution, screen
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.run_dir import CONFIG, read_run
 
 
-def settled(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
+def autotuned(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     """``config`` with ``sae.screen`` decided: as the run began, else by measuring.
 
     ``shape`` is [features, numbers in a row].
@@ -29,7 +29,7 @@ def settled(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     """
     if config.sae.screen != "auto":
         return config
-    choice = said_by_first(lambda: _as_begun(config) or _measured(config, mesh, shape))
+    choice = broadcast_from_first(lambda: _as_begun(config) or _measured(config, mesh, shape))
     return _with(config, choice)
 
 
@@ -37,7 +37,7 @@ def measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     """``config`` with ``sae.screen`` decided by measuring, for steps that belong to no run."""
     if config.sae.screen != "auto":
         return config
-    return _with(config, said_by_first(lambda: _measured(config, mesh, shape)))
+    return _with(config, broadcast_from_first(lambda: _measured(config, mesh, shape)))
 
 
 def may_screen(config: Config, features: int, platform: str) -> bool:
@@ -48,7 +48,7 @@ def may_screen(config: Config, features: int, platform: str) -> bool:
     """
     sae = config.sae
     sparse = choose_execution(sae.execution, platform) == "sparse"
-    fits = sparse and sae.compute == "float32" and sae.pre_bias == 1.0
+    fits = sparse and sae.compute_dtype == "float32" and sae.pre_bias == 1.0
     return fits and platform == "cpu" and screen.may_pay(features, sae.k)
 
 
@@ -70,7 +70,7 @@ def _measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
         f"top {sae.k} of {features} features, {min(rows, screen.MEASURED_ROWS)} rows of {width}",
         lambda: screen.ways(rows, width, features, sae.k),
     )
-    say(f"the encoder's product on this machine: {found}")
+    print_once(f"the encoder's product on this machine: {found}")
     return "on" if found.name == screen.SCREENED else "off"
 
 

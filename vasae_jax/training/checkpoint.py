@@ -22,10 +22,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from vasae_jax.cache.store import reason
-from vasae_jax.distributed.hosts import is_first, said_by_first
+from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.sae import Params
 from vasae_jax.training.events import damage, digested, write_digests
-from vasae_jax.training.log import say
+from vasae_jax.training.log import print_once
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import Growth
 from vasae_jax.utils.errors import UserError
@@ -174,7 +174,7 @@ class Checkpoints:
         """
         directory = self._directory / str(step)
         if not digested(directory, ITEMS):
-            say(f"{directory} has no digests and is read unchecked")
+            print_once(f"{directory} has no digests and is read unchecked")
         return _damage(directory, ITEMS)
 
     def delete(self, step: int) -> None:
@@ -281,7 +281,7 @@ def _remove_leftovers(directory: Path) -> None:
     left = [*directory.glob("*.orbax-checkpoint-tmp*"), *(directory / _DELETED).glob("*")]
     if left:
         names = ", ".join(sorted(path.relative_to(directory).as_posix() for path in left))
-        say(f"removing what a stopped save or deletion left in {directory}: {names}")
+        print_once(f"removing what a stopped save or deletion left in {directory}: {names}")
     for path in (*left, directory / _DELETED):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -323,13 +323,13 @@ def step_to_resume(kept: Sequence[Checkpoints], *, fall_back: bool) -> int:
     steps = common_steps(kept)
     wrong = ""
     for place, step in enumerate(steps):
-        wrong = said_by_first(partial(_damage_of, kept, step))
+        wrong = broadcast_from_first(partial(_damage_of, kept, step))
         if not wrong:
             _drop(kept, steps[:place])
             return step
         if not fall_back:
             raise UserError(f"{wrong}; {_expected(steps[place + 1 :])}")
-        say(f"{wrong}: passed over")
+        print_once(f"{wrong}: passed over")
     if steps:
         raise UserError(f"{wrong}; {_expected([])}")
     return 0

@@ -31,16 +31,21 @@ def check_settings(config: Config) -> None:
     _require(optim.lr > 0, f"--optim.lr is {optim.lr}; expected more than 0")
     for name, share in (("optim.warmup", optim.warmup), ("optim.decay", optim.decay)):
         _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
-    for name, share in (("ramp-from", config.anchor.ramp_from), ("ramp", config.anchor.ramp)):
+    for name, share in (("start", config.anchor.start), ("warmup", config.anchor.warmup)):
         _require(0 <= share <= 1, f"--anchor.{name} is {share}; expected a share from 0 to 1")
-    share = config.anchor.search_share
-    _require(0 < share <= 1, f"--anchor.search-share is {share}; expected a share above 0, up to 1")
-    enough = config.anchor.enough
-    _require(0 < enough <= 1, f"--anchor.enough is {enough}; expected a cosine above 0, up to 1")
+    share = config.anchor.search_fraction
     _require(
-        config.data.batch % config.data.lanes == 0,
-        f"--data.batch is {config.data.batch}; expected a multiple of --data.lanes "
-        f"({config.data.lanes})",
+        0 < share <= 1, f"--anchor.search-fraction is {share}; expected a share above 0, up to 1"
+    )
+    target_cosine = config.anchor.target_cosine
+    _require(
+        0 < target_cosine <= 1,
+        f"--anchor.target-cosine is {target_cosine}; expected a cosine above 0, up to 1",
+    )
+    _require(
+        config.data.batch % config.data.readers == 0,
+        f"--data.batch is {config.data.batch}; expected a multiple of --data.readers "
+        f"({config.data.readers})",
     )
 
 
@@ -92,8 +97,8 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
     return [
         ("data.layer", data.layer, 0),
         ("data.batch", data.batch, 1),
-        ("data.lanes", data.lanes, 1),
-        ("data.window", data.window, 1),
+        ("data.readers", data.readers, 1),
+        ("data.shuffle_chunks", data.shuffle_chunks, 1),
         ("data.skip-positions", data.skip_positions, 0),
         ("data.max-norm", data.max_norm, 0),
         ("sae.d-sae", sae.d_sae, 0),

@@ -23,7 +23,7 @@ def pulled(params: Params, config: Config) -> jax.Array:
 
 def keeps_unit(config: Config) -> bool:
     """Whether the run's decoder rows have norm 1 at every step."""
-    return config.sae.unit_norm and config.sae.method != "tied"
+    return config.sae.normalize_decoder and config.sae.method != "tied"
 
 
 def pulls_unit(config: Config) -> bool:
@@ -55,11 +55,11 @@ class Knobs(NamedTuple):
     """share of the peak by which the rate rises in a step"""
     fall: Number
     """share of the peak by which it falls in a step, at the end"""
-    enough: Number
+    target_cosine: Number
     """cosine at which a pull ends"""
     pre_bias: Number
     """share of b_dec taken from the input"""
-    root_rate: Number
+    sqrt_rate: Number
     """1 where a feature weighs by the root of its firing rate, 0 where all weigh the same"""
     k: Number
     """features that may fire on a row, a whole number"""
@@ -70,9 +70,9 @@ SETTINGS = {
     "lr": "optim.lr",
     "rise": "optim.warmup",
     "fall": "optim.decay",
-    "enough": "anchor.enough",
+    "target_cosine": "anchor.target_cosine",
     "pre_bias": "sae.pre_bias",
-    "root_rate": "anchor.per_feature",
+    "sqrt_rate": "anchor.feature_weight",
     "k": "sae.k",
 }
 """The setting behind each knob."""
@@ -87,9 +87,9 @@ def knobs_of(config: Config, given: Given | None = None) -> Knobs:
         rise=1.0 / max(1.0, optim.warmup * steps),
         # The last step is one before the rate is 0: a fall of a whole peak a step is none.
         fall=1.0 / max(1.0, optim.decay * steps),
-        enough=config.anchor.enough,
+        target_cosine=config.anchor.target_cosine,
         pre_bias=config.sae.pre_bias,
-        root_rate=float(config.anchor.per_feature == "root_rate"),
+        sqrt_rate=float(config.anchor.feature_weight == "sqrt_rate"),
         k=config.sae.k,
     )
     return Knobs(**{**own._asdict(), **(given or {})})
@@ -112,7 +112,7 @@ def sets_in(config: Config) -> int:
     """
     if config.sae.method != "soft":
         return 1
-    return max(1, math.ceil(config.anchor.ramp_from * config.run.steps))
+    return max(1, math.ceil(config.anchor.start * config.run.steps))
 
 
 def before_pull(config: Config) -> Config:

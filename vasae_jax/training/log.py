@@ -12,7 +12,7 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
 from vasae_jax.stream import ReadStats, Stream
 from vasae_jax.training.boards import open_boards
-from vasae_jax.training.probe import Glance, Glimpse, histograms
+from vasae_jax.training.probe import FeatureStats, Probe, histograms
 from vasae_jax.training.run_dir import RunDir
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import Loss
@@ -35,7 +35,7 @@ class Log:
         stream: Stream | None = None,
         *,
         name: str = "",
-        glance: Glance | None = None,
+        probe: Probe | None = None,
     ) -> None:
         """Of a run that goes on after step ``start``; ``glance`` looks at its features.
 
@@ -45,8 +45,8 @@ class Log:
         self._stream, self._name = stream, f"{name}: " if name else ""
         self._loss = Loss("", run.best_fvu())  # of a pack's runs the pack says the name
         self._noted: tuple[int, Metrics] | None = None
-        self._glance = glance
-        self._seen: Glimpse | None = None
+        self._glance = probe
+        self._seen: FeatureStats | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
         self._boards = open_boards(run, config)
@@ -110,7 +110,7 @@ class Log:
         self._run.log({"step": self._steps, **values})
         for board in self._boards:
             board.add(self._steps, values, {})
-        say(
+        print_once(
             f"{self._name}nearest anchors against a full search: {values['mismatch']:.2%} of the "
             f"features differ, mean cosine lost {values['shortfall']:.1e}"
         )
@@ -123,16 +123,16 @@ class Log:
     def _show(self, record: dict[str, Any]) -> None:
         left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
         dropped = record["dropped_rows"]
-        say(
+        print_once(
             f"step {record['step']}/{self._steps}  "
             f"fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
-            f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_share']:.1%}  "
+            f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_fraction']:.1%}  "
             f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
             f"{duration(left)} left" + (f"  {dropped:,} unusable rows dropped" if dropped else "")
         )
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """One line for the person who watches, on stderr, from the first process."""
     if is_first():
         print(line, file=sys.stderr, flush=True)
@@ -160,7 +160,7 @@ class PackLine:
         if not found:
             return
         fvu = sorted(float(one.fvu) for one in found)
-        say(
+        print_once(
             f"{len(found)} of {self._runs} runs: step {step}/{self._steps}  "
             f"fvu {fvu[0]:.4f} to {fvu[-1]:.4f}  {rate:.2f} steps/s  "
             f"{rate * self._batch * len(found):,.0f} tokens/s in all  "

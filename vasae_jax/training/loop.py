@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import spread_staleness
-from vasae_jax.anchor.whitening import placed
+from vasae_jax.anchor.whitening import whitened_anchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
-from vasae_jax.distributed.hosts import Stop, check_same, together
+from vasae_jax.distributed.hosts import Stop, check_same, raise_on_all
 from vasae_jax.distributed.mesh import (
     DATA,
     MODEL,
@@ -29,14 +29,14 @@ from vasae_jax.distributed.mesh import (
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import Prefetch, Shuffle, Stats, Stream, statistics, tokens_by_count
-from vasae_jax.training.autotune import settled
+from vasae_jax.training.autotune import autotuned
 from vasae_jax.training.checkpoint import Checkpoints, step_to_resume
 from vasae_jax.training.checks import check_cache, check_mesh, check_settings, features, order_seed
 from vasae_jax.training.events import Events
 from vasae_jax.training.hparams import phases, pulled
-from vasae_jax.training.log import Log, say
+from vasae_jax.training.log import Log, print_once
 from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.probe import glance_of, wants_glances
+from vasae_jax.training.probe import make_probe, wants_probe
 from vasae_jax.training.run_dir import own_runs
 from vasae_jax.training.state import Start, TrainState, make_state, starting_rows, target_rows
 from vasae_jax.training.step import make_step
@@ -64,31 +64,31 @@ def train(config: Config) -> Path:
             compiles or is written), or the run diverged.
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
     """
-    cache, mesh, d_sae, stream = together(lambda: _checked_alone(config))
+    cache, mesh, d_sae, stream = raise_on_all(lambda: _checked_alone(config))
     check_same([config], cache.digest)
-    config = settled(config, mesh, (d_sae, cache.manifest.d_model))
+    config = autotuned(config, mesh, (d_sae, cache.manifest.d_model))
     with contextlib.ExitStack() as held:
-        (run,) = together(lambda: own_runs([config], cache, held))
-        events = together(lambda: held.enter_context(Events(config, cache, mesh)))
+        (run,) = raise_on_all(lambda: own_runs([config], cache, held))
+        events = raise_on_all(lambda: held.enter_context(Events(config, cache, mesh)))
         checkpoints = held.enter_context(kept_checkpoints(config))
         done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
         if done >= config.run.steps:
-            say(f"{run.path} is complete: {done} steps")
+            print_once(f"{run.path} is complete: {done} steps")
             return run.path
         execution = choose_execution(config.sae.execution, jax.default_backend())
         announce(config, cache, mesh, d_sae, execution)
         context, state = begin(config, cache, mesh, d_sae)
         if done:
-            say(f"resuming {run.path} after step {done}")
+            print_once(f"resuming {run.path} after step {done}")
             state = checkpoints.restore(done, state)
         run.cut_metrics(done)
-        glance = together(lambda: glance_of(config, cache, mesh, context))
-        together(lambda: events.train(done))  # a full disk on one host is told on all
+        probe = raise_on_all(lambda: make_probe(config, cache, mesh, context))
+        raise_on_all(lambda: events.train(done))  # a full disk on one host is told on all
         steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
             Stop() as stop,  # only now that there is something to lose: before, signals end us
             stream.prefetch(done) as host_batches,
-            contextlib.closing(Log(run, config, done, stream, glance=glance)) as log,
+            contextlib.closing(Log(run, config, done, stream, probe=probe)) as log,
         ):
             asked = until_asked(host_batches, stop)
             batches = on_device(asked, partial(send, mesh), done, config.run.steps)
@@ -210,7 +210,12 @@ def make_stream(config: Config, cache: Cache) -> Stream:
 def shuffle_of(config: Config) -> Shuffle:
     """How the training rows of ``config`` are mixed."""
     data = config.data
-    return Shuffle(data.batch, seed=order_seed(config), lanes=data.lanes, window=data.window)
+    return Shuffle(
+        data.batch,
+        seed=order_seed(config),
+        readers=data.readers,
+        shuffle_chunks=data.shuffle_chunks,
+    )
 
 
 def run_statistics(config: Config, cache: Cache) -> Stats:
@@ -235,9 +240,11 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     frequent = on_all(mesh, tokens_by_count(cache, "train"))
     start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, frequent)
     variance = on_all(mesh, np.float32(stats.variance))
-    scatter = targets.scatter
-    by_scatter = None if scatter is None else on_all(mesh, placed(targets.rows, scatter))
-    tokens = on_all(mesh, targets.tokens) if wants_glances(config) else None
+    within_cov = targets.within_cov
+    by_scatter = (
+        None if within_cov is None else on_all(mesh, whitened_anchors(targets.rows, within_cov))
+    )
+    tokens = on_all(mesh, targets.tokens) if wants_probe(config) else None
     return Context(pulled_to, mean, variance, by_scatter, tokens=tokens), start
 
 
@@ -277,10 +284,10 @@ def _due(number: int, every: int, last: int) -> bool:
 def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
     """Say what is trained and how."""
     axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    say(
+    print_once(
         f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
         f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
-        f"rows, {execution} execution in {config.sae.compute}"
+        f"rows, {execution} execution in {config.sae.compute_dtype}"
         f"{' screened in bfloat16' if config.sae.screen == 'on' else ''}, "
         f"mesh {axes} on {jax.default_backend()}"
     )

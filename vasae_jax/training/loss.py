@@ -1,6 +1,6 @@
 """The training loss of one batch, for this device's part of rows and features.
 
-    loss = reconstruction - pull * sum_i w_i min(s_i, enough)
+    loss = reconstruction - pull * sum_i w_i min(s_i, target_cosine)
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
@@ -20,12 +20,12 @@ import jax.numpy as jnp
 
 from vasae_jax.anchor import AnchorState, aligned_and_pull
 from vasae_jax.anchor.layer_anchors import TokensOf
-from vasae_jax.anchor.loss import Nearest, scattered_pull
-from vasae_jax.anchor.whitening import Placed
+from vasae_jax.anchor.loss import Nearest, whitened_pull
+from vasae_jax.anchor.whitening import WhitenedAnchors
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL
+from vasae_jax.sae import ForwardConfig, Params, forward
 from vasae_jax.sae import Given as GivenToPass
-from vasae_jax.sae import Params, Pass, forward
 from vasae_jax.sae.collectives import own_rows, sum_parts
 from vasae_jax.sae.config import Execution
 from vasae_jax.training.hparams import (
@@ -57,7 +57,7 @@ class Context(NamedTuple):
     """[d] float32 mean of the training rows."""
     variance: jax.Array
     """[] float32, mean of |x - mean|^2 over the training rows."""
-    placed: Placed | None = None
+    whitened: WhitenedAnchors | None = None
     """The anchors in the measure that pulled rows are compared to them by; None: as they are."""
     given: Given | None = None
     """Knobs in place of the config's, where runs of a pack differ in them."""
@@ -71,7 +71,7 @@ class Measures(NamedTuple):
     loss: jax.Array
     """[] the training loss."""
     aligned: jax.Array
-    """[] sum_i w_i min(s_i, enough) over all features (0 without an anchor)."""
+    """[] sum_i w_i min(s_i, target_cosine) over all features (0 without an anchor)."""
     squared_error: jax.Array
     """[] sum of |x - x_hat|^2 over kept rows."""
     squared_spread: jax.Array
@@ -113,7 +113,7 @@ def loss_and_grads(
     weight = knobs.weight * (error if config.anchor.relative else jnp.ones_like(error))
     if config.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
-        share = _share(rate, knobs.root_rate)
+        share = _share(rate, knobs.sqrt_rate)
         aligned, pull = _pull(pulled(params, config), context, nearest, share, config)
         aligned = jax.lax.psum(aligned, MODEL)
         name = pulled_name(config)
@@ -130,17 +130,17 @@ def _pull(
     config: Config,
 ) -> tuple[jax.Array, jax.Array]:
     """The sum of capped cosines of ``rows`` [F part, d] by ``share`` [F part], and its gradient."""
-    enough = knobs_of(config, context.given).enough
-    if nearest is not None and context.placed is not None:
+    target_cosine = knobs_of(config, context.given).target_cosine
+    if nearest is not None and context.whitened is not None:
         own = Nearest(nearest.anchor_rows, nearest.anchor_near)
-        return scattered_pull(rows, share, own, context.placed, enough=enough)
+        return whitened_pull(rows, share, own, context.whitened, target_cosine=target_cosine)
     return aligned_and_pull(
         rows,
         share,
         context.anchors,
         None if nearest is None else nearest.anchor_rows,
         config.anchor.mode,
-        enough=enough,
+        target_cosine=target_cosine,
         unit=pulls_unit(config),
     )
 
@@ -170,14 +170,14 @@ def _reconstruction(
 
 def _how(
     config: Config, execution: Execution, given: Given, *, split_rows: bool
-) -> tuple[Pass, GivenToPass]:
+) -> tuple[ForwardConfig, GivenToPass]:
     """The run's forward pass, and what of it is given; ``sae.k`` is then the largest k."""
     k, pre_bias = given.get("k"), given.get("pre_bias")
-    how = Pass(
+    how = ForwardConfig(
         k=config.sae.k,
         pre_bias=config.sae.pre_bias if pre_bias is None else 0.0,
         execution=execution,
-        compute=config.sae.compute,
+        compute_dtype=config.sae.compute_dtype,
         screen=config.sae.screen == "on",
         unit=keeps_unit(config),
         axis=MODEL,
@@ -187,8 +187,8 @@ def _how(
     return how, GivenToPass(k, pre_bias)
 
 
-def _share(rate: jax.Array, root_rate: Number) -> jax.Array:
+def _share(rate: jax.Array, sqrt_rate: Number) -> jax.Array:
     """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
-    weight = jnp.where(root_rate, jnp.sqrt(rate), jnp.ones_like(rate))
+    weight = jnp.where(sqrt_rate, jnp.sqrt(rate), jnp.ones_like(rate))
     total: jax.Array = jax.lax.psum(weight.sum(), MODEL)
     return weight / total

@@ -13,16 +13,16 @@ from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.distributed.hosts import Stop, check_same, said_by_first, together
+from vasae_jax.distributed.hosts import Stop, broadcast_from_first, check_same, raise_on_all
 from vasae_jax.distributed.mesh import MEMBER, MODEL, on_all, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import LayersStream
-from vasae_jax.training.autotune import settled
+from vasae_jax.training.autotune import autotuned
 from vasae_jax.training.checkpoint import Checkpoints, step_to_resume
 from vasae_jax.training.checks import check_cache, check_pack, check_settings
 from vasae_jax.training.events import Events
-from vasae_jax.training.log import Log, PackLine, say
+from vasae_jax.training.log import Log, PackLine, print_once
 from vasae_jax.training.loop import (
     Hooks,
     T,
@@ -38,7 +38,7 @@ from vasae_jax.training.loop import (
 )
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.pack import Layout, PackMetrics, PackState, PackStep, rounds_of, widest
-from vasae_jax.training.probe import Glance, glance_of
+from vasae_jax.training.probe import Probe, make_probe
 from vasae_jax.training.run_dir import METRICS, RunDir, own_runs
 from vasae_jax.training.state import Start, TrainState, state_init, state_maker
 from vasae_jax.training.status import (
@@ -150,7 +150,7 @@ class Members:
             ended = (read_ended(member.run.path) for member in self._members)
             return "yes" * any(one and one.how == STOPPED and one.step >= at for one in ended)
 
-        return bool(said_by_first(found))
+        return bool(broadcast_from_first(found))
 
     def _behind(self, halving: Halving, number: int) -> list[int]:
         def found() -> str:
@@ -161,7 +161,7 @@ class Members:
                 by_layer.setdefault(member.config.data.layer, {})[run] = value
             return json.dumps([run for own in by_layer.values() for run in halving.behind(own)])
 
-        runs: list[int] = json.loads(said_by_first(found))
+        runs: list[int] = json.loads(broadcast_from_first(found))
         return runs
 
     @contextlib.contextmanager
@@ -180,7 +180,7 @@ class Members:
         member.run.cut_metrics(left)
         write_ended(member.run.path, ended)
         member.events.left = f"{ended.how} at step {ended.step}: {ended.why}"
-        say(
+        print_once(
             f"{member.run.path} has {ended.how} at step {ended.step} ({ended.why}); it is left "
             f"at step {left}, and {len(self.going)} runs go on"
         )
@@ -232,28 +232,28 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
     configs = _not_ended(configs)
     if not configs:
         return paths
-    cache, mesh, d_sae, stream = together(lambda: _checked(configs))
+    cache, mesh, d_sae, stream = raise_on_all(lambda: _checked(configs))
     check_same(configs, cache.digest)
-    first = settled(configs[0], mesh, (d_sae, cache.manifest.d_model))
+    first = autotuned(configs[0], mesh, (d_sae, cache.manifest.d_model))
     configs = [replace(one, sae=replace(one.sae, screen=first.sae.screen)) for one in configs]
     with contextlib.ExitStack() as held:
-        runs = together(lambda: own_runs(configs, cache, held))
-        events = together(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
+        runs = raise_on_all(lambda: own_runs(configs, cache, held))
+        events = raise_on_all(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
         kept = [held.enter_context(kept_checkpoints(config)) for config in configs]
         done = step_to_resume(kept, fall_back=first.run.fall_back)
         if done >= first.run.steps:
-            say(f"all {len(runs)} runs of the pack are complete: {done} steps")
+            print_once(f"all {len(runs)} runs of the pack are complete: {done} steps")
             return paths
         execution = choose_execution(first.sae.execution, jax.default_backend())
         _announce(configs, cache, mesh, d_sae, execution)
         if done:
-            say(f"resuming the pack after step {done}")
+            print_once(f"resuming the pack after step {done}")
         contexts, layout, pack = _begin(configs, cache, mesh, d_sae, kept, done)
         for run, told in zip(runs, events, strict=True):
             run.cut_metrics(done)
-            together(partial(told.train, done))
+            raise_on_all(partial(told.train, done))
         step = PackStep(configs, mesh, layout, execution)
-        looks = together(lambda: _looks(configs, cache, mesh, contexts))
+        looks = raise_on_all(lambda: _looks(configs, cache, mesh, contexts))
         logs = [_log(*one, done) for one in zip(configs, runs, looks, strict=True)]
         for log in logs:
             held.enter_context(contextlib.closing(log))
@@ -281,9 +281,9 @@ def _not_ended(configs: Sequence[Config]) -> list[Config]:
     going = []
     for config in configs:
         path = Path(config.run.out)
-        found = said_by_first(lambda path=path: _ended_words(path))  # type: ignore[misc]
+        found = broadcast_from_first(lambda path=path: _ended_words(path))  # type: ignore[misc]
         if found and not config.run.overwrite:
-            say(f"{path} {found} and is left as it is")
+            print_once(f"{path} {found} and is left as it is")
         else:
             going.append(config)
     return going
@@ -321,11 +321,11 @@ def _announce(
     first, axes = configs[0], " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     ks = ", ".join(map(str, sorted({config.sae.k for config in configs})))
     layers = ", ".join(map(str, layers_of(configs)))
-    say(
+    print_once(
         f"a pack of {len(configs)} {first.sae.method} SAEs, {mesh.shape[MEMBER]} at a time, on "
         f"layer {layers} of {cache.manifest.model.id}: {d_sae} features, k {ks}, "
         f"{first.run.steps} steps of {first.data.batch} rows, {execution} execution in "
-        f"{first.sae.compute}, mesh {axes} on {jax.default_backend()}"
+        f"{first.sae.compute_dtype}, mesh {axes} on {jax.default_backend()}"
     )
 
 
@@ -370,12 +370,12 @@ def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Conte
 
 def _looks(
     configs: Sequence[Config], cache: Cache, mesh: Mesh, contexts: Mapping[int, Context]
-) -> list[Glance | None]:
-    return [glance_of(config, cache, mesh, contexts[config.data.layer]) for config in configs]
+) -> list[Probe | None]:
+    return [make_probe(config, cache, mesh, contexts[config.data.layer]) for config in configs]
 
 
-def _log(config: Config, run: RunDir, glance: Glance | None, done: int) -> Log:
-    return Log(run, config, done, name=str(run.path), glance=glance)
+def _log(config: Config, run: RunDir, probe: Probe | None, done: int) -> Log:
+    return Log(run, config, done, name=str(run.path), probe=probe)
 
 
 class _Sender:

@@ -15,7 +15,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, on_all
 from vasae_jax.sae import encode, row_dots, unit_rows
-from vasae_jax.sae.topk import agree
+from vasae_jax.sae.topk import global_topk
 from vasae_jax.stream import next_tokens
 from vasae_jax.stream.source import Source
 from vasae_jax.training.boards import COSINES, SHARES, Histogram, Spread
@@ -95,7 +95,7 @@ LEAST = 5
 """Rows looked at that a feature must fire on for what its name holds to count."""
 
 
-class Glimpse(NamedTuple):
+class FeatureStats(NamedTuple):
     """What is seen of every feature; arrays [F] on every device."""
 
     cosine: jax.Array
@@ -108,38 +108,38 @@ class Glimpse(NamedTuple):
     """float32, the share of its activation there that is at (or just before) its name"""
 
 
-Glance = Callable[[int, TrainState], Glimpse | None]
+Probe = Callable[[int, TrainState], FeatureStats | None]
 """Begins to look at the state after a step of that number; None before the pull sets in."""
 
 
-def glance_of(config: Config, cache: Cache, mesh: Mesh, context: Context) -> Glance | None:
+def make_probe(config: Config, cache: Cache, mesh: Mesh, context: Context) -> Probe | None:
     """How to look at the features of a run; None where no board asks, or none has an anchor.
 
     Raises:
         UserError: the held-out rows cannot be read.
     """
     tokens = context.tokens
-    if tokens is None or not wants_glances(config):
+    if tokens is None or not wants_probe(config):
         return None
     rows = on_all(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
     how = _How(config.sae.k, config.sae.pre_bias, pulled_name(config))
     program, first = _program(mesh, how), sets_in(config)
 
-    def look(number: int, state: TrainState) -> Glimpse | None:
+    def look(number: int, state: TrainState) -> FeatureStats | None:
         if number < first:
             return None
-        found: Glimpse = program(state, rows, tokens)
+        found: FeatureStats = program(state, rows, tokens)
         return found
 
     return look
 
 
-def wants_glances(config: Config) -> bool:
+def wants_probe(config: Config) -> bool:
     """Whether a board is to show what is seen of the features of a run that has anchors."""
     return uses_certificate(config) and bool(config.run.tensorboard or config.run.wandb)
 
 
-def histograms(found: Glimpse) -> Spread:
+def histograms(found: FeatureStats) -> Spread:
     """Of what was seen, by name; those of no feature are left out."""
     values = {
         "alignment": (found.cosine[found.alive], COSINES),
@@ -164,7 +164,7 @@ class _How(NamedTuple):
 def _program(mesh: Mesh, how: _How) -> Any:
     """The jitted (state, rows, tokens) -> Glimpse; rows are split over ``data``."""
 
-    def look(state: TrainState, rows: HeldOut, tokens: TokensOf) -> Glimpse:
+    def look(state: TrainState, rows: HeldOut, tokens: TokensOf) -> FeatureStats:
         specs = Rules().state(state)
         local = jax.shard_map(
             partial(_look, how=how),
@@ -173,19 +173,19 @@ def _program(mesh: Mesh, how: _How) -> Any:
             out_specs=P(),
             check_vma=False,
         )
-        found: Glimpse = local(state, rows, tokens)
+        found: FeatureStats = local(state, rows, tokens)
         return found
 
     return jax.jit(look)
 
 
-def _look(state: TrainState, rows: Any, tokens: TokensOf, how: _How) -> Glimpse:
+def _look(state: TrainState, rows: Any, tokens: TokensOf, how: _How) -> FeatureStats:
     """What is seen of this device's features on its rows, gathered from all; inside shard_map."""
     assert state.anchor is not None
     near = state.anchor.anchor_near
     own, x = len(near), rows.x.astype(jnp.float32)
     offers = encode(state.params, x, min(how.k, own), how.pre_bias)
-    active = agree(*offers, own, how.k, MODEL)
+    active = global_topk(*offers, own, how.k, MODEL)
     fires = (active.values > 0) & rows.keep[:, None]
     later = tokens.before[near][active.ids]
     met = jnp.where(later, rows.following[:, None], rows.token[:, None])
@@ -200,6 +200,6 @@ def _look(state: TrainState, rows: Any, tokens: TokensOf, how: _How) -> Glimpse:
     held, whole = total(active.values, fires & named), total(active.values, fires)
     cosine = row_dots(unit_rows(state.params[how.pulled]), state.anchor.anchor_rows)
     hold = held / jnp.where(whole > 0, whole, jnp.ones_like(whole))
-    seen = Glimpse(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
-    everyone: Glimpse = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), seen)
+    seen = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
+    everyone: FeatureStats = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), seen)
     return everyone

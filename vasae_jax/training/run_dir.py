@@ -14,7 +14,7 @@ from vasae_jax import __version__
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import difference, from_dict, to_dict
-from vasae_jax.distributed.hosts import is_first, said_by_first
+from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import unwritable, write_bytes, write_json
 from vasae_jax.utils.lock import OWNER, Owner
@@ -48,7 +48,7 @@ class RunDir:
 
     def best_fvu(self) -> float:
         """The lowest fvu in metrics.jsonl as the first process has it, infinite if none."""
-        return float(said_by_first(lambda: repr(min(self._fvus(), default=math.inf))))
+        return float(broadcast_from_first(lambda: repr(min(self._fvus(), default=math.inf))))
 
     def _fvus(self) -> Iterator[float]:
         file = self.path / METRICS

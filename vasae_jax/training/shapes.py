@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.whitening import KINDS, RANK, Placed, Scatter
+from vasae_jax.anchor.whitening import KINDS, RANK, WhitenedAnchors, WithinCov
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL, Rules
@@ -77,13 +77,15 @@ def shaped(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _placed(config: Config, shapes: Shapes) -> Placed | None:
+def _placed(config: Config, shapes: Shapes) -> WhitenedAnchors | None:
     """Of the measure that :func:`vasae_jax.training.state.target_rows` gives."""
     anchor = config.anchor
     if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
         return None
     rank, count = min(RANK, shapes.d - 1), _anchors(config, shapes)
-    return Placed(Scatter(f32(), f32(shapes.d, rank), f32(rank)), f32(count, rank), f32(count))
+    return WhitenedAnchors(
+        WithinCov(f32(), f32(shapes.d, rank), f32(rank)), f32(count, rank), f32(count)
+    )
 
 
 def _anchors(config: Config, shapes: Shapes) -> int:
@@ -176,7 +178,7 @@ def memory(
 def _activations(config: Config, execution: Execution, rows: int) -> int:
     """Bytes held for each feature."""
     if execution == "dense":  # activations, and the gradient behind them
-        return rows * (4 + (2 if config.sae.compute == "bfloat16" else 4))
+        return rows * (4 + (2 if config.sae.compute_dtype == "bfloat16" else 4))
     # XLA adds bias and bound where the product lies, but what comes after a relu beside it.
     return tile(rows) * (4 if config.sae.screen == "on" else 8)
 

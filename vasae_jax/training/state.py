@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from vasae_jax.anchor import AnchorState, anchor_matrix, search, spread_search
 from vasae_jax.anchor.layer_anchors import TokensOf, layer_anchors, tokens_at, tokens_of
 from vasae_jax.anchor.token_means import LayerAnchors
-from vasae_jax.anchor.whitening import Scatter, anchor_rows, detector_rows
+from vasae_jax.anchor.whitening import WithinCov, anchor_rows, detector_rows
 from vasae_jax.cache import Cache
 from vasae_jax.config import AnchorConfig, Config
 from vasae_jax.distributed.hosts import first_then_all
@@ -35,7 +35,7 @@ class Targets(NamedTuple):
 
     rows: np.ndarray
     """[A, d] unit float32"""
-    scatter: Scatter | None = None
+    within_cov: WithinCov | None = None
     """by which both sides are compared, see :mod:`vasae_jax.anchor.whitening`"""
     tokens: TokensOf | None = None
     """what each row is of; None where nothing pulls"""

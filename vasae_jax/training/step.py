@@ -41,7 +41,7 @@ class Metrics(NamedTuple):
     """features that fire on a kept row, mean"""
     mean_cosine: jax.Array
     """weighted mean of the nearest cosine, as in the loss; 0 before the pull sets in"""
-    dead_share: jax.Array
+    dead_fraction: jax.Array
     """share of features that have not fired for DEAD_STEPS steps"""
     uncertified: jax.Array
     """share of features whose cached nearest anchor is not certified"""
@@ -83,13 +83,13 @@ def learning_rate(step: jax.Array, knobs: Knobs, steps: int) -> jax.Array:
 def at_step(config: Config, context: Context, step: jax.Array) -> Context:
     """``context`` with lambda as it is at ``step``.
 
-    It is 0 until the share ``anchor.ramp_from`` of the run and rises over the share
-    ``anchor.ramp`` to its full weight.
+    It is 0 until the share ``anchor.start`` of the run and rises over the share
+    ``anchor.warmup`` to its full weight.
     """
     anchor = config.anchor
-    if not anchor.ramp_from and not anchor.ramp:
+    if not anchor.start and not anchor.warmup:
         return context
-    start, length = anchor.ramp_from * config.run.steps, max(anchor.ramp * config.run.steps, 1.0)
+    start, length = anchor.start * config.run.steps, max(anchor.warmup * config.run.steps, 1.0)
     risen = jnp.clip((step.astype(jnp.float32) - start) / length, 0.0, 1.0)
     weight = knobs_of(config, context.given).weight * risen
     return context._replace(given={**(context.given or {}), "weight": weight})
@@ -124,7 +124,7 @@ def local_step(
 
 def budget(config: Config, features: int) -> Budget:
     """Features that may be looked at again in a step, of ``features`` on this device."""
-    limit = max(1, round(min(1.0, config.anchor.search_share) * features))
+    limit = max(1, round(min(1.0, config.anchor.search_fraction) * features))
     return Budget(search=limit, refresh=limit)
 
 
@@ -159,6 +159,6 @@ def _metrics(measures: Measures, counters: Counters, uncertified: jax.Array) -> 
         fvu=measures.squared_error / jnp.maximum(measures.squared_spread, 1e-30),
         l0=jax.lax.psum(measures.fired.sum(), MODEL) / measures.rows,
         mean_cosine=measures.aligned,
-        dead_share=jax.lax.pmean(dead.mean(), MODEL),
+        dead_fraction=jax.lax.pmean(dead.mean(), MODEL),
         uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
     )

@@ -96,7 +96,7 @@ class _Pass:
         )
         for batch in rows:
             fired = program(params, batch.x)
-            self._take(batch, program.settled(fired, params, batch.x))
+            self._take(batch, program.autotuned(fired, params, batch.x))
             yield
 
     def _take(self, batch: Any, fired: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

@@ -23,7 +23,7 @@ LEADING = (
     ("mass", "activation mass held by ten"),
 )
 """Panels that are always drawn: key and label. Their points show their lambda."""
-OTHERS = (("firing_aligned", "firing features aligned"), ("dead_share", "dead features"))
+OTHERS = (("firing_aligned", "firing features aligned"), ("dead_fraction", "dead features"))
 """Panels that are drawn where there is something in them."""
 CEILINGS = {"hold10": "ceiling10", "hold1": "ceiling1", "mass": "ceiling_mass"}
 """What any names could hold, by panel."""
