@@ -19,7 +19,7 @@ Each line is the first sentence of the file's docstring. `python tools/tree.py` 
 def first_sentence(file: Path) -> str:
     """The first sentence of a module's docstring, on one line."""
     text = " ".join((ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split())
-    return re.split(r"(?<=[.:])\s", text, maxsplit=1)[0].rstrip(".:")
+    return re.split(r"(?<=\.)\s", text, maxsplit=1)[0].rstrip(".")
 
 
 def page() -> str:
