@@ -95,8 +95,8 @@ def _write_settings(writer: gguf.GGUFWriter, config, architecture: str) -> None:
 
 def _rope(config) -> dict:
     """Rotary settings of global layers; transformers 5 moved the base into rope_parameters."""
-    found = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
-    return found.get("full_attention", found)
+    rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
+    return rope.get("full_attention", rope)
 
 
 def _write_byte_level(writer: gguf.GGUFWriter, pre: str) -> None:
@@ -150,8 +150,8 @@ def gguf_tensors(model, architecture: str) -> dict[str, np.ndarray]:
             array = _interleave(array, config.num_attention_heads)
         if architecture == "llama" and ".k_proj." in name:
             array = _interleave(array, config.num_key_value_heads)
-        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        tensors[found] = np.ascontiguousarray(array)
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        tensors[gguf_name] = np.ascontiguousarray(array)
     return tensors
 
 
@@ -192,8 +192,8 @@ def small_pieces() -> tuple[list[str], list[float], list[int]]:
     learned.sort(key=lambda piece: len(piece) == 1)  # single characters have the lowest scores
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     special = ["<unk>", "<s>", "</s>"]
-    own = ["<|tag|>", "\n\n", SPACE * 3]
-    tokens = [*special, *own, *bytes_, *learned]
+    user_defined = ["<|tag|>", "\n\n", SPACE * 3]
+    tokens = [*special, *user_defined, *bytes_, *learned]
     scores = [0.0] * (6 + 256) + [-float(rank) for rank in range(len(learned))]
     kinds = (
         [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]

@@ -99,18 +99,18 @@ def save_model(model, directory: Path, shard_size: str = "5GB", add_bos: bool = 
 def torch_residuals(model, tokens: np.ndarray) -> np.ndarray:
     """Every block's output float32 [layers, S, T, d], the last one too, caught by hooks."""
     base = model.base_model
-    kept: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
 
-    def keep(module, inputs, output):
-        kept.append((output[0] if isinstance(output, tuple) else output).float().numpy())
+    def hook(module, inputs, output):
+        rows.append((output[0] if isinstance(output, tuple) else output).float().numpy())
 
     blocks = base.h if hasattr(base, "h") else base.layers
-    handles = [block.register_forward_hook(keep) for block in blocks]
+    handles = [block.register_forward_hook(hook) for block in blocks]
     with torch.no_grad():
         base(torch.from_numpy(np.asarray(tokens, np.int64)), use_cache=False)
     for handle in handles:
         handle.remove()
-    return np.stack(kept)
+    return np.stack(rows)
 
 
 def torch_logits(model, tokens: np.ndarray) -> np.ndarray:

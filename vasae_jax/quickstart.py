@@ -14,7 +14,7 @@ from vasae_jax.dictionary.files import check_outputs, write_dictionary
 from vasae_jax.evaluation.publish import publish
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
-from vasae_jax.lm.lm import faster_type
+from vasae_jax.lm.lm import faster_dtype
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.report.figures.alignment import alignment_figure
 from vasae_jax.report.labels import given_runs
@@ -103,7 +103,7 @@ def default_layers(count: int) -> tuple[int, ...]:
 
 def _make_cache(wanted: Quickstart, stages: dict[str, float], url: str) -> int:
     """Load the model and extract; the layer to train on. The model's memory is free after it."""
-    compute = faster_type()
+    compute = faster_dtype()
     model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2(), compute))
     layers = wanted.layers or default_layers(model.spec.n_layers)
     layer = layers[len(layers) // 2] if wanted.layer is None else wanted.layer
@@ -153,7 +153,7 @@ def _write(dictionary: Dictionary, npz: Path, figure: Path, overwrite: bool) -> 
 
 def _report(wanted: Quickstart, page: Report, path: str, run: Run, published: Published) -> Path:
     """The page, with the model loaded once more for its sentences."""
-    model = load_lm(wanted.model or fetch_smollm2(), faster_type())
+    model = load_lm(wanted.model or fetch_smollm2(), faster_dtype())
     return make_report(page, given_runs([(path, run)]), model, [published])
 
 

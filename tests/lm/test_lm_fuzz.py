@@ -51,7 +51,7 @@ def model():
 def test_a_directory(model, tmp_path, name):
     directory = fx.save_model(model, tmp_path / "model")
     content = (directory / name).read_bytes()
-    head = damaged(content[:HEAD]).map(lambda found: found + content[HEAD:])
+    head = damaged(content[:HEAD]).map(lambda changed: changed + content[HEAD:])
     changed = documents(json.loads(content)) if name == "config.json" else head
     attack(directory / name, changed, directory)
 
@@ -67,5 +67,5 @@ def test_a_gguf_file(model, tmp_path, family):
         gemma = fx.random_model(transformers.Gemma3TextConfig(**shape, pad_token_id=0))
         file = write_gguf(gemma, tmp_path / "model.gguf", pieces=small_pieces())
     content = file.read_bytes()
-    head = damaged(content[: 3 * HEAD]).map(lambda found: found + content[3 * HEAD :])
+    head = damaged(content[: 3 * HEAD]).map(lambda changed: changed + content[3 * HEAD :])
     attack(file, head | damaged(content), file)

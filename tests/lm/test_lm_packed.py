@@ -25,14 +25,14 @@ def packed(cuts, length, vocabulary):
 def assert_as_alone(lm, cuts, length):
     tokens, positions = packed(cuts, length, lm.spec.vocab_size)
     layers = range(lm.spec.n_layers)
-    found = np.asarray(lm.residuals(tokens, layers, positions))
+    rows = np.asarray(lm.residuals(tokens, layers, positions))
     for row, lengths in enumerate(cuts):
         start = 0
         for n in lengths:
             alone = np.zeros((1, length), np.int32)
             alone[0, :n] = tokens[row, start : start + n]
             expected = np.asarray(lm.residuals(alone, layers))[:, 0, :n]
-            assert relative(found[:, row, start : start + n], expected).max() <= ROUNDING
+            assert relative(rows[:, row, start : start + n], expected).max() <= ROUNDING
             start += n
 
 
@@ -52,5 +52,5 @@ def test_nor_do_they_where_queries_attend_in_blocks(tmp_path):
 @pytest.mark.parametrize("wrong", [np.zeros((1, 3), int), np.array([[1, 2, 3, 4]])])
 def test_positions_that_do_not_fit_are_refused(tmp_path, wrong):
     lm = load_lm(fx.save_model(fx.random_model(CONFIGS["gpt2"]), tmp_path))
-    with pytest.raises(UserError, match="none before the first token of its row"):
+    with pytest.raises(UserError, match="positions"):
         lm.residuals(np.ones((1, 4), int), (0,), wrong)

@@ -71,19 +71,19 @@ CONFIGS = {
 }
 
 
-def relative(found, expected):
+def relative(actual, expected):
     """Norm of the difference over the norm, per layer."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     axes = tuple(range(1, expected.ndim))
-    return np.sqrt(((found - expected) ** 2).sum(axes) / (expected**2).sum(axes))
+    return np.sqrt(((actual - expected) ** 2).sum(axes) / (expected**2).sum(axes))
 
 
 def assert_equal_to_torch(lm, model, tokens):
     expected = fx.torch_residuals(model, tokens)
-    found = lm.residuals(tokens, range(lm.spec.n_layers))
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    errors = relative(found, expected)
+    actual = lm.residuals(tokens, range(lm.spec.n_layers))
+    assert actual.shape == expected.shape
+    assert actual.dtype == np.float32
+    errors = relative(actual, expected)
     assert errors.max() <= TOLERANCE, errors
 
 
@@ -126,13 +126,13 @@ def test_torchs_own_files_equal_safetensors(tmp_path, sharded):
     state = {f"{key}": value.clone() for key, value in model.state_dict().items()}
     (tmp_path / "model.safetensors").unlink()
     if sharded:
-        names = sorted(state)
-        parts = {"a.bin": names[::2], "b.bin": names[1::2]}
-        for file, mine in parts.items():
-            torch.save({key: state[key] for key in mine}, tmp_path / file)
-        placed = {key: file for file, mine in parts.items() for key in mine}
+        keys = sorted(state)
+        shards = {"a.bin": keys[::2], "b.bin": keys[1::2]}
+        for file, names in shards.items():
+            torch.save({key: state[key] for key in names}, tmp_path / file)
+        weight_map = {key: file for file, names in shards.items() for key in names}
         index = tmp_path / "pytorch_model.bin.index.json"
-        index.write_text(json.dumps({"weight_map": placed}))
+        index.write_text(json.dumps({"weight_map": weight_map}))
     else:
         torch.save(state, tmp_path / "pytorch_model.bin")
     assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 16)))

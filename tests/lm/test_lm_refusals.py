@@ -29,12 +29,12 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("BertModel", "BertModel, an encoder .*expected one of GPT2LMHeadModel, LlamaForCausalLM"),
-        ("BertForMaskedLM", "BertForMaskedLM, an encoder"),
-        ("RobertaModel", "an encoder"),
-        ("T5ForConditionalGeneration", "an encoder-decoder"),
-        ("BloomForCausalLM", "BloomForCausalLM, .*tools/extract_torch.py"),
-        ("OddModel", "OddModel; expected one of"),
+        ("BertModel", "BertModel .*GPT2LMHeadModel, LlamaForCausalLM"),
+        ("BertForMaskedLM", "BertForMaskedLM"),
+        ("RobertaModel", "RobertaModel"),
+        ("T5ForConditionalGeneration", "T5ForConditionalGeneration"),
+        ("BloomForCausalLM", "BloomForCausalLM .*tools/extract_torch.py"),
+        ("OddModel", "OddModel"),
     ],
 )
 def test_architectures_are_refused_by_name(architecture, message):
@@ -52,20 +52,23 @@ def test_architecture_is_refused_before_the_weights_are_opened(directory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'; expected default"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
         ({"rope_parameters": {**fx.LLAMA3, "factor": None}}, "factor None"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "a part of each"),
-        ({"hidden_size": None}, "hidden_size None; expected a whole number"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor 0.5",
+        ),
+        ({"hidden_size": None}, "hidden_size None"),
         ({"hidden_size": "48"}, "hidden_size '48'"),
         ({"num_key_value_heads": 4}, "6 query heads and 4 key heads"),
-        ({"hidden_act": "mish"}, "activation 'mish'; expected one of silu"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised checkpoint"),
+        ({"hidden_act": "mish"}, "activation 'mish'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
         ({"mlp_bias": "yes"}, "mlp_bias 'yes'"),
-        ({"head_dim": 15}, "heads of size 15; expected an even number"),
-        ({"rms_norm_eps": "small"}, "rms_norm_eps 'small'; expected a number"),
+        ({"head_dim": 15}, "heads of size 15"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps 'small'"),
         (
             {"rope_parameters": {**fx.LLAMA3, "high_freq_factor": 1.0}},
-            "high_freq_factor 1.0 and low_freq_factor 1.0; expected the first to be larger",
+            "high_freq_factor 1.0 and low_freq_factor 1.0",
         ),
     ],
 )
@@ -102,7 +105,7 @@ def test_unreachable_hub_is_one_sentence(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no route\nmore lines")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(UserError, match=r"some-org/some-model is neither .*no route") as caught:
+    with pytest.raises(UserError, match=r"some-org/some-model .*no route") as caught:
         load_lm("some-org/some-model")
     assert "\n" not in str(caught.value)
 
@@ -116,7 +119,7 @@ def test_hub_name_loads_what_was_downloaded(monkeypatch, directory):
 
 
 def test_unknown_dtype(directory):
-    with pytest.raises(UserError, match="'float16'; expected one of float32, bfloat16"):
+    with pytest.raises(UserError, match="'float16'"):
         load_lm(directory, "float16")
 
 
@@ -134,7 +137,7 @@ def test_corrupt_config(directory, text):
 
 def test_directory_without_weights(directory):
     (directory / "model.safetensors").rename(directory / "other.bin")
-    with pytest.raises(UserError, match=r"only other\.bin; expected model\.safetensors"):
+    with pytest.raises(UserError, match=r"other\.bin.*model\.safetensors"):
         load_lm(directory)
 
 
@@ -142,26 +145,30 @@ def test_directory_without_weights(directory):
 def test_torchs_own_file_that_is_none(directory, content):
     (directory / "model.safetensors").unlink()
     (directory / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read as torch's weights"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
         load_lm(directory)
 
 
 def test_a_pickle_of_more_than_weights_is_not_run(directory):
     (directory / "model.safetensors").unlink()
     torch.save({"ran": json.JSONDecoder}, directory / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model\.bin cannot be read as torch's weights"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin"):
         load_lm(directory)
 
 
 @pytest.mark.parametrize(
     ("architecture", "changes", "message"),
     [
-        ("GPTNeoXForCausalLM", {"rotary_pct": 1.5}, "rotates 1.5 of a head"),
+        ("GPTNeoXForCausalLM", {"rotary_pct": 1.5}, "rotary_pct 1.5"),
         ("GPTNeoXForCausalLM", {"hidden_size": 34}, "width 34 and 4 heads"),
-        ("Gemma2ForCausalLM", {"use_bidirectional_attention": True}, "attends to later tokens"),
+        (
+            "Gemma2ForCausalLM",
+            {"use_bidirectional_attention": True},
+            "use_bidirectional_attention True",
+        ),
         ("Gemma2ForCausalLM", {"final_logit_softcapping": -1.0}, "final_logit_softcapping -1.0"),
-        ("Gemma3ForCausalLM", {"layer_types": ["full_attention"]}, "expected 3 of sliding"),
-        ("Gemma3ForCausalLM", {"rope_scaling": {"type": "yarn"}}, "'yarn'; expected default"),
+        ("Gemma3ForCausalLM", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("Gemma3ForCausalLM", {"rope_scaling": {"type": "yarn"}}, "'yarn'"),
     ],
 )
 def test_settings_of_further_families_that_cannot_be_used(architecture, changes, message):
@@ -179,7 +186,7 @@ def test_settings_of_further_families_that_cannot_be_used(architecture, changes,
 def test_cut_weights(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(UserError, match=r"model\.safetensors"):
         load_lm(directory)
 
 
@@ -212,14 +219,14 @@ def test_wrong_tensors_are_named(directory, name, replacement, message):
 
 def test_tokenizer_larger_than_the_model(tmp_path):
     fx.save_model(fx.random_model(fx.llama_config(vocab_size=300)), tmp_path)
-    with pytest.raises(UserError, match=r"tokenizer\.json has token ids up to 383; .*300 rows"):
+    with pytest.raises(UserError, match=r"tokenizer\.json .*383.*300"):
         load_lm(tmp_path)
 
 
 @pytest.mark.fault
 def test_missing_and_corrupt_tokenizer(directory):
     (directory / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not a tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
         load_lm(directory)
     (directory / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
@@ -237,10 +244,10 @@ def test_cut_gguf(tmp_path, keep):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "x.gguf").write_text("not a GGUF file at all")
-    with pytest.raises(UserError, match=r"x\.gguf cannot be read as GGUF"):
+    with pytest.raises(UserError, match=r"x\.gguf"):
         load_lm(tmp_path / "x.gguf")
     (tmp_path / "x.bin").write_text("x")
-    with pytest.raises(UserError, match="is a file; expected a directory"):
+    with pytest.raises(UserError, match=r"x\.bin"):
         load_lm(tmp_path / "x.bin")
 
 
@@ -253,9 +260,7 @@ def test_gguf_architecture_is_refused(tmp_path, architecture):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(
-        UserError, match=f"architecture {architecture}.*expected one of llama, gpt2.*extract_torch"
-    ):
+    with pytest.raises(UserError, match=f"architecture {architecture}.*llama, gpt2.*extract_torch"):
         load_lm(path)
 
 
@@ -279,13 +284,13 @@ def odd_gguf(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"block_count": None}, "llama.block_count None; expected a whole number above 0"),
-        ({"layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon None; expected a number"),
-        ({"dimension_count": 8}, "rotates 8 of 16 in a head; expected all"),
-        ({"model": "t5"}, "a tokenizer of kind t5, .* cannot be rebuilt exactly"),
-        ({"model": "llama"}, "384 tokens, 0 scores and 384 kinds of tokens; expected one of"),
-        ({"model": None}, "has no tokenizer, which cannot be rebuilt"),
-        ({"merges": None}, "a tokenizer without tokens and merges; expected both"),
+        ({"block_count": None}, "llama.block_count None"),
+        ({"layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon None"),
+        ({"dimension_count": 8}, "dimension_count 8; .*16"),
+        ({"model": "t5"}, "kind t5"),
+        ({"model": "llama"}, "384 tokens, 0 scores and 384 token types"),
+        ({"model": None}, "no tokenizer"),
+        ({"merges": None}, "without tokens and merges"),
         ({"merges": ["no such"]}, "tokens and merges that disagree"),
     ],
 )

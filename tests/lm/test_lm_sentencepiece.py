@@ -23,7 +23,7 @@ def pieces():
 def twin(text, tokens, scores, kinds, prefix):
     """Join the two neighbours whose piece scores highest, the leftmost first, to the end."""
     text = ((SPACE if prefix else "") + text).replace(" ", SPACE)
-    own = sorted(
+    user_defined = sorted(
         (t for t, k in zip(tokens, kinds, strict=True) if k == TokenType.USER_DEFINED),
         key=len,
         reverse=True,
@@ -31,8 +31,8 @@ def twin(text, tokens, scores, kinds, prefix):
     score = {t: s for t, s, k in zip(tokens, scores, kinds, strict=True) if k == TokenType.NORMAL}
     symbols = []
     while text:
-        found = next((piece for piece in own if text.startswith(piece)), None)
-        symbols.append((found or text[0], found is not None))
+        match = next((piece for piece in user_defined if text.startswith(piece)), None)
+        symbols.append((match or text[0], match is not None))
         text = text[len(symbols[-1][0]) :]
     while True:
         best, place = None, None
@@ -67,8 +67,8 @@ def test_ids_are_those_of_the_rule(tmp_path, pieces, prefix):
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.add_bos) == (1, 2, True)
     vocab = tokenizer.vocab()
     assert vocab.kind == "sentencepiece"
-    said = b"".join(map(vocab.token_bytes, tokenizer.encode(ODD)))
-    assert said == (b" " if prefix else b"") + ODD.encode()
+    spelled = b"".join(map(vocab.token_bytes, tokenizer.encode(ODD)))
+    assert spelled == (b" " if prefix else b"") + ODD.encode()
 
 
 def test_control_tokens_in_text_are_text(tmp_path, pieces):
@@ -86,21 +86,21 @@ def test_ids_are_those_of_sentencepiece_itself(tmp_path, prefix):
         remove_extra_whitespaces=False, normalization_rule_name="identity",
         add_dummy_prefix=prefix, user_defined_symbols=["<|tag|>", "\n\n"], minloglevel=2,
     )  # fmt: skip
-    theirs = library.SentencePieceProcessor(model_proto=model.getvalue())
-    size = theirs.get_piece_size()
+    processor = library.SentencePieceProcessor(model_proto=model.getvalue())
+    size = processor.get_piece_size()
     kinds = [
-        TokenType.UNKNOWN if theirs.is_unknown(i)
-        else TokenType.CONTROL if theirs.is_control(i)
-        else TokenType.BYTE if theirs.is_byte(i)
-        else TokenType.USER_DEFINED if theirs.id_to_piece(i) in ("<|tag|>", "\n\n")
+        TokenType.UNKNOWN if processor.is_unknown(i)
+        else TokenType.CONTROL if processor.is_control(i)
+        else TokenType.BYTE if processor.is_byte(i)
+        else TokenType.USER_DEFINED if processor.id_to_piece(i) in ("<|tag|>", "\n\n")
         else TokenType.NORMAL
         for i in range(size)
     ]  # fmt: skip
     pieces = (
-        [theirs.id_to_piece(i) for i in range(size)],
-        [theirs.get_score(i) for i in range(size)],
+        [processor.id_to_piece(i) for i in range(size)],
+        [processor.get_score(i) for i in range(size)],
         [int(kind) for kind in kinds],
     )
     tokenizer = opened(tmp_path, pieces, prefix)
     for text in (TEXT, ODD, "  two  spaces"):
-        assert tokenizer.encode(text) == theirs.encode(text)
+        assert tokenizer.encode(text) == processor.encode(text)

@@ -74,10 +74,10 @@ def test_same_tokens_as_transformers(lm, path, read_once):
     """Their reader ignores SmolLM2's digit splitting; it shows where spaces precede a digit."""
     import transformers
 
-    theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     for text in topics.values():
         text = re.sub(r"\s+(?=\d)", " ", text)
-        assert lm.tokenizer.encode(text) == theirs.encode(text, add_special_tokens=False)
+        assert lm.tokenizer.encode(text) == reference.encode(text, add_special_tokens=False)
 
 
 @pytest.mark.real

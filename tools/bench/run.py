@@ -39,7 +39,7 @@ from vasae_jax.evaluation.publish import name_run
 from vasae_jax.evaluation.run import SPLIT, evaluate_run, run_names
 from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
-from vasae_jax.lm.lm import faster_type
+from vasae_jax.lm.lm import faster_dtype
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.names.firings import ROWS, Watch
 from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
@@ -89,7 +89,7 @@ def run(given: argparse.Namespace, clock: Clock) -> Made:
     """Make a quickstart in ``given.out``, every stage timed."""
     out = given.out
     clock.stage("start-up", start_up)
-    model = clock.stage("model", lambda: load_lm(fetch_smollm2(), faster_type()))
+    model = clock.stage("model", lambda: load_lm(fetch_smollm2(), faster_dtype()))
     layers, url = default_layers(model.spec.n_layers), str(out / "cache")
     settings = Settings(
         layers=layers, context_length=CONTEXT, max_rows=given.rows, chunk_rows=CHUNK_ROWS
@@ -121,7 +121,7 @@ def floors(made: Made) -> dict[str, float]:
     """Seconds that a stage's products would take at the rates of this machine."""
     cache, config, spec = made.cache, made.config, made.model.spec
     d, features, batch = spec.d_model, config.sae.d_sae, config.data.batch
-    in_type = rate(WINDOWS * CONTEXT, d, spec.d_ff, faster_type())
+    in_type = rate(WINDOWS * CONTEXT, d, spec.d_ff, faster_dtype())
     in_float = rate(4096, d, features, "float32")
     rows = cache.rows("train") + cache.rows("heldout")
     step = {"product": product(batch, d, features, "float32"), "copy": copy(features, d)}
@@ -158,7 +158,7 @@ def record(made: Made, clock: Clock, least: dict[str, float]) -> dict[str, Any]:
         "d_sae": made.config.sae.d_sae,
         "vocab": made.model.spec.vocab_size,
         "steps": made.config.run.steps,
-        "compute": faster_type(),
+        "compute": faster_dtype(),
         "stages": stages,
         "total_s": sum(stage["seconds"] for stage in stages),
     }

@@ -15,7 +15,7 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.lm.model import Decoder, residuals
-from vasae_jax.lm.spec import Slot, Spec, block_slots, model_slots
+from vasae_jax.lm.spec import ParamSpec, Spec, block_params, model_params
 from vasae_jax.lm.weights import Placement
 from vasae_jax.names.by_embedding import names_program
 from vasae_jax.sae import choose_execution
@@ -120,10 +120,10 @@ def _naming(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any,
 def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The forward of a Llama-3.1-8B up to the config's layer, in bfloat16."""
     placement = Placement(mesh)
-    outer = {name: _weight(slot, placement) for name, slot in model_slots(LLAMA_8B).items()}
+    outer = {name: _weight(param, placement) for name, param in model_params(LLAMA_8B).items()}
     inner = {
-        name: _weight(slot, placement, LLAMA_8B.n_layers)
-        for name, slot in block_slots(LLAMA_8B).items()
+        name: _weight(param, placement, LLAMA_8B.n_layers)
+        for name, param in block_params(LLAMA_8B).items()
     }
     graph, weights = nnx.split(Decoder(LLAMA_8B, outer, inner, placement))
     windows = WINDOWS * mesh.shape[DATA]
@@ -164,11 +164,11 @@ LLAMA_8B = Spec(
 """Llama-3.1-8B in all that a compiled program depends on."""
 
 
-def _weight(slot: Slot, placement: Placement, layers: int = 0) -> jax.ShapeDtypeStruct:
-    shape = (layers, *slot.shape) if layers else slot.shape
-    axes = ("layers", *slot.axes) if layers else slot.axes
+def _weight(param: ParamSpec, placement: Placement, layers: int = 0) -> jax.ShapeDtypeStruct:
+    shape = (layers, *param.shape) if layers else param.shape
+    axes = ("layers", *param.axes) if layers else param.axes
     assert placement.mesh is not None
-    sharding = NamedSharding(placement.mesh, placement.spec(axes, shape))
+    sharding = NamedSharding(placement.mesh, placement.partition(axes, shape))
     return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
 
 

@@ -61,11 +61,11 @@ def run_export(arguments: Sequence[str]) -> None:
 
 def _ends(source: str) -> "TwoEnds":
     """The model's two ends: in NumPy where its architecture is known, or by PyTorch."""
-    from vasae_jax.lm.load import load_ends
+    from vasae_jax.lm.load import load_embeddings
     from vasae_jax.lm.spec import UnknownArchitecture
 
     try:
-        return load_ends(source)
+        return load_embeddings(source)
     except UnknownArchitecture:
         from vasae_jax.extract.torch import TorchLM, best_device
 

@@ -93,7 +93,7 @@ AT_ONCE = 32 * 2**20
 
 
 class TwoEnds(Protocol):
-    """What is asked of the rows' model; :class:`vasae_jax.lm.ends.Ends` is one."""
+    """What is asked of the rows' model; :class:`vasae_jax.lm.lm.LMEmbeddings` is one."""
 
     spec: Any
     tokenizer: Any

@@ -1,7 +1,7 @@
 """A loaded language model, as the rest of the project sees it."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vasae_jax.distributed.autotune import Fastest, fastest
+from vasae_jax.distributed.autotune import fastest
 from vasae_jax.lm import model
 from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.tokenizer import Tokenizer
@@ -17,14 +17,12 @@ from vasae_jax.lm.weights import Checkpoint
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, sha256_file
 
-# A language model's two ends: its embeddings, final norm and tokenizer, without its blocks.
 
-
-class Ends:
-    """What a cache holds of a model, read from its files when it is asked for.
+class LMEmbeddings:
+    """A model's embeddings, final norm and tokenizer, read from its files on demand.
 
     Attributes:
-        spec: what the model is made of.
+        spec: sizes and settings of the model.
         tokenizer: its tokenizer.
         id: hub name, or the name of the directory or file.
         revision: commit on the hub, None for local files.
@@ -67,12 +65,12 @@ class Ends:
         return np.array(self._checkpoint.read(key), dtype=np.float32, order="C")
 
 
-class LM(Ends):
+class LM(LMEmbeddings):
     """A language model on the devices; made by :func:`vasae_jax.lm.load_lm`.
 
     Attributes:
-        computed: how it is run, in words.
-        batch_multiple: windows of a batch are split over so many devices.
+        computed: backend and dtype, as a cache's manifest states them.
+        batch_multiple: the windows of a batch are split over this many devices.
     """
 
     packs = True
@@ -101,59 +99,59 @@ class LM(Ends):
             tokens: integers [S, T], T at most ``spec.context_length``. Attention is causal
                 and positions count from 0, so windows padded on the right need no mask.
             layers: 0-based, in any order.
-            positions: integers [S, T], the place of each token in its window, 0 where one
-                begins, as it does at the first of a row: several windows in a row, of which
-                none attends to another. None: each row is one window.
+            positions: integers [S, T], each token's position in its window, where one row holds
+                several windows, of which none attends to another. A window begins at each 0,
+                and so does every row. None: each row is one window.
 
         Returns:
             float32 [len(layers), S, T, d_model].
 
         Raises:
-            UserError: a layer that is not there, a window too long, a token id without a
+            UserError: an unknown layer, a window that is too long, a token id without a
                 row in the embedding, positions that do not fit.
         """
-        wanted = tuple(int(layer) for layer in layers)
-        self._check_layers(wanted)
-        distinct = sorted(set(wanted))
-        placed = self._tokens(tokens)
-        where = None if positions is None else self._positions(positions, placed.shape)
-        kept: jax.Array = model.residuals(
-            self._graph, self._weights, placed, np.asarray(distinct, np.int32), where
+        requested = tuple(int(layer) for layer in layers)
+        self._check_layers(requested)
+        distinct = sorted(set(requested))
+        tokens = self._put_tokens(tokens)
+        if positions is not None:
+            positions = self._put_positions(positions, tokens.shape)
+        rows: jax.Array = model.residuals(
+            self._graph, self._weights, tokens, np.asarray(distinct, np.int32), positions
         )
-        if wanted == tuple(distinct):
-            return kept
-        return kept[np.asarray([distinct.index(layer) for layer in wanted])]
+        if requested == tuple(distinct):
+            return rows
+        return rows[np.asarray([distinct.index(layer) for layer in requested])]
 
     def logits(self, tokens: Any) -> jax.Array:
         """Next-token logits: integers [S, T] to float32 [S, T, V]; errors as residuals."""
-        logits: jax.Array = model.logits(self._graph, self._weights, self._tokens(tokens))
+        logits: jax.Array = model.logits(self._graph, self._weights, self._put_tokens(tokens))
         return logits
 
-    def whole(
-        self, tokens: Any, layer: int, places: np.ndarray | None = None
+    def residual_and_logits(
+        self, tokens: Any, layer: int, at: np.ndarray | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """What :meth:`residuals` gives for ``layer``, [S, T, d_model], and logits, in one pass.
+        """Residual stream after ``layer`` [S, T, d_model], and logits, in one pass.
 
-        Logits are those of all positions, [S, T, V], or of one of each window, ``places``
+        Logits are those of all positions, [S, T, V], or of one position of each window, ``at``
         int [S]: [S, 1, V]. Errors as residuals.
         """
         self._check_layers((layer,))
-        found: tuple[jax.Array, jax.Array] = model.whole(
-            self._graph, self._weights, self._tokens(tokens), np.int32(layer), places
+        both: tuple[jax.Array, jax.Array] = model.residual_and_logits(
+            self._graph, self._weights, self._put_tokens(tokens), np.int32(layer), at
         )
-        return found
+        return both
 
-    def continue_from(self, resid: Any, layer: int, places: np.ndarray | None = None) -> jax.Array:
+    def continue_from(self, resid: Any, layer: int, at: np.ndarray | None = None) -> jax.Array:
         """Logits [S, T, V] if the residual stream after block ``layer`` were ``resid``.
 
         Args:
             resid: [S, T, d_model]; positions count from 0.
             layer: the block whose output is replaced (0-based).
-            places: int [S], the one position of each window whose logits are wanted, for
-                [S, 1, V]; None for all.
+            at: int [S], one position of each window, for its logits alone, [S, 1, V].
 
         Raises:
-            UserError: a layer that is not there, a wrong shape, a window too long.
+            UserError: an unknown layer, a wrong shape, a window that is too long.
         """
         self._check_layers((layer,))
         shape = tuple(resid.shape)
@@ -163,32 +161,29 @@ class LM(Ends):
                 f"{self.spec.d_model}]"
             )
         self._check_length(shape[1])
-        rows, after = jnp.asarray(resid), np.int32(layer)
-        logits: jax.Array = model.continue_from(self._graph, self._weights, rows, after, places)
+        logits: jax.Array = model.continue_from(
+            self._graph, self._weights, jnp.asarray(resid), np.int32(layer), at
+        )
         return logits
 
     def _check_layers(self, layers: tuple[int, ...]) -> None:
         last = self.spec.n_layers - 1
         wrong = [layer for layer in layers if not 0 <= layer <= last]
         if wrong or not layers:
-            found = wrong[0] if wrong else "none"
-            raise UserError(f"layer {found} was asked of {self.id}; expected layers 0 to {last}")
+            name = wrong[0] if wrong else "none"
+            raise UserError(f"layer {name} was requested of {self.id}; expected layers 0 to {last}")
 
     def _check_length(self, length: int) -> None:
-        spec = self.spec
-        if length > spec.context_length:
+        longest, reason = self.spec.context_length, "the context length"
+        if self.spec.window is not None and self.spec.window < longest:
+            longest, reason = self.spec.window, "the sliding window of attention"
+        if length > longest:
             raise UserError(
-                f"a window has {length} tokens; expected at most the context length "
-                f"{spec.context_length} of {self.id}"
-            )
-        if spec.window is not None and length > spec.window:
-            raise UserError(
-                f"a window has {length} tokens; expected at most {spec.window}, the reach of the "
-                f"sliding-window attention of {self.id}, which is not supported beyond it"
+                f"a window has {length} tokens; expected at most {longest}, {reason} of {self.id}"
             )
 
-    def _tokens(self, tokens: Any) -> jax.Array:
-        """Check token ids [S, T] on the host and place them over the batch axis."""
+    def _put_tokens(self, tokens: Any) -> jax.Array:
+        """Check token ids [S, T] on the host and split them over the batch axis."""
         host = np.asarray(tokens)
         if host.ndim != 2 or not np.issubdtype(host.dtype, np.integer) or not host.size:
             raise UserError(
@@ -204,8 +199,8 @@ class LM(Ends):
             )
         return self._placement.put(host.astype(np.int32), ("batch", "position"))
 
-    def _positions(self, positions: Any, shape: tuple[int, ...]) -> jax.Array:
-        """Check positions [S, T] on the host and place them as the tokens are."""
+    def _put_positions(self, positions: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Check positions [S, T] on the host and split them as the tokens are."""
         host = np.asarray(positions)
         if host.shape != shape or not ((host >= 0) & (host <= np.arange(shape[1]))).all():
             raise UserError(
@@ -215,42 +210,35 @@ class LM(Ends):
         return self._placement.put(host.astype(np.int32), ("batch", "position"))
 
 
-# The type that a language model's products are faster in, on this machine.
+# Whether this machine multiplies faster in bfloat16.
+
+PROBE_SHAPE = (2048, 768, 3072)
+"""Rows, inputs and outputs of a feed-forward layer of a small model, at a usual batch size."""
+BFLOAT16_SPEEDUP = 1.25
+"""How many times as fast bfloat16 must be to be chosen: it moves a model's rows by about 0.5% of
+their length, and the conversions around a product cost some of what it gains."""
 
 
-ROWS, WIDTH, COLUMNS = 2048, 768, 3072
-"""A feed-forward layer's product, of a small model and a usual batch."""
-WORTH = 1.25
-"""How many times as fast bfloat16 must be: it moves a model's rows by about 0.5% of their length,
-and the conversions around a product cost some of what it gains."""
+def faster_dtype() -> str:
+    """``bfloat16`` where its products are BFLOAT16_SPEEDUP times as fast, else ``float32``."""
+    rows, into, out = PROBE_SHAPE
+    measured = fastest(f"a product of {rows} x {into} x {out}", products)
+    return choose_dtype(measured.seconds)
 
 
-def faster_type() -> str:
-    """``bfloat16`` where its products are WORTH times as fast as float32's, else ``float32``."""
-    return choose(fastest(f"a product of {ROWS} x {WIDTH} x {COLUMNS}", ways))
+def choose_dtype(seconds: Mapping[str, float]) -> str:
+    """The dtype for these times of a product."""
+    fast = seconds["bfloat16"] * BFLOAT16_SPEEDUP <= seconds["float32"]
+    return "bfloat16" if fast else "float32"
 
 
-def choose(found: Fastest) -> str:
-    """The type for these times."""
-    seconds = found.seconds
-    return "bfloat16" if seconds["bfloat16"] * WORTH <= seconds["float32"] else "float32"
-
-
-def ways() -> dict[str, "Product"]:
-    """The product in both types."""
-    return {name: Product(name) for name in ("float32", "bfloat16")}
-
-
-class Product:
-    """A product of ones in one type, summed in float32, whenever it is called."""
-
-    def __init__(self, name: str) -> None:
-        self._x, self._W = (jnp.ones((n, WIDTH), jnp.dtype(name)) for n in (ROWS, COLUMNS))
-        self._run = jax.jit(
-            lambda x, W: jnp.einsum("rd,cd->rc", x, W, preferred_element_type=jnp.float32)
-        )
-
-    def __call__(self) -> jax.Array:
-        """The product [ROWS, COLUMNS]."""
-        found: jax.Array = self._run(self._x, self._W)
-        return found
+def products() -> dict[str, Callable[[], jax.Array]]:
+    """For each dtype a function that multiplies matrices of ones, summing in float32."""
+    rows, into, out = PROBE_SHAPE
+    multiply = jax.jit(
+        lambda x, W: jnp.einsum("rd,cd->rc", x, W, preferred_element_type=jnp.float32)
+    )
+    return {
+        name: functools.partial(multiply, jnp.ones((rows, into), name), jnp.ones((out, into), name))
+        for name in ("float32", "bfloat16")
+    }

@@ -1,4 +1,4 @@
-"""Finding a model's files, refusing what is not supported, and loading the rest."""
+"""Loading a model from a Hugging Face directory, a GGUF file or the hub."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,16 @@ from vasae_jax.lm.gguf_config import spec_from_gguf
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 from vasae_jax.lm.hf_config import spec_from_config
-from vasae_jax.lm.hf_weights import SafetensorsFiles, TorchFiles, has_torch_files
-from vasae_jax.lm.lm import LM, Ends
+from vasae_jax.lm.hf_weights import DirectoryTensors
+from vasae_jax.lm.lm import LM, LMEmbeddings
 from vasae_jax.lm.model import Decoder
 from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
 from vasae_jax.lm.weights import (
     DTYPES,
     Checkpoint,
     Placement,
-    Tensors,
-    gguf_pieces,
-    huggingface_pieces,
+    gguf_layout,
+    huggingface_layout,
     load_blocks,
     load_model,
 )
@@ -31,7 +30,7 @@ _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab
 
 
 def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None) -> LM:
-    """Load a model of an architecture that is written in Flax here.
+    """Load a model of one of the architectures that are implemented in Flax here.
 
     Args:
         source: a directory with ``config.json`` and safetensors (or pytorch_model.bin, where
@@ -39,8 +38,8 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
             Face hub.
         dtype: of the matrices, "float32" or "bfloat16"; also of the products' inputs.
             Norms, biases, the residual stream and the results are float32 always.
-        mesh: weights are laid out on it by :class:`vasae_jax.lm.weights.Rules`; None takes
-            the default device.
+        mesh: the devices, over which :data:`vasae_jax.lm.weights.MESH_AXES` split the weights;
+            None: the default device.
 
     Raises:
         UserError: no such source, an unsupported architecture or setting, a missing,
@@ -49,9 +48,7 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    path, name, revision = _find(str(source))
-    checkpoint, tokenizer = _open(path)
-    checkpoint.check()
+    checkpoint, tokenizer, name, revision = _open(str(source))
     placement = Placement(mesh)
     decoder = Decoder(
         checkpoint.spec,
@@ -62,38 +59,39 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
     return LM(decoder, checkpoint, tokenizer, name, revision, dtype)
 
 
-def load_ends(source: str | Path) -> Ends:
-    """The two ends of a model that :func:`load_lm` would load, without its blocks.
+def load_embeddings(source: str | Path) -> LMEmbeddings:
+    """The embeddings, final norm and tokenizer of a model, without its blocks.
 
     Raises:
         UserError: as :func:`load_lm`.
     """
-    path, name, revision = _find(str(source))
-    checkpoint, tokenizer = _open(path)
+    return LMEmbeddings(*_open(str(source)))
+
+
+def _open(source: str) -> tuple[Checkpoint, Tokenizer, str, str | None]:
+    """Find and check everything but the weights' values; with the model's name and revision."""
+    path, name, revision = _find(source)
+    if path.is_dir():
+        config_file = path / "config.json"
+        config = _read_config(config_file)
+        spec = spec_from_config(config, str(config_file))
+        checkpoint = Checkpoint(spec, DirectoryTensors(path), huggingface_layout(spec))
+        tokenizer = tokenizer_from_directory(path, config, spec.vocab_size)
+    else:
+        file = GgufFile(path)
+        spec = spec_from_gguf(file)
+        checkpoint = Checkpoint(spec, file, gguf_layout(spec))
+        tokenizer = tokenizer_from_gguf(file, spec.vocab_size)
     checkpoint.check()
-    return Ends(checkpoint, tokenizer, name, revision)
+    return checkpoint, tokenizer, name, revision
 
 
 def _find(source: str) -> tuple[Path, str, str | None]:
-    """Path, name and hub revision; of a repository torch's files only where it has no others."""
+    """Path, name and hub revision. Torch's files are downloaded only if there are no others."""
     path, name, revision = locate(source, _HUB_PATTERNS)
     if revision is None or any(path.glob("*.safetensors")):
         return path, name, revision
     return locate(source, [*_HUB_PATTERNS, "pytorch_model*.bin"])
-
-
-def _open(path: Path) -> tuple[Checkpoint, Tokenizer]:
-    """Read everything but the weights."""
-    if path.is_dir():
-        config = _read_config(path / "config.json")
-        spec = spec_from_config(config, str(path / "config.json"))
-        tensors: Tensors = TorchFiles(path) if has_torch_files(path) else SafetensorsFiles(path)
-        tokenizer = tokenizer_from_directory(path, config, spec.vocab_size)
-        return Checkpoint(spec, tensors, huggingface_pieces(spec)), tokenizer
-    file = GgufFile(path)
-    spec = spec_from_gguf(file)
-    tokenizer = tokenizer_from_gguf(file, spec.vocab_size)
-    return Checkpoint(spec, file, gguf_pieces(spec)), tokenizer
 
 
 def _read_config(path: Path) -> dict[str, Any]:

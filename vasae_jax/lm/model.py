@@ -1,8 +1,8 @@
 """The decoder as an NNX module, and its jitted forwards.
 
 The weights of all blocks are stacked on a leading layer axis, and one compiled block runs
-in a loop whose bounds are data: the program compiles as fast for 80 layers as for one, is
-shared by all sets of layers of equal size, and does no work past the deepest one.
+in a loop whose bounds are data. So the program compiles as fast for 80 layers as for one,
+serves every choice of the same number of layers, and stops after the deepest of them.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vasae_jax.lm.layers import Block, Frame, Norm, capped, frame_of, product
+from vasae_jax.lm.layers import (
+    Block,
+    Norm,
+    RotaryAndMask,
+    einsum_as,
+    rotary_and_mask,
+    soft_cap,
+)
 from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.weights import Placement
 
 STREAM = ("batch", "position", "embed")
 """Logical axes of the residual stream."""
 Carry = tuple[jax.Array, jax.Array]
-"""The stream [S, T, d], and the number of the next block."""
+"""The residual stream [S, T, d], and the index of the next block."""
 
 
 class Decoder(nnx.Module):
@@ -48,7 +55,7 @@ class Decoder(nnx.Module):
         self.final_norm = Norm(arrays, "final_norm", spec)
         self.head = None if spec.tied else nnx.Param(arrays["head.weight"])
 
-    def embedded(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    def embed_tokens(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """The residual stream before the first block: int32 [S, T] to float32 [S, T, d].
 
         ``positions`` are int32 [S, T], or [1, T] for all.
@@ -61,15 +68,15 @@ class Decoder(nnx.Module):
         return self.placement.constrain(x, STREAM)
 
     def run_blocks(
-        self, x: jax.Array, frame: Frame, start: jax.Array, layers: jax.Array
+        self, x: jax.Array, batch: RotaryAndMask, start: jax.Array, layers: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Run blocks ``start`` to ``layers[-1]``.
 
         Args:
             x: residual stream before block ``start`` [S, T, d].
-            frame: of its tokens.
+            batch: angles and mask of its tokens.
             start: int32 scalar.
-            layers: int32 [n], increasing, from ``start`` on.
+            layers: int32 [n], increasing, none below ``start``.
 
         Returns:
             The residual stream after the last block, and after each of ``layers``
@@ -78,21 +85,22 @@ class Decoder(nnx.Module):
         graph, weights = nnx.split(self.blocks)
 
         def block(layer: jax.Array, x: jax.Array) -> jax.Array:
-            one = jax.tree.map(lambda stack: _layer_of(stack, layer), weights)
-            return self.placement.constrain(nnx.merge(graph, one)(x, frame), STREAM)
+            layer_weights = jax.tree.map(lambda stack: _layer_of(stack, layer), weights)
+            return self.placement.constrain(nnx.merge(graph, layer_weights)(x, batch), STREAM)
 
-        def up_to(carry: Carry, layer: jax.Array) -> tuple[Carry, jax.Array]:
+        def run_to(carry: Carry, layer: jax.Array) -> tuple[Carry, jax.Array]:
             x, begin = carry
             x = jax.lax.fori_loop(begin, layer + 1, block, x)
             return (x, layer + 1), x
 
-        (x, _), kept = jax.lax.scan(up_to, (x, start), layers)
+        (x, _), kept = jax.lax.scan(run_to, (x, start), layers)
         return x, self.placement.constrain(kept, ("layers", *STREAM))
 
-    def unembedded(self, x: jax.Array) -> jax.Array:
+    def unembed(self, x: jax.Array) -> jax.Array:
         """Final norm and head: the last residual stream [S, T, d] to logits [S, T, V]."""
         head = self.embed[...] if self.head is None else self.head[...]
-        return capped(product("std,vd->stv", self.final_norm(x), head, head.dtype), self.logit_cap)
+        logits = einsum_as("std,vd->stv", self.final_norm(x), head, head.dtype)
+        return soft_cap(logits, self.logit_cap)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -105,73 +113,74 @@ def residuals(
 ) -> jax.Array:
     """Post-block residual streams, float32 [len(layers), S, T, d]; ``layers`` increase.
 
-    ``positions`` int32 [S, T] say where in its window each token stands; None: each row of
+    ``positions`` int32 [S, T] count from the start of each token's window; None: each row of
     ``tokens`` is one window.
     """
     decoder: Decoder = nnx.merge(graph, weights)
-    where = _counted(tokens) if positions is None else positions
-    x, frame = decoder.embedded(tokens, where), frame_of(decoder.spec, where)
-    return decoder.run_blocks(x, frame, jnp.int32(0), layers)[1]
+    x, batch = _embed(decoder, tokens, positions)
+    return decoder.run_blocks(x, batch, jnp.int32(0), layers)[1]
 
 
 @partial(jax.jit, static_argnums=0)
 def logits(graph: Any, weights: Any, tokens: jax.Array) -> jax.Array:
     """Next-token logits, float32 [S, T, V]."""
     decoder: Decoder = nnx.merge(graph, weights)
-    x, frame = _begun(decoder, tokens)
+    x, batch = _embed(decoder, tokens)
     last = jnp.full((1,), decoder.spec.n_layers - 1, jnp.int32)
-    return decoder.unembedded(decoder.run_blocks(x, frame, jnp.int32(0), last)[0])
+    return decoder.unembed(decoder.run_blocks(x, batch, jnp.int32(0), last)[0])
 
 
 @partial(jax.jit, static_argnums=0)
-def whole(
-    graph: Any, weights: Any, tokens: jax.Array, layer: jax.Array, places: jax.Array | None
+def residual_and_logits(
+    graph: Any, weights: Any, tokens: jax.Array, layer: jax.Array, at: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The stream after ``layer`` [S, T, d], and the logits: of all positions or of ``places``."""
+    """The residual stream after ``layer`` [S, T, d], and logits as :func:`continue_from`."""
     decoder: Decoder = nnx.merge(graph, weights)
     layers = jnp.stack([layer, jnp.int32(decoder.spec.n_layers - 1)])
-    x, frame = _begun(decoder, tokens)
-    last, kept = decoder.run_blocks(x, frame, jnp.int32(0), layers)
-    return kept[0], decoder.unembedded(_at(last, places))
+    x, batch = _embed(decoder, tokens)
+    last, kept = decoder.run_blocks(x, batch, jnp.int32(0), layers)
+    return kept[0], decoder.unembed(_select(last, at))
 
 
 @partial(jax.jit, static_argnums=0)
 def continue_from(
-    graph: Any, weights: Any, x: jax.Array, layer: jax.Array, places: jax.Array | None
+    graph: Any, weights: Any, x: jax.Array, layer: jax.Array, at: jax.Array | None
 ) -> jax.Array:
     """Logits of the model whose residual stream after ``layer`` is ``x`` [S, T, d].
 
-    Of all positions, [S, T, V], or of one of each window, ``places`` [S]: [S, 1, V].
+    Of all positions, [S, T, V], or of one position of each window, ``at`` [S]: [S, 1, V].
     """
     decoder: Decoder = nnx.merge(graph, weights)
     last = jnp.full((1,), decoder.spec.n_layers - 1, jnp.int32)
-    frame = frame_of(decoder.spec, _counted(x))
-    end = decoder.run_blocks(x.astype(jnp.float32), frame, layer + 1, last)[0]
-    return decoder.unembedded(_at(end, places))
+    batch = rotary_and_mask(decoder.spec, _row_positions(x))
+    final = decoder.run_blocks(x.astype(jnp.float32), batch, layer + 1, last)[0]
+    return decoder.unembed(_select(final, at))
 
 
-def _at(x: jax.Array, places: jax.Array | None) -> jax.Array:
-    """``x`` [S, T, d], or its positions ``places`` [S] alone: [S, 1, d]."""
-    return x if places is None else jnp.take_along_axis(x, places[:, None, None], axis=1)
+def _select(x: jax.Array, at: jax.Array | None) -> jax.Array:
+    """``x`` [S, T, d], or its positions ``at`` [S] alone: [S, 1, d]."""
+    return x if at is None else jnp.take_along_axis(x, at[:, None, None], axis=1)
 
 
-def _begun(decoder: Decoder, tokens: jax.Array) -> tuple[jax.Array, Frame]:
-    """The stream before the first block [S, T, d]; each row of ``tokens`` is a window."""
-    positions = _counted(tokens)
-    return decoder.embedded(tokens, positions), frame_of(decoder.spec, positions)
+def _embed(
+    decoder: Decoder, tokens: jax.Array, positions: jax.Array | None = None
+) -> tuple[jax.Array, RotaryAndMask]:
+    """The residual stream before the first block [S, T, d], with its angles and mask."""
+    positions = _row_positions(tokens) if positions is None else positions
+    return decoder.embed_tokens(tokens, positions), rotary_and_mask(decoder.spec, positions)
 
 
-def _counted(batch: jax.Array) -> jax.Array:
-    """Positions int32 [1, T] of windows that each fill a row of ``batch`` [S, T, ...]."""
-    return jnp.arange(batch.shape[1], dtype=jnp.int32)[None, :]
+def _row_positions(rows: jax.Array) -> jax.Array:
+    """Positions int32 [1, T] where each row of ``rows`` [S, T, ...] is one window."""
+    return jnp.arange(rows.shape[1], dtype=jnp.int32)[None, :]
 
 
 def _layer_of(stack: jax.Array, layer: jax.Array) -> jax.Array:
     """``stack[layer]`` inside a loop over layers.
 
-    XLA on CPU widens bfloat16 before indexing it. The barrier keeps that inside the loop,
-    where it touches one layer; hoisted out it would hold a float32 copy of all of them.
+    XLA on CPU converts bfloat16 to float32 before indexing. The barrier keeps the conversion
+    inside the loop, one layer at a time; outside it would make a float32 copy of all layers.
     """
     stack, layer = jax.lax.optimization_barrier((stack, layer))
-    one: jax.Array = jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
-    return one
+    selected: jax.Array = jax.lax.dynamic_index_in_dim(stack, layer, 0, keepdims=False)
+    return selected

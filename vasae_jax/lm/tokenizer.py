@@ -1,4 +1,4 @@
-"""A model's tokenizer: text to token ids, and the vocabulary's strings."""
+"""A model's tokenizer: token ids of a text, and the string of each token."""
 
 import functools
 import hashlib
@@ -10,20 +10,22 @@ from typing import Any
 import tokenizers
 
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.errors import UserError, first_line
+
+FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Tokens of one model; build it with :func:`make_tokenizer`.
+    """The tokenizer of one model; made by :func:`make_tokenizer`.
 
     Attributes:
         backend: the ``tokenizers`` library's tokenizer, set to read special tokens as text.
         vocab_size: rows of the model's embedding.
         bos_id: beginning-of-sequence token, or None.
         eos_id: end-of-sequence token, or None.
-        add_bos: whether the model's own tokenizer puts bos_id before every text.
-        prefix: is put before every text that is not empty.
+        add_bos: whether the model expects bos_id before every text.
+        prefix: put before every text that is not empty.
     """
 
     backend: tokenizers.Tokenizer
@@ -34,22 +36,21 @@ class Tokenizer:
     prefix: str = ""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` alone: no special tokens are added.
+        """Token ids of ``text``, without BOS or other special tokens.
 
-        Text that spells a special token (``<|endoftext|>``) is encoded as the plain text
-        that it is.
+        Text that spells a special token (``<|endoftext|>``) is encoded as plain text.
         """
         return self.backend.encode(self.prefix * bool(text) + text, add_special_tokens=False).ids
 
     def vocab(self) -> Vocab:
-        """One string for each row of the embedding; rows without a token get a stand-in."""
+        """One string for each row of the embedding; rows without a token get a placeholder."""
         strings = {index: token for token, index in self.backend.get_vocab().items()}
         raw = tuple(strings.get(i, f"<|unused-{i}|>") for i in range(self.vocab_size))
-        return Vocab(kind=_kind(self._description), raw=raw)
+        return Vocab(kind=_vocab_kind(self._description), raw=raw)
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the vocabulary and the merges, the same from any file format."""
+        """SHA-256 of the vocabulary and the merges, the same for every file format."""
         model = self._description["model"]
         vocab = sorted((index, token) for token, index in self.backend.get_vocab().items())
         merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
@@ -72,7 +73,7 @@ def make_tokenizer(
     add_bos: bool,
     prefix: str = "",
 ) -> Tokenizer:
-    """Settle ``backend`` for documents of any length and check it against the model.
+    """Set up ``backend`` for documents of any length and check it against the model.
 
     Raises:
         UserError: an ordinary token has no row in the embedding, or there is no BOS to add.
@@ -94,8 +95,8 @@ def make_tokenizer(
     return Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix)
 
 
-def _kind(description: dict[str, Any]) -> str:
-    """Which spelling of bytes the token strings use; see :class:`vasae_jax.cache.vocab.Vocab`."""
+def _vocab_kind(description: dict[str, Any]) -> str:
+    """How the token strings spell bytes; see :class:`vasae_jax.cache.vocab.Vocab`."""
     parts = json.dumps([description.get("pre_tokenizer"), description.get("decoder")])
     if '"ByteLevel"' in parts:
         return "byte_level"
@@ -105,16 +106,10 @@ def _kind(description: dict[str, Any]) -> str:
     return "plain"
 
 
-# The tokenizer of a Hugging Face directory.
-
-
-FILE = "tokenizer.json"
-
-
 def tokenizer_from_directory(
     directory: Path, model_config: dict[str, Any], vocab_size: int
 ) -> Tokenizer:
-    """Read ``tokenizer.json``, or convert older files through transformers.
+    """Read a Hugging Face directory's ``tokenizer.json``, or convert older files by transformers.
 
     Args:
         directory: Hugging Face directory.
@@ -127,23 +122,24 @@ def tokenizer_from_directory(
     path = directory / FILE
     backend = _read(path) if path.is_file() else _convert(directory)
     settings = _settings(directory / "tokenizer_config.json")
-    eos = _special(backend, settings, model_config, "eos")
-    bos, start = _special(backend, settings, model_config, "bos"), _added_first(backend)
+    bos, eos = (_special_token(backend, settings, model_config, name) for name in ("bos", "eos"))
+    template_bos = _template_bos(backend)
     add_bos = settings.get("add_bos_token")
-    if not isinstance(add_bos, bool):
-        add_bos = start is not None
-    where = str(path if path.is_file() else directory)
-    bos = start if bos is None else bos
-    return make_tokenizer(backend, vocab_size, where, bos_id=bos, eos_id=eos, add_bos=add_bos)
+    return make_tokenizer(
+        backend,
+        vocab_size,
+        str(path if path.is_file() else directory),
+        bos_id=template_bos if bos is None else bos,
+        eos_id=eos,
+        add_bos=add_bos if isinstance(add_bos, bool) else template_bos is not None,
+    )
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises Exception itself
-        raise UserError(
-            f"{path} is not a tokenizer ({error}); expected a tokenizer.json"
-        ) from error
+        raise UserError(f"{path} is not a tokenizer ({error}); expected a {FILE}") from error
 
 
 def _convert(directory: Path) -> tokenizers.Tokenizer:
@@ -153,9 +149,8 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # whatever a tokenizer class or its missing dependency raises
-        reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{directory} has no {FILE} and transformers cannot make one ({reason}); "
+            f"{directory} has no {FILE} and transformers cannot make one ({first_line(error)}); "
             f"expected {FILE}"
         ) from error
     if not isinstance(backend, tokenizers.Tokenizer):
@@ -173,23 +168,24 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def _special(
-    backend: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[str, Any], which: str
+def _special_token(
+    backend: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[str, Any], name: str
 ) -> int | None:
-    """Id of the bos or eos token: the tokenizer's word counts before the model's."""
-    token = settings.get(f"{which}_token")
+    """Id of the bos or eos token: as the tokenizer's settings say, else the model's."""
+    token = settings.get(f"{name}_token")
     if isinstance(token, dict):
         token = token.get("content")
     if isinstance(token, str):
         return backend.token_to_id(token)
-    index = config.get(f"{which}_token_id")
+    index = config.get(f"{name}_token_id")
     if isinstance(index, list) and index:
         index = index[0]
     return index if isinstance(index, int) else None
 
 
-def _added_first(backend: tokenizers.Tokenizer) -> int | None:
-    """The token that the tokenizer itself puts before every text, if it does."""
-    added = backend.encode("a").ids
+def _template_bos(backend: tokenizers.Tokenizer) -> int | None:
+    """The token that the tokenizer's own template puts before every text, if it does."""
+    with_special = backend.encode("a").ids
     plain = backend.encode("a", add_special_tokens=False).ids
-    return added[0] if len(added) > len(plain) and added[:1] != plain[:1] else None
+    added = len(with_special) > len(plain) and with_special[:1] != plain[:1]
+    return with_special[0] if added else None

@@ -79,8 +79,8 @@ def whole(
     Logits are those of all positions, [S, T, V], or of ``places`` [S] alone, [S, 1, V]. A model
     that JAX runs gives both in one pass.
     """
-    if hasattr(model, "whole"):
-        both: tuple[jax.Array, jax.Array] = model.whole(tokens, layer, places)
+    if hasattr(model, "residual_and_logits"):
+        both: tuple[jax.Array, jax.Array] = model.residual_and_logits(tokens, layer, places)
         return both
     x = jnp.asarray(model.residuals(tokens, (layer,))[0])
     return x, _at(model.logits(tokens), places)
