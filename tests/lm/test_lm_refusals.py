@@ -29,11 +29,11 @@ def edit(path, **changes):
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("BertModel", "BertModel .*GPT2LMHeadModel, LlamaForCausalLM"),
+        ("BertModel", "BertModel.*GPT2LMHeadModel, LlamaForCausalLM"),
         ("BertForMaskedLM", "BertForMaskedLM"),
         ("RobertaModel", "RobertaModel"),
         ("T5ForConditionalGeneration", "T5ForConditionalGeneration"),
-        ("BloomForCausalLM", "BloomForCausalLM .*tools/extract_torch.py"),
+        ("BloomForCausalLM", "BloomForCausalLM.*tools/extract_torch.py"),
         ("OddModel", "OddModel"),
     ],
 )

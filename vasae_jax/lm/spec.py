@@ -166,7 +166,9 @@ def family_of(architecture: str, where: str) -> Family:
     if architecture in SUPPORTED:
         return SUPPORTED[architecture]
     causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    hint = "tools/extract_torch.py runs any causal model" if causal else "not a causal model"
+    kind = "not a causal language model"
+    if causal:
+        kind = "not implemented in Flax here (tools/extract_torch.py runs any causal model)"
     raise UnknownArchitecture(
-        f"{where} has architecture {architecture} ({hint}); expected one of {', '.join(SUPPORTED)}"
+        f"{where} has architecture {architecture}, {kind}; expected one of {', '.join(SUPPORTED)}"
     )
