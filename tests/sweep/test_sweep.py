@@ -14,8 +14,8 @@ import vasae_jax
 from vasae_jax.cli.main import main
 from vasae_jax.sweep import Sweep, grid
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import Asked, run_sweep, train_points
-from vasae_jax.sweep.table import standing
+from vasae_jax.sweep.run import SweepOptions, run_sweep, train_points
+from vasae_jax.sweep.status import run_status
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train
 
@@ -30,7 +30,10 @@ def cache(tmp_path_factory):
 def whole(cache, tmp_path_factory):
     """A finished sweep of four runs."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert run_sweep(make_sweep(cache, out), Asked()) == [out / "sweep.csv", out / "sweep.parquet"]
+    assert run_sweep(make_sweep(cache, out), SweepOptions()) == [
+        out / "sweep.csv",
+        out / "sweep.parquet",
+    ]
     return out
 
 
@@ -141,16 +144,16 @@ def test_seeds_that_order_rows_are_pointed_out(cache, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_rerun_does_only_what_is_missing_in_any_number_of_jobs(cache, whole, tmp_path, capsys):
     sweep = make_sweep(cache, tmp_path / "out")
-    run_sweep(sweep, Asked(shard=(1, 2), max_members=1))
+    run_sweep(sweep, SweepOptions(shard=(1, 2), max_members=1))
     members = read_members(tmp_path / "out")
-    assert [standing(one).status for one in members].count("done") == 2
+    assert [run_status(one).status for one in members].count("done") == 2
     before = {
         one.id: (one.path / "config.json").stat().st_mtime_ns
         for one in members
         if one.path.exists()
     }
     wider = replace(sweep, points=make_points(weights=(0.5, 2.0, 4.0)))
-    run_sweep(wider, Asked())
+    run_sweep(wider, SweepOptions())
     members = read_members(tmp_path / "out")
     assert len(members) == 6
     for key, time in before.items():
@@ -164,7 +167,7 @@ def test_a_diverging_run_fails_alone_and_says_so_in_the_table(cache, tmp_path, c
     points = grid.axis("optim.lr", 4e-3, 1e38)
     base = make_base(cache, steps=8, log_every=2)
     base = replace(base, optim=replace(base.optim, warmup=0.0))
-    run_sweep(Sweep(base, points, str(tmp_path / "out")), Asked())
+    run_sweep(Sweep(base, points, str(tmp_path / "out")), SweepOptions())
     rows = figures(read_members(tmp_path / "out"))
     assert [row["status"] for row in rows] == ["done", "diverged"]
     assert "finite" in rows[1]["why"]
@@ -189,7 +192,7 @@ def test_a_tuner_gets_measures_and_its_points_are_kept(cache, tmp_path):
 def test_tensorboard_shows_the_grid(cache, tmp_path):
     sweep = make_sweep(cache, tmp_path / "out", ks=(3,))
     board = replace(sweep.base, run=replace(sweep.base.run, tensorboard=True, steps=4))
-    run_sweep(replace(sweep, base=board), Asked())
+    run_sweep(replace(sweep, base=board), SweepOptions())
     events = sorted((tmp_path / "out" / "tensorboard").glob("*/events.*"))
     assert len(events) == 2
     assert all(b"anchor.weight" in file.read_bytes() for file in events)
