@@ -3,7 +3,7 @@
 Command:  vasae sweep configs/sweeps/recipes.py --data.cache=CACHE --out=OUT
           vasae sweep plot OUT --by anchor.weight
 Needs:    a cache with the layers of LAYERS; docs/frontier.md says how the published one was made.
-Time:     about a minute for each run of the published grid on two CPU cores: 36 runs.
+Time:     not measured as one sweep: 36 runs of 800 steps.
 Result:   docs/frontier.md and docs/names.md have what such grids gave.
 
 All runs have the same rows, mask, batches, features, k and steps: what differs is how a recipe
@@ -27,7 +27,7 @@ LAMBDAS = {
 base = Config(
     data=DataConfig(batch=1024),
     sae=SAEConfig(d_sae=4096, k=32),
-    # The published recipe turns its rows fast: without a limit most would be searched anew.
+    # With the presets' own share the published recipe, whose rows turn fast, takes twice the time.
     anchor=AnchorConfig(search_fraction=0.03),
     run=RunConfig(steps=800),
 )

@@ -63,6 +63,7 @@ def test_grids_that_do_not_fit_are_refused(make, sentence):
         ("mesh.data", "many", "expected int or one of 'auto'"),
         ("sae.kk", 3, "point 7 sets sae.kk, which is no setting; did you mean sae.k?"),
         ("k", 3, "did you mean sae.k?"),
+        ("data.lanes", 3, "did you mean data.readers?"),
         ("run.out", "x", "point 7 sets run.out; expected a setting that shapes its run"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cache_fixtures import make_cache
+from full_disks import full_beyond
 from sweep_fixtures import figures, make_base, make_points, make_sweep, write_file
 
 import vasae_jax
@@ -16,8 +17,10 @@ from vasae_jax.sweep import Sweep, grid
 from vasae_jax.sweep.points import read_members
 from vasae_jax.sweep.run import SweepOptions, run_sweep, train_points
 from vasae_jax.sweep.status import run_status
+from vasae_jax.sweep.table import write_table
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,13 @@ def test_status_table_and_figures(whole, capsys):
     assert (whole / "frontier.png").stat().st_size > 5000 < (whole / "axes.png").stat().st_size
     assert main(["sweep", "plot", str(whole)]) == 2
     assert "exists already" in capsys.readouterr().err
+    by_k = (whole / "frontier.png").read_bytes()
+    assert main(["sweep", "plot", str(whole), "--by", "weight", "--overwrite"]) == 0
+    assert (whole / "frontier.png").read_bytes() != by_k
+    assert main(["sweep", "plot", str(whole), "--overwrite"]) == 0
+    assert (whole / "frontier.png").read_bytes() == by_k
+    assert main(["sweep", "plot", str(whole), "--by", "wait", "--overwrite"]) == 2
+    assert "wait" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -196,3 +206,13 @@ def test_tensorboard_shows_the_grid(cache, tmp_path):
     events = sorted((tmp_path / "out" / "tensorboard").glob("*/events.*"))
     assert len(events) == 2
     assert all(b"anchor.weight" in file.read_bytes() for file in events)
+
+
+@pytest.mark.fault
+def test_a_disk_that_fills_keeps_the_table_before(tmp_path):
+    rows = [{"id": "0", "unmasked.fvu": 0.5}]
+    write_table(tmp_path, rows)
+    table = (tmp_path / "sweep.csv").read_bytes()
+    with full_beyond(len(table)), pytest.raises(UserError, match=r"sweep\.csv"):
+        write_table(tmp_path, rows * 100)
+    assert (tmp_path / "sweep.csv").read_bytes() == table

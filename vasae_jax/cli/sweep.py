@@ -56,7 +56,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 def _status(arguments: Sequence[str]) -> None:
     parser = _looking(
-        "status", "The status of each run of a sweep, and how long the rest will take."
+        "status", "The status of each run of a sweep, and how long is left."
     )
     given = parser.parse_args(arguments)
 

@@ -32,7 +32,7 @@ def device_bytes() -> int:
 def device_memory(
     config: Config, manifest: Manifest, platform: str, *, rounds: int = 1, layers: int = 1
 ) -> Memory:
-    """Memory on a device of ``rounds`` runs like ``config``, of so many layers.
+    """Memory on a device of ``rounds`` runs like ``config``, over ``layers`` layers.
 
     It is asked for before the devices are known: where the mesh gives all that are left to rows,
     one is assumed.
@@ -44,7 +44,7 @@ def device_memory(
 
 
 def most_members(config: Config, manifest: Manifest, platform: str, layers: int) -> int:
-    """Runs like this one that a device holds at once, at least 1, of so many layers."""
+    """How many runs like this one a device holds, at least 1, in a sweep over ``layers`` layers."""
     single = device_memory(config, manifest, platform, layers=layers)
     free = SHARE.get(jax.default_backend(), 0.5) * device_bytes() - (single.total - single.state)
     return max(1, int(free // single.state))

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import flatten, from_dict, to_dict, variable_of
+from vasae_jax.config.overrides import RENAMED, flatten, from_dict, to_dict, variable_of
 from vasae_jax.sweep.grid import Grid, Point
 from vasae_jax.training.run_dir import lasting
 from vasae_jax.training.status import Rules
@@ -61,7 +61,7 @@ def _hint(name: str, number: int) -> Any:
     if name not in known:
         near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
         same_end = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
-        nearest = (same_end or near)[0]
+        nearest = RENAMED.get(name) or (same_end or near)[0]
         raise UserError(f"point {number} sets {name}, which is no setting; did you mean {nearest}?")
     section, field = name.split(".")
     return get_type_hints(type(getattr(Config(), section)))[field]
@@ -160,7 +160,7 @@ def read_members(out: Path) -> list[Member]:
             )
             for point in points
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 
 

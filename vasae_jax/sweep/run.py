@@ -29,7 +29,7 @@ from vasae_jax.utils.errors import UserError
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """How a sweep is spread."""
+    """How a sweep is divided into jobs and packs, and where it runs."""
 
     shard: tuple[int, int] = (0, 1)
     """Which part of how many equal parts of the runs is trained here."""

@@ -48,10 +48,10 @@ def alignment(reports: Sequence[RunReport]) -> Chart:
 def _by_method(reports: Sequence[RunReport]) -> dict[str, dict[str, np.ndarray]]:
     groups: dict[str, dict[str, np.ndarray]] = {}
     for method in dict.fromkeys(report.config.sae.method for report in reports):
-        mine = [r.dictionary for r in reports if r.config.sae.method == method]
+        same = [r.dictionary for r in reports if r.config.sae.method == method]
         groups[method] = {
-            "dictionary": np.concatenate([one.cosines[:, 0] for one in mine]),
-            "firing": np.concatenate([one.cosines[one.fire_rate > 0, 0] for one in mine]),
+            "dictionary": np.concatenate([d.cosines[:, 0] for d in same]),
+            "firing": np.concatenate([d.cosines[d.fire_rate > 0, 0] for d in same]),
         }
     return groups
 
@@ -78,9 +78,9 @@ def _draw_alignment(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> Non
 
 def alignment_by_run(reports: Sequence[RunReport]) -> Chart:
     """The same of the firing features of each run, as boxes."""
-    found = [r.dictionary.cosines[r.dictionary.fire_rate > 0, 0] for r in reports]
+    cosines = [r.dictionary.cosines[r.dictionary.fire_rate > 0, 0] for r in reports]
     head = ("run", "p5", "p25", "median", "p75", "p95")
-    cuts = [np.percentile(one, (5, 25, 50, 75, 95)) if len(one) else np.zeros(5) for one in found]
+    cuts = [np.percentile(c, (5, 25, 50, 75, 95)) if len(c) else np.zeros(5) for c in cosines]
     lines = [
         (report.label.text, *(round(float(x), 4) for x in cut))
         for report, cut in zip(reports, cuts, strict=True)
@@ -112,7 +112,7 @@ def _draw_boxes(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.axhline(ALIGNED, color=ORANGE, linestyle=":", linewidth=1.4)
     axes.set_ylim(0, 1)
     axes.set_ylabel("cosine to the nearest embedding")
-    _turn(axes, [str(line[0]) for line in lines])
+    _label_runs(axes, [str(line[0]) for line in lines])
 
 
 HELD = (
@@ -162,7 +162,7 @@ def _draw_hold(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.set_ylabel("share of activation held")
     percent(axes)
     legend(axes)
-    _turn(axes, [str(line[0]) for line in lines])
+    _label_runs(axes, [str(line[0]) for line in lines])
 
 
 def coverage(reports: Sequence[RunReport]) -> Chart:
@@ -180,13 +180,13 @@ def coverage(reports: Sequence[RunReport]) -> Chart:
     )
 
 
-def _covered(report: RunReport) -> tuple[int, int, int, int]:
-    found = report.dictionary
-    fires, first = found.fire_rate > 0, found.layer_token_ids[:, 0]
-    aligned = fires & (found.cosines[:, 0] >= ALIGNED)
-    parts = (first[fires], first[fires & (found.verdict == HOLDS)], found.token_ids[aligned, 0])
-    one, two, three = (len(np.unique(part)) for part in parts)
-    return one, two, three, len(report.vocab)
+def _covered(report: RunReport) -> tuple[int, ...]:
+    dictionary = report.dictionary
+    fires, first = dictionary.fire_rate > 0, dictionary.layer_token_ids[:, 0]
+    holds = fires & (dictionary.verdict == HOLDS)
+    aligned = fires & (dictionary.cosines[:, 0] >= ALIGNED)
+    counts = [len(np.unique(ids)) for ids in (first[fires], first[holds])]
+    return *counts, len(np.unique(dictionary.token_ids[aligned, 0])), len(report.vocab)
 
 
 def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
@@ -199,10 +199,10 @@ def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.set_ylabel("different tokens")
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     legend(axes)
-    _turn(axes, [str(line[0]) for line in lines])
+    _label_runs(axes, [str(line[0]) for line in lines])
 
 
-def _turn(axes: Axes, labels: list[str]) -> None:
+def _label_runs(axes: Axes, labels: list[str]) -> None:
     """Labels of runs, at a slant where they are long or many."""
     labels = [wrapped(label) for label in labels]
     widest = max(len(line) for label in labels for line in label.split("\n"))

@@ -39,8 +39,8 @@ def curves(reports: Sequence[RunReport]) -> Chart:
     lines = [
         (
             r.label.text,
-            np.array([one["step"] for one in r.curves]),
-            np.array([one["fvu"] for one in r.curves]),
+            np.array([record["step"] for record in r.curves]),
+            np.array([record["fvu"] for record in r.curves]),
         )
         for r in reports
         if r.curves
@@ -58,8 +58,8 @@ def by_position(reports: Sequence[RunReport]) -> Chart:
     """The same on held-out rows, by position in the window."""
     lines = []
     for report in reports:
-        there = np.flatnonzero(np.isfinite(report.fvu_by_position))
-        lines.append((report.label.text, there, report.fvu_by_position[there]))
+        positions = np.flatnonzero(np.isfinite(report.fvu_by_position))
+        lines.append((report.label.text, positions, report.fvu_by_position[positions]))
     return _lines(
         "loss-by-position",
         "Error by position",
