@@ -62,8 +62,8 @@ def run_sweep(sweep: Sweep, options: SweepOptions) -> list[Path]:
         if options.on:
             from vasae_jax.sweep.on_ray import open_ray, train_on_ray
 
-            places = open_ray(options.on, sweep.base, options.hosts)
-            train_on_ray(make_packs(members, planner, options, places), sweep.rules, options.hosts)
+            workers = open_ray(options.on, sweep.base, options.hosts)
+            train_on_ray(make_packs(members, planner, options, workers), sweep.rules, options.hosts)
         else:
             train_packs(make_packs(members, planner, options), sweep.rules)
     finally:
@@ -91,12 +91,12 @@ def with_absolute_paths(sweep: Sweep) -> Sweep:
 
 
 def make_packs(
-    members: Sequence[Member], planner: Planner, options: SweepOptions, places: int = 1
+    members: Sequence[Member], planner: Planner, options: SweepOptions, workers: int = 1
 ) -> list[Pack]:
-    """The packs of this job; at least ``places`` of them, which train side by side."""
+    """The packs of this job; at least one for each of ``workers`` that train side by side."""
     ordered = in_pack_order(members, planner.key)
     shard = take_shard(ordered, *options.shard)
-    even = math.ceil(len(shard) / places)
+    even = math.ceil(len(shard) / workers)
 
     def most(member: Member) -> int:
         return min(even, options.max_members or planner.most(member))
@@ -112,7 +112,7 @@ def write_results(out: Path, members: Sequence[Member]) -> list[Path]:
     return write_table(out, rows)
 
 
-def chosen_run(out: Path, best: str | None, member: str | None) -> Path:
+def find_run(out: Path, best: str | None, member: str | None) -> Path:
     """The directory of the run that is best by column ``best``, or of the run with id ``member``.
 
     Only runs that are done are compared. The start of an id is enough.
