@@ -17,7 +17,7 @@ from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten, parse_overrides, to_dict
 from vasae_jax.dictionary.files import read_dictionary, write_dictionary
-from vasae_jax.report.frontier import read_rows
+from vasae_jax.sweep.points import Member, read_members, write_members
 from vasae_jax.training.run_dir import read_run
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_file
@@ -88,10 +88,10 @@ def test_the_settings_of_a_run(tmp_path):
     with_damage(file, documents_of(file), lambda: read_run(tmp_path))
 
 
-def test_the_rows_of_a_sweep(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"key": "0123456789abcdef", "recipe": "default", "lambda": 2.0}\n')
-    with_damage(file, documents_of(file), lambda: read_rows(file))
+def test_the_runs_of_a_sweep(tmp_path):
+    write_members(tmp_path, [Member("0123456789", "k=32", Config())])
+    file = tmp_path / "sweep.json"
+    with_damage(file, documents_of(file), lambda: read_members(tmp_path))
 
 
 @few

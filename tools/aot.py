@@ -10,7 +10,7 @@ estimate: nothing has run. ``--json`` prints one object for each program:
 
     program, topology, mesh  what was compiled, for which devices
     fits                     whether bytes_per_device are in the chip's memory; where the compiler
-                             itself finds not, its sentence is the only other figure, ``compiler``
+                             itself refuses, its message ``compiler`` is the only other figure
     step_s                   seconds of one run
     rare_s                   seconds of data-dependent work, once, not in step_s
     mfu                      useful flops (10 * rows * d * features) over time and peak (step; pack,
@@ -48,21 +48,21 @@ from vasae_jax.utils.errors import UserError
 
 def main() -> int:
     """Compile and print; returns the exit code."""
-    given, overrides = _parser().parse_known_args()
+    args, overrides = _parser().parse_known_args()
     try:
-        config = parse_overrides(load_file(given.config), overrides, "tools/aot.py")
-        place = open_slice(given.topology)
-        rows = given.rows or config.data.batch
-        shapes = Shapes(given.d, given.vocab, given.features or given.vocab, rows)
-        records = [one(name, config, shapes, place, given.model) for name in given.programs]
-        least = least_slice(config, shapes, place) if given.least else None
+        config = parse_overrides(load_file(args.config), overrides, "tools/aot.py")
+        tpu = open_slice(args.topology)
+        rows = args.rows or config.data.batch
+        shapes = Shapes(args.d, args.vocab, args.features or args.vocab, rows)
+        records = [record_of(name, config, shapes, tpu, args.model) for name in args.programs]
+        least = least_slice(config, shapes, tpu) if args.least else None
     except UserError as error:
         print(f"aot: {error}", file=sys.stderr)
         return 2
     for record in records:
-        print(json.dumps(record) if given.json else table(record, place))
+        print(json.dumps(record) if args.json else table(record, tpu))
     if least is not None:
-        print(json.dumps({"least": least}) if given.json else f"least mesh that fits: {least}")
+        print(json.dumps({"least": least}) if args.json else f"least mesh that fits: {least}")
     return 0
 
 
@@ -83,32 +83,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def one(name: str, config: Config, shapes: Shapes, place: Slice, model: int) -> dict:
+def record_of(name: str, config: Config, shapes: Shapes, tpu: Slice, model: int) -> dict:
     """The record of one program."""
     member = config.mesh.member if name == "pack" else 1
-    model = model or len(place.devices) // member
-    mesh = place.pack_mesh(member, model) if name == "pack" else place.mesh(model)
+    model = model or len(tpu.devices) // member
+    mesh = tpu.pack_mesh(member, model) if name == "pack" else tpu.mesh(model)
     # Extraction runs its one compiled block as often as there are blocks up to the layer.
     rounds = config.data.layer + 1 if name == "extraction" else 0
-    laid = f"data={mesh.shape[DATA]} model={mesh.shape[MODEL]}"
-    laid = f"member={member} {laid}" if name == "pack" else laid
-    which = {"program": name, "topology": place.name, "mesh": laid}
+    axes = f"data={mesh.shape[DATA]} model={mesh.shape[MODEL]}"
+    axes = f"member={member} {axes}" if name == "pack" else axes
+    which = {"program": name, "topology": tpu.name, "mesh": axes}
     try:
-        cost = cost_of(compile_program(name, config, shapes, mesh), place.chip, rounds)
+        cost = cost_of(compile_program(name, config, shapes, mesh), tpu.chip, rounds)
     except TooLarge as error:
         return which | {"fits": False, "compiler": str(error)}
     record = which | {
-        "fits": cost.bytes_per_device <= place.chip.hbm,
+        "fits": cost.bytes_per_device <= tpu.chip.hbm,
         "step_s": cost.seconds,
         "rare_s": cost.rare_s,
     }
     if name in ("step", "pack"):
         useful = member * shapes.step_flops
-        record["mfu"] = useful / mesh.size / place.chip.flops / cost.seconds
-    done = {"step": shapes.rows, "pack": member * shapes.rows, "evaluation": shapes.rows}
-    done["extraction"] = WINDOWS * mesh.shape[DATA] * CONTEXT
-    if name in done:
-        record["tokens_per_s"] = done[name] / cost.seconds
+        record["mfu"] = useful / mesh.size / tpu.chip.flops / cost.seconds
+    rows = {"step": shapes.rows, "pack": member * shapes.rows, "evaluation": shapes.rows}
+    rows["extraction"] = WINDOWS * mesh.shape[DATA] * CONTEXT
+    if name in rows:
+        record["tokens_per_s"] = rows[name] / cost.seconds
     return record | {
         "bytes_per_device": cost.bytes_per_device,
         "flops": cost.flops,
@@ -119,29 +119,29 @@ def one(name: str, config: Config, shapes: Shapes, place: Slice, model: int) -> 
     }
 
 
-def least_slice(config: Config, shapes: Shapes, place: Slice) -> str:
+def least_slice(config: Config, shapes: Shapes, tpu: Slice) -> str:
     """The fewest devices along ``model`` alone whose memory holds the step, in words."""
     model = 1
-    while model <= len(place.devices):
-        mesh = place.mesh(len(place.devices))  # compiled on all; the part of one is what counts
+    while model <= len(tpu.devices):
+        mesh = tpu.mesh(len(tpu.devices))  # compiled for all; only the part of one counts
         part = Shapes(
-            shapes.d, shapes.vocab, shapes.features * len(place.devices) // model, shapes.rows
+            shapes.d, shapes.vocab, shapes.features * len(tpu.devices) // model, shapes.rows
         )
-        if _holds(config, part, mesh, place):
+        if _holds(config, part, mesh, tpu):
             return f"data=1 model={model}"
         model *= 2
-    return f"more than {len(place.devices)} devices"
+    return f"more than {len(tpu.devices)} devices"
 
 
-def _holds(config: Config, shapes: Shapes, mesh: Mesh, place: Slice) -> bool:
+def _holds(config: Config, shapes: Shapes, mesh: Mesh, tpu: Slice) -> bool:
     try:
-        cost: Cost = cost_of(compile_program("step", config, shapes, mesh), place.chip)
+        cost: Cost = cost_of(compile_program("step", config, shapes, mesh), tpu.chip)
     except TooLarge:
         return False
-    return cost.bytes_per_device <= place.chip.hbm
+    return cost.bytes_per_device <= tpu.chip.hbm
 
 
-def table(record: dict, place: Slice) -> str:
+def table(record: dict, tpu: Slice) -> str:
     """A record for people."""
     gib = 2**30
     title = f"{record['program']} on {record['topology']}, {record['mesh']} (cost model's estimate)"
@@ -149,7 +149,7 @@ def table(record: dict, place: Slice) -> str:
         return f"{title}\n  memory       does not fit: {record['compiler']}"
     lines = [
         title,
-        f"  memory       {record['bytes_per_device'] / gib:8.2f} GiB of {place.chip.hbm / gib:.0f}"
+        f"  memory       {record['bytes_per_device'] / gib:8.2f} GiB of {tpu.chip.hbm / gib:.0f}"
         f" a device: {'fits' if record['fits'] else 'does not fit'}",
         f"  flops        {record['flops'] / 1e9:8.1f} G, {record['bytes_accessed'] / 1e9:.1f} GB",
         f"  time         {record['step_s'] * 1e3:8.2f} ms, of it collectives "

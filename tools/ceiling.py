@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What names hold beside what names could hold, on a run's own text and on another.
+"""What names hold beside what names could hold, on the text of a run's cache and on another.
 
-Names come from weights (``vasae eval`` measures them), from an observer who sees activations on
-other rows, and from the measured rows themselves, which no rule can know.
+Names are read off the weights (``vasae eval`` measures these), chosen by the activations on the
+training rows, and chosen by the measured rows themselves, which bounds what any names can hold.
 """
 
 import argparse
@@ -20,7 +20,16 @@ from vasae_jax.names.scores import held, observed_names
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.utils.errors import UserError
 
-SHOWN = ("hold1", "hold10", "shuffled10", "mass", "holds", "ceiling1", "ceiling10", "ceiling_mass")
+COLUMNS = (
+    "hold1",
+    "hold10",
+    "shuffled10",
+    "mass",
+    "holds",
+    "ceiling1",
+    "ceiling10",
+    "ceiling_mass",
+)
 """Figures of a line."""
 
 
@@ -30,49 +39,53 @@ def main() -> None:
     parser.add_argument("run", help="directory of a run of vasae train")
     parser.add_argument("--other", metavar="CACHE", help="a cache of the same model, other text")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        own = open_trained(given.run)
-        texts = {"own": own}
-        if given.other:
-            open_anchors_of(given.other, own)
-            texts["other"] = open_trained(given.run, given.other)
-        rows = list(measure(texts))
+        run = open_trained(args.run)
+        runs = {"own": run}
+        if args.other:
+            open_anchors_of(args.other, run)
+            runs["other"] = open_trained(args.run, args.other)
+        rows = list(measure(runs))
     except UserError as error:
         parser.exit(2, f"ceiling: {error}\n")
-    print("\n".join(map(json.dumps, rows)) if given.json else table(rows))
+    print("\n".join(map(json.dumps, rows)) if args.json else table(rows))
 
 
-def measure(texts: dict[str, Run]) -> list[dict[str, Any]]:
-    """A line for each held-out text and each way that its features may be named."""
-    named: dict[str, LayerNames] = {}
-    own = {text: run_names(run) for text, run in texts.items()}
-    for text, run in texts.items():
-        named[f"weights, anchors of {text}"] = own[text].layer
-        found, watched, _ = watch(run, own[text], "train")
-        named[f"an observer of {text}"] = observed_names(found, watched, len(run.params["W_enc"]))
+def measure(runs: dict[str, Run]) -> list[dict[str, Any]]:
+    """A line for the held-out rows of each text and each way to name the features.
+
+    ``runs`` is the same run with the cache of each text.
+    """
+    candidates: dict[str, LayerNames] = {}
+    names_of = {text: run_names(run) for text, run in runs.items()}
+    for text, run in runs.items():
+        candidates[f"weights, anchors of {text}"] = names_of[text].layer
+        firings, watched, _ = observe(run, names_of[text], "train")
+        observed = observed_names(firings, watched, len(run.params["W_enc"]))
+        candidates[f"an observer of {text}"] = observed
     lines = []
-    for text, run in texts.items():
-        found, watched, explained = watch(run, own[text], "heldout")
-        for by, names in named.items():
+    for text, run in runs.items():
+        firings, watched, explained = observe(run, names_of[text], "heldout")
+        for by, names in candidates.items():
             lines.append({"measured on": text, "names by": by, "VE": explained})
-            lines[-1] |= figures(run, found, watched, names)
+            lines[-1] |= figures(run, firings, watched, names)
     return lines
 
 
-def watch(run: Run, names: RunNames, split: str) -> tuple[Firings, Watched, float]:
-    """What fires over a split of the run's cache, and the variance explained there."""
+def observe(run: Run, names: RunNames, split: str) -> tuple[Firings, Watched, float]:
+    """The firings over a split of the run's cache, and the variance explained there."""
     print(f"{run.cache.url}: {split}", file=sys.stderr)
-    seen = Watch(run.cache, split, ROWS)
-    measured = evaluate_run(run, names, split, seen)
-    return seen.firings(), seen.watched(), measured.unmasked.variance_explained
+    watch = Watch(run.cache, split, ROWS)
+    evaluation = evaluate_run(run, names, split, watch)
+    return watch.firings(), watch.watched(), evaluation.unmasked.variance_explained
 
 
-def figures(run: Run, found: Firings, watched: Watched, names: LayerNames) -> dict[str, float]:
+def figures(run: Run, firings: Firings, watched: Watched, names: LayerNames) -> dict[str, float]:
     """What ``names`` hold over all firing features."""
     norms = np.linalg.norm(np.asarray(run.params["W_dec"], np.float64), axis=1)
-    over_all = held(found, names, evidence(found, names, watched), norms)[0]
-    return {name: getattr(over_all, name) for name in SHOWN}
+    over_all = held(firings, names, evidence(firings, names, watched), norms)[0]
+    return {name: getattr(over_all, name) for name in COLUMNS}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -17,10 +17,11 @@ from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.lm import faster_dtype
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.report.figures.alignment import alignment_figure
-from vasae_jax.report.labels import given_runs
-from vasae_jax.report.make import Report, make_report
+from vasae_jax.report.labels import label_runs
+from vasae_jax.report.make import ReportOptions, make_report
 from vasae_jax.report.page.build import check_folder
-from vasae_jax.report.panel import Published, summary
+from vasae_jax.report.run_report import Published
+from vasae_jax.report.summary import summary
 from vasae_jax.training.log import print_once
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import Run, open_trained
@@ -69,7 +70,7 @@ def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> 
     """
     out = Path(wanted.out)
     npz, figure = out / "dictionary.npz", out / "alignment.png"
-    page = Report(str(out / "report"), overwrite=wanted.overwrite)
+    page = ReportOptions(str(out / "report"), overwrite=wanted.overwrite)
     check_outputs(npz, wanted.overwrite)
     check_folder(page.out, page.overwrite)
     refuse_existing(figure, overwrite=wanted.overwrite)
@@ -151,10 +152,12 @@ def _write(dictionary: Dictionary, npz: Path, figure: Path, overwrite: bool) -> 
     alignment_figure(dictionary, figure, overwrite)
 
 
-def _report(wanted: Quickstart, page: Report, path: str, run: Run, published: Published) -> Path:
+def _report(
+    wanted: Quickstart, page: ReportOptions, path: str, run: Run, published: Published
+) -> Path:
     """The page, with the model loaded once more for its sentences."""
     model = load_lm(wanted.model or fetch_smollm2(), faster_dtype())
-    return make_report(page, given_runs([(path, run)]), model, [published])
+    return make_report(page, label_runs([(path, run)]), model, [published])
 
 
 def _timed(stages: dict[str, float], name: str, stage: Callable[[], T]) -> T:

@@ -38,29 +38,29 @@ def kinds(tree):
 @pytest.mark.parametrize(
     ("kind", "method"), [*((kind, "soft") for kind in ANCHORS), ("both", "plain")]
 )
-def test_the_step_is_given_what_a_run_gives_it(cache, kind, method):
+def test_the_step_has_the_arguments_of_a_run(cache, kind, method):
     config = config_for(cache, kind, method)
     mesh, shapes = make_mesh(config.mesh), Shapes(D, V, F, ROWS)
     program, (state, batch, context) = PROGRAMS["step"](config, shapes, mesh)
-    own_context, own_state = begin(config, cache, mesh, F)
+    run_context, run_state = begin(config, cache, mesh, F)
     assert context.anchors.shape == (ANCHORS[kind] if method == "soft" else 1, D)
-    assert kinds(context) == kinds(own_context)
-    assert kinds(state) == kinds(own_state)
+    assert kinds(context) == kinds(run_context)
+    assert kinds(state) == kinds(run_state)
     assert batch.x.shape == (ROWS, D)
     program.lower(state, batch, context)
 
 
-def test_a_pack_is_given_its_runs_end_to_end(cache):
+def test_a_pack_has_its_runs_end_to_end(cache):
     mesh = MeshConfig(member=2, data=2, model=2)
     config, shapes = replace(config_for(cache, "both"), mesh=mesh), Shapes(D, V, F, ROWS)
-    program, (state, batch, context, given) = PROGRAMS["pack"](config, shapes, make_mesh(mesh))
+    program, (state, batch, context, hparams) = PROGRAMS["pack"](config, shapes, make_mesh(mesh))
     assert state.params["W_enc"].shape == (2 * F, D) and state.step.shape == (2,)
-    assert given["weight"].shape == (2,) and batch.x.shape == (ROWS, D)
+    assert hparams["weight"].shape == (2,) and batch.x.shape == (ROWS, D)
     assert context.anchors.shape == (2 * V, D)
-    program.lower(state, batch, context, given)
+    program.lower(state, batch, context, hparams)
 
 
-def test_the_start_is_given_what_a_run_gives_it(cache):
+def test_the_start_has_the_arguments_of_a_run(cache):
     config = replace(config_for(cache, "both"), mesh=MeshConfig(data=1))
     mesh = make_mesh(config.mesh)
     program, (start,) = PROGRAMS["start"](config, Shapes(D, V, F, ROWS), mesh)

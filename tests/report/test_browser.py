@@ -5,12 +5,12 @@ pip install playwright && apt-get install chromium
 
 import shutil
 
-import panel_fixtures as made
 import pytest
+import report_fixtures as made
 
-from vasae_jax.report.figures.all import all_charts
+from vasae_jax.report.make import all_charts
 from vasae_jax.report.page.build import build_page
-from vasae_jax.report.panel import match_panels
+from vasae_jax.report.run_report import match_features
 
 api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -32,10 +32,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs apt-get install 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """A report of two made-up layers, whose first names are hostile strings."""
-    panels = [made.panel(200, 120, layer, layer) for layer in (3, 9)]
-    matches = match_panels(panels)
+    reports = [made.report(200, 120, layer, layer) for layer in (3, 9)]
+    matches = match_features(reports)
     out = tmp_path_factory.mktemp("report") / "page"
-    return build_page(out, panels, matches, made.grids(panels), all_charts(panels))
+    return build_page(out, reports, matches, made.heatmaps(reports), all_charts(reports))
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +81,22 @@ def settle(page, expected):
 
 
 def test_search_filters_and_sorting_find_what_the_dictionary_holds(visit):
-    panels = [made.panel(200, 120, layer, layer) for layer in (3, 9)]
-    often = sum(int((panel.dictionary.fire_rate >= 0.001).sum()) for panel in panels)
+    reports = [made.report(200, 120, layer, layer) for layer in (3, 9)]
+    often = sum(int((report.dictionary.fire_rate >= 0.001).sum()) for report in reports)
     page = visit()
     settle(page, often)
     page.select_option("[name=fires]", "all")
     settle(page, 400)
     page.select_option("[name=verdict]", "holds")
-    settle(page, sum(int((panel.dictionary.verdict == 1).sum()) for panel in panels))
-    page.select_option("[name=panel]", "layer-9")
-    settle(page, int((panels[1].dictionary.verdict == 1).sum()))
+    settle(page, sum(int((report.dictionary.verdict == 1).sum()) for report in reports))
+    page.select_option("[name=run]", "layer-9")
+    settle(page, int((reports[1].dictionary.verdict == 1).sum()))
     page.select_option("[name=verdict]", "")
     page.get_by_role("button", name="Feature", exact=True).click()
     rows = page.locator(".row .c-feature a")
     assert [rows.nth(i).inner_text() for i in range(3)] == ["0", "1", "2"]
     page.get_by_role("button", name="Fires", exact=True).click()
-    strongest = int(panels[1].dictionary.fire_rate.argmax())
+    strongest = int(reports[1].dictionary.fire_rate.argmax())
     assert rows.first.inner_text() == str(strongest)
     # Features of which a name is found come first, and before these the one of that number.
     page.fill("#search", "29")
@@ -123,20 +123,21 @@ def test_search_filters_and_sorting_find_what_the_dictionary_holds(visit):
 
 
 RANKS = """async (query) => {
-  const { panels, rank, find } = vasae;
-  const order = rank.order('hold', true), pass = new Uint8Array(panels.total).fill(1);
-  const asked = { query, order, pass, room: 40, before: window.last, off: () => false };
+  const { runs, filters, search } = vasae;
+  const order = filters.sortedRows('hold', true), pass = new Uint8Array(runs.total).fill(1);
+  const previous = window.last, cancelled = () => false;
   const early = [];
-  const shown = (found) => [...rank.choose(order, pass, found).rows];
-  window.last = await find(asked, (found) => early.push(shown(found)));
-  return { found: [...window.last.found], rows: shown(window.last.found), early };
+  const rows = (ranks) => [...filters.choose(order, pass, ranks).rows];
+  window.last = await search.find(
+    { query, order, pass, room: 40, previous, cancelled }, (ranks) => early.push(rows(ranks)));
+  return { ranks: [...window.last.ranks], rows: rows(window.last.ranks), early };
 }"""
-EVERY_LINE = """(query) => vasae.panels.all.flatMap((panel) => {
+EVERY_LINE = """(query) => vasae.runs.all.flatMap((run) => {
   const typed = (id) =>
-    panel.vocab[id].replaceAll('␣', ' ').replaceAll('\\\\x0a', ' ').toLowerCase();
-  return panel.text.text.split('\\n').map((line, feature) => {
+    run.vocab[id].replaceAll('␣', ' ').replaceAll('\\\\x0a', ' ').toLowerCase();
+  return run.text.text.split('\\n').map((line, feature) => {
     if (query === String(feature)) return 3;
-    const names = [...vasae.store.line(panel.table.names, feature)].map(typed);
+    const names = [...vasae.store.line(run.table.names, feature)].map(typed);
     return names.some((name) => name.includes(query)) ? 2 : Number(line.includes(query));
   });
 })"""
@@ -148,16 +149,16 @@ def test_a_search_finds_what_looking_at_every_line_does(visit):
     known_early = 0
     # Letter by letter, then other words: what was found before must not stand in the way.
     for query in ("e", "ke", "kef", "k", "the value", "th", "29", "o", "value", "no such word"):
-        found = page.evaluate(RANKS, query)
-        assert found["found"] == page.evaluate(EVERY_LINE, query), query
-        for rows in found["early"]:  # the rows in view are those that are there in the end
+        result = page.evaluate(RANKS, query)
+        assert result["ranks"] == page.evaluate(EVERY_LINE, query), query
+        for rows in result["early"]:  # the rows in view are those that are there in the end
             known_early += 1
-            assert rows[:40] == found["rows"][:40], query
+            assert rows[:40] == result["rows"][:40], query
     assert known_early > 3
 
 
 def test_a_feature_opens_and_links_lead_on(visit):
-    page = visit("#/features?fires=all&sort=feature&down=0&panel=layer-3")
+    page = visit("#/features?fires=all&sort=feature&down=0&run=layer-3")
     page.locator(".row .c-feature a").nth(4).click()
     page.wait_for_selector(".feature-head")
     assert page.evaluate("location.hash") == "#/feature/layer-3/4"

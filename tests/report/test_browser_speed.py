@@ -3,8 +3,8 @@
 import statistics
 
 import numpy as np
-import panel_fixtures as made
 import pytest
+import report_fixtures as made
 from test_browser import CHROMIUM, FLAGS, api
 
 from vasae_jax.names.by_embedding import Names
@@ -44,11 +44,11 @@ TYPE = """async (words) => {
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    panels = [made.panel(FEATURES, WORDS, layer, layer) for layer in LAYERS]
+    reports = [made.report(FEATURES, WORDS, layer, layer) for layer in LAYERS]
     same = Names(np.arange(FEATURES)[:, None], np.ones((FEATURES, 1), np.float32))
-    keys = [panel.label.key for panel in panels]
+    keys = [report.label.key for report in reports]
     matches = {key: {other: same for other in keys if other != key} for key in keys}
-    return build_page(tmp_path_factory.mktemp("report") / "page", panels, matches)
+    return build_page(tmp_path_factory.mktemp("report") / "page", reports, matches)
 
 
 def test_first_paint_and_typing_are_quick(index):
@@ -59,9 +59,7 @@ def test_first_paint_and_typing_are_quick(index):
         page.wait_for_selector(".row")
         # From the beginning of the navigation: the first rows are on the page.
         shown = page.evaluate("performance.getEntriesByName('vasae-shown')[0].startTime")
-        page.wait_for_function(
-            "() => vasae.panels.all.every((panel) => panel.text)", timeout=60_000
-        )
+        page.wait_for_function("() => vasae.runs.all.every((run) => run.text)", timeout=60_000)
         typed = page.evaluate(TYPE, TYPED)
         page.select_option("[name=fires]", "all")
         page.fill("#search", "")

@@ -1,36 +1,36 @@
-"""Figures: their data is what the panels hold, and a file is the same every time."""
+"""Figures: their data is what the reports hold, and a file is the same every time."""
 
 import csv
 from dataclasses import replace
 
 import numpy as np
-import panel_fixtures as made
 import pytest
+import report_fixtures as made
 
-from vasae_jax.report.figures.all import all_charts
 from vasae_jax.report.figures.chart import write_chart
+from vasae_jax.report.make import all_charts
 
 
 @pytest.fixture(scope="module")
-def panels():
-    one, two = (made.panel(80, 60, layer, layer) for layer in (3, 9))
+def reports():
+    one, two = (made.report(80, 60, layer, layer) for layer in (3, 9))
     plain = replace(two.config, sae=replace(two.config.sae, method="plain"))
     return [one, replace(two, config=plain)]
 
 
 @pytest.fixture(scope="module")
-def charts(panels):
-    return {chart.name: chart for chart in all_charts(panels)}
+def charts(reports):
+    return {chart.name: chart for chart in all_charts(reports)}
 
 
 def lines(chart):
     return [dict(zip(chart.head, line, strict=True)) for line in chart.lines]
 
 
-def test_alignment_keeps_methods_and_firing_features_apart(charts, panels):
+def test_alignment_keeps_methods_and_firing_features_apart(charts, reports):
     found = lines(charts["alignment"])
-    for panel, method in zip(panels, ("soft", "plain"), strict=True):
-        cosines, rate = panel.dictionary.cosines[:, 0], panel.dictionary.fire_rate
+    for report, method in zip(reports, ("soft", "plain"), strict=True):
+        cosines, rate = report.dictionary.cosines[:, 0], report.dictionary.fire_rate
         for which, some in (("dictionary", cosines), ("firing", cosines[rate > 0])):
             mine = [x for x in found if (x["method"], x["features"]) == (method, which)]
             aligned = sum(x["share"] for x in mine if x["cosine_from"] >= 0.8)
@@ -38,23 +38,23 @@ def test_alignment_keeps_methods_and_firing_features_apart(charts, panels):
             assert aligned == pytest.approx((some >= 0.8).mean(), abs=1e-4)
 
 
-def test_lines_are_the_panels_own_numbers(charts, panels):
+def test_lines_are_the_numbers_of_the_reports(charts, reports):
     assert [x["hold10"] for x in lines(charts["hold-by-run"])] == [0.5, 0.5]
     assert [x["variance_explained"] for x in lines(charts["frontier"])] == [0.8, 0.8]
     cut = lines(charts["alignment-by-run"])[1]
-    some = panels[1].dictionary.cosines[panels[1].dictionary.fire_rate > 0, 0]
+    some = reports[1].dictionary.cosines[reports[1].dictionary.fire_rate > 0, 0]
     assert cut["median"] == pytest.approx(np.median(some), abs=1e-4)
     first = lines(charts["coverage"])[0]
-    fires = panels[0].dictionary.fire_rate > 0
-    assert first["layer_names"] == len(set(panels[0].dictionary.layer_token_ids[fires, 0]))
+    fires = reports[0].dictionary.fire_rate > 0
+    assert first["layer_names"] == len(set(reports[0].dictionary.layer_token_ids[fires, 0]))
     by_position = [x for x in lines(charts["loss-by-position"]) if x["run"] == "layer 3"]
     assert [x["position_in_the_window"] for x in by_position] == list(range(1, 20))
     shares = [x["share_of_firing_features"] for x in lines(charts["density"])]
     assert sum(shares) == pytest.approx(2, abs=1e-4)
 
 
-def test_one_run_without_metrics_has_no_frontier_and_no_curves(panels):
-    names = [chart.name for chart in all_charts([replace(panels[0], curves=[])])]
+def test_one_run_without_metrics_has_no_frontier_and_no_curves(reports):
+    names = [chart.name for chart in all_charts([replace(reports[0], curves=[])])]
     assert "frontier" not in names and "learning-curves" not in names and len(names) == 6
 
 

@@ -10,9 +10,9 @@ from test_page import read
 
 from vasae_jax.lm import load_lm
 from vasae_jax.report.figures.heatmap import heatmap_figure
-from vasae_jax.report.heatmap import PUBLISHED, Case, case_of, make_grid, name_rows
-from vasae_jax.report.labels import given_runs
-from vasae_jax.report.make import Report, make_report
+from vasae_jax.report.heatmap import PUBLISHED, Case, case_of, heatmap_rows, make_heatmap
+from vasae_jax.report.labels import label_runs
+from vasae_jax.report.make import ReportOptions, make_report
 from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def given(home, tmp_path_factory):
         (path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines) + '{"st')
         params = patching.random_params(48, features=70, seed=seed)
         runs.append((str(path), patching.make_run(home, params, k=4)))
-    return given_runs(runs)
+    return label_runs(runs)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def model(home):
 @pytest.fixture(scope="module")
 def folder(given, model, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "report"
-    wanted = Report(str(out), split="train", texts=("an own sentence",))
+    wanted = ReportOptions(str(out), split="train", texts=("an own sentence",))
     page = make_report(wanted, given, model)
     assert page == out / "index.html"
     return out
@@ -52,8 +52,8 @@ def folder(given, model, tmp_path_factory):
 def test_the_report_has_all_its_parts(folder, given):
     _, index = read(folder / "data" / "index.js")
     keys = [one.label.key for one in given]
-    assert [panel["key"] for panel in index["panels"]] == keys
-    assert index["panels"][0]["matched"] == keys[1:]
+    assert [report["key"] for report in index["runs"]] == keys
+    assert index["runs"][0]["matched"] == keys[1:]
     assert {one["name"] for one in index["figures"]} >= {"frontier", "learning-curves", "density"}
     for figure in index["figures"]:
         for kind in ("png", "svg", "csv"):
@@ -79,7 +79,7 @@ def test_heatmaps_are_of_the_own_and_the_published_sentences(folder):
 
 
 def test_a_heatmap_is_drawn_as_png_and_svg_the_same_every_time(given, model, tmp_path):
-    grid = make_grid(name_rows(given), model, Case("own", "costs $5 and $6_x^2"))
+    grid = make_heatmap(heatmap_rows(given), model, Case("own", "costs $5 and $6_x^2"))
     for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
         one, two = (heatmap_figure(grid, "raw", tmp_path / f"{n}.{kind}") for n in (1, 2))
         assert one.read_bytes() == two.read_bytes() and one.read_bytes().startswith(start)
@@ -89,9 +89,9 @@ def test_what_cannot_be_shown_is_refused_before_anything_is_measured(given, home
     out = tmp_path / "report"
     other = load_lm(str(fx.save_model(fx.random_model(fx.llama_config(), seed=1), tmp_path)))
     with pytest.raises(UserError, match="has weights of digest"):
-        make_report(Report(str(out)), given, other)
+        make_report(ReportOptions(str(out)), given, other)
     with pytest.raises(UserError, match="given twice"):
-        given_runs([("runs/../runs/a", given[0].run), ("runs/a", given[0].run)])
+        label_runs([("runs/../runs/a", given[0].run), ("runs/a", given[0].run)])
     with pytest.raises(UserError, match="case best is not known; expected one of names_townsend"):
         case_of("best")
     assert not out.exists()

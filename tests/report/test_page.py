@@ -6,27 +6,34 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import panel_fixtures as made
 import pytest
+import report_fixtures as made
 
 from vasae_jax.evaluation.examples.collect import BEFORE
 from vasae_jax.report.page.build import build_page
-from vasae_jax.report.page.layer import SHARD, column, search_lines, sparkline, used_bins, whole
-from vasae_jax.report.panel import match_panels
+from vasae_jax.report.page.run_files import (
+    SHARD,
+    column,
+    integers,
+    search_lines,
+    sparkline,
+    used_bins,
+)
+from vasae_jax.report.run_report import match_features
 from vasae_jax.utils.errors import UserError
 
 F, V = 100, 60
 
 
 @pytest.fixture(scope="module")
-def panels():
-    return [made.panel(F, V, layer, layer) for layer in (3, 9)]
+def reports():
+    return [made.report(F, V, layer, layer) for layer in (3, 9)]
 
 
 @pytest.fixture(scope="module")
-def folder(panels, tmp_path_factory):
+def folder(reports, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "page"
-    return build_page(out, panels, match_panels(panels), made.grids(panels)).parent
+    return build_page(out, reports, match_features(reports), made.heatmaps(reports)).parent
 
 
 def read(path):
@@ -50,10 +57,10 @@ def test_every_data_file_is_one_ascii_call_named_as_the_file(folder):
         assert folder / "data" / f"{key}.js" == path
 
 
-def test_columns_are_the_arrays_of_the_panel(folder, panels):
-    panel = panels[1]
+def test_columns_are_the_arrays_of_the_report(folder, reports):
+    report = reports[1]
     _, table = read(folder / "data" / "layer-9" / "table.js")
-    found = panel.dictionary
+    found = report.dictionary
     for name, array in (
         ("hold", found.hold),
         ("rate", found.fire_rate),
@@ -64,43 +71,43 @@ def test_columns_are_the_arrays_of_the_panel(folder, panels):
         np.testing.assert_allclose(unpack(table[name]), array, rtol=1e-6)
     _, shard = read(folder / "data" / "layer-9" / "features-1.js")
     part = slice(SHARD, F)
-    np.testing.assert_array_equal(unpack(shard["text"]), panel.examples.tokens[part])
-    np.testing.assert_array_equal(unpack(shard["near"]), panel.near.ids[part])
-    np.testing.assert_array_equal(unpack(shard["together"]), panel.together.ids[part])
-    most = panel.examples.value[part].max(axis=1)[:, None, None]
+    np.testing.assert_array_equal(unpack(shard["text"]), report.examples.tokens[part])
+    np.testing.assert_array_equal(unpack(shard["near"]), report.near.ids[part])
+    np.testing.assert_array_equal(unpack(shard["together"]), report.together.ids[part])
+    most = report.examples.value[part].max(axis=1)[:, None, None]
     shade = unpack(shard["shade"]) / 255 * most
-    np.testing.assert_allclose(shade, panel.examples.shade[part], atol=most.max() / 400)
+    np.testing.assert_allclose(shade, report.examples.shade[part], atol=most.max() / 400)
     ids = unpack(shard["matches"]["layer-3"]["ids"])
     np.testing.assert_array_equal(
-        ids, match_panels(panels)["layer-9"]["layer-3"].ids[part, 0].astype(float)
+        ids, match_features(reports)["layer-9"]["layer-3"].ids[part, 0].astype(float)
     )
 
 
 def test_a_run_is_matched_with_the_four_that_stand_nearest_to_it():
-    panels = [made.panel(20, V, layer) for layer in range(7)]
-    found = match_panels(panels)
+    reports = [made.report(20, V, layer) for layer in range(7)]
+    found = match_features(reports)
     assert set(found["layer-0"]) == {"layer-1", "layer-2", "layer-3", "layer-4"}
     assert set(found["layer-3"]) == {"layer-1", "layer-2", "layer-4", "layer-5"}
 
 
-def test_a_line_is_searched_for_each_feature_with_its_other_names_and_text(panels):
-    panel = panels[0]
-    lines = list(search_lines(panel))
+def test_a_line_is_searched_for_each_feature_with_its_other_names_and_text(reports):
+    report = reports[0]
+    lines = list(search_lines(report))
     assert len(lines) == F and not any("\n" in line for line in lines)
     for feature in (0, 17, 60):
-        for token in panel.dictionary.layer_token_ids[feature, 3:]:
-            shown = panel.vocab.display(int(token)).replace("␣", " ").lower()
+        for token in report.dictionary.layer_token_ids[feature, 3:]:
+            shown = report.vocab.display(int(token)).replace("␣", " ").lower()
             assert shown in lines[feature]
-        context = panel.examples.tokens[feature, 0]
-        words = [panel.vocab.display(int(t)).replace("␣", " ") for t in context if t >= 0]
+        context = report.examples.tokens[feature, 0]
+        words = [report.vocab.display(int(t)).replace("␣", " ") for t in context if t >= 0]
         assert "".join(words).lower() in lines[feature]
 
 
-def test_the_index_and_the_heatmaps_say_what_was_given(folder, panels):
+def test_the_index_and_the_heatmaps_say_what_was_given(folder, reports):
     _, index = read(folder / "data" / "index.js")
-    assert [one["key"] for one in index["panels"]] == ["layer-3", "layer-9"]
-    assert index["panels"][0]["matched"] == ["layer-9"]
-    assert index["panels"][0]["firing"] == (panels[0].dictionary.fire_rate > 0).sum()
+    assert [one["key"] for one in index["runs"]] == ["layer-3", "layer-9"]
+    assert index["runs"][0]["matched"] == ["layer-9"]
+    assert index["runs"][0]["firing"] == (reports[0].dictionary.fire_rate > 0).sum()
     assert "not why" in index["layer_claim"] and "2606.27941" in index["bibtex"]
     _, heatmaps = read(folder / "data" / "heatmaps.js")
     kinds = [one["kind"] for one in heatmaps]
@@ -122,17 +129,17 @@ def test_the_policy_lets_nothing_in_and_no_script_makes_markup(folder):
         )
 
 
-def test_widths_that_differ_are_not_matched(panels):
-    narrow = made.panel(F, V, 5)
+def test_widths_that_differ_are_not_matched(reports):
+    narrow = made.report(F, V, 5)
     rows = np.ones((F, 9), np.float32)
     wide = replace(narrow, dictionary=replace(narrow.dictionary, W_dec=rows))
-    found = match_panels([panels[0], wide])
+    found = match_features([reports[0], wide])
     assert found["layer-3"] == {} and found["layer-5"] == {}
 
 
 def test_whole_numbers_take_the_smallest_type_and_are_never_cut():
     for largest, kind in ((254, "u1"), (255, "u2"), (65534, "u2"), (65535, "i4")):
-        packed = whole(np.array([-1, largest]))
+        packed = integers(np.array([-1, largest]))
         assert packed["type"] == kind
         np.testing.assert_array_equal(unpack(packed), [-1, largest])
     with pytest.raises(ValueError, match="do not fit into u1"):
@@ -147,12 +154,12 @@ def test_a_sparkline_has_few_columns_and_its_highest_is_one():
     assert line.shape == (2, 14) and line[0, 0] == 0.5 and line[0, -1] == 1 and not line[1].any()
 
 
-def test_only_the_folder_of_a_report_is_replaced(folder, panels, tmp_path):
-    given = (panels, match_panels(panels))
+def test_only_the_folder_of_a_report_is_replaced(folder, reports, tmp_path):
+    given = (reports, match_features(reports))
     with pytest.raises(UserError, match="exists already"):
         build_page(folder, *given)
     before = (folder / "data" / "index.js").stat().st_mtime_ns
-    build_page(folder, *given, made.grids(panels), overwrite=True)
+    build_page(folder, *given, made.heatmaps(reports), overwrite=True)
     assert (folder / "data" / "index.js").stat().st_mtime_ns > before
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UserError, match="holds no report"):
@@ -162,10 +169,10 @@ def test_only_the_folder_of_a_report_is_replaced(folder, panels, tmp_path):
 
 
 @pytest.mark.fault
-def test_a_folder_that_cannot_be_filled_leaves_nothing(panels, tmp_path, monkeypatch):
-    monkeypatch.setattr("vasae_jax.report.page.build.write_panel", full_disk)
+def test_a_folder_that_cannot_be_filled_leaves_nothing(reports, tmp_path, monkeypatch):
+    monkeypatch.setattr("vasae_jax.report.page.build.write_run", full_disk)
     with pytest.raises(UserError, match="No space left"):
-        build_page(tmp_path / "page", panels, match_panels(panels))
+        build_page(tmp_path / "page", reports, match_features(reports))
     assert not list(tmp_path.iterdir())
 
 
@@ -173,9 +180,9 @@ def full_disk(*_):
     raise OSError(28, "No space left on device")
 
 
-def test_made_up_panels_mark_the_firing_token(panels):
-    shown = panels[0].examples
+def test_made_up_reports_mark_the_firing_token(reports):
+    shown = reports[0].examples
     fires = shown.value[:, 0] > 0
     np.testing.assert_array_equal(
-        shown.tokens[fires, 0, BEFORE], panels[0].dictionary.layer_token_ids[fires, 0]
+        shown.tokens[fires, 0, BEFORE], reports[0].dictionary.layer_token_ids[fires, 0]
     )

@@ -6,7 +6,7 @@ from cache_fixtures import Rows, append, make_plan, make_rows, make_vocabulary
 
 from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.report.panel import Snippets
+from vasae_jax.report.summary import Snippets
 
 WORDS = ("ĠSo", "Ġit", "Ġgoes", "Ċ", "Ã", "©", "␣", "Ġ\\", "Ġon", ".")
 LENGTHS = (12, 1, 7)

@@ -10,12 +10,12 @@ from sweep_fixtures import make_base, make_points
 from vasae_jax.config import Config
 from vasae_jax.sweep import grid, load_sweep
 from vasae_jax.sweep.points import (
-    applied,
+    apply_point,
     id_of,
     members_of,
-    named,
     read_members,
     varied,
+    with_names,
     write_members,
 )
 from vasae_jax.utils.errors import UserError
@@ -63,16 +63,17 @@ def test_grids_that_do_not_fit_are_refused(make, sentence):
         ("mesh.data", "many", "expected int or one of 'auto'"),
         ("sae.kk", 3, "point 7 sets sae.kk, which is no setting; did you mean sae.k?"),
         ("k", 3, "did you mean sae.k?"),
+        ("data.lanes", 3, "did you mean data.readers?"),
         ("run.out", "x", "point 7 sets run.out; expected a setting that shapes its run"),
     ],
 )
 def test_a_wrong_setting_names_the_point_and_what_was_expected(name, value, sentence):
     with pytest.raises(UserError, match=sentence):
-        applied(Config(), {name: value}, 7)
+        apply_point(Config(), {name: value}, 7)
 
 
 def test_a_whole_number_is_a_float_and_none_is_a_seed():
-    config = applied(Config(), {"optim.lr": 1, "data.seed": None, "mesh.data": "auto"}, 0)
+    config = apply_point(Config(), {"optim.lr": 1, "data.seed": None, "mesh.data": "auto"}, 0)
     assert config.optim.lr == 1 and config.data.seed is None
 
 
@@ -92,7 +93,7 @@ def test_ids_last_and_names_say_what_varies(cache, tmp_path):
     two_seeds = grid.zip(grid.axis("data.seed", 0, 1), grid.axis("run.seed", 0, 1))
     found = members_of(base, grid.chain(two_seeds, two_seeds), str(tmp_path))
     assert [one.name for one in found] == ["data.seed=0 run.seed=0", "data.seed=1 run.seed=1"]
-    assert [one.name for one in named(found[:1])] == ["the base"]
+    assert [one.name for one in with_names(found[:1])] == ["the base"]
 
 
 def test_a_sweep_reads_back_wherever_it_lies(cache, tmp_path):

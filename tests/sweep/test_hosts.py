@@ -11,7 +11,7 @@ from sweep_fixtures import write_file
 
 from vasae_jax.cli.main import main
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.table import standing
+from vasae_jax.sweep.status import run_status
 
 
 def start(file, process, port):
@@ -35,8 +35,8 @@ def test_two_processes_train_a_sweep_that_one_measures(tmp_path, capsys):
     assert [job.returncode for job in jobs] == [0, 0], said
     assert "mesh member=2 data=1 model=2" in said[0]
     members = read_members(tmp_path / "out")
-    assert [standing(one).status for one in members] == ["trained", "trained"]
+    assert [run_status(one).status for one in members] == ["trained", "trained"]
     assert main(["sweep", str(file)]) == 0
-    assert [standing(one).status for one in members] == ["done", "done"]
+    assert [run_status(one).status for one in members] == ["done", "done"]
     assert main(["sweep", str(file), "--on=ray", "--distributed=auto"]) == 2
     assert "--on and --distributed were both given" in capsys.readouterr().err

@@ -12,8 +12,8 @@ from sweep_killing import kill_half_done
 
 from vasae_jax.sweep import Sweep
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import Asked, run_sweep
-from vasae_jax.sweep.table import standing
+from vasae_jax.sweep.run import SweepOptions, run_sweep
+from vasae_jax.sweep.status import run_status
 
 STEPS = 60
 
@@ -35,7 +35,7 @@ def test_a_killed_shard_goes_on_and_the_table_is_that_of_an_undisturbed_run(tmp_
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     members = read_members(tmp_path / "out")
-    assert not any(standing(one).status == "done" for one in members)
+    assert not any(run_status(one).status == "done" for one in members)
     jobs = [start(file, f"{part}/2") for part in (0, 1)]
     said = [job.communicate()[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
@@ -46,7 +46,7 @@ def test_a_killed_shard_goes_on_and_the_table_is_that_of_an_undisturbed_run(tmp_
         make_points(layers=(1, 3)),
         str(tmp_path / "whole"),
     )
-    run_sweep(whole, Asked())
+    run_sweep(whole, SweepOptions())
     expected = figures(read_members(tmp_path / "whole"))
     assert figures(members) == expected
     assert [row["status"] for row in expected] == ["done"] * 8

@@ -8,12 +8,12 @@ from sweep_fixtures import make_base
 
 from vasae_jax.sweep.packs import (
     by_step,
+    device_memory,
     in_pack_order,
     most_members,
-    on_device,
     packs_of,
     parse_shard,
-    sliced,
+    take_shard,
 )
 from vasae_jax.sweep.points import Member
 from vasae_jax.utils.errors import UserError
@@ -42,7 +42,7 @@ def test_packs_hold_what_trains_together_in_equal_parts():
     assert "".join(one.id for one in ordered) == "0352614"
     assert ids(packs_of(ordered, batch, lambda _: 4)) == ["03", "526", "14"]
     assert ids(packs_of(ordered, batch, lambda _: 99)) == ["03526", "14"]
-    parts = [sliced(ordered, index, 3) for index in range(3)]
+    parts = [take_shard(ordered, index, 3) for index in range(3)]
     assert ids(parts) == ["03", "52", "614"]
     assert ids(packs_of(parts[2], batch, lambda _: 99)) == ["6", "14"]
 
@@ -68,12 +68,12 @@ def test_memory_decides_how_many_runs_a_device_holds(tmp_path, monkeypatch):
     """40% of a CPU's memory holds the states of so many, and what a step and two layers need."""
     made = make_cache(tmp_path)
     config, manifest = make_base(str(made.url)), made.manifest
-    one = on_device(config, manifest, "cpu", layers=2)
+    one = device_memory(config, manifest, "cpu", layers=2)
     rest = one.context + one.gradients + one.activations
     for runs in (1, 7):
         room = (runs * one.state + rest) / 0.4
         for spare, expected in ((1.001, runs), (0.999, max(1, runs - 1))):
             monkeypatch.setattr("vasae_jax.sweep.packs.device_bytes", lambda r=room * spare: r)
             assert most_members(config, manifest, "cpu", layers=2) == expected
-    several = on_device(config, manifest, "cpu", rounds=3, layers=2)
+    several = device_memory(config, manifest, "cpu", rounds=3, layers=2)
     assert (several.state, several.context) == (3 * one.state, one.context)

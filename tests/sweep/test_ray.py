@@ -13,7 +13,7 @@ from vasae_jax.config import Config, MeshConfig
 from vasae_jax.sweep import Sweep
 from vasae_jax.sweep.on_ray import open_ray
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import Asked, run_sweep
+from vasae_jax.sweep.run import SweepOptions, run_sweep
 from vasae_jax.utils.errors import UserError
 
 ray = pytest.importorskip("ray")
@@ -49,12 +49,12 @@ def test_workers_killed_twice_leave_the_table_of_an_undisturbed_run(
 
     killer = threading.Thread(target=kill_twice)
     killer.start()
-    run_sweep(Sweep(base, points, str(tmp_path / "out")), Asked(on="ray"))
+    run_sweep(Sweep(base, points, str(tmp_path / "out")), SweepOptions(on="ray"))
     killer.join()
     assert len(set(killed)) == 2
     said = capfd.readouterr()
     assert (said.out + said.err).count("resuming the pack after step") >= 1
-    run_sweep(Sweep(base, points, str(tmp_path / "whole")), Asked())
+    run_sweep(Sweep(base, points, str(tmp_path / "whole")), SweepOptions())
     expected = figures(read_members(tmp_path / "whole"))
     assert figures(read_members(tmp_path / "out")) == expected
     assert [row["status"] for row in expected] == ["done"] * 8
@@ -62,7 +62,9 @@ def test_workers_killed_twice_leave_the_table_of_an_undisturbed_run(
 
 def test_a_pack_over_two_hosts_is_trained_by_two_processes(cluster, cache, tmp_path, capfd):
     base = replace(make_base(cache), mesh=MeshConfig())  # all devices, which are two
-    run_sweep(Sweep(base, make_points(ks=(3,)), str(tmp_path / "out")), Asked(on="ray", hosts=2))
+    run_sweep(
+        Sweep(base, make_points(ks=(3,)), str(tmp_path / "out")), SweepOptions(on="ray", hosts=2)
+    )
     rows = figures(read_members(tmp_path / "out"))
     assert [row["status"] for row in rows] == ["done"] * 2
     said = capfd.readouterr()

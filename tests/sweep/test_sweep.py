@@ -8,16 +8,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cache_fixtures import make_cache
+from full_disks import full_beyond
 from sweep_fixtures import figures, make_base, make_points, make_sweep, write_file
 
 import vasae_jax
 from vasae_jax.cli.main import main
 from vasae_jax.sweep import Sweep, grid
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import Asked, run_sweep, train_points
-from vasae_jax.sweep.table import standing
+from vasae_jax.sweep.run import SweepOptions, run_sweep, train_points
+from vasae_jax.sweep.status import run_status
+from vasae_jax.sweep.table import write_table
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train
+from vasae_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,10 @@ def cache(tmp_path_factory):
 def whole(cache, tmp_path_factory):
     """A finished sweep of four runs."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert run_sweep(make_sweep(cache, out), Asked()) == [out / "sweep.csv", out / "sweep.parquet"]
+    assert run_sweep(make_sweep(cache, out), SweepOptions()) == [
+        out / "sweep.csv",
+        out / "sweep.parquet",
+    ]
     return out
 
 
@@ -82,6 +88,13 @@ def test_status_table_and_figures(whole, capsys):
     assert (whole / "frontier.png").stat().st_size > 5000 < (whole / "axes.png").stat().st_size
     assert main(["sweep", "plot", str(whole)]) == 2
     assert "exists already" in capsys.readouterr().err
+    by_k = (whole / "frontier.png").read_bytes()
+    assert main(["sweep", "plot", str(whole), "--by", "weight", "--overwrite"]) == 0
+    assert (whole / "frontier.png").read_bytes() != by_k
+    assert main(["sweep", "plot", str(whole), "--overwrite"]) == 0
+    assert (whole / "frontier.png").read_bytes() == by_k
+    assert main(["sweep", "plot", str(whole), "--by", "wait", "--overwrite"]) == 2
+    assert "wait" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -141,16 +154,16 @@ def test_seeds_that_order_rows_are_pointed_out(cache, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_rerun_does_only_what_is_missing_in_any_number_of_jobs(cache, whole, tmp_path, capsys):
     sweep = make_sweep(cache, tmp_path / "out")
-    run_sweep(sweep, Asked(shard=(1, 2), max_members=1))
+    run_sweep(sweep, SweepOptions(shard=(1, 2), max_members=1))
     members = read_members(tmp_path / "out")
-    assert [standing(one).status for one in members].count("done") == 2
+    assert [run_status(one).status for one in members].count("done") == 2
     before = {
         one.id: (one.path / "config.json").stat().st_mtime_ns
         for one in members
         if one.path.exists()
     }
     wider = replace(sweep, points=make_points(weights=(0.5, 2.0, 4.0)))
-    run_sweep(wider, Asked())
+    run_sweep(wider, SweepOptions())
     members = read_members(tmp_path / "out")
     assert len(members) == 6
     for key, time in before.items():
@@ -164,7 +177,7 @@ def test_a_diverging_run_fails_alone_and_says_so_in_the_table(cache, tmp_path, c
     points = grid.axis("optim.lr", 4e-3, 1e38)
     base = make_base(cache, steps=8, log_every=2)
     base = replace(base, optim=replace(base.optim, warmup=0.0))
-    run_sweep(Sweep(base, points, str(tmp_path / "out")), Asked())
+    run_sweep(Sweep(base, points, str(tmp_path / "out")), SweepOptions())
     rows = figures(read_members(tmp_path / "out"))
     assert [row["status"] for row in rows] == ["done", "diverged"]
     assert "finite" in rows[1]["why"]
@@ -189,7 +202,17 @@ def test_a_tuner_gets_measures_and_its_points_are_kept(cache, tmp_path):
 def test_tensorboard_shows_the_grid(cache, tmp_path):
     sweep = make_sweep(cache, tmp_path / "out", ks=(3,))
     board = replace(sweep.base, run=replace(sweep.base.run, tensorboard=True, steps=4))
-    run_sweep(replace(sweep, base=board), Asked())
+    run_sweep(replace(sweep, base=board), SweepOptions())
     events = sorted((tmp_path / "out" / "tensorboard").glob("*/events.*"))
     assert len(events) == 2
     assert all(b"anchor.weight" in file.read_bytes() for file in events)
+
+
+@pytest.mark.fault
+def test_a_disk_that_fills_keeps_the_table_before(tmp_path):
+    rows = [{"id": "0", "unmasked.fvu": 0.5}]
+    write_table(tmp_path, rows)
+    table = (tmp_path / "sweep.csv").read_bytes()
+    with full_beyond(len(table)), pytest.raises(UserError, match=r"sweep\.csv"):
+        write_table(tmp_path, rows * 100)
+    assert (tmp_path / "sweep.csv").read_bytes() == table

@@ -179,13 +179,13 @@ def _train(runs: list[Config], steps: int = 0) -> float:
         settings = [flatten(config) for config in runs]
         file.write(
             "from vasae_jax.config import Config\n"
-            "from vasae_jax.sweep.points import applied\n"
+            "from vasae_jax.sweep.points import apply_point\n"
             "from dataclasses import replace\n"
             "def made(point):\n"
             "    out = point.pop('run.out')\n"
             "    point = {k: v for k, v in point.items() if k not in "
             "('run.overwrite', 'run.fall_back')}\n"
-            "    config = applied(Config(), point, 0)\n"
+            "    config = apply_point(Config(), point, 0)\n"
             "    return replace(config, run=replace(config.run, out=out))\n"
             f"config = [made(point) for point in {settings!r}]\n"
             "config = config if len(config) > 1 else config[0]\n"

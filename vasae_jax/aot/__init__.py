@@ -1,14 +1,12 @@
 """Programs compiled ahead of time for TPU slices that are not there, and what they would cost."""
 
-from vasae_jax.aot.chips import CHIPS, Chip, Slice, open_slice
+from vasae_jax.aot.chips import Slice, open_slice
 from vasae_jax.aot.cost import Cost, cost_of
 from vasae_jax.aot.programs import PROGRAMS, TooLarge, compile_program
 from vasae_jax.training.shapes import Shapes
 
 __all__ = [
-    "CHIPS",
     "PROGRAMS",
-    "Chip",
     "Cost",
     "Shapes",
     "Slice",

@@ -1,4 +1,4 @@
-"""TPU chips in figures, and slices of them as compile targets without the hardware."""
+"""Figures of TPU chips, and slices of them as compile targets without the hardware."""
 
 import importlib.util
 import os
@@ -36,38 +36,17 @@ class Chip:
 
 CHIPS = {
     # 4 matrix units of 128 x 128, two flops a cell and cycle: 197e12 at 1.5 GHz.
-    "v5e": Chip(
-        "v5litepod",
-        cores=1,
-        flops=197e12,
-        hertz=1.5e9,
-        hbm=16 * 2**30,
-        ici_rate=200e9,
-    ),
+    "v5e": Chip("v5litepod", cores=1, flops=197e12, hertz=1.5e9, hbm=16 * 2**30, ici_rate=200e9),
     # 2 cores, each 4 units of 128 x 128, compiled as one device: 459e12 at 1.75 GHz.
-    "v5p": Chip(
-        "v5p",
-        cores=2,
-        flops=459e12,
-        hertz=1.75e9,
-        hbm=95 * 2**30,
-        ici_rate=600e9,
-    ),
+    "v5p": Chip("v5p", cores=2, flops=459e12, hertz=1.75e9, hbm=95 * 2**30, ici_rate=600e9),
     # 4 units of 256 x 256 (as 2 * 262144 flops a cycle): 918e12 at 1.75 GHz.
-    "v6e": Chip(
-        "v6e",
-        cores=1,
-        flops=918e12,
-        hertz=1.75e9,
-        hbm=32 * 2**30,
-        ici_rate=448e9,
-    ),
+    "v6e": Chip("v6e", cores=1, flops=918e12, hertz=1.75e9, hbm=32 * 2**30, ici_rate=448e9),
 }
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice that can be compiled for."""
+    """A TPU slice to compile for."""
 
     name: str
     chip: Chip
@@ -75,13 +54,12 @@ class Slice:
 
     def mesh(self, model: int) -> Mesh:
         """All its devices, ``model`` of them along the features; UserError if they do not fit."""
-        count = len(self.devices)
-        if model < 1 or count % model:
+        if model < 1 or len(self.devices) % model:
             raise UserError(
-                f"--model is {model}; expected a divisor of the {count} devices of {self.name}"
+                f"--model is {model}; expected a divisor of the {len(self.devices)} devices of "
+                f"{self.name}"
             )
-        grid = np.array(self.devices).reshape(count // model, model)
-        return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+        return self._mesh((DATA, MODEL), (-1, model))
 
     def pack_mesh(self, member: int, model: int) -> Mesh:
         """All its devices as the mesh of a pack; UserError if the axes do not fit."""
@@ -91,8 +69,11 @@ class Slice:
                 f"--mesh.member={member} x --mesh.model={model} do not divide the {count} devices "
                 f"of {self.name}; expected axes that do"
             )
-        grid = np.array(self.devices).reshape(member, count // (member * model), model)
-        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        return self._mesh(AXES, (member, -1, model))
+
+    def _mesh(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> Mesh:
+        grid = np.array(self.devices).reshape(shape)
+        return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
 def open_slice(name: str) -> Slice:
@@ -120,8 +101,8 @@ def open_slice(name: str) -> Slice:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(name, platform="tpu")
-    except Exception as error:  # libtpu raises whatever it has
+        topology = topologies.get_topology_desc(name, platform="tpu")
+    except Exception as error:  # libtpu raises many kinds
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"libtpu has no topology {name} ({reason})") from error
-    return Slice(name, chip, found.devices)
+    return Slice(name, chip, topology.devices)

@@ -1,4 +1,4 @@
-"""What a compiled program costs on one device, as far as its compiler says.
+"""What a compiled program costs on one device, by its compiler's estimate.
 
 Time is the sum of the ``estimated_cycles`` that libtpu's cost model leaves on the
 instructions of the scheduled program (fusions, copies, reductions), over the chip's clock,
@@ -72,8 +72,7 @@ class _Walk:
         self.program, self.chip, self.cost, self.rounds = program, chip, cost, rounds
 
     def computation(self, name: str, times: float) -> None:
-        found = self.program.computations[name]
-        for instruction in found:
+        for instruction in self.program.computations[name]:
             if instruction.op == "while":
                 self._loop(instruction, times)
             elif instruction.op == "conditional":
@@ -90,20 +89,20 @@ class _Walk:
         if rounds is None:
             rounds = self.rounds
         if not rounds:
-            self.cost.rare_cycles += self._alone(body).cycles * times
+            self.cost.rare_cycles += self._separately(body).cycles * times
         else:
             self.computation(body, times * rounds)
 
     def _branches(self, condition: Instruction, times: float) -> None:
         names = condition.names("branch_computations", "true_computation", "false_computation")
-        costs = sorted((self._alone(name).cycles, name) for name in names)
+        costs = sorted((self._separately(name).cycles, name) for name in names)
         self.computation(costs[0][1], times)
         self.cost.rare_cycles += (costs[-1][0] - costs[0][0]) * times
 
-    def _alone(self, name: str) -> Cost:
-        apart = Cost()
-        _Walk(self.program, self.chip, apart, self.rounds).computation(name, 1.0)
-        return apart
+    def _separately(self, name: str) -> Cost:
+        cost = Cost()
+        _Walk(self.program, self.chip, cost, self.rounds).computation(name, 1.0)
+        return cost
 
     def _sort(self, sort: Instruction, times: float) -> None:
         sizes = sort.shapes[0][1]
@@ -119,8 +118,8 @@ class _Walk:
             return
         asynchronous = instruction.op.endswith("-start") and len(instruction.shapes) > 1
         size = instruction.nbytes / (2 if asynchronous else 1)
-        whole = size * group if kind == "reduce-scatter" else size
-        sent = whole * (group - 1) / group * (2 if kind == "all-reduce" else 1)
+        total = size * group if kind == "reduce-scatter" else size
+        sent = total * (group - 1) / group * (2 if kind == "all-reduce" else 1)
         entry = self.cost.collectives.setdefault(kind, {"count": 0, "bytes": 0.0})
         entry["count"] += times
         entry["bytes"] += size * times

@@ -35,8 +35,8 @@ class Instruction:
     @property
     def cycles(self) -> int:
         """What the compiler's cost model says it takes; 0 where it says nothing."""
-        found = re.search(r'"estimated_cycles":"?(\d+)', self.text)
-        return int(found[1]) if found else 0
+        match = re.search(r'"estimated_cycles":"?(\d+)', self.text)
+        return int(match[1]) if match else 0
 
     @property
     def nbytes(self) -> int:
@@ -54,11 +54,11 @@ class Instruction:
 
     def names(self, *keys: str) -> list[str]:
         """The computations that it calls as ``key=%name`` or ``key={%a, %b}``."""
-        found = []
+        names = []
         for key in keys:
             for match in re.finditer(key + r"=(?:\{([^}]*)\}|%([\w.\-]+))", self.text):
-                found += re.findall(r"[\w.\-]+", match[1] or match[2])
-        return found
+                names += re.findall(r"[\w.\-]+", match[1] or match[2])
+        return names
 
 
 @dataclass(frozen=True)
@@ -97,30 +97,30 @@ def parse(text: str) -> Program:
 
 
 def _instruction(line: str) -> Instruction:
-    made = line.split(" = ", 1)[1]
-    end = _type_end(made)
-    arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", made[:end])
+    definition = line.split(" = ", 1)[1]
+    end = _type_end(definition)
+    arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", definition[:end])
     shapes = tuple((kind, tuple(map(int, filter(None, s.split(","))))) for kind, s in arrays)
-    return Instruction(made[end:].lstrip().split("(")[0], shapes, line)
+    return Instruction(definition[end:].lstrip().split("(")[0], shapes, line)
 
 
-def _type_end(made: str) -> int:
-    """Where the type ends that an instruction's right side begins with."""
-    if not made.startswith("("):
-        return made.index(" ")
+def _type_end(definition: str) -> int:
+    """The end of the type with which an instruction's right side begins."""
+    if not definition.startswith("("):
+        return definition.index(" ")
     depth = 0
-    for place, letter in enumerate(made):
+    for place, letter in enumerate(definition):
         depth += (letter == "(") - (letter == ")")
         if depth == 0:
             return place + 1
-    return len(made)
+    return len(definition)
 
 
 def collectives(program: Program, name: str) -> Iterator[tuple[str, Instruction]]:
     """(kind, instruction) of each in computation ``name``; of an asynchronous one its start.
 
-    What a TPU's compiler overlaps with a product stands in three fusions, of which the first,
-    the start, is told by what it calls.
+    A collective that a TPU's compiler overlaps with a product is in three fusions. Only the first,
+    which calls an AsyncCollectiveStart, is counted.
     """
     for instruction in program.computations[name]:
         kind = instruction.op.removesuffix("-start")

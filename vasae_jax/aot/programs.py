@@ -1,7 +1,7 @@
 """The programs of a run, compiled for a mesh from shapes alone: no array is ever made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -65,34 +65,35 @@ def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
     execution = choose_execution(config.sae.execution, "tpu")
     step = make_step(config, mesh, state, execution)
     return step, (
-        _lay(mesh, state, rules.state(state)),
-        _lay(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
-        _lay(mesh, context, jax.tree.map(lambda _: P(), context)),
+        _sharded(mesh, state, rules.state(state)),
+        _sharded(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
+        _sharded(mesh, context, jax.tree.map(lambda _: P(), context)),
     )
 
 
 def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """A round of a pack: a run at each place of ``member``, each with a lambda of its own."""
+    """A round of a pack: a run at each index of ``member``, each with its own lambda."""
     rules, runs = Rules(), mesh.shape[MEMBER]
     _, (state, batch, context) = _step(config, shapes, mesh)
     layout = Layout(state, (tuple(range(runs)),), mesh)
-    ends = jax.tree.map(lambda leaf: shaped(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
-    given = {"weight": _lay(mesh, f32(runs), P(rules.members))}
+    states = jax.tree.map(lambda leaf: shaped(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
+    hparams = {"weight": _sharded(mesh, f32(runs), P(rules.members))}
     execution = choose_execution(config.sae.execution, "tpu")
     program = make_round(config, mesh, layout, execution)
-    return program, (_lay(mesh, ends, layout.specs), batch, context, given)
+    return program, (_sharded(mesh, states, layout.specs), batch, context, hparams)
 
 
 def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
+    """The shape of ``runs`` arrays joined along their first axis."""
     first, *others = shape or (1,)
     return runs * first, *others
 
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    """The state at step 0, with its search of all features among all anchors."""
+    """The state at step 0: each feature's nearest anchor is searched among all."""
     start = start_shapes(config, shapes)
     program = state_maker(config, shapes.features, mesh, start)
-    return program, (_lay(mesh, start, jax.tree.map(lambda _: P(), start)),)
+    return program, (_sharded(mesh, start, jax.tree.map(lambda _: P(), start)),)
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -106,15 +107,15 @@ def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[
     x = shaped(jnp.bfloat16, shapes.rows, d)
     weights = shaped(np.bool_, 2, shapes.rows)
     return measure_program(mesh, config.sae.k, config.sae.pre_bias), (
-        _lay(mesh, params, Rules().state(params)),
-        _lay(mesh, x, P(DATA)),
-        _lay(mesh, weights, P(None, DATA)),
+        _sharded(mesh, params, Rules().state(params)),
+        _sharded(mesh, x, P(DATA)),
+        _sharded(mesh, weights, P(None, DATA)),
     )
 
 
 def _naming(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
-    rows = _lay(mesh, f32(shapes.features, shapes.d), P((DATA, MODEL)))
-    return names_program(mesh, NAMES), (rows, _lay(mesh, f32(shapes.vocab, shapes.d), P()))
+    rows = _sharded(mesh, f32(shapes.features, shapes.d), P((DATA, MODEL)))
+    return names_program(mesh, NAMES), (rows, _sharded(mesh, f32(shapes.vocab, shapes.d), P()))
 
 
 def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -129,20 +130,8 @@ def _extraction(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[
     windows = WINDOWS * mesh.shape[DATA]
     tokens = shaped(np.int32, windows, CONTEXT)
     layers = shaped(np.int32, 1)
-    whitened = _lay(mesh, tokens, P(DATA)), _lay(mesh, layers, P())
-    run: Any = jax.jit(residuals, static_argnums=0)
-    return _Bound(run, graph), (weights, *whitened)
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """A jitted function whose first, static argument is given."""
-
-    run: Any
-    first: Any
-
-    def lower(self, *arguments: Any) -> Any:
-        return self.run.lower(self.first, *arguments)
+    inputs = _sharded(mesh, tokens, P(DATA)), _sharded(mesh, layers, P())
+    return jax.jit(partial(residuals, graph)), (weights, *inputs)
 
 
 LLAMA_8B = Spec(
@@ -172,8 +161,8 @@ def _weight(param: ParamSpec, placement: Placement, layers: int = 0) -> jax.Shap
     return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding)
 
 
-def _lay(mesh: Mesh, tree: Any, specs: Any) -> Any:
-    """Every shape of ``tree`` with its place on the mesh."""
+def _sharded(mesh: Mesh, tree: Any, specs: Any) -> Any:
+    """Every shape of ``tree`` with its sharding on the mesh."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tree,
@@ -190,4 +179,4 @@ PROGRAMS: dict[str, Maker] = {
     "naming": _naming,
     "extraction": _extraction,
 }
-"""What can be compiled: the program, jitted, and what it is given, as shapes on a mesh."""
+"""What can be compiled: each makes a jitted program and its arguments, as shapes on a mesh."""

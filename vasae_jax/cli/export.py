@@ -32,9 +32,9 @@ def run(arguments: Sequence[str]) -> None:
     if npz:
         check_outputs(out, given.overwrite)
     if given.best or given.member:
-        from vasae_jax.sweep.run import chosen_run
+        from vasae_jax.sweep.run import find_run
 
-        given.source = str(chosen_run(Path(given.source), given.best, given.member))
+        given.source = str(find_run(Path(given.source), given.best, given.member))
     dictionary = _dictionary(given)
     written = (
         write_dictionary(out, dictionary, given.overwrite)

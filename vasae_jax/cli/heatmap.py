@@ -22,17 +22,17 @@ def run(arguments: Sequence[str]) -> None:
 
     from vasae_jax.evaluation.patching.model import check_model, open_model
     from vasae_jax.report.figures.heatmap import heatmap_figure
-    from vasae_jax.report.heatmap import Case, case_of, make_grid, name_rows
-    from vasae_jax.report.labels import given_runs
+    from vasae_jax.report.heatmap import Case, case_of, heatmap_rows, make_heatmap
+    from vasae_jax.report.labels import label_runs
     from vasae_jax.training.run import open_trained
 
     case = case_of(given.case) if given.case else Case("own", given.text)
     mesh = asked_mesh(given)
-    runs = given_runs([(path, open_trained(path, mesh=mesh)) for path in given.runs])
+    runs = label_runs([(path, open_trained(path, mesh=mesh)) for path in given.runs])
     model = open_model(given.lm, given.backend, runs[0].run.cache)
     for one in runs:
         check_model(model, one.run.cache)
-    grid = make_grid(name_rows(runs), model, case)
+    grid = make_heatmap(heatmap_rows(runs), model, case)
     print(heatmap_figure(grid, given.mode, out, given.names))
 
 

@@ -13,8 +13,8 @@ def run(arguments: Sequence[str]) -> None:
     need_matplotlib()
 
     from vasae_jax.evaluation.patching.model import open_model
-    from vasae_jax.report.labels import given_runs
-    from vasae_jax.report.make import Report, make_report
+    from vasae_jax.report.labels import label_runs
+    from vasae_jax.report.make import ReportOptions, make_report
     from vasae_jax.report.page.build import check_folder
     from vasae_jax.training.run import open_trained
 
@@ -22,10 +22,10 @@ def run(arguments: Sequence[str]) -> None:
     if given.text and not given.lm:
         raise UserError("--text is given without --lm; expected the model to run the text with")
     mesh = asked_mesh(given)
-    runs = given_runs([(path, open_trained(path, mesh=mesh)) for path in given.runs])
+    runs = label_runs([(path, open_trained(path, mesh=mesh)) for path in given.runs])
     model = open_model(given.lm, given.backend, runs[0].run.cache) if given.lm else None
-    wanted = Report(given.out, given.split, tuple(given.text), given.overwrite)
-    print(make_report(wanted, runs, model))
+    options = ReportOptions(given.out, given.split, tuple(given.text), given.overwrite)
+    print(make_report(options, runs, model))
 
 
 def _parser() -> argparse.ArgumentParser:

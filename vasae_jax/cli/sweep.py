@@ -4,15 +4,10 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vasae_jax.cli.options import add_hosts, need_matplotlib, run_joined
 from vasae_jax.config.overrides import parse_overrides
 from vasae_jax.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from vasae_jax.sweep import Sweep
-
 
 PROGRAM = "vasae sweep"
 SHOWN = "id,name,status,unmasked.variance_explained"
@@ -38,7 +33,7 @@ def _train(arguments: Sequence[str]) -> None:
 
     from vasae_jax.sweep import load_sweep
     from vasae_jax.sweep.packs import parse_shard
-    from vasae_jax.sweep.run import Asked, run_sweep
+    from vasae_jax.sweep.run import SweepOptions, run_sweep
 
     sweep = load_sweep(given.file)
     base = parse_overrides(sweep.base, settings, PROGRAM)
@@ -46,33 +41,29 @@ def _train(arguments: Sequence[str]) -> None:
     shard = parse_shard(given.shard)
     if given.max_members < 0:
         raise UserError(f"--max-members is {given.max_members}; expected at least 1, or 0")
-    asked = Asked(shard, given.max_members, given.on or "", given.hosts)
+    options = SweepOptions(shard, given.max_members, given.on or "", given.hosts)
     if given.dry_run:
-        print(_dry(sweep, asked, given.topology))
+        from vasae_jax.sweep.dry_run import dry_run
+
+        print(dry_run(sweep, options, given.topology))
         return
     if given.on and given.distributed:
         raise UserError(
             "--on and --distributed were both given; expected --hosts for hosts of packs on Ray"
         )
-    run_joined(given, lambda: list(map(str, run_sweep(sweep, asked))))
-
-
-def _dry(sweep: "Sweep", asked: object, topology: str | None) -> str:
-    from vasae_jax.sweep.dry_run import dry_run
-    from vasae_jax.sweep.run import Asked
-
-    assert isinstance(asked, Asked)
-    return dry_run(sweep, asked, topology)
+    run_joined(given, lambda: list(map(str, run_sweep(sweep, options))))
 
 
 def _status(arguments: Sequence[str]) -> None:
-    parser = _looking("status", "Where each run of a sweep stands, and how long it will take.")
+    parser = _looking(
+        "status", "The status of each run of a sweep, and how long is left."
+    )
     given = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members
-    from vasae_jax.sweep.status import status
+    from vasae_jax.sweep.status import status_text
 
-    print(status(read_members(Path(given.dir))))
+    print(status_text(read_members(Path(given.dir))))
 
 
 def _table(arguments: Sequence[str]) -> None:
@@ -90,8 +81,7 @@ def _table(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members
-    from vasae_jax.sweep.status import chosen, shown
-    from vasae_jax.sweep.table import table, write_table
+    from vasae_jax.sweep.table import format_rows, select_rows, table, write_table
 
     out = Path(given.dir)
     rows = table(read_members(out))
@@ -100,7 +90,7 @@ def _table(arguments: Sequence[str]) -> None:
     if given.sort and given.sort not in keys:
         keys.append(given.sort)
     keys += [key for key in map(_key, given.where) if key not in keys]
-    print(shown(chosen(rows, given.where), keys, given.sort))
+    print(format_rows(select_rows(rows, given.where), keys, given.sort))
     print("written to", *written)
 
 
@@ -113,6 +103,7 @@ def _plot(arguments: Sequence[str]) -> None:
     add = parser.add_argument
     add("--x", default=FRONTIER[0], help="measure along the frontier (default: %(default)s)")
     add("--y", default=FRONTIER[1], help="measure up the frontier (default: %(default)s)")
+    add("--by", metavar="KEY", help="setting to colour points by (default: the first that varies)")
     add("--overwrite", action="store_true", help="replace the figures")
     given = parser.parse_args(arguments)
 
@@ -126,7 +117,8 @@ def _plot(arguments: Sequence[str]) -> None:
     rows = table(members)
     keys = varied([member.config for member in members])
     pair = column(rows, given.x), column(rows, given.y)
-    print(*sweep_figures(rows, keys, pair, out, given.overwrite), sep="\n")
+    by = column(rows, given.by) if given.by else None
+    print(*sweep_figures(rows, keys, pair, out, by, given.overwrite), sep="\n")
 
 
 def _looking(verb: str, description: str) -> argparse.ArgumentParser:

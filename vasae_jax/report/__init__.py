@@ -1,1 +1,1 @@
-"""What people look at: figures, tables, and the frontier."""
+"""Reports for people: the page of a run's features, its figures, and heatmaps."""

@@ -1,26 +1,25 @@
-"""The eight sentences of the published case studies.
+"""Heatmaps as data: the name of the most active feature at each token of a sentence.
 
-The sentences, their topics and their grouping are those of the paper's own page,
+The eight published sentences, their topics and their grouping are those of the paper's own page,
 https://karry-z.github.io/VASAE/ (Kairui Zhang; the groups are the ones given for GPT-2-small).
 They are quoted so that heatmaps can be laid beside the published ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vasae_jax.cache.vocab import Vocab
 from vasae_jax.dictionary.claims import RELATIONS
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import run_names
 from vasae_jax.evaluation.sentence import Cells, Mode, sentence_cells
-from vasae_jax.report.labels import Given, Label
+from vasae_jax.report.labels import LabelledRun, RunLabel
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
 
 KINDS = ("clear", "ambiguous", "boundary")
-"""How plainly names were found to speak of the sentence, plainest first."""
+"""How plainly the names fit the sentence, plainest first."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,6 @@ def case_of(key: str) -> Case:
     raise UserError(f"case {key} is not known; expected one of {known}")
 
 
-# A heatmap as data: rows are runs, columns are tokens, a cell is a named feature.
-
-
 @dataclass(frozen=True)
 class FirstNames:
     """The first names of each of F features."""
@@ -112,23 +108,23 @@ class FirstNames:
 
 
 @dataclass(frozen=True)
-class Row:
+class HeatmapRow:
     """A run with the names of its features."""
 
-    label: Label
+    label: RunLabel
     run: Run
     names: FirstNames
 
 
 @dataclass(frozen=True)
-class Grid:
+class Heatmap:
     """The heatmap of one sentence, in every mode."""
 
     case: Case
     model: str
     tokens: tuple[str, ...]
     """Printable"""
-    labels: tuple[Label, ...]
+    labels: tuple[RunLabel, ...]
     cells: dict[Mode, list[Cells]]
     """For each mode a line of cells for each label."""
     names: dict[Mode, list[list[str]]]
@@ -139,51 +135,41 @@ class Grid:
     """The same: the token of the nearest embedding."""
 
 
-def make_grid(rows: Sequence[Row], model: Model, case: Case) -> Grid:
-    """Run ``model`` on the sentence of ``case`` and look what fires in each run.
+def make_heatmap(rows: Sequence[HeatmapRow], model: Model, case: Case) -> Heatmap:
+    """Run ``model`` on the sentence of ``case`` and find the most active features of each run.
 
     Raises:
         UserError: what :func:`sentence_cells` refuses.
     """
     vocab = rows[0].run.cache.vocab()
     tokens, cells = sentence_cells([row.run for row in rows], model, case.text)
-    return Grid(
+
+    def texts(of: Callable[[FirstNames, int], str]) -> dict[Mode, list[list[str]]]:
+        return {
+            mode: [
+                [of(row.names, f) if f >= 0 else "" for f in line.feature.tolist()]
+                for row, line in zip(rows, lines, strict=True)
+            ]
+            for mode, lines in cells.items()
+        }
+
+    return Heatmap(
         case=case,
         model=rows[0].label.model,
         tokens=tuple(vocab.display(int(token)) for token in tokens),
         labels=tuple(row.label for row in rows),
         cells=cells,
-        names={
-            mode: _names([row.names.ids for row in rows], lines, vocab)
-            for mode, lines in cells.items()
-        },
-        relations={mode: _relations(rows, lines) for mode, lines in cells.items()},
-        embeddings={
-            mode: _names([row.names.tokens for row in rows], lines, vocab)
-            for mode, lines in cells.items()
-        },
+        names=texts(lambda names, f: vocab.display(int(names.ids[f]))),
+        relations=texts(lambda names, f: RELATIONS[names.relation[f]]),
+        embeddings=texts(lambda names, f: vocab.display(int(names.tokens[f]))),
     )
 
 
-def name_rows(runs: Sequence[Given]) -> list[Row]:
-    """Runs with the first names of every feature; the names are worked out."""
+def heatmap_rows(runs: Sequence[LabelledRun]) -> list[HeatmapRow]:
+    """Runs with the first names of every feature, which are computed here."""
     rows = []
-    for one in runs:
-        found = run_names(one.run)
-        names = FirstNames(found.layer.ids[:, 0], found.layer.relation, found.stated.ids[:, 0])
-        rows.append(Row(one.label, one.run, names))
+    for labelled in runs:
+        names = run_names(labelled.run)
+        first = FirstNames(names.layer.ids[:, 0], names.layer.relation, names.stated.ids[:, 0])
+        rows.append(HeatmapRow(labelled.label, labelled.run, first))
     return rows
-
-
-def _names(ids: Sequence[np.ndarray], lines: Sequence[Cells], vocab: Vocab) -> list[list[str]]:
-    return [
-        [vocab.display(int(own[f])) if f >= 0 else "" for f in line.feature.tolist()]
-        for own, line in zip(ids, lines, strict=True)
-    ]
-
-
-def _relations(rows: Sequence[Row], lines: Sequence[Cells]) -> list[list[str]]:
-    return [
-        [RELATIONS[row.names.relation[f]] if f >= 0 else "" for f in line.feature.tolist()]
-        for row, line in zip(rows, lines, strict=True)
-    ]

@@ -10,9 +10,12 @@ from vasae_jax.config import Config
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
 
+SHARED = ("layer", "model", "method")
+"""What is known of an SAE from another library too."""
+
 
 @dataclass(frozen=True)
-class Label:
+class RunLabel:
     """The name of a run among others."""
 
     key: str
@@ -24,11 +27,11 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Given:
+class LabelledRun:
     """A run to show."""
 
     path: Path
-    label: Label
+    label: RunLabel
     run: Run
 
 
@@ -42,33 +45,7 @@ class Source(NamedTuple):
     """Library and activation of an SAE that another library trained."""
 
 
-def make_labels(runs: Sequence[Source]) -> list[Label]:
-    """A label for each run; all differ.
-
-    The layer is always told, another setting only where the runs differ in it, and the name of
-    the directory where nothing else tells two runs apart. An import is told by its library: of
-    its settings nothing is known that a run's could be compared with.
-    """
-    told = [_settings(run) for run in runs]
-    own = [one for one, run in zip(told, runs, strict=True) if not run.imported]
-    differ = [
-        key
-        for key in told[0]
-        if key == "layer" or len({one[key] for one in (told if key in SHARED else own)}) > 1
-    ]
-    texts = [", ".join(one[key] for key in differ if one[key]) for one in told]
-    labels: list[Label] = []
-    for number, run in enumerate(runs):
-        text = texts[number]
-        if texts.count(text) > 1:
-            text = f"{text}, {run.path.name}"
-        same = [label for label in labels if label.text == text]
-        text = f"{text} ({number + 1})" if same else text
-        labels.append(Label(_key(text, labels), text, run.model, run.config.data.layer))
-    return labels
-
-
-def given_runs(runs: Sequence[tuple[str, Run]]) -> list[Given]:
+def label_runs(runs: Sequence[tuple[str, Run]]) -> list[LabelledRun]:
     """Runs by their directories, each with a label of its own.
 
     Raises:
@@ -78,49 +55,74 @@ def given_runs(runs: Sequence[tuple[str, Run]]) -> list[Given]:
     for path in paths:
         if [other.resolve() for other in paths].count(path.resolve()) > 1:
             raise UserError(f"run {path} is given twice; expected each run once")
-    labels = make_labels(
-        [
-            Source(path, run.config, run.cache.manifest.model.id, _imported(run))
-            for path, (_, run) in zip(paths, runs, strict=True)
-        ]
-    )
-    return [Given(*one) for one in zip(paths, labels, (run for _, run in runs), strict=True)]
+    sources = [
+        Source(path, run.config, run.cache.manifest.model.id, _imported(run))
+        for path, (_, run) in zip(paths, runs, strict=True)
+    ]
+    labels = make_labels(sources)
+    return [
+        LabelledRun(path, label, run)
+        for path, label, (_, run) in zip(paths, labels, runs, strict=True)
+    ]
 
 
-SHARED = ("layer", "model", "method")
-"""What imports have too."""
+def make_labels(runs: Sequence[Source]) -> list[RunLabel]:
+    """A label for each run; all differ.
+
+    The layer is always in it, another setting only where the runs differ in it, and the name of
+    the directory where nothing else tells two runs apart. An imported SAE is labelled by its
+    library, for its other settings are not known.
+    """
+    settings = [_settings(run) for run in runs]
+    trained = [of for of, run in zip(settings, runs, strict=True) if not run.imported]
+    differing = [
+        key
+        for key in settings[0]
+        if key == "layer" or len({of[key] for of in (settings if key in SHARED else trained)}) > 1
+    ]
+    texts = [", ".join(of[key] for key in differing if of[key]) for of in settings]
+    labels: list[RunLabel] = []
+    for number, run in enumerate(runs):
+        text = texts[number]
+        if texts.count(text) > 1:
+            text = f"{text}, {run.path.name}"
+        if any(label.text == text for label in labels):
+            text = f"{text} ({number + 1})"
+        labels.append(RunLabel(_key(text, labels), text, run.model, run.config.data.layer))
+    return labels
 
 
 def _imported(run: Run) -> str:
-    said = run.imported
-    return "" if said is None else f"{said['library']} {said['activation']}"
+    record = run.imported
+    return "" if record is None else f"{record['library']} {record['activation']}"
 
 
 def _settings(run: Source) -> dict[str, str]:
     config = run.config
     anchor, sae = config.anchor, config.sae
-    pulled = sae.method == "soft"
+    anchored = sae.method == "soft"
     shared = {
         "layer": f"layer {config.data.layer}",
         "model": run.model,
         "method": run.imported or sae.method,
     }
-    own = {
-        "anchors": f"{anchor.kind} anchors" if pulled else "",
-        "pulls": f"pulls the {anchor.pulls}" if pulled else "",
-        "lambda": f"lambda {anchor.weight:g}" if pulled else "",
+    trained = {
+        "anchors": f"{anchor.kind} anchors" if anchored else "",
+        "pulls": f"pulls the {anchor.pulls}" if anchored else "",
+        "lambda": f"lambda {anchor.weight:g}" if anchored else "",
         "k": f"k {sae.k}",
         "features": f"{sae.d_sae} features",
         "steps": f"{config.run.steps} steps",
         "seed": f"seed {config.run.seed}",
     }
-    return {**shared, **(dict.fromkeys(own, "") if run.imported else own)}
+    return {**shared, **(dict.fromkeys(trained, "") if run.imported else trained)}
 
 
-def _key(text: str, taken: Sequence[Label]) -> str:
-    key = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "run"
-    keys = {label.key for label in taken}
-    found, number = key, 2
-    while found in keys:
-        found, number = f"{key}-{number}", number + 1
-    return found
+def _key(text: str, labels: Sequence[RunLabel]) -> str:
+    """``text`` as a key that none of ``labels`` has."""
+    base = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "run"
+    taken = {label.key for label in labels}
+    key, number = base, 2
+    while key in taken:
+        key, number = f"{base}-{number}", number + 1
+    return key

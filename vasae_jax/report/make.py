@@ -5,18 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vasae_jax.evaluation.patching.model import Model, check_model
-from vasae_jax.report.figures.all import all_charts
-from vasae_jax.report.heatmap import PUBLISHED, Case, FirstNames, Grid, Row, make_grid
-from vasae_jax.report.labels import Given
+from vasae_jax.report.figures.chart import Chart
+from vasae_jax.report.figures.names import alignment, alignment_by_run, coverage, hold_by_run
+from vasae_jax.report.figures.runs import by_position, curves, density, frontier
+from vasae_jax.report.heatmap import (
+    PUBLISHED,
+    Case,
+    FirstNames,
+    Heatmap,
+    HeatmapRow,
+    make_heatmap,
+)
+from vasae_jax.report.labels import LabelledRun
 from vasae_jax.report.page.build import build_page, check_folder
-from vasae_jax.report.panel import Panel, Published, make_panel, match_panels
+from vasae_jax.report.run_report import Published, RunReport, make_run_report, match_features
 from vasae_jax.training.log import print_once
 from vasae_jax.utils.progress import Progress
 
 
 @dataclass(frozen=True)
-class Report:
-    """What to make."""
+class ReportOptions:
+    """Where a report goes, and what is in it."""
 
     out: str
     """A new folder."""
@@ -29,8 +38,8 @@ class Report:
 
 
 def make_report(
-    wanted: Report,
-    runs: Sequence[Given],
+    options: ReportOptions,
+    runs: Sequence[LabelledRun],
     model: Model | None,
     published: Sequence[Published | None] = (),
 ) -> Path:
@@ -39,51 +48,70 @@ def make_report(
     A stopped pass over a long split goes on when the same report is made again.
 
     Args:
-        wanted: what to make.
-        runs: what to make it of, see :func:`vasae_jax.report.labels.given_runs`.
+        options: where it goes, and what is in it.
+        runs: see :func:`vasae_jax.report.labels.label_runs`.
         model: the language model of the runs' cache, to draw sentences with; None: no heatmaps.
         published: what was measured of each run already, so that it is not done again.
 
     Raises:
         UserError: the folder exists, a cache is damaged, or the model is not the caches'.
     """
-    check_folder(wanted.out, wanted.overwrite)
+    check_folder(options.out, options.overwrite)
     if model is not None:
-        for one in runs:
-            check_model(model, one.run.cache)
-    known = [*published, *[None] * (len(runs) - len(published))]
-    panels = [_panel(wanted, *both) for both in zip(runs, known, strict=True)]
-    grids = [] if model is None else _grids(wanted, runs, panels, model)
+        for labelled in runs:
+            check_model(model, labelled.run.cache)
+    measured = [*published, *[None] * (len(runs) - len(published))]
+    reports = [_run_report(options, *pair) for pair in zip(runs, measured, strict=True)]
     return build_page(
-        wanted.out,
-        panels,
-        match_panels(panels),
-        grids,
-        all_charts(panels),
-        overwrite=wanted.overwrite,
+        options.out,
+        reports,
+        match_features(reports),
+        [] if model is None else _heatmaps(options, runs, reports, model),
+        all_charts(reports),
+        overwrite=options.overwrite,
     )
 
 
-def _panel(wanted: Report, one: Given, published: Published | None) -> Panel:
-    print_once(f"{one.label.text}: measuring, and gathering examples from the {wanted.split} split")
-    saved = Path(f"{wanted.out}.{one.label.key}.progress.npz")
-    return make_panel(one, wanted.split, saved, published)
+def all_charts(reports: Sequence[RunReport]) -> list[Chart]:
+    """Every figure that the runs have data for, in order; a frontier needs two runs."""
+    charts = [hold_by_run(reports)]
+    if len(reports) > 1:
+        charts.append(frontier(reports))
+    charts += [alignment(reports), alignment_by_run(reports), coverage(reports)]
+    charts += [density(reports), by_position(reports)]
+    if any(report.curves for report in reports):
+        charts.append(curves(reports))
+    return charts
 
 
-def _grids(
-    wanted: Report, runs: Sequence[Given], panels: Sequence[Panel], model: Model
-) -> list[Grid]:
+def _run_report(
+    options: ReportOptions, labelled: LabelledRun, published: Published | None
+) -> RunReport:
+    label, split = labelled.label, options.split
+    print_once(f"{label.text}: measuring, and gathering examples from the {split} split")
+    saved = Path(f"{options.out}.{label.key}.progress.npz")
+    return make_run_report(labelled, split, saved, published)
+
+
+def _heatmaps(
+    options: ReportOptions,
+    runs: Sequence[LabelledRun],
+    reports: Sequence[RunReport],
+    model: Model,
+) -> list[Heatmap]:
     rows = []
-    for one, panel in zip(runs, panels, strict=True):
-        found = panel.dictionary
-        names = FirstNames(found.layer_token_ids[:, 0], found.layer_relation, found.token_ids[:, 0])
-        rows.append(Row(one.label, one.run, names))
-    own = [Case(f"own-{number}", text) for number, text in enumerate(wanted.texts, start=1)]
-    cases = [*own, *PUBLISHED]
-    grids: list[Grid] = []
+    for labelled, report in zip(runs, reports, strict=True):
+        features = report.dictionary
+        names = FirstNames(
+            features.layer_token_ids[:, 0], features.layer_relation, features.token_ids[:, 0]
+        )
+        rows.append(HeatmapRow(labelled.label, labelled.run, names))
+    texts = [Case(f"own-{number}", text) for number, text in enumerate(options.texts, start=1)]
+    cases = [*texts, *PUBLISHED]
+    heatmaps: list[Heatmap] = []
     with Progress(len(cases), unit="sentences") as progress:
         for case in cases:
-            progress.update(len(grids))
-            grids.append(make_grid(rows, model, case))
-        progress.finish(len(grids))
-    return grids
+            progress.update(len(heatmaps))
+            heatmaps.append(make_heatmap(rows, model, case))
+        progress.finish(len(heatmaps))
+    return heatmaps

@@ -2,10 +2,10 @@
 
     product(axis("sae.k", 16, 32), axis("run.seed", 0, 1))       4 points, the last axis fastest
     zip(axis("sae.k", 16, 32), axis("optim.lr", 4e-3, 2e-3))     2 points, values side by side
-    chain(one, other)                                            the points of both
-    where(grid, lambda point: point["sae.k"] < 64)               those that a condition holds for
+    chain(first, second)                                         the points of both
+    where(grid, lambda point: point["sae.k"] < 64)               the points that meet a condition
 
-A point is the settings that it overrides, by dotted name.
+A point is a mapping from the dotted names of settings to their values.
 """
 
 import builtins
@@ -33,10 +33,10 @@ def product(*grids: Grid) -> Grid:
 
 
 def zip(*grids: Grid) -> Grid:
-    """The first points of all grids as one, then the second, and so on.
+    """The first points of all grids merged, then the second ones, and so on.
 
     Raises:
-        UserError: the grids are not of one length.
+        UserError: the grids have different lengths.
     """
     lengths = [len(grid) for grid in grids]
     if len(set(lengths)) > 1:
@@ -50,15 +50,15 @@ def chain(*grids: Grid) -> Grid:
 
 
 def where(grid: Grid, keep: Callable[[Point], bool]) -> Grid:
-    """The points that ``keep`` holds for."""
+    """The points for which ``keep`` is true."""
     return tuple(point for point in grid if keep(point))
 
 
 def _merged(points: tuple[Point, ...]) -> Point:
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for point in points:
         for name, value in point.items():
-            if name in found:
+            if name in merged:
                 raise UserError(f"two axes set {name}; expected one of them")
-            found[name] = value
-    return found
+            merged[name] = value
+    return merged

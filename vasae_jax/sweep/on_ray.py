@@ -1,4 +1,4 @@
-"""Packs as tasks of Ray, which gives them devices and starts them again where a worker is lost."""
+"""Packs as tasks of Ray, which assigns devices and restarts the pack of a lost worker."""
 
 import contextlib
 import os
@@ -42,13 +42,13 @@ def open_ray(on: str, base: Config, hosts: int) -> int:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"Ray cannot be reached at {on} ({first_line(error)})") from error
     kind, amount = _device(ray, base, hosts)
-    slots = int(ray.cluster_resources().get(kind, 0) // (amount * hosts))
-    if slots < 1:
+    packs = int(ray.cluster_resources().get(kind, 0) // (amount * hosts))
+    if packs < 1:
         raise UserError(
             f"a pack takes {amount * hosts} {kind} of Ray, which has "
             f"{ray.cluster_resources().get(kind, 0):g}; expected at least as many"
         )
-    return slots
+    return packs
 
 
 def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
@@ -61,22 +61,22 @@ def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
     """
     import ray
 
-    waiting = {_submit(ray, pack, rules, hosts): pack for pack in packs}
-    failed, total = 0, len(waiting)
+    running = {_submit(ray, pack, rules, hosts): pack for pack in packs}
+    failed, total = 0, len(running)
     try:
-        while waiting:
-            (ended,), _ = ray.wait(list(waiting), num_returns=1)
-            pack = waiting.pop(ended)
+        while running:
+            (ended,), _ = ray.wait(list(running), num_returns=1)
+            pack = running.pop(ended)
             try:
                 ray.get(ended)
-                said = "is trained"
+                outcome = "is trained"
             except (ray.exceptions.RayError, UserError) as error:
                 failed += 1
-                said = f"failed: {getattr(error, 'cause', None) or error}"
+                outcome = f"failed: {getattr(error, 'cause', None) or error}"
             runs = ", ".join(member.id for member in pack)
-            print_once(f"a pack {said} ({len(waiting)} of {total} left): {runs}")
+            print_once(f"a pack {outcome} ({len(running)} of {total} left): {runs}")
     finally:
-        for task in waiting:  # a stopped driver: they save and end
+        for task in running:  # the driver was stopped: tasks save and end
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.cancel(task)
     if failed:
@@ -85,38 +85,38 @@ def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
 
 def _device(ray: Any, base: Config, hosts: int) -> tuple[str, int]:
     """The resource that a pack takes of each of its hosts, and how much of it."""
-    found = ray.cluster_resources()
+    resources = ray.cluster_resources()
     mesh = base.mesh
     devices = max(1, mesh.member * mesh.model * max(1, mesh.rows_over) // hosts)
     for kind in ("GPU", "TPU"):
-        if found.get(kind):
+        if resources.get(kind):
             return kind, devices
     return "CPU", 1
 
 
 def _submit(ray: Any, pack: Pack, rules: Rules, hosts: int) -> Any:
-    """A task for a pack; each task has a fresh process, for JAX holds devices until it ends."""
+    """Submit a pack as a task; each has a fresh process, for JAX holds devices until it ends."""
     if hosts > 1:
-        coordinate = ray.remote(num_cpus=0, max_retries=RETRIES, max_calls=1)(_over_hosts)
+        coordinate = ray.remote(num_cpus=0, max_retries=RETRIES, max_calls=1)(_train_on_hosts)
         return coordinate.remote(pack, rules, hosts)
     kind, amount = _device(ray, pack[0].config, hosts)
-    task = ray.remote(max_retries=RETRIES, max_calls=1, **_takes(kind, amount))(_alone)
+    task = ray.remote(max_retries=RETRIES, max_calls=1, **_resources(kind, amount))(_train_alone)
     return task.remote(pack, rules)
 
 
-def _takes(kind: str, amount: int) -> dict[str, Any]:
+def _resources(kind: str, amount: int) -> dict[str, Any]:
     if kind == "TPU":
         return {"num_cpus": 1, "resources": {"TPU": amount}}
     return {"num_cpus": 1, "num_gpus": amount if kind == "GPU" else 0}
 
 
-def _alone(pack: Pack, rules: Rules) -> None:
+def _train_alone(pack: Pack, rules: Rules) -> None:
     keep_pages()
     quiet_libraries()
     train_one(pack, rules)
 
 
-def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
+def _train_on_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
     """Train a pack over several hosts: one process each, joined by JAX's own runtime."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -127,16 +127,16 @@ def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
     group = placement_group([bundle] * hosts, strategy="SPREAD")
     ray.get(group.ready())
 
-    def at(index: int) -> dict[str, Any]:
-        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
-        return {"scheduling_strategy": place, "max_calls": 1, "max_retries": 0}
+    def on_host(index: int) -> dict[str, Any]:
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        return {"scheduling_strategy": strategy, "max_calls": 1, "max_retries": 0}
 
     try:
-        head = ray.remote(num_cpus=0, **at(0))(_free_address)
+        head = ray.remote(num_cpus=0, **on_host(0))(_free_address)
         for _ in range(RETRIES):
             address = ray.get(head.remote())
             tasks = [
-                ray.remote(**_takes(kind, amount), **at(index))(_as_host).remote(
+                ray.remote(**_resources(kind, amount), **on_host(index))(_train_as_host).remote(
                     pack, rules, (address, index, hosts)
                 )
                 for index in range(hosts)
@@ -149,24 +149,24 @@ def _over_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
                     raise
                 print_once(f"a host of a pack was lost ({first_line(error)}): started again")
                 ray.wait(tasks, num_returns=hosts)
-        measuring = ray.remote(**_takes(kind, amount), **at(0))(_alone)
+        measuring = ray.remote(**_resources(kind, amount), **on_host(0))(_train_alone)
         ray.get(measuring.remote(pack, rules))
     finally:
         remove_placement_group(group)
 
 
-def _as_host(pack: Pack, rules: Rules, place: tuple[str, int, int]) -> None:
+def _train_as_host(pack: Pack, rules: Rules, host: tuple[str, int, int]) -> None:
     from vasae_jax.distributed.hosts import Hosts, joined
 
     keep_pages()
     quiet_libraries()
-    address, index, hosts = place
+    address, index, hosts = host
     with joined(Hosts(address, index, hosts)):
         train_one(pack, rules)
 
 
 def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
     return f"{socket.gethostbyname(os.uname().nodename)}:{port}"

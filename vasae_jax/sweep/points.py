@@ -1,4 +1,4 @@
-"""The points of a sweep as runs, each with an id that lasts and a name that reads."""
+"""A sweep, its points, and the runs that they stand for, each with a lasting id and a name."""
 
 import difflib
 import json
@@ -9,21 +9,21 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import flatten, from_dict, to_dict, variable_of
+from vasae_jax.config.overrides import RENAMED, flatten, from_dict, to_dict, variable_of
 from vasae_jax.sweep.grid import Grid, Point
 from vasae_jax.training.run_dir import lasting
 from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_json
 
-# Settings of a point, checked by name and type before anything starts.
-
-
+SWEEP, RUNS = "sweep.json", "runs"
+ID_DIGITS = 10
+"""Hexadecimal digits of an id."""
 REFUSED = ("run.out", "run.overwrite", "run.fall_back")
 """Settings that a sweep sets itself, or that are no part of a run."""
 
 
-def applied(base: Config, point: Point, number: int) -> Config:
+def apply_point(base: Config, point: Point, number: int) -> Config:
     """``base`` with the settings of point ``number``.
 
     Raises:
@@ -35,7 +35,7 @@ def applied(base: Config, point: Point, number: int) -> Config:
         if not fits(value, hint):
             raise UserError(
                 f"point {number} sets {name} to {value!r} ({type(value).__name__}); "
-                f"expected {_said(hint)}"
+                f"expected {_expected(hint)}"
             )
         section, field = name.split(".")
         changed = replace(getattr(config, section), **{field: value})
@@ -46,9 +46,9 @@ def applied(base: Config, point: Point, number: int) -> Config:
 def fits(value: Any, hint: Any) -> bool:
     """Whether ``value`` is of the type ``hint``; a whole number also serves as a float."""
     if get_origin(hint) is Literal:
-        return any(type(value) is type(one) and value == one for one in get_args(hint))
+        return any(type(value) is type(option) and value == option for option in get_args(hint))
     if get_args(hint):  # a union
-        return any(fits(value, one) for one in get_args(hint))
+        return any(fits(value, option) for option in get_args(hint))
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is hint
@@ -60,25 +60,19 @@ def _hint(name: str, number: int) -> Any:
         raise UserError(f"point {number} sets {name}; expected a setting that shapes its run")
     if name not in known:
         near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-        last = [one for one in known if one.split(".")[1] == name.split(".")[-1]]
-        raise UserError(
-            f"point {number} sets {name}, which is no setting; did you mean {(last or near)[0]}?"
-        )
+        same_end = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
+        nearest = RENAMED.get(name) or (same_end or near)[0]
+        raise UserError(f"point {number} sets {name}, which is no setting; did you mean {nearest}?")
     section, field = name.split(".")
     return get_type_hints(type(getattr(Config(), section)))[field]
 
 
-def _said(hint: Any) -> str:
+def _expected(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_args(hint):
-        return " or ".join(_said(one) for one in get_args(hint))
+        return " or ".join(_expected(option) for option in get_args(hint))
     return "None" if hint is type(None) else str(hint.__name__)
-
-
-SWEEP, RUNS = "sweep.json", "runs"
-DIGITS = 10
-"""Hexadecimal digits of an id."""
 
 
 @dataclass(frozen=True)
@@ -106,26 +100,26 @@ def members_of(base: Config, points: Grid, out: str) -> list[Member]:
     """
     if not points:
         raise UserError("the sweep has no points; expected at least one")
-    configs = [applied(base, point, number) for number, point in enumerate(points)]
+    configs = [apply_point(base, point, number) for number, point in enumerate(points)]
     digests = {url: Cache.open(url).digest for url in {config.data.cache for config in configs}}
     by_id = {id_of(config, digests[config.data.cache]): config for config in configs}
-    return named(
+    return with_names(
         [Member(key, "", _at(config, f"{out}/{RUNS}/{key}")) for key, config in by_id.items()]
     )
 
 
-def named(members: Sequence[Member]) -> list[Member]:
-    """The runs with names by what varies over just these."""
+def with_names(members: Sequence[Member]) -> list[Member]:
+    """The runs, named by what varies over just these."""
     names = _names([member.config for member in members])
-    return [replace(one, name=name) for one, name in zip(members, names, strict=True)]
+    return [replace(member, name=name) for member, name in zip(members, names, strict=True)]
 
 
 def id_of(config: Config, cache_digest: str) -> str:
-    """A short hash of a run: another for any other result, the same wherever it is kept."""
-    usual = flatten(Config())
-    own = {name: v for name, v in flatten(lasting(config)).items() if v != usual[name]}
-    text = json.dumps({**own, "cache": cache_digest}, sort_keys=True)
-    return sha256_bytes(text.encode())[:DIGITS]
+    """A short hash of what shapes a run's result: the same wherever the run is kept."""
+    defaults = flatten(Config())
+    changed = {name: v for name, v in flatten(lasting(config)).items() if v != defaults[name]}
+    text = json.dumps({**changed, "cache": cache_digest}, sort_keys=True)
+    return sha256_bytes(text.encode())[:ID_DIGITS]
 
 
 def varied(configs: Sequence[Config]) -> list[str]:
@@ -134,13 +128,16 @@ def varied(configs: Sequence[Config]) -> list[str]:
     return [
         name
         for name, value in flat[0].items()
-        if name != "run.out" and any(one[name] != value for one in flat)
+        if name != "run.out" and any(other[name] != value for other in flat)
     ]
 
 
 def write_members(out: Path, members: Sequence[Member]) -> None:
     """Write what the sweep consists of to ``out``/sweep.json."""
-    points = [{"id": one.id, "name": one.name, "config": to_dict(one.config)} for one in members]
+    points = [
+        {"id": member.id, "name": member.name, "config": to_dict(member.config)}
+        for member in members
+    ]
     write_json(out / SWEEP, {"points": points})
 
 
@@ -157,38 +154,36 @@ def read_members(out: Path) -> list[Member]:
         points: list[dict[str, Any]] = json.loads(file.read_text())["points"]
         return [
             Member(
-                one["id"],
-                one["name"],
-                _at(from_dict(one["config"], str(file)), f"{out}/{RUNS}/{one['id']}"),
+                point["id"],
+                point["name"],
+                _at(from_dict(point["config"], str(file)), f"{out}/{RUNS}/{point['id']}"),
             )
-            for one in points
+            for point in points
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 
 
 def _at(config: Config, out: str) -> Config:
+    """``config`` with its run in the directory ``out``."""
     return replace(config, run=replace(config.run, out=out))
 
 
 def _names(configs: list[Config]) -> list[str]:
     keys = varied(configs)
-    last = [key.split(".")[1] for key in keys]
-    short = [key if last.count(end) > 1 else end for key, end in zip(keys, last, strict=True)]
+    ends = [key.split(".")[1] for key in keys]
+    short = [key if ends.count(end) > 1 else end for key, end in zip(keys, ends, strict=True)]
     flat = [flatten(config) for config in configs]
     if not keys:
         return ["the base" for _ in flat]
     return [
-        " ".join(f"{name}={_value(one[key])}" for name, key in zip(short, keys, strict=True))
-        for one in flat
+        " ".join(f"{name}={_value(settings[key])}" for name, key in zip(short, keys, strict=True))
+        for settings in flat
     ]
 
 
 def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-# What a sweep file defines.
 
 
 @dataclass(frozen=True)
@@ -211,9 +206,9 @@ def load_sweep(path: str) -> Sweep:
     Raises:
         UserError: no such file, it fails to run, or it defines no ``sweep = Sweep(...)``.
     """
-    found = variable_of(path, "sweep", "sweep = Sweep(...)")
-    if not isinstance(found, Sweep):
+    sweep = variable_of(path, "sweep", "sweep = Sweep(...)")
+    if not isinstance(sweep, Sweep):
         raise UserError(
-            f"sweep {path} has sweep = {type(found).__name__}; expected a vasae_jax.sweep.Sweep"
+            f"sweep {path} has sweep = {type(sweep).__name__}; expected a vasae_jax.sweep.Sweep"
         )
-    return found
+    return sweep

@@ -10,33 +10,26 @@ from typing import Any
 from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
 from vasae_jax.sweep.grid import Point
-from vasae_jax.sweep.packs import Pack, in_pack_order, packs_of, sliced
+from vasae_jax.sweep.packs import Pack, in_pack_order, packs_of, take_shard
 from vasae_jax.sweep.points import (
     SWEEP,
     Member,
     Sweep,
     members_of,
-    named,
     read_members,
+    with_names,
     write_members,
 )
-from vasae_jax.sweep.table import (
-    DONE,
-    best_first,
-    measured,
-    standing,
-    table,
-    write_board,
-    write_table,
-)
+from vasae_jax.sweep.status import DONE, run_status
+from vasae_jax.sweep.table import best_first, read_measures, table, write_board, write_table
 from vasae_jax.sweep.train import Planner, train_packs
 from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a sweep is spread."""
+class SweepOptions:
+    """How a sweep is divided into jobs and packs, and where it runs."""
 
     shard: tuple[int, int] = (0, 1)
     """Which part of how many equal parts of the runs is trained here."""
@@ -48,7 +41,7 @@ class Asked:
     """Hosts of a pack on Ray."""
 
 
-def run_sweep(sweep: Sweep, asked: Asked) -> list[Path]:
+def run_sweep(sweep: Sweep, options: SweepOptions) -> list[Path]:
     """Train and measure what is missing of a sweep, and write its table; returns the files.
 
     The same call again does what is still missing. The table has every run, those that other
@@ -58,28 +51,28 @@ def run_sweep(sweep: Sweep, asked: Asked) -> list[Path]:
         UserError: something given cannot be used (before anything starts), or packs failed.
         Stopped: a signal asked for it; progress is kept.
     """
-    sweep = checked(sweep)
-    if asked.on:
-        sweep = absolute(sweep)
+    check_sweep(sweep)
+    if options.on:
+        sweep = with_absolute_paths(sweep)
     members = members_of(sweep.base, sweep.points, sweep.out)
     planner, out = Planner(members), Path(sweep.out)
     if is_first():
         write_members(out, members)
     try:
-        if asked.on:
+        if options.on:
             from vasae_jax.sweep.on_ray import open_ray, train_on_ray
 
-            slots = open_ray(asked.on, sweep.base, asked.hosts)
-            train_on_ray(planned(members, planner, asked, slots), sweep.rules, asked.hosts)
+            workers = open_ray(options.on, sweep.base, options.hosts)
+            train_on_ray(make_packs(members, planner, options, workers), sweep.rules, options.hosts)
         else:
-            train_packs(planned(members, planner, asked), sweep.rules)
+            train_packs(make_packs(members, planner, options), sweep.rules)
     finally:
         written = write_results(out, members) if is_first() else []
     return written
 
 
-def checked(sweep: Sweep) -> Sweep:
-    """The sweep, whose rules are checked; UserError for what cannot be used."""
+def check_sweep(sweep: Sweep) -> None:
+    """Raise UserError for a sweep that cannot be run."""
     if sweep.base.run.overwrite:
         raise UserError(
             "--run.overwrite was given; expected none: a sweep keeps what is done, and --out of "
@@ -87,73 +80,66 @@ def checked(sweep: Sweep) -> Sweep:
         )
     if sweep.rules.halving is not None:
         sweep.rules.halving.check()
-    return sweep
 
 
-def absolute(sweep: Sweep) -> Sweep:
-    """The sweep with paths that workers elsewhere can follow."""
+def with_absolute_paths(sweep: Sweep) -> Sweep:
+    """The sweep with paths that workers in other directories can use."""
     data = sweep.base.data
     if data.cache and "://" not in data.cache:
         data = replace(data, cache=os.path.abspath(data.cache))
     return replace(sweep, base=replace(sweep.base, data=data), out=os.path.abspath(sweep.out))
 
 
-def planned(
-    members: Sequence[Member], planner: Planner, asked: Asked, slots: int = 1
+def make_packs(
+    members: Sequence[Member], planner: Planner, options: SweepOptions, workers: int = 1
 ) -> list[Pack]:
-    """The packs of this job; at least one for each of ``slots`` places that train side by side."""
+    """The packs of this job; at least one for each of ``workers`` that train side by side."""
     ordered = in_pack_order(members, planner.key)
-    mine = sliced(ordered, *asked.shard)
-    even = math.ceil(len(mine) / slots)
+    shard = take_shard(ordered, *options.shard)
+    even = math.ceil(len(shard) / workers)
 
     def most(member: Member) -> int:
-        return min(even, asked.max_members or planner.most(member))
+        return min(even, options.max_members or planner.most(member))
 
-    return packs_of(mine, planner.key, most)
+    return packs_of(shard, planner.key, most)
 
 
 def write_results(out: Path, members: Sequence[Member]) -> list[Path]:
-    """Write the table of all runs as they stand, and TensorBoard's page of it where asked."""
+    """Write the table of all runs as they are now, and TensorBoard's page of it where wanted."""
     rows = table(members)
     if members[0].config.run.tensorboard:
         write_board(out, members, rows)
     return write_table(out, rows)
 
 
-# One run out of a sweep.
+def find_run(out: Path, best: str | None, member: str | None) -> Path:
+    """The directory of the run that is best by column ``best``, or of the run with id ``member``.
 
-
-def chosen_run(out: Path, best: str | None, member: str | None) -> Path:
-    """The directory of the run that is best by column ``best``, or of the one of id ``member``.
-
-    Only runs that are done compete. An id may be cut short.
+    Only runs that are done are compared. The start of an id is enough.
 
     Raises:
-        UserError: ``out`` is no sweep, or no run, or more than one, is meant.
+        UserError: ``out`` is no sweep, or there is no such run, or more than one.
     """
     members = read_members(out)
     if best is not None:
         done = [row for row in table(members) if row["status"] == DONE]
-        found = [row["id"] for row in best_first(done, best)[:1]] if done else []
+        ids = [row["id"] for row in best_first(done, best)[:1]] if done else []
         wanted = f"done run with {best}"
     else:
-        found = [one.id for one in members if one.id.startswith(member or " ")]
+        ids = [run.id for run in members if run.id.startswith(member or " ")]
         wanted = f"run {member}"
-    if len(found) != 1:
-        raise UserError(f"sweep {out} has {len(found)} of: {wanted}; expected one")
-    return next(one.path for one in members if one.id == found[0])
-
-
-# Training points that a tuner asks for.
+    if len(ids) != 1:
+        raise UserError(f"sweep {out} has {len(ids)} of: {wanted}; expected one")
+    return next(run.path for run in members if run.id == ids[0])
 
 
 def train_points(
     base: Config, points: Iterable[Point], out: str, rules: Rules | None = None
 ) -> list[dict[str, Any]]:
-    """Train and measure some points of a sweep that grows, those together that can be.
+    """Train and measure points that a tuner asks for, as packs where they can share one.
 
-    Points that ``out`` holds already are not trained again. All that were ever asked for are in
-    its table, which the verbs of ``vasae sweep`` read.
+    Points that ``out`` holds already are not trained again. All points of all calls are in its
+    table, which the verbs of ``vasae sweep`` read.
 
     Args:
         base: what all points have in common.
@@ -162,7 +148,7 @@ def train_points(
         rules: when a run ends before its last step.
 
     Returns:
-        For each point its measures by dotted name, such as ``unmasked.fvu``, with ``id`` and
+        For each point its measures by dotted name, such as ``unmoptions.fvu``, with ``id`` and
         ``status``. A run that diverged before its first checkpoint has no others.
 
     Raises:
@@ -170,14 +156,14 @@ def train_points(
         Stopped: a signal asked for it; progress is kept.
     """
     grid = tuple(points)
-    asked = members_of(base, grid, out)
-    before = read_members(Path(out)) if (Path(out) / SWEEP).exists() else []
-    known = named(list({member.id: member for member in (*before, *asked)}.values()))
-    planner = Planner(asked)
+    new = members_of(base, grid, out)
+    earlier = read_members(Path(out)) if (Path(out) / SWEEP).exists() else []
+    known = with_names(list({member.id: member for member in (*earlier, *new)}.values()))
+    planner = Planner(new)
     write_members(Path(out), known)
     try:
-        train_packs(planned(asked, planner, Asked()), rules or Rules())
+        train_packs(make_packs(new, planner, SweepOptions()), rules or Rules())
     finally:
         write_results(Path(out), known)
-    of_point = [members_of(base, (point,), out)[0] for point in grid]
-    return [{"id": one.id, "status": standing(one).status, **measured(one)} for one in of_point]
+    runs = [members_of(base, (point,), out)[0] for point in grid]
+    return [{"id": run.id, "status": run_status(run).status, **read_measures(run)} for run in runs]

@@ -1,108 +1,111 @@
-"""What a sweep is doing, as text, and rows of its table that a person asks for."""
+"""The status of a sweep's runs, read off their directories; nothing is opened for writing."""
 
-import operator
+import contextlib
+import json
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vasae_jax.sweep.points import Member
-from vasae_jax.sweep.table import (
-    DONE,
-    RUNNING,
-    TRAINED,
-    WAITING,
-    Row,
-    Standing,
-    best_first,
-    column,
-    standing,
-)
-from vasae_jax.utils.errors import UserError
+from vasae_jax.training.run_dir import METRICS
+from vasae_jax.training.status import DIVERGED, STOPPED, read_ended
+from vasae_jax.utils.lock import OWNER, SILENCE
 from vasae_jax.utils.progress import duration
 
-ORDER = (DONE, TRAINED, RUNNING, WAITING, "diverged", "stopped")
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "=": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+MEASURES = "eval-heldout.json"
+"""What ``vasae eval`` writes, and a sweep for each of its runs."""
+DONE, TRAINED, RUNNING, WAITING = "done", "trained", "running", "waiting"
+"""Of runs that have not ended early; others are DIVERGED or STOPPED."""
+ORDER = (DONE, TRAINED, RUNNING, WAITING, DIVERGED, STOPPED)
 
 
-def status(members: Sequence[Member]) -> str:
-    """How many runs are where, how fast it goes and what is left, and a line a run."""
-    found = [standing(member) for member in members]
-    counts = Counter(one.status for one in found)
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is."""
+
+    status: str
+    """One of ORDER; TRAINED is after all steps, but not measured yet."""
+    step: int
+    """The last step that is logged or kept."""
+    why: str = ""
+    """Why it ended early."""
+    rate: float = 0.0
+    """Rows a second at the last logged step."""
+
+
+def run_status(member: Member) -> RunStatus:
+    """The status of a run; what another process is writing counts as far as it is there."""
+    path, steps = member.path, member.config.run.steps
+    kept, last = kept_steps(path), _last_logged(path)
+    rate = float(last.get("rows_per_s", 0.0))
+    if kept and kept[-1] >= steps:
+        return RunStatus(DONE if (path / MEASURES).exists() else TRAINED, steps, rate=rate)
+    ended = read_ended(path)
+    if ended is not None:
+        return RunStatus(ended.how, max([0, *kept]), f"{ended.why}, at step {ended.step}")
+    step = max([int(last.get("step", 0)), *kept])
+    return RunStatus(RUNNING if _owned(path) else WAITING, step, rate=rate)
+
+
+def kept_steps(run: Path) -> list[int]:
+    """The steps of which a run has a complete checkpoint, in order."""
+    checkpoints = (run / "checkpoints").glob("*")
+    return sorted(int(path.name) for path in checkpoints if path.name.isdigit())
+
+
+def seconds_trained(run: Path) -> float:
+    """Wall time of the steps that a run has logged, the first with its compilation."""
+    seconds, rows = 0.0, 0
+    for record in _logged(run):
+        if record.get("rows_per_s"):
+            seconds += (record["rows"] - rows) / record["rows_per_s"]
+            rows = record["rows"]
+    return seconds
+
+
+def status_text(members: Sequence[Member]) -> str:
+    """How many runs have which status, how fast they go and what is left, and a line a run."""
+    statuses = [run_status(member) for member in members]
+    counts = Counter(run.status for run in statuses)
     head = ", ".join(f"{counts[word]} {word}" for word in ORDER if counts[word])
     lines = [f"{len(members)} runs: {head}"]
-    running = [one.rate for one in found if one.status == RUNNING]
-    left = _rows_left(members, found)
-    if sum(running):
+    rate = sum(run.rate for run in statuses if run.status == RUNNING)
+    if rate:
+        rows_left = sum(
+            (member.config.run.steps - run.step) * member.config.data.batch
+            for member, run in zip(members, statuses, strict=True)
+            if run.status in (RUNNING, WAITING)
+        )
         lines.append(
-            f"{sum(running):,.0f} rows/s over the runs that train; "
-            f"{duration(left / sum(running))} left at that rate"
+            f"{rate:,.0f} rows/s over the runs that train; "
+            f"{duration(rows_left / rate)} left at that rate"
         )
     lines += [
-        f"  {member.id}  {one.status:<9} {one.step:>7}/{member.config.run.steps:<7} "
-        f"{member.name}{'  ' + one.why if one.why else ''}"
-        for member, one in zip(members, found, strict=True)
+        f"  {member.id}  {run.status:<9} {run.step:>7}/{member.config.run.steps:<7} "
+        f"{member.name}{'  ' + run.why if run.why else ''}"
+        for member, run in zip(members, statuses, strict=True)
     ]
     return "\n".join(lines)
 
 
-def _rows_left(members: Sequence[Member], found: Sequence[Standing]) -> int:
-    return sum(
-        (member.config.run.steps - one.step) * member.config.data.batch
-        for member, one in zip(members, found, strict=True)
-        if one.status in (RUNNING, WAITING)
-    )
+def _last_logged(run: Path) -> dict[str, Any]:
+    return next((record for record in reversed(_logged(run)) if "rows_per_s" in record), {})
 
 
-def chosen(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
-    """The rows that all ``conditions`` hold for, such as ``sae.k>=32``.
-
-    Raises:
-        UserError: a condition cannot be read, or names no column.
-    """
-    found = list(rows)
-    for text in conditions:
-        sign = next((sign for sign in OPERATORS if sign in text), None)
-        if sign is None:
-            raise UserError(f"--where is {text!r}; expected KEY=VALUE, or with !=, <, <=, > or >=")
-        key, _, value = text.partition(sign)
-        name = column(rows, key.strip())
-        found = [row for row in found if _holds(row[name], sign, value.strip())]
-    return found
+def _logged(run: Path) -> list[dict[str, Any]]:
+    records = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (run / METRICS).read_text().splitlines():
+            with contextlib.suppress(ValueError):  # the last one may be half written
+                records.append(json.loads(line))
+    return records
 
 
-def shown(rows: Sequence[Row], keys: Sequence[str], sort: str | None) -> str:
-    """Columns ``keys`` of rows as text, the best by ``sort`` first."""
-    ordered = best_first(rows, sort) if sort and rows else list(rows)
-    if not ordered:
-        return "no run has what was asked for"
-    names = [column(rows, key) for key in keys]
-    lines = [names] + [[_text(row[name]) for name in names] for row in ordered]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(names))]
-    return "\n".join(
-        "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _holds(value: Any, sign: str, text: str) -> bool:
-    if value is None:
-        return False
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return OPERATORS[sign](value, float(text))
-        except ValueError:
-            return sign == "!="
-    return OPERATORS[sign](str(value), text)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return "" if value is None else str(value)
+def _owned(run: Path) -> bool:
+    """Whether the owner of a run has shown signs of life lately."""
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - (run / OWNER).stat().st_mtime < SILENCE
+    return False

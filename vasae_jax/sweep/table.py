@@ -1,107 +1,30 @@
-"""TensorBoard's page of a grid: a row a run, with what varies and what was measured."""
+"""The table of a sweep: a row for each run, with its settings, measures, status and id.
 
-import contextlib
+It is written as CSV and Parquet, shown in part as text, and shown by TensorBoard.
+"""
+
 import csv
 import difflib
 import importlib.util
 import io
 import json
+import operator
 import shutil
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vasae_jax.config.overrides import flatten
 from vasae_jax.evaluation.metrics import numbers
 from vasae_jax.sweep.points import Member, varied
+from vasae_jax.sweep.status import DONE, MEASURES, run_status, seconds_trained
 from vasae_jax.training.boards import summary_writer
 from vasae_jax.training.log import print_once
-from vasae_jax.training.run_dir import METRICS
-from vasae_jax.training.status import read_ended
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, write_bytes
-from vasae_jax.utils.lock import OWNER, SILENCE
 
-# Where each run of a sweep stands, read off its directory; nothing is opened for writing.
-
-
-MEASURES = "eval-heldout.json"
-"""What ``vasae eval`` writes, and a sweep for each of its runs."""
-DONE, TRAINED, RUNNING, WAITING = "done", "trained", "running", "waiting"
-"""Beside them the words of :mod:`vasae_jax.training.ended`."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Of one run."""
-
-    status: str
-    """DONE, TRAINED (all steps, but not measured yet), RUNNING, WAITING, diverged or stopped."""
-    step: int
-    """The last step that is logged or kept."""
-    why: str = ""
-    """Why it ended early."""
-    rate: float = 0.0
-    """Rows a second at the last logged step."""
-
-
-def standing(member: Member) -> Standing:
-    """Where a run stands; what another process is writing is taken as far as it is there."""
-    path, steps = member.path, member.config.run.steps
-    kept, last = kept_steps(path), _last_logged(path)
-    step = max([int(last.get("step", 0)), *kept])
-    rate = float(last.get("rows_per_s", 0.0))
-    if kept and kept[-1] >= steps:
-        return Standing(DONE if (path / MEASURES).exists() else TRAINED, steps, rate=rate)
-    ended = read_ended(path)
-    if ended is not None:
-        return Standing(ended.how, max([0, *kept]), f"{ended.why}, at step {ended.step}")
-    return Standing(RUNNING if _owned(path) else WAITING, step, rate=rate)
-
-
-def kept_steps(run: Path) -> list[int]:
-    """The steps of which a run has a whole checkpoint, in order."""
-    found = (run / "checkpoints").glob("*")
-    return sorted(int(path.name) for path in found if path.name.isdigit())
-
-
-def seconds_trained(run: Path) -> float:
-    """Wall time of the steps that a run has logged, the first with its compilation."""
-    seconds, rows = 0.0, 0
-    for record in _logged(run):
-        if record.get("rows_per_s"):
-            seconds += (record["rows"] - rows) / record["rows_per_s"]
-            rows = record["rows"]
-    return seconds
-
-
-def _last_logged(run: Path) -> dict[str, Any]:
-    return next((record for record in reversed(_logged(run)) if "rows_per_s" in record), {})
-
-
-def _logged(run: Path) -> list[dict[str, Any]]:
-    records = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (run / METRICS).read_text().splitlines():
-            with contextlib.suppress(ValueError):  # the last one may be half written
-                records.append(json.loads(line))
-    return records
-
-
-def _owned(run: Path) -> bool:
-    """Whether the owner of a run has been heard of lately."""
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - (run / OWNER).stat().st_mtime < SILENCE
-    return False
-
-
-# The table of a sweep: a row a run, with its settings, its measures, how it stands and its id.
-
-
-CSV, PARQUET = "sweep.csv", "sweep.parquet"
-LEAST = (
+CSV, PARQUET, BOARD = "sweep.csv", "sweep.parquet", "tensorboard"
+LESS_IS_BETTER = (
     "fvu",
     "dead",
     "dead_fraction",
@@ -111,8 +34,15 @@ LEAST = (
     "shuffled1",
     "shuffled10",
 )
-"""Measures of which less is better, by the last part of their names."""
-
+"""Measures by the last part of their names; of all others more is better."""
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
 Row = dict[str, Any]
 
 
@@ -121,6 +51,34 @@ def table(members: Sequence[Member]) -> list[Row]:
     rows = [_row(member) for member in members]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return [{name: row.get(name) for name in names} for row in rows]
+
+
+def _row(member: Member) -> Row:
+    status, run = run_status(member), member.config.run
+    settings = {k: v for k, v in flatten(member.config).items() if not k.startswith("run.")}
+    return {
+        "id": member.id,
+        "name": member.name,
+        "status": status.status,
+        "step": status.step,
+        "why": status.why,
+        "seconds": round(seconds_trained(member.path), 3),
+        **settings,
+        "run.steps": run.steps,
+        "run.seed": run.seed,
+        **read_measures(member),
+    }
+
+
+def read_measures(member: Member) -> dict[str, float]:
+    """The numbers of a run's measures by dotted name; none where it was not measured."""
+    file = member.path / MEASURES
+    if not file.is_file():
+        return {}
+    try:
+        return numbers(json.loads(file.read_text()))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
@@ -143,6 +101,22 @@ def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
     return [out / CSV, out / PARQUET]
 
 
+def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> None:
+    """Write ``out``/tensorboard anew, for the tab HParams: a line for each run that is done.
+
+    Raises:
+        UserError: tensorboardX is not installed.
+    """
+    keys = varied([member.config for member in members])
+    shutil.rmtree(out / BOARD, ignore_errors=True)
+    for member, row in zip(members, rows, strict=True):
+        if row["status"] == DONE:
+            flat = flatten(member.config)
+            settings = {key: flat[key] for key in keys}
+            with summary_writer(out / BOARD / member.id) as writer:
+                writer.add_hparams(settings, read_measures(member), name=".")
+
+
 def column(rows: Sequence[Row], key: str) -> str:
     """The column that ``key`` means: its name, or the first that ends in it.
 
@@ -161,55 +135,56 @@ def column(rows: Sequence[Row], key: str) -> str:
 
 
 def best_first(rows: Sequence[Row], key: str) -> list[Row]:
-    """The rows that have a value of ``key``, the best first: the least of LEAST, else the most."""
+    """The rows that have a value of ``key``, the best first; see LESS_IS_BETTER."""
     name = column(rows, key)
-    found = [row for row in rows if row[name] is not None]
-    return sorted(found, key=lambda row: row[name], reverse=name.split(".")[-1] not in LEAST)
+    more_is_better = name.split(".")[-1] not in LESS_IS_BETTER
+    measured = [row for row in rows if row[name] is not None]
+    return sorted(measured, key=lambda row: row[name], reverse=more_is_better)
 
 
-def _row(member: Member) -> Row:
-    now = standing(member)
-    settings = {k: v for k, v in flatten(member.config).items() if not k.startswith("run.")}
-    run = member.config.run
-    return {
-        "id": member.id,
-        "name": member.name,
-        "status": now.status,
-        "step": now.step,
-        "why": now.why,
-        "seconds": round(seconds_trained(member.path), 3),
-        **settings,
-        "run.steps": run.steps,
-        "run.seed": run.seed,
-        **measured(member),
-    }
-
-
-def measured(member: Member) -> dict[str, float]:
-    """The numbers of a run's measures by dotted name; none where it was not measured."""
-    file = member.path / MEASURES
-    if not file.is_file():
-        return {}
-    try:
-        return numbers(json.loads(file.read_text()))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
-
-
-BOARD = "tensorboard"
-
-
-def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> None:
-    """Write ``out``/tensorboard anew, for the tab HParams: a line for each run that is done.
+def select_rows(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
+    """The rows that all ``conditions`` hold for, such as ``sae.k>=32``.
 
     Raises:
-        UserError: tensorboardX is not installed.
+        UserError: a condition cannot be read, or names no column.
     """
-    keys = varied([member.config for member in members])
-    shutil.rmtree(out / BOARD, ignore_errors=True)
-    for member, row in zip(members, rows, strict=True):
-        if row["status"] == DONE:
-            flat = flatten(member.config)
-            settings = {key: flat[key] for key in keys}
-            with summary_writer(out / BOARD / member.id) as writer:
-                writer.add_hparams(settings, measured(member), name=".")
+    selected = list(rows)
+    for text in conditions:
+        sign = next((sign for sign in OPERATORS if sign in text), None)
+        if sign is None:
+            raise UserError(f"--where is {text!r}; expected KEY=VALUE, or with !=, <, <=, > or >=")
+        key, _, value = text.partition(sign)
+        name = column(rows, key.strip())
+        selected = [row for row in selected if _holds(row[name], sign, value.strip())]
+    return selected
+
+
+def format_rows(rows: Sequence[Row], keys: Sequence[str], sort: str | None) -> str:
+    """Columns ``keys`` of rows as text, the best by ``sort`` first."""
+    ordered = best_first(rows, sort) if sort and rows else list(rows)
+    if not ordered:
+        return "no run has what was asked for"
+    names = [column(rows, key) for key in keys]
+    lines = [names] + [[_text(row[name]) for name in names] for row in ordered]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(names))]
+    return "\n".join(
+        "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _holds(value: Any, sign: str, text: str) -> bool:
+    if value is None:
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return OPERATORS[sign](value, float(text))
+        except ValueError:
+            return sign == "!="
+    return OPERATORS[sign](str(value), text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "" if value is None else str(value)

@@ -10,9 +10,17 @@ from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.distributed.hosts import broadcast_from_first
 from vasae_jax.evaluation.log import measures
-from vasae_jax.sweep.packs import Pack, by_step, most_members, on_device
+from vasae_jax.sweep.packs import Pack, by_step, device_memory, most_members
 from vasae_jax.sweep.points import Member
-from vasae_jax.sweep.table import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, standing
+from vasae_jax.sweep.status import (
+    DONE,
+    MEASURES,
+    RUNNING,
+    TRAINED,
+    WAITING,
+    kept_steps,
+    run_status,
+)
 from vasae_jax.training.checks import alike, check_cache, check_settings, features
 from vasae_jax.training.log import print_once
 from vasae_jax.training.pack import rounds_of, widest
@@ -25,7 +33,7 @@ from vasae_jax.utils.files import write_json
 
 
 class Planner:
-    """Knows of each run what it may train together with, and how many of its like fit."""
+    """Says which runs may train together, and how many of them fit on a device."""
 
     def __init__(self, members: Sequence[Member], platform: str | None = None) -> None:
         """For ``members``, which are checked: UserError names the first that cannot be run."""
@@ -48,7 +56,7 @@ class Planner:
         return alike(config, on_device, self._platform)
 
     def most(self, member: Member) -> int:
-        """Runs like this one in a pack: those that fit on a device, at each place of ``member``."""
+        """How many runs like this one a pack may have, over all devices along ``member``."""
         config, manifest = member.config, self._manifest(member)
         each = most_members(config, manifest, self._platform, self._layers)
         return each * config.mesh.member
@@ -59,7 +67,7 @@ class Planner:
         config, layers = widest(configs), len({config.data.layer for config in configs})
         rounds = len(rounds_of(configs, config.mesh.member))
         manifest = self._manifest(pack[0])
-        return on_device(config, manifest, self._platform, rounds=rounds, layers=layers)
+        return device_memory(config, manifest, self._platform, rounds=rounds, layers=layers)
 
     def _manifest(self, member: Member) -> Manifest:
         return self._caches[member.config.data.cache].manifest
@@ -99,22 +107,23 @@ def train_one(pack: Pack, rules: Rules) -> None:
 
 
 def _parts(pack: Pack) -> list[Pack]:
-    """What is missing of a pack, in parts that go on together, as the first process sees it."""
+    """The unfinished runs of a pack in parts that resume together, as the first process sees."""
 
-    def found() -> str:
-        missing = tuple(one for one in pack if standing(one).status in (WAITING, RUNNING))
-        return json.dumps([[one.id for one in part] for part in by_step(missing)])
+    def unfinished() -> str:
+        missing = tuple(run for run in pack if run_status(run).status in (WAITING, RUNNING))
+        return json.dumps([[member.id for member in part] for part in by_step(missing)])
 
     by_id = {member.id: member for member in pack}
-    return [tuple(by_id[key] for key in part) for part in json.loads(broadcast_from_first(found))]
+    parts = json.loads(broadcast_from_first(unfinished))
+    return [tuple(by_id[key] for key in part) for part in parts]
 
 
 def measure(member: Member) -> None:
-    """Measure a run that has a checkpoint, unless that was done, and write it in its directory."""
-    found = standing(member)
-    if found.status in (DONE, WAITING, RUNNING) or not kept_steps(member.path):
+    """Measure a run that has a checkpoint and write it in its directory, unless that was done."""
+    status = run_status(member).status
+    if status in (DONE, WAITING, RUNNING) or not kept_steps(member.path):
         return
     file = member.path / MEASURES
-    if found.status == TRAINED or not file.exists():
+    if status == TRAINED or not file.exists():
         print_once(f"measuring {member.id} ({member.name})")
         write_json(file, measures(open_trained(os.fspath(member.path)), member.path))

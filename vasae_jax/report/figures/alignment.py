@@ -15,7 +15,7 @@ from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.utils.files import atomic_file, refuse_existing
 
 WHOLE, FIRING = "#b3b3b3", "#0072b2"
-"""Grey and blue: told apart by lightness alone, so in print and by every kind of eye."""
+"""Grey and blue differ in lightness too, for print and for the colour-blind."""
 BIN = 0.02
 
 

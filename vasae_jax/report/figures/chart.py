@@ -1,4 +1,4 @@
-"""A chart: what is drawn, what is said of it, and the numbers that it is drawn from."""
+"""A chart: its drawing, title, caption and data; and the look that all figures share."""
 
 import csv
 import io
@@ -17,9 +17,6 @@ from matplotlib.ticker import PercentFormatter
 
 from vasae_jax.utils.files import atomic_file, write_bytes
 
-# One look for every figure, with colours that every kind of eye can tell apart.
-
-
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
     "#0072b2",
     "#d55e00",
@@ -28,11 +25,11 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
     "#56b4e9",
     "#8a8a8a",
 )
-"""After Okabe and Ito (2008); grey is for what is only compared with."""
+"""After Okabe and Ito (2008), which the colour-blind can tell apart; grey is for baselines."""
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
-"""Beside the colours, so that lines are told apart in print too."""
+"""Beside the colours, to tell lines apart in print too."""
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -54,9 +51,9 @@ STYLE: dict[str, Any] = {
 
 
 def styled() -> AbstractContextManager[Any]:
-    """In this context figures have the project's look, whatever the user's own settings are."""
-    own: Any = {**matplotlib.rcParamsDefault, **STYLE}
-    context: AbstractContextManager[Any] = matplotlib.rc_context(own)
+    """A context in which figures have the project's look, whatever the user's settings are."""
+    settings: Any = {**matplotlib.rcParamsDefault, **STYLE}
+    context: AbstractContextManager[Any] = matplotlib.rc_context(settings)
     return context
 
 
@@ -72,7 +69,7 @@ def percent(axes: Axes, which: str = "y") -> None:
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the number-th thing."""
+    """Colour, marker and dashes of line ``number``."""
     place = number % len(COLOURS)
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
 
@@ -102,7 +99,7 @@ class Chart:
 
 
 def write_chart(chart: Chart, folder: Path) -> dict[str, str]:
-    """Write NAME.svg, NAME.png and NAME.csv into ``folder``; what the page says of them.
+    """Write NAME.svg, NAME.png and NAME.csv into ``folder``; name, title and caption for the page.
 
     The same chart gives the same bytes, with one version of matplotlib.
 

@@ -1,4 +1,4 @@
-"""A heatmap as PNG or SVG."""
+"""A heatmap drawn as PNG or SVG."""
 
 import os
 import textwrap
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
 from vasae_jax.evaluation.sentence import Mode
 from vasae_jax.report.figures.chart import styled
-from vasae_jax.report.heatmap import Grid
+from vasae_jax.report.heatmap import Heatmap
 from vasae_jax.utils.files import atomic_file
 
 COLOURS = "Blues"
@@ -24,16 +24,16 @@ LONGEST = 12
 """Characters of a name shown in a cell."""
 Kind = Literal["layer", "embedding"]
 """Layer names, or names by embedding as in the paper's heatmaps."""
-SAID: dict[Mode, str] = {
+COLOUR_BAR: dict[Mode, str] = {
     "centred": "activation less its mean over the sentence (log scale)",
     "raw": "activation (log scale)",
 }
 
 
 def heatmap_figure(
-    grid: Grid, mode: Mode, out: str | os.PathLike[str], kind: Kind = "layer"
+    heatmap: Heatmap, mode: Mode, out: str | os.PathLike[str], kind: Kind = "layer"
 ) -> Path:
-    """Draw ``grid`` to ``out``, a PNG or an SVG by its ending, with names of a kind.
+    """Draw ``heatmap`` to ``out``, a PNG or an SVG by its ending, with names of a kind.
 
     Raises:
         UserError: the file cannot be written.
@@ -41,48 +41,48 @@ def heatmap_figure(
     path = Path(out)
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with styled():
-        figure = _figure(grid, mode, kind)
+        figure = _figure(heatmap, mode, kind)
         with atomic_file(path) as file:
             figure.savefig(file, format=path.suffix[1:], metadata=metadata)
     return path
 
 
-def _figure(grid: Grid, mode: Mode, kind: Kind) -> Figure:
-    rows, columns = len(grid.labels), len(grid.tokens)
+def _figure(heatmap: Heatmap, mode: Mode, kind: Kind) -> Figure:
+    rows, columns = len(heatmap.labels), len(heatmap.tokens)
     width, height = 2.2 + CELL[0] * columns, 2.1 + CELL[1] * rows
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(False)
-    _cells(figure, axes, grid, mode, kind)
-    figure.suptitle(f"{grid.model}: {grid.case.text}", fontsize=11, x=0.01, ha="left")
+    _cells(figure, axes, heatmap, mode, kind)
+    figure.suptitle(f"{heatmap.model}: {heatmap.case.text}", fontsize=11, x=0.01, ha="left")
     claim = textwrap.fill(LAYER_CLAIM if kind == "layer" else CLAIM, round(width * 14))
     figure.supxlabel(claim, fontsize=7, color="#555555", x=0.01, ha="left")
     return figure
 
 
-def _cells(figure: Figure, axes: Axes, grid: Grid, mode: Mode, kind: Kind) -> None:
-    values = np.array([line.value for line in grid.cells[mode]], np.float64)
-    there = values[values > 0]
-    low, high = (there.min(), there.max()) if there.size else (1.0, 2.0)
+def _cells(figure: Figure, axes: Axes, heatmap: Heatmap, mode: Mode, kind: Kind) -> None:
+    values = np.array([line.value for line in heatmap.cells[mode]], np.float64)
+    positive = values[values > 0]
+    low, high = (positive.min(), positive.max()) if positive.size else (1.0, 2.0)
     norm = LogNorm(low * 0.8, max(high, low * 1.01))
     image = axes.imshow(
         np.where(values > 0, values, np.nan), cmap=COLOURS, norm=norm, aspect="auto"
     )
-    names = grid.names[mode] if kind == "layer" else grid.embeddings[mode]
+    names = heatmap.names[mode] if kind == "layer" else heatmap.embeddings[mode]
     for row, column in zip(*np.nonzero(values > 0), strict=True):
         text = _short(names[row][column])
         if kind == "layer":
-            text = f"{grid.relations[mode][row][column]}\n{text}"
+            text = f"{heatmap.relations[mode][row][column]}\n{text}"
         colour = "white" if norm(values[row, column]) > 0.55 else "#1d1c1a"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(grid.tokens)), [_literal(token) for token in grid.tokens])
+    axes.set_xticks(range(len(heatmap.tokens)), [_literal(token) for token in heatmap.tokens])
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(grid.labels)), [label.text for label in grid.labels])
+    axes.set_yticks(range(len(heatmap.labels)), [label.text for label in heatmap.labels])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
-    bar.set_label(SAID[mode], fontsize=8)
+    bar.set_label(COLOUR_BAR[mode], fontsize=8)
     bar.outline.set_visible(False)
 
 

@@ -18,15 +18,15 @@ from vasae_jax.report.figures.chart import (
     percent,
     wrapped,
 )
-from vasae_jax.report.panel import Panel
+from vasae_jax.report.run_report import RunReport
 
 ALIGNED = BUCKETS[0][1]
 EDGES = np.linspace(0, 1, 51)
 
 
-def alignment(panels: Sequence[Panel]) -> Chart:
+def alignment(reports: Sequence[RunReport]) -> Chart:
     """Each feature's nearest cosine: by method, the dictionary and its firing features apart."""
-    groups = _by_method(panels)
+    groups = _by_method(reports)
     lines = [
         (method, which, round(float(edge), 2), round(float(share), 6))
         for method, parts in groups.items()
@@ -45,13 +45,13 @@ def alignment(panels: Sequence[Panel]) -> Chart:
     )
 
 
-def _by_method(panels: Sequence[Panel]) -> dict[str, dict[str, np.ndarray]]:
+def _by_method(reports: Sequence[RunReport]) -> dict[str, dict[str, np.ndarray]]:
     groups: dict[str, dict[str, np.ndarray]] = {}
-    for method in dict.fromkeys(panel.config.sae.method for panel in panels):
-        mine = [p.dictionary for p in panels if p.config.sae.method == method]
+    for method in dict.fromkeys(report.config.sae.method for report in reports):
+        same = [r.dictionary for r in reports if r.config.sae.method == method]
         groups[method] = {
-            "dictionary": np.concatenate([one.cosines[:, 0] for one in mine]),
-            "firing": np.concatenate([one.cosines[one.fire_rate > 0, 0] for one in mine]),
+            "dictionary": np.concatenate([d.cosines[:, 0] for d in same]),
+            "firing": np.concatenate([d.cosines[d.fire_rate > 0, 0] for d in same]),
         }
     return groups
 
@@ -76,14 +76,14 @@ def _draw_alignment(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> Non
     legend(axes)
 
 
-def alignment_by_run(panels: Sequence[Panel]) -> Chart:
+def alignment_by_run(reports: Sequence[RunReport]) -> Chart:
     """The same of the firing features of each run, as boxes."""
-    found = [p.dictionary.cosines[p.dictionary.fire_rate > 0, 0] for p in panels]
+    cosines = [r.dictionary.cosines[r.dictionary.fire_rate > 0, 0] for r in reports]
     head = ("run", "p5", "p25", "median", "p75", "p95")
-    cuts = [np.percentile(one, (5, 25, 50, 75, 95)) if len(one) else np.zeros(5) for one in found]
+    cuts = [np.percentile(c, (5, 25, 50, 75, 95)) if len(c) else np.zeros(5) for c in cosines]
     lines = [
-        (panel.label.text, *(round(float(x), 4) for x in cut))
-        for panel, cut in zip(panels, cuts, strict=True)
+        (report.label.text, *(round(float(x), 4) for x in cut))
+        for report, cut in zip(reports, cuts, strict=True)
     ]
     return Chart(
         "alignment-by-run",
@@ -93,7 +93,7 @@ def alignment_by_run(panels: Sequence[Panel]) -> Chart:
         head,
         lines,
         lambda axes: _draw_boxes(axes, lines),
-        size=_wide(panels),
+        size=_wide(reports),
     )
 
 
@@ -112,7 +112,7 @@ def _draw_boxes(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.axhline(ALIGNED, color=ORANGE, linestyle=":", linewidth=1.4)
     axes.set_ylim(0, 1)
     axes.set_ylabel("cosine to the nearest embedding")
-    _turn(axes, [str(line[0]) for line in lines])
+    _label_runs(axes, [str(line[0]) for line in lines])
 
 
 HELD = (
@@ -124,10 +124,10 @@ HELD = (
 )
 
 
-def hold_by_run(panels: Sequence[Panel]) -> Chart:
+def hold_by_run(reports: Sequence[RunReport]) -> Chart:
     """What layer names hold in each run, beside what chance and the best names hold."""
     keys = [key for key, *_ in HELD]
-    lines = [(p.label.text, *(round(getattr(p.held[0], key), 5) for key in keys)) for p in panels]
+    lines = [(r.label.text, *(round(getattr(r.held[0], key), 5) for key in keys)) for r in reports]
     return Chart(
         "hold-by-run",
         "What layer names hold",
@@ -137,7 +137,7 @@ def hold_by_run(panels: Sequence[Panel]) -> Chart:
         ("run", *keys),
         lines,
         lambda axes: _draw_hold(axes, lines),
-        size=_wide(panels),
+        size=_wide(reports),
     )
 
 
@@ -162,12 +162,12 @@ def _draw_hold(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.set_ylabel("share of activation held")
     percent(axes)
     legend(axes)
-    _turn(axes, [str(line[0]) for line in lines])
+    _label_runs(axes, [str(line[0]) for line in lines])
 
 
-def coverage(panels: Sequence[Panel]) -> Chart:
+def coverage(reports: Sequence[RunReport]) -> Chart:
     """How many different tokens are names."""
-    lines = [(p.label.text, *_covered(p)) for p in panels]
+    lines = [(r.label.text, *_covered(r)) for r in reports]
     return Chart(
         "coverage",
         "Tokens that are names",
@@ -176,17 +176,17 @@ def coverage(panels: Sequence[Panel]) -> Chart:
         ("run", "layer_names", "layer_names_that_hold", "aligned_embeddings", "vocabulary"),
         lines,
         lambda axes: _draw_coverage(axes, lines),
-        size=_wide(panels),
+        size=_wide(reports),
     )
 
 
-def _covered(panel: Panel) -> tuple[int, int, int, int]:
-    found = panel.dictionary
-    fires, first = found.fire_rate > 0, found.layer_token_ids[:, 0]
-    aligned = fires & (found.cosines[:, 0] >= ALIGNED)
-    parts = (first[fires], first[fires & (found.verdict == HOLDS)], found.token_ids[aligned, 0])
-    one, two, three = (len(np.unique(part)) for part in parts)
-    return one, two, three, len(panel.vocab)
+def _covered(report: RunReport) -> tuple[int, ...]:
+    dictionary = report.dictionary
+    fires, first = dictionary.fire_rate > 0, dictionary.layer_token_ids[:, 0]
+    holds = fires & (dictionary.verdict == HOLDS)
+    aligned = fires & (dictionary.cosines[:, 0] >= ALIGNED)
+    counts = [len(np.unique(ids)) for ids in (first[fires], first[holds])]
+    return *counts, len(np.unique(dictionary.token_ids[aligned, 0])), len(report.vocab)
 
 
 def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
@@ -199,10 +199,10 @@ def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.set_ylabel("different tokens")
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     legend(axes)
-    _turn(axes, [str(line[0]) for line in lines])
+    _label_runs(axes, [str(line[0]) for line in lines])
 
 
-def _turn(axes: Axes, labels: list[str]) -> None:
+def _label_runs(axes: Axes, labels: list[str]) -> None:
     """Labels of runs, at a slant where they are long or many."""
     labels = [wrapped(label) for label in labels]
     widest = max(len(line) for label in labels for line in label.split("\n"))
@@ -212,5 +212,5 @@ def _turn(axes: Axes, labels: list[str]) -> None:
     )
 
 
-def _wide(panels: Sequence[Panel]) -> tuple[float, float]:
-    return max(7.2, 0.8 * len(panels) + 2), 4.0
+def _wide(reports: Sequence[RunReport]) -> tuple[float, float]:
+    return max(7.2, 0.8 * len(reports) + 2), 4.0

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from vasae_jax.report.figures.chart import Chart, legend, look, percent, wrapped
-from vasae_jax.report.panel import Panel
+from vasae_jax.report.run_report import RunReport
 
 RATES = np.linspace(-6, 0, 31)
 """Edges of log10(fire rate)."""
@@ -15,9 +15,9 @@ Line = tuple[str, np.ndarray, np.ndarray]
 """A run's label, x and y."""
 
 
-def density(panels: Sequence[Panel]) -> Chart:
+def density(reports: Sequence[RunReport]) -> Chart:
     """How often features fire."""
-    lines = [(p.label.text, RATES[:-1] + 0.1, _rates(p)) for p in panels]
+    lines = [(r.label.text, RATES[:-1] + 0.1, _rates(r)) for r in reports]
     return _lines(
         "density",
         "How often features fire",
@@ -28,22 +28,22 @@ def density(panels: Sequence[Panel]) -> Chart:
     )
 
 
-def _rates(panel: Panel) -> np.ndarray:
-    rate = panel.dictionary.fire_rate
+def _rates(report: RunReport) -> np.ndarray:
+    rate = report.dictionary.fire_rate
     counts, _ = np.histogram(np.log10(np.clip(rate[rate > 0], 1e-6, 1)), RATES)
     return counts / max(int(counts.sum()), 1)
 
 
-def curves(panels: Sequence[Panel]) -> Chart:
+def curves(reports: Sequence[RunReport]) -> Chart:
     """The share of the variance that is not explained, while training."""
     lines = [
         (
-            p.label.text,
-            np.array([one["step"] for one in p.curves]),
-            np.array([one["fvu"] for one in p.curves]),
+            r.label.text,
+            np.array([record["step"] for record in r.curves]),
+            np.array([record["fvu"] for record in r.curves]),
         )
-        for p in panels
-        if p.curves
+        for r in reports
+        if r.curves
     ]
     return _lines(
         "learning-curves",
@@ -54,12 +54,12 @@ def curves(panels: Sequence[Panel]) -> Chart:
     )
 
 
-def by_position(panels: Sequence[Panel]) -> Chart:
+def by_position(reports: Sequence[RunReport]) -> Chart:
     """The same on held-out rows, by position in the window."""
     lines = []
-    for panel in panels:
-        there = np.flatnonzero(np.isfinite(panel.fvu_by_position))
-        lines.append((panel.label.text, there, panel.fvu_by_position[there]))
+    for report in reports:
+        positions = np.flatnonzero(np.isfinite(report.fvu_by_position))
+        lines.append((report.label.text, positions, report.fvu_by_position[positions]))
     return _lines(
         "loss-by-position",
         "Error by position",
@@ -70,15 +70,15 @@ def by_position(panels: Sequence[Panel]) -> Chart:
     )
 
 
-def frontier(panels: Sequence[Panel]) -> Chart:
+def frontier(reports: Sequence[RunReport]) -> Chart:
     """What runs explain against what their names hold."""
     points = [
         (
-            p.label.text,
-            round(p.evaluation["unmasked"]["variance_explained"], 5),
-            round(p.held[0].hold10, 5),
+            r.label.text,
+            round(r.evaluation["unmasked"]["variance_explained"], 5),
+            round(r.held[0].hold10, 5),
         )
-        for p in panels
+        for r in reports
     ]
     return Chart(
         "frontier",

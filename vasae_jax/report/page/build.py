@@ -1,4 +1,4 @@
-"""The folder of a report: the page, its scripts, and the data of every panel."""
+"""The folder of a report: the page, its scripts, and the data of every run."""
 
 import os
 import shutil
@@ -13,53 +13,11 @@ from vasae_jax.dictionary.claims import BIBTEX, BUCKETS, CLAIM, LAYER_CLAIM, REF
 from vasae_jax.evaluation.sentence import Cells
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.figures.chart import Chart, write_chart
-from vasae_jax.report.heatmap import Grid
-from vasae_jax.report.page.layer import panel_index, write_panel, write_shard
-from vasae_jax.report.panel import Panel
+from vasae_jax.report.heatmap import Heatmap
+from vasae_jax.report.page.run_files import index_entry, write_run, write_shard
+from vasae_jax.report.run_report import RunReport
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import unwritable
-
-# Heatmaps as the page reads them.
-
-
-def grid_json(grid: Grid) -> dict[str, Any]:
-    """A heatmap as JSON: tokens, and for each mode a line of cells for each run."""
-    return {
-        "key": grid.case.key,
-        "text": grid.case.text,
-        "kind": grid.case.kind,
-        "topic": grid.case.topic,
-        "model": grid.model,
-        "tokens": list(grid.tokens),
-        "rows": [{"key": label.key, "label": label.text} for label in grid.labels],
-        "modes": {
-            mode: [
-                _line(*parts)
-                for parts in zip(
-                    lines,
-                    grid.names[mode],
-                    grid.relations[mode],
-                    grid.embeddings[mode],
-                    strict=True,
-                )
-            ]
-            for mode, lines in grid.cells.items()
-        },
-    }
-
-
-def _line(
-    cells: Cells, names: list[str], relations: list[str], embeddings: list[str]
-) -> dict[str, Any]:
-    return {
-        "feature": cells.feature.tolist(),
-        "value": [round(value, 4) for value in cells.value.tolist()],
-        "activation": [round(value, 4) for value in cells.activation.tolist()],
-        "name": names,
-        "relation": relations,
-        "embedding": embeddings,
-    }
-
 
 INDEX = "index.html"
 
@@ -80,9 +38,9 @@ def check_folder(out: str | os.PathLike[str], overwrite: bool) -> None:
 
 def build_page(
     out: str | os.PathLike[str],
-    panels: Sequence[Panel],
+    reports: Sequence[RunReport],
     matches: Mapping[str, Mapping[str, Names]],
-    grids: Sequence[Grid] = (),
+    heatmaps: Sequence[Heatmap] = (),
     charts: Sequence[Chart] = (),
     *,
     overwrite: bool = False,
@@ -91,9 +49,9 @@ def build_page(
 
     Args:
         out: a new folder.
-        panels: the runs that are shown.
-        matches: by two keys of panels, see :func:`vasae_jax.report.panel.match_panels`.
-        grids: heatmaps.
+        reports: the runs that are shown.
+        matches: by the keys of two runs, see :func:`vasae_jax.report.run_report.match_features`.
+        heatmaps: of sentences.
         charts: figures.
         overwrite: replace the report that is there.
 
@@ -111,7 +69,7 @@ def build_page(
     except OSError as error:
         raise unwritable(path, error) from error
     try:
-        _fill(scratch, panels, matches, grids, charts)
+        _fill(scratch, reports, matches, heatmaps, charts)
         scratch.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)
@@ -125,20 +83,20 @@ def build_page(
 
 def _fill(
     folder: Path,
-    panels: Sequence[Panel],
+    reports: Sequence[RunReport],
     matches: Mapping[str, Mapping[str, Names]],
-    grids: Sequence[Grid],
+    heatmaps: Sequence[Heatmap],
     charts: Sequence[Chart],
 ) -> None:
     data = folder / "data"
     _copy_assets(folder)
-    for panel in panels:
-        write_panel(data, panel, dict(matches[panel.label.key]))
-    for key, vocab in {panel.vocab_key: panel.vocab for panel in panels}.items():
+    for report in reports:
+        write_run(data, report, dict(matches[report.label.key]))
+    for key, vocab in {report.vocab_key: report.vocab for report in reports}.items():
         write_shard(data, f"vocab-{key}", [vocab.display(token) for token in range(len(vocab))])
-    write_shard(data, "heatmaps", [grid_json(grid) for grid in grids])
+    write_shard(data, "heatmaps", [_heatmap_json(heatmap) for heatmap in heatmaps])
     figures = [write_chart(chart, folder / "figures") for chart in charts]
-    write_shard(data, "index", _index(panels, matches, len(grids), figures))
+    write_shard(data, "index", _index(reports, matches, len(heatmaps), figures))
 
 
 def _copy_assets(folder: Path) -> None:
@@ -147,7 +105,7 @@ def _copy_assets(folder: Path) -> None:
 
 
 def _index(
-    panels: Sequence[Panel],
+    reports: Sequence[RunReport],
     matches: Mapping[str, Mapping[str, Names]],
     heatmaps: int,
     figures: list[dict[str, str]],
@@ -160,7 +118,45 @@ def _index(
         "reference": REFERENCE,
         "bibtex": BIBTEX,
         "buckets": [[name, least] for name, least in BUCKETS],
-        "panels": [panel_index(panel, list(matches[panel.label.key])) for panel in panels],
+        "runs": [index_entry(report, list(matches[report.label.key])) for report in reports],
         "heatmaps": heatmaps,
         "figures": figures,
+    }
+
+
+def _heatmap_json(heatmap: Heatmap) -> dict[str, Any]:
+    """Tokens, and for each mode a line of cells for each run."""
+    return {
+        "key": heatmap.case.key,
+        "text": heatmap.case.text,
+        "kind": heatmap.case.kind,
+        "topic": heatmap.case.topic,
+        "model": heatmap.model,
+        "tokens": list(heatmap.tokens),
+        "rows": [{"key": label.key, "label": label.text} for label in heatmap.labels],
+        "modes": {
+            mode: list(
+                map(
+                    _line,
+                    lines,
+                    heatmap.names[mode],
+                    heatmap.relations[mode],
+                    heatmap.embeddings[mode],
+                )
+            )
+            for mode, lines in heatmap.cells.items()
+        },
+    }
+
+
+def _line(
+    cells: Cells, names: list[str], relations: list[str], embeddings: list[str]
+) -> dict[str, Any]:
+    return {
+        "feature": cells.feature.tolist(),
+        "value": [round(value, 4) for value in cells.value.tolist()],
+        "activation": [round(value, 4) for value in cells.activation.tolist()],
+        "name": names,
+        "relation": relations,
+        "embedding": embeddings,
     }

@@ -1,21 +1,65 @@
-// The page of all features.
+// The page of all features: figures of each run, the filters, the table.
 (function (vasae) {
   "use strict";
-  const { panels, search, find, rank, table, controls, format } = vasae;
+  const { h, grid, runs, search, filters, table, format } = vasae;
   let leave = () => {};
 
+  const HEADS = [
+    "Run",
+    "Features",
+    "Variance explained",
+    "First name holds",
+    "Ten names hold",
+    "Names hold by test",
+  ];
+
+  // The head of the page: a line of figures for each run.
+  function summary() {
+    const head = h(
+      "h1",
+      {},
+      `${format.count(runs.total)} features, each with the tokens it should fire at`,
+    );
+    const withShuffled = (share, shuffled) => [
+      format.share(share),
+      h("small", {}, `shuffled ${format.share(shuffled)}`),
+    ];
+    const rows = runs.all
+      .slice(0, 12)
+      .map(({ label, features, held, variance_explained: ve }) => [
+        h("th", { scope: "row" }, label),
+        format.count(features),
+        `${(ve * 100).toFixed(1)}%`,
+        withShuffled(held.hold1, held.shuffled1),
+        withShuffled(held.hold10, held.shuffled10),
+        format.share(held.holds),
+      ]);
+    return h(
+      "section",
+      { class: "summary" },
+      head,
+      h(
+        "p",
+        {},
+        "A layer name says at or before which token a feature should fire. What it holds is counted: ",
+        "the share of the feature's activation that is there, on held-out text.",
+      ),
+      grid(HEADS, rows, "figures-table"),
+    );
+  }
+
   function show(main, query) {
-    const state = controls.read(query);
+    const state = filters.readState(query);
     const parts = {
       state,
-      controls: controls.make(state, (name, value) => change(name, value)),
+      controls: filters.make(state, (name, value) => change(name, value)),
       table: table.make((key) => sortBy(key)),
     };
     const update = (searching) => refresh(parts, searching);
-    const keep = () => history.replaceState(null, "", controls.write(state));
+    const save = () => history.replaceState(null, "", filters.writeState(state));
     function change(name, value) {
       state[name] = value;
-      keep();
+      save();
       update(name === "q");
     }
     function sortBy(key) {
@@ -28,85 +72,85 @@
           ? "0"
           : "1";
       state.sort = key;
-      keep();
+      save();
       update(false);
     }
     main.replaceChildren(
-      vasae.lead(),
+      summary(),
       parts.controls.element,
       parts.controls.count,
       parts.table.element,
     );
     leave = listen(parts);
-    arrive(parts, update).catch(vasae.complain);
+    loadAll(parts, update).catch(vasae.complain);
   }
 
-  // Panels come in one by one; the first is on the page before the others are read.
-  async function arrive(parts, update) {
-    for (const panel of panels.all) {
-      const fresh = !panel.table;
-      await panels.loadTable(panel);
+  // Runs are loaded one by one; the first is on the page before the others are read.
+  async function loadAll(parts, update) {
+    for (const run of runs.all) {
+      const fresh = !run.table;
+      await runs.loadTable(run);
       if (!parts.table.element.isConnected) return;
-      if (fresh || panel === panels.all[panels.all.length - 1]) {
+      if (fresh || run === runs.all[runs.all.length - 1]) {
         parts.last = null;
         update(false);
       }
       await new Promise((resolve) => setTimeout(resolve));
     }
-    for (const panel of panels.all) await search.loadText(panel);
+    for (const run of runs.all) await search.loadText(run);
     if (parts.state.q) update(true);
   }
 
   async function refresh(parts, searching) {
     const { state } = parts;
-    const turn = (parts.turn || 0) + 1;
-    parts.turn = turn;
+    const number = (parts.refreshes || 0) + 1;
+    parts.refreshes = number;
     const query = state.q.toLowerCase();
-    if (!searching || !parts.pass) parts.pass = rank.passing(state);
+    if (!searching || !parts.pass) parts.pass = filters.passing(state);
     if (!query) parts.last = null;
     else if (!parts.last || parts.last.query !== query) {
-      const asked = {
+      const request = {
         query,
-        order: rank.order(state.sort, state.down === "1"),
+        order: filters.sortedRows(state.sort, state.down === "1"),
         pass: parts.pass,
         room: table.room(parts.table),
-        before: parts.last,
-        off: () => turn !== parts.turn,
+        previous: parts.last,
+        cancelled: () => number !== parts.refreshes,
       };
-      const last = await find(asked, (early) => put(parts, early, "at least "));
+      const last = await search.find(request, (early) => put(parts, early, "at least "));
       if (!last) return; // more was typed
       parts.last = last;
     }
-    put(parts, parts.last && parts.last.found);
+    put(parts, parts.last && parts.last.ranks);
     performance.mark("vasae-counted");
   }
 
-  // Draw the rows that pass and, if there is a search, were `found`.
-  function put(parts, found, atLeast = "") {
+  // Draw the rows that pass and, if there is a search, were found.
+  function put(parts, ranks, atLeast = "") {
     const { state } = parts;
-    const order = rank.order(state.sort, state.down === "1");
-    const { rows, first } = rank.choose(order, parts.pass, found);
+    const order = filters.sortedRows(state.sort, state.down === "1");
+    const { rows, first } = filters.choose(order, parts.pass, ranks);
     table.show(parts.table, rows, state.sort, state.down === "1");
     const others = rows.length > first ? " first, then by other names and examples" : "";
     const named = first ? `, ${format.count(first)} by a layer name${others}` : "";
     const more =
-      rows.length > table.MOST ? `; the first ${format.count(table.MOST)} are listed` : "";
-    parts.controls.count.textContent = `${atLeast}${format.count(rows.length)} of ${format.count(panels.total)} features${named}${more}`;
+      rows.length > table.MAX_ROWS ? `; the first ${format.count(table.MAX_ROWS)} are listed` : "";
+    parts.controls.count.textContent = `${atLeast}${format.count(rows.length)} of ${format.count(runs.total)} features${named}${more}`;
     parts.table.element.classList.toggle("none", rows.length === 0);
     performance.mark("vasae-shown");
   }
 
   function listen(parts) {
-    let asked = false;
+    let pending = false;
     const draw = () => {
-      if (asked) return;
-      asked = true;
+      if (pending) return;
+      pending = true;
       requestAnimationFrame(() => {
-        asked = false;
+        pending = false;
         parts.table.draw();
       });
     };
-    const resize = () => put(parts, parts.last && parts.last.found);
+    const resize = () => put(parts, parts.last && parts.last.ranks);
     const slash = (event) => {
       if (event.key !== "/" || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
       event.preventDefault();

@@ -1,7 +1,7 @@
 // Case studies: the name most active at each token of a sentence, a line for each run.
 (function (vasae) {
   "use strict";
-  const { h, panels, format, tokens, store } = vasae;
+  const { h, runs, format, tokens, store } = vasae;
   const KINDS = ["clear", "ambiguous", "boundary", ""];
   const NAMES = { name: "by the layer", embedding: "by embedding" };
   const MODES = { centred: "less its mean", raw: "as it is" };
@@ -21,18 +21,18 @@
       );
       return;
     }
-    const given = new URLSearchParams(query);
+    const params = new URLSearchParams(query);
     const state = {
-      model: given.get("model") || "",
-      kind: given.get("kind") || "",
-      topic: given.get("topic") || "",
-      mode: given.get("mode") === "raw" ? "raw" : "centred",
-      names: given.get("names") === "embedding" ? "embedding" : "name",
+      model: params.get("model") || "",
+      kind: params.get("kind") || "",
+      topic: params.get("topic") || "",
+      mode: params.get("mode") === "raw" ? "raw" : "centred",
+      names: params.get("names") === "embedding" ? "embedding" : "name",
     };
-    const shown = cases.filter((one) =>
-      ["model", "kind", "topic"].every((name) => !state[name] || one[name] === state[name]),
+    const shown = cases.filter((study) =>
+      ["model", "kind", "topic"].every((name) => !state[name] || study[name] === state[name]),
     );
-    const current = shown.find((one) => one.key === key) || shown[0] || cases[0];
+    const current = shown.find((study) => study.key === key) || shown[0] || cases[0];
     const go = (changes) => {
       const next = { ...state, ...changes };
       const kept = Object.entries(next).filter(
@@ -56,12 +56,12 @@
         {},
         KINDS.map((kind) => group(kind, shown, current, go)),
       ),
-      drawn(current, state),
+      draw(current, state),
     );
   }
 
   function pickers(cases, state, go) {
-    const values = (name) => [...new Set(cases.map((one) => one[name]))].filter(Boolean);
+    const values = (name) => [...new Set(cases.map((study) => study[name]))].filter(Boolean);
     const select = (name, title, all) =>
       values(name).length < 2
         ? null
@@ -111,42 +111,42 @@
   }
 
   function group(kind, shown, current, go) {
-    const mine = shown.filter((one) => (one.kind || "") === kind);
-    if (!mine.length) return null;
+    const ofKind = shown.filter((study) => (study.kind || "") === kind);
+    if (!ofKind.length) return null;
     return h(
       "div",
       { class: "cases" },
-      h("h2", {}, kind ? `${kind[0].toUpperCase()}${kind.slice(1)}` : "Own"),
-      mine.map((one) =>
+      h("h2", {}, kind ? format.capital(kind) : "Own"),
+      ofKind.map((study) =>
         h(
           "button",
           {
             type: "button",
             class: "plain",
-            title: one.text,
-            "aria-pressed": one === current ? "true" : "false",
-            onclick: () => go({ key: one.key }),
+            title: study.text,
+            "aria-pressed": study === current ? "true" : "false",
+            onclick: () => go({ key: study.key }),
           },
-          one.topic || one.text,
+          study.topic || study.text,
         ),
       ),
     );
   }
 
-  function drawn(one, { mode, names }) {
-    const lines = one.modes[mode];
+  function draw(study, { mode, names }) {
+    const lines = study.modes[mode];
     const values = lines.flatMap((line) => line.value).filter((value) => value > 0);
     const low = Math.log(Math.min(...values)),
       high = Math.log(Math.max(...values));
     const level = (value) => (high > low ? (Math.log(value) - low) / (high - low) : 1);
-    const paint = vasae.paint();
+    const paint = ramp();
     const head = h(
       "tr",
       {},
       h("td", {}),
-      one.tokens.map((token) => h("th", { scope: "col" }, tokens.chip(token))),
+      study.tokens.map((token) => h("th", { scope: "col" }, tokens.chip(token))),
     );
-    const rows = one.rows.map((row, number) =>
+    const rows = study.rows.map((row, number) =>
       h(
         "tr",
         {},
@@ -159,10 +159,10 @@
     return h(
       "figure",
       { class: "heatmap" },
-      h("blockquote", {}, one.text),
+      h("blockquote", {}, study.text),
       h(
         "div",
-        { class: "scroll", tabindex: "0", role: "group", "aria-label": `Heatmap of: ${one.text}` },
+        { class: "scroll", tabindex: "0", role: "group", "aria-label": `Heatmap of: ${study.text}` },
         h("table", {}, h("thead", {}, head), h("tbody", {}, rows)),
       ),
       values.length ? scale(Math.exp(low), Math.exp(high), paint) : null,
@@ -182,13 +182,13 @@
     const title =
       `${row.label}, feature ${feature}: activation ${format.activation(line.activation[place])}` +
       `, shown ${format.activation(line.value[place])}`;
-    const to = panels.byKey(row.key);
+    const to = runs.byKey(row.key);
     return h(
       "td",
       { "--cell": background, "--ink": ink },
       h(
         "a",
-        { href: to ? panels.link(to, feature) : null, title },
+        { href: to ? runs.link(to, feature) : null, title },
         names === "name" ? h("small", {}, line.relation[place]) : null,
         tokens.chip(line[names][place]),
       ),
@@ -204,6 +204,22 @@
       h("span", {}, steps),
       format.activation(high),
     );
+  }
+
+  // From the page's pale to its deep colour; ink is black or white, whichever stands out more.
+  function ramp() {
+    const style = getComputedStyle(document.documentElement);
+    const read = (name) => style.getPropertyValue(name).trim().split(/\s+/).map(Number);
+    const low = read("--ramp-low"),
+      high = read("--ramp-high");
+    return (t) => {
+      const rgb = low.map((value, i) => Math.round(value + (high[i] - value) * t));
+      const [r, g, b] = rgb
+        .map((value) => value / 255)
+        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+      const light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      return { background: `rgb(${rgb.join(" ")})`, ink: light > 0.179 ? "#000" : "#fff" };
+    };
   }
 
   vasae.heatmap = { show };

@@ -1,7 +1,113 @@
-// The address says what is shown: #/features, #/feature/RUN/ID, #/heatmaps/CASE, #/figures, #/about.
+// The figures, the page about the report, and the address, which says what is shown:
+// #/features, #/feature/RUN/ID, #/heatmaps/CASE, #/figures, #/about.
 (function (vasae) {
   "use strict";
-  const { h, panels, index, theme } = vasae;
+  const { h, grid, runs, index, format, theme } = vasae;
+
+  function showFigures(main) {
+    const figures = index.figures.map(({ name, title, caption }) =>
+      h(
+        "figure",
+        { class: "chart", id: name },
+        h("figcaption", {}, h("h2", {}, title), h("p", {}, caption)),
+        h("img", { src: `figures/${name}.svg`, alt: `${title}. ${caption}`, loading: "lazy" }),
+        h(
+          "p",
+          { class: "files" },
+          ["svg", "png", "csv"].map((kind) =>
+            h("a", { href: `figures/${name}.${kind}` }, kind.toUpperCase()),
+          ),
+        ),
+      ),
+    );
+    main.replaceChildren(
+      h("h1", {}, "Figures"),
+      figures.length
+        ? h("div", { class: "charts" }, figures)
+        : h("p", {}, "This report has no figures."),
+    );
+  }
+
+  function footer() {
+    return h(
+      "div",
+      { class: "inner" },
+      h("p", {}, h("b", {}, "What a name claims. "), index.layer_claim),
+      h("p", {}, h("b", {}, "By embedding. "), index.claim),
+      h(
+        "p",
+        { class: "cite" },
+        h("b", {}, "To cite the method. "),
+        index.reference,
+        " ",
+        vasae.feature.copy("Copy BibTeX", () => index.bibtex),
+      ),
+      h("p", { class: "quiet" }, `Made by ${index.made_by}. Nothing is loaded from the network.`),
+    );
+  }
+
+  function showAbout(main) {
+    const rows = runs.all.map((run) => [
+      run.label,
+      run.made_by,
+      run.model,
+      run.source,
+      `${run.split} split`,
+      format.count(run.firing),
+      format.groupDigits(run.fire_rate_over),
+    ]);
+    main.replaceChildren(
+      h("h1", {}, "About this report"),
+      h("h2", {}, "What a name claims, and what it does not"),
+      h("p", { class: "wide" }, index.layer_claim),
+      h("p", { class: "wide" }, index.claim),
+      h("h2", {}, "How to read it"),
+      h(
+        "dl",
+        { class: "terms wide" },
+        TERMS.map(([term, text]) => [h("dt", {}, term), h("dd", {}, text)]),
+      ),
+      h("h2", {}, "Where it is from"),
+      grid(HEADS, rows),
+      h("h2", {}, "To cite the method"),
+      h("p", { class: "wide" }, index.reference),
+      h("pre", {}, index.bibtex),
+    );
+  }
+
+  const HEADS = [
+    "Run",
+    "Trained by",
+    "Model",
+    "Text",
+    "Examples from",
+    "Features that fire",
+    "Fire rates over",
+  ];
+  const TERMS = [
+    [
+      "Held",
+      "The share of a feature's activation on held-out text that is at its ten layer names, or just before them.",
+    ],
+    [
+      "Shuffled",
+      "What the names of other firing features hold of it, on average: the share expected by chance.",
+    ],
+    [
+      "Verdict",
+      "Holds: it meets its names more than twice as often as the text does, by a test over different windows, with false discoveries kept to 5%. Contradicted: less often than the text does. No evidence: neither, or fewer than five occasions.",
+    ],
+    ["Lift", "What a name holds over the share of rows that are there."],
+    [
+      "Fires",
+      "The share of held-out rows on which the feature is active: above 0, and among the k strongest or above its threshold, as its SAE has it.",
+    ],
+    [
+      "By embedding",
+      "The token whose embedding is nearest to the decoder row, by cosine: strong from 0.8, medium from 0.5, weak from 0.3.",
+    ],
+  ];
+
   const main = document.getElementById("main");
   const PAGES = [
     ["features", "Features"],
@@ -9,23 +115,23 @@
     ["figures", "Figures"],
     ["about", "About"],
   ];
-  const places = new Map(); // how far each list was scrolled
+  const scrolled = new Map(); // how far each list was scrolled
   let last = "";
 
   function route() {
     const [path, query] = (location.hash.slice(1) || "/features").split(/\?(.*)/s);
     const [, page, first, second] = path.split("/").map(decodeURIComponent);
-    if (last) places.set(last, scrollY);
+    if (last) scrolled.set(last, scrollY);
     vasae.features.leave();
     document.title = "Named features";
-    const done =
+    const draw =
       {
         feature: () => vasae.feature.show(main, first, second),
         heatmaps: () => vasae.heatmap.show(main, first, query),
-        figures: () => vasae.figures.show(main),
-        about: () => vasae.about.show(main),
+        figures: () => showFigures(main),
+        about: () => showAbout(main),
       }[page] || (() => vasae.features.show(main, query));
-    Promise.resolve(done())
+    Promise.resolve(draw())
       .catch(complain)
       .then(() => arrived(location.hash || "#/features"));
     for (const link of document.querySelectorAll("#nav a")) {
@@ -40,7 +146,7 @@
   function arrived(name) {
     const same = name.split("?")[0] === last.split("?")[0];
     last = name;
-    if (!same) scrollTo(0, places.get(name) || 0);
+    if (!same) scrollTo(0, scrolled.get(name) || 0);
   }
 
   function complain(error) {
@@ -62,7 +168,7 @@
 
   function begin() {
     Object.assign(vasae, { copy: copyText, complain });
-    const models = [...new Set(panels.all.map((panel) => panel.model))];
+    const models = [...new Set(runs.all.map((run) => run.model))];
     document.getElementById("subject").textContent = models.join(", ");
     document
       .getElementById("nav")
@@ -70,19 +176,19 @@
         ...PAGES.map(([page, title]) => h("a", { href: `#/${page}`, "data-page": page }, title)),
       );
     const button = document.getElementById("theme");
-    const name = () => (button.textContent = theme.dark() ? "Light" : "Dark");
+    const label = () => (button.textContent = theme.dark() ? "Light" : "Dark");
     button.addEventListener("click", theme.toggle);
     addEventListener("vasae-theme", () => {
-      name();
-      if (location.hash.startsWith("#/heatmaps")) route(); // its colours are worked out
+      label();
+      if (location.hash.startsWith("#/heatmaps")) route(); // its colours depend on the theme
     });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", name);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
     document.querySelector(".skip").addEventListener("click", (event) => {
       event.preventDefault(); // the address is the page's own
       main.focus();
     });
-    name();
-    document.getElementById("foot").append(vasae.about.foot());
+    label();
+    document.getElementById("foot").append(footer());
     addEventListener("hashchange", route);
     route();
   }

@@ -1,9 +1,9 @@
-// Data files: each is a script that calls vasae.put(key, value), because a page from a disk may
-// load scripts and may not fetch files.
+// Data files: each is a script that calls vasae.put(key, value), because a page that is opened from
+// a disk may load scripts but may not fetch files.
 (function (vasae) {
   "use strict";
   const values = new Map();
-  const waiting = new Map();
+  const loading = new Map();
   const ARRAYS = {
     u1: Uint8Array,
     i1: Int8Array,
@@ -17,8 +17,8 @@
 
   function load(key) {
     if (values.has(key)) return Promise.resolve(values.get(key));
-    if (!waiting.has(key)) waiting.set(key, request(key));
-    return waiting.get(key);
+    if (!loading.has(key)) loading.set(key, request(key));
+    return loading.get(key);
   }
 
   function request(key) {
@@ -26,7 +26,7 @@
       const script = document.createElement("script");
       script.src = `data/${key}.js`;
       script.onerror = () => {
-        waiting.delete(key);
+        loading.delete(key);
         reject(new Error(`data/${key}.js is missing from this folder`));
       };
       script.onload = () => {
@@ -37,8 +37,8 @@
     });
   }
 
-  // A column {type, shape, data} as {shape, width, values}; `less` is taken from each value.
-  function column(packed) {
+  // A column {type, shape, data} as {shape, width, values}; `less` is subtracted from each value.
+  function unpack(packed) {
     const text = atob(packed.data);
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
@@ -49,17 +49,18 @@
   }
 
   // The values of line `index` of a column.
-  function line(found, index) {
-    return found.values.subarray(index * found.width, (index + 1) * found.width);
+  function line(column, index) {
+    return column.values.subarray(index * column.width, (index + 1) * column.width);
   }
 
+  // The same of every column in a tree of them.
   function columns(packed) {
-    const found = {};
+    const unpacked = {};
     for (const [name, value] of Object.entries(packed)) {
-      found[name] = value.data !== undefined ? column(value) : columns(value);
+      unpacked[name] = value.data !== undefined ? unpack(value) : columns(value);
     }
-    return found;
+    return unpacked;
   }
 
-  vasae.store = { load, columns, line, now: (key) => values.get(key) };
+  vasae.store = { load, columns, line, loaded: (key) => values.get(key) };
 })((window.vasae = window.vasae || {}));

@@ -1,9 +1,9 @@
 // The table of features: only the rows in view are elements.
 (function (vasae) {
   "use strict";
-  const { h, panels, format, plots, tokens } = vasae;
-  const MOST = 100000; // rows; browsers do not draw pages of any height
-  const SPARE = 8;
+  const { h, runs, format, plots, tokens } = vasae;
+  const MAX_ROWS = 100000; // rows; browsers do not draw pages of any height
+  const EXTRA = 8;
   const COLUMNS = [
     { key: "feature", title: "Feature", help: "The number of the feature" },
     {
@@ -34,7 +34,7 @@
       h("div", { class: "head", role: "row" }, heads),
       space,
     );
-    const view = { element, space, heads, rows: new Uint32Array(0), shown: new Map() };
+    const view = { element, space, heads, rows: new Uint32Array(0), drawn: new Map() };
     view.draw = () => draw(view);
     space.addEventListener("keydown", (event) => step(view, event));
     return view;
@@ -52,7 +52,7 @@
   }
 
   function show(view, rows, sort, down) {
-    view.rows = rows.length > MOST ? rows.subarray(0, MOST) : rows;
+    view.rows = rows.length > MAX_ROWS ? rows.subarray(0, MAX_ROWS) : rows;
     COLUMNS.forEach((column, i) => {
       const direction = down ? "descending" : "ascending";
       if (column.key === sort) view.heads[i].setAttribute("aria-sort", direction);
@@ -61,10 +61,10 @@
     view.element.setAttribute("aria-rowcount", view.rows.length + 1);
     view.height = parseFloat(getComputedStyle(view.element).getPropertyValue("--row"));
     view.space.style.height = `${view.rows.length * view.height}px`;
-    for (const [place, { number, element }] of view.shown) {
+    for (const [place, { number, element }] of view.drawn) {
       if (number === view.rows[place]) continue; // as it was
       element.remove();
-      view.shown.delete(place);
+      view.drawn.delete(place);
     }
     draw(view);
   }
@@ -72,22 +72,22 @@
   // How many rows the page has room for, from the first to the last that is drawn.
   function room(view) {
     const top = -view.space.getBoundingClientRect().top;
-    return Math.ceil((top + innerHeight) / view.height) + SPARE;
+    return Math.ceil((top + innerHeight) / view.height) + EXTRA;
   }
 
   function draw(view) {
     if (!view.height || !view.element.isConnected) return;
     const top = -view.space.getBoundingClientRect().top;
-    const first = Math.max(0, Math.floor(top / view.height) - SPARE);
+    const first = Math.max(0, Math.floor(top / view.height) - EXTRA);
     const last = Math.min(view.rows.length, room(view));
-    for (const [place, { element }] of view.shown) {
+    for (const [place, { element }] of view.drawn) {
       if (place < first || place >= last) {
         element.remove();
-        view.shown.delete(place);
+        view.drawn.delete(place);
       }
     }
     for (let place = first; place < last; place += 1) {
-      if (!view.shown.has(place)) add(view, place);
+      if (!view.drawn.has(place)) add(view, place);
     }
   }
 
@@ -96,15 +96,15 @@
     const number = view.rows[place];
     const element = row(number, place, view.height);
     let next = place + 1;
-    const end = place + 2 * SPARE + 200;
-    while (next < end && !view.shown.has(next)) next += 1;
-    view.space.insertBefore(element, view.shown.has(next) ? view.shown.get(next).element : null);
-    view.shown.set(place, { number, element });
+    const end = place + 2 * EXTRA + 200;
+    while (next < end && !view.drawn.has(next)) next += 1;
+    view.space.insertBefore(element, view.drawn.has(next) ? view.drawn.get(next).element : null);
+    view.drawn.set(place, { number, element });
   }
 
   function row(number, place, height) {
-    const { panel, feature } = panels.locate(number);
-    const { table } = panel;
+    const { run, feature } = runs.locate(number);
+    const { table } = run;
     const cell = (name, ...children) => h("div", { role: "cell", class: `c-${name}` }, children);
     const rate = table.rate.values[feature];
     const element = h(
@@ -112,14 +112,14 @@
       { role: "row", class: rate ? "row" : "row dead", "aria-rowindex": place + 2 },
       cell(
         "feature",
-        h("a", { href: panels.link(panel, feature), "data-place": place }, feature),
-        panels.all.length > 1 ? h("small", {}, panel.label) : null,
+        h("a", { href: runs.link(run, feature), "data-place": place }, feature),
+        runs.all.length > 1 ? h("small", {}, run.label) : null,
       ),
-      cell("name", names(panel, feature)),
+      cell("name", layerNames(run, feature)),
       cell("hold", held(table, feature)),
       cell(
         "cosine",
-        tokens.chip(panel.vocab[table.token.values[feature]]),
+        tokens.chip(run.vocab[table.token.values[feature]]),
         h("small", {}, format.cosine(table.cosine.values[feature])),
       ),
       cell("rate", format.rate(rate)),
@@ -129,13 +129,13 @@
     return element;
   }
 
-  function names(panel, feature) {
+  function layerNames(run, feature) {
     return [
-      h("span", { class: "relation" }, format.relation(panel.table.relation.values[feature])),
-      panels
-        .names(panel, feature)
-        .map(({ shown, hold }) =>
-          h("span", { class: "named" }, tokens.chip(shown), h("small", {}, format.share(hold))),
+      h("span", { class: "relation" }, format.relation(run.table.relation.values[feature])),
+      runs
+        .layerNames(run, feature)
+        .map(({ text, hold }) =>
+          h("span", { class: "named" }, tokens.chip(text), h("small", {}, format.share(hold))),
         ),
     ];
   }
@@ -157,11 +157,11 @@
     const place = Number(from.dataset.place) + by;
     if (place < 0 || place >= view.rows.length) return;
     event.preventDefault();
-    if (!view.shown.has(place)) add(view, place);
-    const { element } = view.shown.get(place);
+    if (!view.drawn.has(place)) add(view, place);
+    const { element } = view.drawn.get(place);
     element.querySelector("a").focus({ preventScroll: true });
     element.scrollIntoView({ block: "nearest" });
   }
 
-  vasae.table = { make, show, room, MOST };
+  vasae.table = { make, show, room, MAX_ROWS };
 })((window.vasae = window.vasae || {}));

@@ -1,4 +1,4 @@
-"""Made-up panels of any size, with hostile token strings among the others."""
+"""Made-up reports of a run of any size, with hostile token strings among the others."""
 
 import itertools
 from dataclasses import replace
@@ -15,9 +15,9 @@ from vasae_jax.evaluation.publish import make_meta
 from vasae_jax.evaluation.sentence import Cells
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.scores import Held
-from vasae_jax.report.heatmap import PUBLISHED, Grid
-from vasae_jax.report.labels import Label
-from vasae_jax.report.panel import RELATIVES, Panel
+from vasae_jax.report.heatmap import PUBLISHED, Heatmap
+from vasae_jax.report.labels import RunLabel
+from vasae_jax.report.run_report import NEIGHBOURS, RunReport
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -46,16 +46,16 @@ def vocab(size):
     return Vocab("plain", (*HOSTILE, *(f" {word}" for word in rest)))
 
 
-def panel(features=200, words=120, layer=3, seed=0):
-    """A panel in which feature i is named by tokens i, i + 1, ... of the vocabulary."""
+def report(features=200, words=120, layer=3, seed=0):
+    """A report in which feature i is named by tokens i, i + 1, ... of the vocabulary."""
     rng, strings = np.random.default_rng(seed), vocab(words)
     found = _dictionary(features, strings, layer, rng)
-    ids = rng.integers(0, features, (features, RELATIVES)).astype(np.int32)
-    share = np.sort(rng.random((features, RELATIVES)).astype(np.float32))[:, ::-1]
-    tokens = rng.integers(0, words, (features, RELATIVES)).astype(np.int32)
+    ids = rng.integers(0, features, (features, NEIGHBOURS)).astype(np.int32)
+    share = np.sort(rng.random((features, NEIGHBOURS)).astype(np.float32))[:, ::-1]
+    tokens = rng.integers(0, words, (features, NEIGHBOURS)).astype(np.int32)
     config = replace(Config(), data=DataConfig(layer=layer))
-    return Panel(
-        label=Label(f"layer-{layer}", f"layer {layer}", "test/tiny", layer),
+    return RunReport(
+        label=RunLabel(f"layer-{layer}", f"layer {layer}", "test/tiny", layer),
         config=config,
         dictionary=found,
         vocab=strings,
@@ -138,17 +138,17 @@ def _examples(found, words, rng):
     )
 
 
-def grids(panels):
+def heatmaps(reports):
     """The published sentences over made-up features, split at spaces."""
-    return [_grid(case, panels, np.random.default_rng(3)) for case in PUBLISHED]
+    return [_heatmap(case, reports, np.random.default_rng(3)) for case in PUBLISHED]
 
 
-def _grid(case, panels, rng):
+def _heatmap(case, reports, rng):
     tokens = tuple(f"␣{word}" for word in case.text.split())
     cells, names, relations, embeddings = {}, {}, {}, {}
     for mode in ("centred", "raw"):
         cells[mode], names[mode], relations[mode], embeddings[mode] = [], [], [], []
-        for one in panels:
+        for one in reports:
             feature = rng.integers(0, one.dictionary.d_sae, len(tokens)).astype(np.int32)
             feature[0] = -1
             value = np.where(feature < 0, 0, rng.gamma(2, 3, len(tokens))).astype(np.float32)
@@ -158,5 +158,5 @@ def _grid(case, panels, rng):
             relations[mode].append(["at"] * len(tokens))
             nearest = one.dictionary.token_ids[feature, 0].tolist()
             embeddings[mode].append([one.vocab.display(token) for token in nearest])
-    labels = tuple(one.label for one in panels)
-    return Grid(case, "test/tiny", tokens, labels, cells, names, relations, embeddings)
+    labels = tuple(one.label for one in reports)
+    return Heatmap(case, "test/tiny", tokens, labels, cells, names, relations, embeddings)
