@@ -24,7 +24,7 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def given(home, tmp_path_factory):
+def runs(home, tmp_path_factory):
     runs = []
     for seed in (0, 1):
         path = tmp_path_factory.mktemp("run")
@@ -41,17 +41,17 @@ def model(home):
 
 
 @pytest.fixture(scope="module")
-def folder(given, model, tmp_path_factory):
+def folder(runs, model, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "report"
-    wanted = ReportOptions(str(out), split="train", texts=("an own sentence",))
-    page = make_report(wanted, given, model)
+    options = ReportOptions(str(out), split="train", texts=("an own sentence",))
+    page = make_report(options, runs, model)
     assert page == out / "index.html"
     return out
 
 
-def test_the_report_has_all_its_parts(folder, given):
+def test_the_report_has_all_its_parts(folder, runs):
     _, index = read(folder / "data" / "index.js")
-    keys = [one.label.key for one in given]
+    keys = [one.label.key for one in runs]
     assert [report["key"] for report in index["runs"]] == keys
     assert index["runs"][0]["matched"] == keys[1:]
     assert {one["name"] for one in index["figures"]} >= {"frontier", "learning-curves", "density"}
@@ -78,20 +78,20 @@ def test_heatmaps_are_of_the_own_and_the_published_sentences(folder):
     assert any(np.array(line["feature"]).max() >= 0 for line in heatmaps[1]["modes"]["raw"])
 
 
-def test_a_heatmap_is_drawn_as_png_and_svg_the_same_every_time(given, model, tmp_path):
-    grid = make_heatmap(heatmap_rows(given), model, Case("own", "costs $5 and $6_x^2"))
+def test_a_heatmap_is_drawn_as_png_and_svg_the_same_every_time(runs, model, tmp_path):
+    grid = make_heatmap(heatmap_rows(runs), model, Case("own", "costs $5 and $6_x^2"))
     for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
         one, two = (heatmap_figure(grid, "raw", tmp_path / f"{n}.{kind}") for n in (1, 2))
         assert one.read_bytes() == two.read_bytes() and one.read_bytes().startswith(start)
 
 
-def test_what_cannot_be_shown_is_refused_before_anything_is_measured(given, home, tmp_path):
+def test_what_cannot_be_shown_is_refused_before_anything_is_measured(runs, home, tmp_path):
     out = tmp_path / "report"
     other = load_lm(str(fx.save_model(fx.random_model(fx.llama_config(), seed=1), tmp_path)))
     with pytest.raises(UserError, match="has weights of digest"):
-        make_report(ReportOptions(str(out)), given, other)
+        make_report(ReportOptions(str(out)), runs, other)
     with pytest.raises(UserError, match="given twice"):
-        label_runs([("runs/../runs/a", given[0].run), ("runs/a", given[0].run)])
+        label_runs([("runs/../runs/a", runs[0].run), ("runs/a", runs[0].run)])
     with pytest.raises(UserError, match="case best is not known; expected one of names_townsend"):
         case_of("best")
     assert not out.exists()

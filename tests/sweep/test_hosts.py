@@ -31,7 +31,7 @@ def test_two_processes_train_a_sweep_that_one_measures(tmp_path, capsys):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     jobs = [start(file, process, port) for process in range(2)]
-    said = [job.communicate(timeout=120)[1] for job in jobs]
+    said = [job.communicate(timeout=600)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
     assert "mesh member=2 data=1 model=2" in said[0]
     members = read_members(tmp_path / "out")
