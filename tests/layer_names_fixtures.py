@@ -5,7 +5,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from vasae_jax.anchor.layer_rows import Origin
-from vasae_jax.anchor.token_means import LayerAnchors
+from vasae_jax.anchor.token_means import LayerAnchors, TokenMeans
 from vasae_jax.names.by_layer import LIFT
 
 D, V, F, K = 8, 60, 40, 4
@@ -15,28 +15,28 @@ def make_anchors(seed=0, tokens=V, nothing_follows=False):
     """Anchors of ``tokens`` tokens, of which each tenth is unseen, and others seldom."""
     rng = np.random.default_rng(seed)
     fields = {}
-    for relation in ("here", "next"):
+    for relation in ("at", "before"):
         count = rng.geometric(0.02, tokens) * (rng.random(tokens) > 0.1)
         root = rng.normal(size=(D, D)) * 0.25
         within = (root @ root.T + 0.05 * np.eye(D)).astype(np.float32)
-        if relation == "next" and nothing_follows:
+        if relation == "before" and nothing_follows:
             count, within = count * 0, within * 0
-        fields |= {
-            relation: rng.normal(size=(tokens, D)).astype(np.float32),
-            f"{relation}_count": count.astype(np.int64),
-            f"{relation}_mean": rng.normal(size=D).astype(np.float32),
-            f"{relation}_within": within,
-            f"{relation}_explained": 0.5,
-        }
+        fields[relation] = TokenMeans(
+            rows=rng.normal(size=(tokens, D)).astype(np.float32),
+            count=count.astype(np.int64),
+            mean=rng.normal(size=D).astype(np.float32),
+            within=within,
+            explained=0.5,
+        )
     return LayerAnchors(of=Origin("00", 1, 1, 3.0), **fields)
 
 
 def make_params(anchors, features=F, seed=1, bias=-1.5):
     """Half of the features look for a token's own rows, half for the rows before it."""
     rng = np.random.default_rng(seed)
-    relations = (anchors.here, anchors.next)
-    here, after = (rows[rng.integers(0, len(rows), features)] for rows in relations)
-    own = np.where(np.arange(features)[:, None] % 2, after, here)
+    relations = (anchors.at.rows, anchors.before.rows)
+    at, before = (rows[rng.integers(0, len(rows), features)] for rows in relations)
+    own = np.where(np.arange(features)[:, None] % 2, before, at)
     return {
         "W_enc": (own / 2 + rng.normal(size=own.shape) * 0.2).astype(np.float32),
         "b_enc": (bias + rng.normal(size=features) * 0.3).astype(np.float32),
@@ -53,11 +53,11 @@ class PlainRelation:
     """
 
     def __init__(self, params, k, pre_bias, anchors, relation, sample=512):
+        means = getattr(anchors, relation)
         rows, mean, within = (
-            getattr(anchors, f"{relation}{part}").astype(np.float64)
-            for part in ("", "_mean", "_within")
+            getattr(means, part).astype(np.float64) for part in ("rows", "mean", "within")
         )
-        count = getattr(anchors, f"{relation}_count")
+        count = means.count
         wide = {name: value.astype(np.float64) for name, value in params.items()}
         features = len(wide["b_enc"])
         self.seen = np.flatnonzero(count)

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`", (TESTS.parent / "docs" / "dev" / "faults.md").read_text())
+NAMED = re.findall(
+    r"`([\w/]+\.py)::(\w+)`", (TESTS.parent / "docs" / "dev" / "faults.md").read_text()
+)
 MARK = "pytest.mark.fault"
 
 
@@ -29,7 +31,9 @@ def test_every_test_named_exists_and_is_marked():
 
 
 def test_every_row_names_a_test():
-    table = (TESTS.parent / "docs" / "dev" / "faults.md").read_text().split("|---|---|---|---|\n")[1]
+    table = (
+        (TESTS.parent / "docs" / "dev" / "faults.md").read_text().split("|---|---|---|---|\n")[1]
+    )
     for row in table.split("\n\n")[0].splitlines():
         assert row.count(" | ") == 3
         assert "`" in row.rpartition(" | ")[2], row

@@ -4,16 +4,16 @@ import numpy as np
 import reference
 
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
-from vasae_jax.names.firings import Watch
+from vasae_jax.names.firings import FiringObserver
 from vasae_jax.stream import rows_in_order
 
 
-def watch_split(params, cache, config, split="heldout"):
+def observe_split(params, cache, config, split="heldout"):
     """A watch of every row of ``split``."""
-    watch, data = Watch(cache, split, 10**6), config.data
+    observer, data = FiringObserver(cache, split, 10**6), config.data
     batches = rows_in_order(cache, data.layer, split, data.mask, batch=64)
-    evaluate(params, config.sae, batches, (), split=split, observe=watch)
-    return watch
+    evaluate(params, config.sae, batches, (), split=split, observe=observer)
+    return observer
 
 
 def plain_firings(params, cache, config, split="heldout"):

@@ -15,8 +15,8 @@ import numpy as np
 from vasae_jax.evaluation.run import RunNames, evaluate_run, open_anchors_of, run_names
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import evidence
-from vasae_jax.names.firings import ROWS, Firings, Watch, Watched
-from vasae_jax.names.scores import held, observed_names
+from vasae_jax.names.firings import FiringObserver, Firings, RowTokens
+from vasae_jax.names.scores import name_scores, observed_names
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.utils.errors import UserError
 
@@ -24,11 +24,11 @@ COLUMNS = (
     "hold1",
     "hold10",
     "shuffled10",
-    "mass",
+    "mass10",
     "holds",
     "ceiling1",
     "ceiling10",
-    "ceiling_mass",
+    "ceiling_mass10",
 )
 """Figures of a line."""
 
@@ -61,30 +61,30 @@ def measure(runs: dict[str, Run]) -> list[dict[str, Any]]:
     names_of = {text: run_names(run) for text, run in runs.items()}
     for text, run in runs.items():
         candidates[f"weights, anchors of {text}"] = names_of[text].layer
-        firings, watched, _ = observe(run, names_of[text], "train")
-        observed = observed_names(firings, watched, len(run.params["W_enc"]))
+        firings, tokens, _ = observe(run, names_of[text], "train")
+        observed = observed_names(firings, tokens, len(run.params["W_enc"]))
         candidates[f"an observer of {text}"] = observed
     lines = []
     for text, run in runs.items():
-        firings, watched, explained = observe(run, names_of[text], "heldout")
+        firings, tokens, explained = observe(run, names_of[text], "heldout")
         for by, names in candidates.items():
             lines.append({"measured on": text, "names by": by, "VE": explained})
-            lines[-1] |= figures(run, firings, watched, names)
+            lines[-1] |= figures(run, firings, tokens, names)
     return lines
 
 
-def observe(run: Run, names: RunNames, split: str) -> tuple[Firings, Watched, float]:
+def observe(run: Run, names: RunNames, split: str) -> tuple[Firings, RowTokens, float]:
     """The firings over a split of the run's cache, and the variance explained there."""
     print(f"{run.cache.url}: {split}", file=sys.stderr)
-    watch = Watch(run.cache, split, ROWS)
-    evaluation = evaluate_run(run, names, split, watch)
-    return watch.firings(), watch.watched(), evaluation.unmasked.variance_explained
+    observer = FiringObserver(run.cache, split)
+    evaluation = evaluate_run(run, names, split, observer)
+    return observer.firings(), observer.row_tokens(), evaluation.unmasked.variance_explained
 
 
-def figures(run: Run, firings: Firings, watched: Watched, names: LayerNames) -> dict[str, float]:
+def figures(run: Run, firings: Firings, tokens: RowTokens, names: LayerNames) -> dict[str, float]:
     """What ``names`` hold over all firing features."""
     norms = np.linalg.norm(np.asarray(run.params["W_dec"], np.float64), axis=1)
-    over_all = held(firings, names, evidence(firings, names, watched), norms)[0]
+    over_all = name_scores(firings, names, evidence(firings, names, tokens), norms)[0]
     return {name: getattr(over_all, name) for name in COLUMNS}
 
 

@@ -19,18 +19,18 @@ class Twin:
 
 
 def pairs(made: Rows, layer: int, skip: int, max_norm: float):
-    """(row, token) for rows at a token and for rows that a token follows."""
+    """(row, token) for rows at a token and for rows before one."""
     acts = made.acts[layer].astype(np.float64)
     norms = np.linalg.norm(acts.astype(np.float32), axis=1)
     limit = max_norm * np.median(norms[made.positions >= skip]) if max_norm else np.inf
-    here, after = [], []
+    at, before = [], []
     for i in range(len(acts)):
         if made.positions[i] < skip or norms[i] > limit:
             continue
-        here.append((acts[i], made.tokens[i]))
+        at.append((acts[i], made.tokens[i]))
         if i + 1 < len(acts) and made.positions[i + 1] == made.positions[i] + 1:
-            after.append((acts[i], made.tokens[i + 1]))
-    return here, after
+            before.append((acts[i], made.tokens[i + 1]))
+    return at, before
 
 
 def twin(found, embedding, c=10.0, ridge=1e-3) -> Twin:

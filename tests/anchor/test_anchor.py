@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vasae_jax.anchor import Budget, anchor_matrix, search, staleness, update
+from vasae_jax.anchor import Budget, anchor_matrix, full_search, staleness, update
 from vasae_jax.anchor.certificate import gaps
 from vasae_jax.sae import unit_rows
 
@@ -50,7 +50,7 @@ def test_no_certified_row_is_ever_wrong(kind, size):
     state, certified = None, 0
     for rows in walk(rng, kind, anchors, 40, size):
         if state is None:
-            state = jax.jit(search)(jnp.asarray(rows), jnp.asarray(anchors))
+            state = jax.jit(full_search)(jnp.asarray(rows), jnp.asarray(anchors))
             continue
         state, open_rows = step(
             jnp.asarray(rows), jnp.asarray(anchors), state, Budget(F // 16, F // 8)
@@ -71,7 +71,7 @@ def test_the_bounds_hold_for_every_anchor():
     step, state = jax.jit(update, static_argnums=3), None
     for rows in walk(rng, "clustered", anchors, 25, 0.02):
         if state is None:
-            state = search(jnp.asarray(rows), jnp.asarray(anchors))
+            state = full_search(jnp.asarray(rows), jnp.asarray(anchors))
         state, _ = step(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(2, 24))
     ref = np.asarray(state.anchor_ref)
     angles = np.arccos(np.clip(true_cosines(ref, anchors), -1, 1))
@@ -87,7 +87,7 @@ def test_the_bounds_hold_for_every_anchor():
 def test_a_full_budget_is_the_brute_force_search_to_the_last_id():
     rng = np.random.default_rng(3)
     anchors = make_anchors("random", rng)
-    state = search(jnp.asarray(rng.normal(size=(F, D)), jnp.float32), jnp.asarray(anchors))
+    state = full_search(jnp.asarray(rng.normal(size=(F, D)), jnp.float32), jnp.asarray(anchors))
     for rows in walk(rng, "random", anchors, 5, 0.3):
         state, open_rows = update(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(F, F))
         assert not np.asarray(open_rows).any()
@@ -98,7 +98,7 @@ def test_the_worst_rows_are_searched_first():
     rng = np.random.default_rng(4)
     anchors = make_anchors("random", rng)
     rows = rng.normal(size=(F, D)).astype(np.float32)
-    state = search(jnp.asarray(rows), jnp.asarray(anchors))
+    state = full_search(jnp.asarray(rows), jnp.asarray(anchors))
     rows[:3] = -rows[:3]  # these turned by 180 degrees
     state, _ = update(jnp.asarray(rows), jnp.asarray(anchors), state, Budget(3, 3))
     best = true_cosines(rows[:3], anchors).argmax(1)
@@ -109,7 +109,7 @@ def test_staleness_counts_what_a_full_search_would_change():
     rng = np.random.default_rng(8)
     anchors = make_anchors("random", rng)
     rows = rng.normal(size=(F, D)).astype(np.float32)
-    state = search(jnp.asarray(rows), jnp.asarray(anchors))
+    state = full_search(jnp.asarray(rows), jnp.asarray(anchors))
     rows[: F // 4] = -rows[: F // 4]
     cosines = true_cosines(rows, anchors)
     cached = cosines[np.arange(F), np.asarray(state.anchor_near)]
@@ -122,7 +122,7 @@ def test_a_vocabulary_shorter_than_the_list_is_always_covered():
     rng = np.random.default_rng(5)
     anchors = unit(rng.normal(size=(4, D)))
     rows = rng.normal(size=(F, D)).astype(np.float32)
-    state = search(jnp.asarray(rows), jnp.asarray(anchors))
+    state = full_search(jnp.asarray(rows), jnp.asarray(anchors))
     assert np.isinf(np.asarray(state.anchor_outside)).all()
     assert (np.asarray(gaps(jnp.asarray(rows), state)[1]) < 0).all()
 
@@ -141,7 +141,7 @@ def test_a_search_waits_until_a_64th_of_the_features_need_one(turned, left):
     rng = np.random.default_rng(7)
     anchors = unit_rows(jnp.asarray(rng.normal(size=(500, 24)), jnp.float32))
     W = jnp.asarray(rng.normal(size=(128, 24)), jnp.float32)
-    state = search(W, anchors)
+    state = full_search(W, anchors)
     moved = W.at[:turned].set(-W[:turned])  # further than any list covers
     _, uncertified = update(moved, anchors, state, Budget(search=64, refresh=64))
     found = np.asarray(uncertified)

@@ -6,9 +6,9 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 from layer_twin import pairs, twin
 
 from vasae_jax.anchor import layer_rows as rows
-from vasae_jax.anchor.layer_anchors import layer_anchors, make_anchors
-from vasae_jax.anchor.layer_rows import LayerRows, origin_of
-from vasae_jax.anchor.token_means import estimate, measure, merge, token_blocks
+from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.layer_rows import origin_of
+from vasae_jax.anchor.token_means import make_anchors, token_blocks
 from vasae_jax.anchor.whitening import anchor_rows
 from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.utils.errors import UserError
@@ -34,25 +34,23 @@ def twins(skip, max_norm, made=None):
     embedding = make_vocabulary(make_plan(D, V))["embedding"]
     return dict(
         zip(
-            ("here", "next"),
+            ("at", "before"),
             (twin(found, embedding) for found in pairs(made, 3, skip, max_norm)),
             strict=True,
         )
     )
 
 
-def check(found, expected, scale=1.0):
+def check(found, expected):
     """Float32 results, so a millionth or so of what they are sums of."""
-    for name, true in expected.items():
-        np.testing.assert_array_equal(getattr(found, f"{name}_count"), true.count)
-        for got, want in (
-            (getattr(found, name), true.rows),
-            (getattr(found, f"{name}_mean"), true.mean),
-            (getattr(found, f"{name}_within"), true.within),
-        ):
+    for relation, true in expected.items():
+        means = getattr(found, relation)
+        np.testing.assert_array_equal(means.count, true.count)
+        for name, want in (("rows", true.rows), ("mean", true.mean), ("within", true.within)):
+            got = getattr(means, name)
             assert got.dtype == np.float32
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(1, abs(want).max()))
-        assert getattr(found, f"{name}_explained") == pytest.approx(true.explained, abs=1e-5)
+        assert means.explained == pytest.approx(true.explained, abs=1e-5)
 
 
 @pytest.mark.parametrize(("skip", "max_norm"), [(1, 3.0), (0, 0.0), (0, 3.0), (4, 0.0)])
@@ -60,44 +58,30 @@ def test_the_anchors_are_their_twin(cache, small_pieces, skip, max_norm):
     expected = twins(skip, max_norm)
     found = make_anchors(cache, origin_of(cache, 3, skip, max_norm))
     check(found, expected)
-    assert found.rows == expected["here"].count.sum() > found.next_rows > 0
-    assert (expected["here"].count == 0).any(), "some token must be unseen"
+    assert found.rows == expected["at"].count.sum() > found.before_rows > 0
+    assert (expected["at"].count == 0).any(), "some token must be unseen"
     assert found.of.cache == cache.digest
 
 
-def test_pieces_of_any_size_give_the_same(cache):
+@pytest.mark.parametrize("piece_bytes", [1, 5_000, 64 * 2**20])
+def test_pieces_of_any_size_give_the_same(cache, monkeypatch, piece_bytes):
+    monkeypatch.setattr(rows, "PIECE_BYTES", piece_bytes)
     check(make_anchors(cache, origin_of(cache, 3, 1, 3.0)), twins(1, 3.0))
 
 
-def test_blocks_of_tokens_equal_one_block(cache):
+@pytest.mark.parametrize("tokens", [7, 70, 299])
+def test_blocks_of_tokens_equal_one_block(cache, tokens):
     of = origin_of(cache, 3, 1, 3.0)
-    whole, cut = make_anchors(cache, of), make_anchors(cache, of, limit=16 * D * 70)
-    assert token_blocks(V, D, 16 * D * 70) == [
-        (0, 70), (70, 140), (140, 210), (210, 280), (280, 300)
-    ]  # fmt: skip
+    whole, cut = make_anchors(cache, of), make_anchors(cache, of, limit=16 * D * tokens)
     for name, array in whole.arrays().items():
         np.testing.assert_allclose(cut.arrays()[name], array, rtol=0, atol=2e-5)
     check(cut, twins(1, 3.0))
 
 
-@pytest.mark.parametrize("parts", [2, 5, 100])
-def test_parts_merged_equal_the_whole(cache, small_pieces, parts):
-    read, everything = LayerRows(cache, 3, 1, 3.0), (0, V)
-    whole = measure(read, everything)
-    merged = measure(read, everything, (0, parts))
-    for index in range(1, parts):
-        merged = merge(merged, measure(read, everything, (index, parts)))
-    for got, want in zip(merged, whole, strict=True):
-        np.testing.assert_array_equal(got.counts, want.counts)
-        np.testing.assert_allclose(got.sums, want.sums, rtol=1e-12, atol=1e-9)
-        np.testing.assert_allclose(got.second, want.second, rtol=1e-5, atol=1e-3)
-    check(estimate([merged], cache.embedding(), origin_of(cache, 3, 1, 3.0)), twins(1, 3.0))
-
-
-def test_moments_of_other_tokens_do_not_merge(cache):
-    read = LayerRows(cache, 3, 1, 3.0)
-    with pytest.raises(ValueError, match="other tokens"):
-        merge(measure(read, (0, 10)), measure(read, (10, 20)))
+def test_blocks_cover_the_vocabulary():
+    assert token_blocks(V, D, 16 * D * 70) == [
+        (0, 70), (70, 140), (140, 210), (210, 280), (280, 300)
+    ]  # fmt: skip
 
 
 def test_heldout_rows_are_not_used(tmp_path):
@@ -118,10 +102,10 @@ def test_a_window_that_ends_early_ends_the_relation(tmp_path):
         append(writer, "train", made)
         writer.finish()
     found = layer_anchors(Cache.open(str(tmp_path / "cache")), 3, 1, 0.0)
-    assert found.rows == 100 and found.next_rows == 0
-    for name in ("next", "next_mean", "next_within", "next_count"):
-        assert not getattr(found, name).any()
-    assert found.next_explained == 0 and np.isfinite(found.here).all()
+    assert found.rows == 100 and found.before_rows == 0
+    for name in ("rows", "mean", "within", "count"):
+        assert not getattr(found.before, name).any()
+    assert found.before.explained == 0 and np.isfinite(found.at.rows).all()
 
 
 def test_rows_far_from_zero_lose_no_digits(tmp_path):
@@ -136,24 +120,26 @@ def test_rows_far_from_zero_lose_no_digits(tmp_path):
     cache = Cache.open(str(tmp_path / "cache"))
     found, expected = make_anchors(cache, origin_of(cache, 3, 0, 0.0)), twins(0, 0.0, made)
     for name, true in expected.items():
-        np.testing.assert_allclose(getattr(found, name), true.rows, atol=1e-4)
-        np.testing.assert_allclose(getattr(found, f"{name}_within"), true.within, atol=1e-4)
+        np.testing.assert_allclose(getattr(found, name).rows, true.rows, atol=1e-4)
+        np.testing.assert_allclose(getattr(found, name).within, true.within, atol=1e-4)
 
 
 def test_unit_rows_of_each_kind(cache):
     found = make_anchors(cache, origin_of(cache, 3, 1, 3.0))
-    found.here[7] = 0
-    here, after, both = (anchor_rows(found, kind) for kind in ("here", "next", "both"))
-    np.testing.assert_array_equal(both, np.concatenate([here, after]))
+    found.at.rows[7] = 0
+    at, before, both = (anchor_rows(found, kind) for kind in ("at", "before", "both"))
+    np.testing.assert_array_equal(both, np.concatenate([at, before]))
     assert both.shape == (2 * V, D) and both.dtype == np.float32
-    norms = np.linalg.norm(here, axis=1)
-    assert norms[7] == 0 and not here[7].any()
+    norms = np.linalg.norm(at, axis=1)
+    assert norms[7] == 0 and not at[7].any()
     np.testing.assert_allclose(np.delete(norms, 7), 1, atol=1e-6)
     np.testing.assert_allclose(
-        after, found.next / np.linalg.norm(found.next, axis=1, keepdims=True), atol=1e-6
+        before,
+        found.before.rows / np.linalg.norm(found.before.rows, axis=1, keepdims=True),
+        atol=1e-6,
     )
-    with pytest.raises(UserError, match="expected one of here, next, both"):
-        anchor_rows(found, "before")
+    with pytest.raises(UserError, match="next"):
+        anchor_rows(found, "next")
 
 
 def test_what_cannot_be_is_refused(cache):

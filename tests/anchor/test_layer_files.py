@@ -51,9 +51,9 @@ def test_what_is_made_once_is_read_after(kept, monkeypatch):
     made = make.make_anchors(kept, origin_of(kept, 3, 1, 3.0))
     monkeypatch.setattr(make, "make_anchors", no_making)
     found = layer_anchors(kept, 3, 1, 3.0)
-    assert (found.of, found.rows, found.next_rows) == (made.of, made.rows, made.next_rows)
-    assert found.here_explained == made.here_explained
-    assert found.next_explained == made.next_explained
+    assert found.of == made.of and found.before_rows == made.before_rows
+    assert found.at.explained == made.at.explained
+    assert found.before.explained == made.before.explained
     for name, array in made.arrays().items():
         assert found.arrays()[name].dtype == array.dtype
         np.testing.assert_array_equal(found.arrays()[name], array)
@@ -86,16 +86,16 @@ def test_a_flipped_bit_in_any_file_is_refused(kept, tmp_path):
 def test_another_content_under_the_same_checks_is_refused(copy):
     """A whole array swapped for another of its shape: only the digest tells."""
     home = Path(copy.url) / FOLDER
-    here, after = (next(home.glob(f"{name}-*")) for name in ("here", "next"))
-    shutil.rmtree(here)
-    shutil.copytree(after, here)
+    at, before = (next(home.glob(f"{name}-*")) for name in ("at", "before"))
+    shutil.rmtree(at)
+    shutil.copytree(before, at)
     assert "has content of SHA-256" in refused(copy)
 
 
 def test_a_lost_array_is_refused_and_lost_anchors_are_made(copy):
     home = Path(copy.url) / FOLDER
-    shutil.rmtree(next(home.glob("next_within-*")))
-    assert "next_within" in refused(copy)
+    shutil.rmtree(next(home.glob("before_within-*")))
+    assert "before_within" in refused(copy)
     (home / "anchors.json").unlink()
     assert read(copy) is None and problems(copy) == []
     layer_anchors(copy, 3, 1, 3.0)
@@ -118,10 +118,14 @@ def test_anchors_of_another_layer_are_refused(copy):
     assert len(problems(copy)) == 1
 
 
-def test_a_newer_format_is_refused(copy):
-    seal = Path(copy.url) / FOLDER / "anchors.json"
-    seal.write_text(seal.read_text().replace('"version": 1', '"version": 2'))
-    assert "has version 2; expected 1" in refused(copy)
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_is_refused_until_they_are_made_anew(copy, version, capsys):
+    manifest = Path(copy.url) / FOLDER / "anchors.json"
+    manifest.write_text(manifest.read_text().replace('"version": 2', f'"version": {version}'))
+    said = refused(copy)
+    assert f"has version {version}; expected 2" in said and "--overwrite" in said
+    assert main(["anchors", copy.url, "--layers=3", "--overwrite"]) == 0
+    assert read(copy) is not None and problems(copy) == []
 
 
 def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path, capsys):
@@ -130,7 +134,7 @@ def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path, capsys):
     found = layer_anchors(cache, 3, 1, 3.0)
     said = capsys.readouterr().err
     assert said.count("used but not kept") == 1 and said.count("\n") == 1
-    assert found.here.any()
+    assert found.at.rows.any()
     assert (tmp_path / "cache" / "anchors").read_text() == "in the way"
 
 

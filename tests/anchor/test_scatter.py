@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from layer_root import root_of
 
-from vasae_jax.anchor.loss import Nearest, whitened_pull
+from vasae_jax.anchor.loss import NearestDetectors, whitened_alignment_and_grad
 from vasae_jax.anchor.whitening import RANK, RIDGE, whiten, whitened_anchors, within_cov_of
 
 
@@ -58,7 +58,7 @@ def plain_pull(W, share, rows, within_cov, target_cosine):
     return total, pull
 
 
-@pytest.mark.parametrize("enough", [1.0, 0.3])
+@pytest.mark.parametrize("target_cosine", [1.0, 0.3])
 def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(target_cosine):
     """Relative 1e-5 of the largest: variances reach a thousand."""
     d, count = RANK + 30, 50
@@ -73,9 +73,9 @@ def test_the_pull_is_by_the_cosine_of_rows_taken_through_the_root(target_cosine)
     order = rng.permutation(count).astype(np.int32)  # anchors lie elsewhere than features
     others = np.zeros_like(rows)
     others[order] = rows
-    nearest = Nearest(jnp.asarray(rows), jnp.asarray(order))
+    nearest = NearestDetectors(jnp.asarray(rows), jnp.asarray(order))
     given = (jnp.asarray(W), jnp.asarray(share), nearest, whitened_anchors(others, within_cov))
-    found, pull = whitened_pull(*given, target_cosine=target_cosine)
+    found, pull = whitened_alignment_and_grad(*given, target_cosine=target_cosine)
     total, expected = plain_pull(W, share, rows, within_cov, target_cosine)
     assert float(found) == pytest.approx(total, rel=1e-5)
     np.testing.assert_allclose(pull, expected, atol=1e-5 * np.abs(expected).max())

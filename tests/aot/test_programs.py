@@ -13,7 +13,7 @@ from vasae_jax.training.loop import begin, prepare
 from vasae_jax.training.shapes import Shapes
 
 V, D, F, ROWS = 40, 16, 32, 64
-ANCHORS = {"embedding": V, "here": V, "next": V, "both": 2 * V}
+ANCHORS = {"embedding": V, "at": V, "before": V, "both": 2 * V}
 
 
 @pytest.fixture(scope="module")

@@ -124,12 +124,12 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     assert main(["eval", str(run), f"--out={tmp_path / 'eval.json'}"]) == 0
     found = json.loads((tmp_path / "eval.json").read_text())
     assert 0 <= found["unmasked"]["alignment"][0]["firing_aligned"] <= 1
-    assert found["names"]["inputs"]["features"] > 0
+    assert found["names"]["embedding"]["features"] > 0
     groups = {group["group"]: group for group in found["names"]["layer"]}
     assert list(groups)[:3] == ["all", "at", "before"] and len(groups) == 7
-    assert groups["all"]["features"] == found["names"]["inputs"]["features"]
+    assert groups["all"]["features"] == found["names"]["embedding"]["features"]
     assert 0 <= groups["all"]["hold1"] <= groups["all"]["ceiling1"] <= 1
-    assert "lm" not in found and "output" not in found["names"]
+    assert "lm" not in found and "ablation" not in found["names"]
     assert main(["name", str(run), "--top=3", f"--out={tmp_path / 'names.txt'}"]) == 0
     assert main(["export", str(run), f"--out={tmp_path / 'dictionary.npz'}"]) == 0
     assert main(["export", str(run), f"--out={tmp_path / 'lens'}", "--layout=sae_lens"]) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from vasae_jax.config import SAEConfig
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
-from vasae_jax.evaluation.metrics import Nearest
+from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.utils.errors import UserError
 
 D, F, K, ROWS = 6, 20, 4, 101
@@ -35,8 +35,8 @@ def case():
     }
     cosines = np.linspace(-0.2, 1, F)
     near = (
-        Nearest("input embeddings", np.arange(F) % 7, cosines, 50),
-        Nearest("raw", np.arange(F), cosines[::-1].copy(), 50),
+        NearestAnchors("input embeddings", np.arange(F) % 7, cosines, 50),
+        NearestAnchors("raw", np.arange(F), cosines[::-1].copy(), 50),
     )
     return x, keep, params, near
 

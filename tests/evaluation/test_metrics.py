@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vasae_jax.evaluation.metrics import Nearest, Sums, alignment, density, figures
+from vasae_jax.evaluation.metrics import NearestAnchors, Sums, alignment, compute_metrics, density
 from vasae_jax.utils.errors import UserError
 
 
@@ -25,11 +25,11 @@ def by_hand():
 
 
 NORMS = np.array([1.0, 2.0, 3.0])
-NEAR = Nearest("embeddings", np.array([7, 7, 5]), np.array([0.9, 0.95, 0.4], np.float32), 10)
+NEAR = NearestAnchors("embeddings", np.array([7, 7, 5]), np.array([0.9, 0.95, 0.4], np.float32), 10)
 
 
 def test_figures_worked_by_hand():
-    found = figures(by_hand(), NORMS, (NEAR,))
+    found = compute_metrics(by_hand(), NORMS, (NEAR,))
     assert found.rows == 4
     assert found.fvu == pytest.approx(2 / 8)
     assert found.variance_explained == pytest.approx(6 / 8)
@@ -40,7 +40,7 @@ def test_figures_worked_by_hand():
 
 def test_alignment_worked_by_hand():
     """Firing: 0 (0.9, aligned) and 2 (0.4). Mass: 0 carries 4 * 1, 2 carries 2 * 3."""
-    found = figures(by_hand(), NORMS, (NEAR,)).alignment[0]
+    found = compute_metrics(by_hand(), NORMS, (NEAR,)).alignment[0]
     assert found.firing_aligned == pytest.approx(1 / 2)
     assert found.mass_aligned == pytest.approx(4 / 10)
     assert found.dictionary_aligned == pytest.approx(2 / 3)
@@ -52,7 +52,7 @@ def test_alignment_worked_by_hand():
 
 
 def test_tokens_are_covered_once_and_only_by_aligned_features_that_fire():
-    near = Nearest("e", np.array([3, 3, 4, 5, 6]), np.array([0.8, 1, 1, 0.79, 0.9]), 8)
+    near = NearestAnchors("e", np.array([3, 3, 4, 5, 6]), np.array([0.8, 1, 1, 0.79, 0.9]), 8)
     fires = np.array([True, True, True, True, False])
     assert alignment(near, fires, np.ones(5)).coverage == pytest.approx(2 / 8)
 
@@ -60,8 +60,8 @@ def test_tokens_are_covered_once_and_only_by_aligned_features_that_fire():
 def test_dead_and_perfectly_aligned_features_score_nothing_where_it_counts():
     sums = Sums(2, 3)
     sums.add_rows(2, np.array([1.0, 0.0]), 2.0, 1.0)
-    near = Nearest("embeddings", np.arange(3), np.ones(3), 3)
-    found = figures(sums, np.ones(3), (near,)).alignment[0]
+    near = NearestAnchors("embeddings", np.arange(3), np.ones(3), 3)
+    found = compute_metrics(sums, np.ones(3), (near,)).alignment[0]
     leading = (found.firing_aligned, found.mass_aligned, found.coverage, found.firing_cosine)
     assert leading == (0, 0, 0, 0)
     assert found.dictionary_aligned == 1
@@ -69,8 +69,8 @@ def test_dead_and_perfectly_aligned_features_score_nothing_where_it_counts():
 
 def test_one_living_feature_that_is_not_aligned_is_not_helped_by_dead_ones_that_are():
     sums = by_hand()
-    near = Nearest("embeddings", np.arange(3), np.array([0.1, 1.0, 0.1]), 3)
-    found = figures(sums, NORMS, (near,)).alignment[0]
+    near = NearestAnchors("embeddings", np.arange(3), np.array([0.1, 1.0, 0.1]), 3)
+    found = compute_metrics(sums, NORMS, (near,)).alignment[0]
     assert (found.firing_aligned, found.mass_aligned) == (0, 0)
 
 
@@ -95,7 +95,7 @@ def test_rare_firing_is_counted_in_the_first_bin():
 
 
 def test_json_has_the_figures_and_not_the_arrays():
-    value = json.loads(json.dumps(figures(by_hand(), NORMS, (NEAR, NEAR)).to_json()))
+    value = json.loads(json.dumps(compute_metrics(by_hand(), NORMS, (NEAR, NEAR)).to_json()))
     assert "fire_rate" not in value and len(value["alignment"]) == 2
 
 
@@ -105,4 +105,4 @@ def test_what_has_no_meaning_is_refused():
     broken.add_rows(3, np.ones(2), 1.0, np.nan)
     for sums, message in ((empty, "no rows"), (equal, "3 rows are equal"), (broken, "not finite")):
         with pytest.raises(UserError, match=message):
-            figures(sums, np.ones(1), ())
+            compute_metrics(sums, np.ones(1), ())

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from vasae_jax.evaluation.neighbours import (
-    LEAST,
-    fire_together,
-    head_tokens,
-    matches,
+    MIN_SHARED_ROWS,
+    cofiring_features,
+    firing_matches,
+    logit_lens_tokens,
     near_features,
 )
 from vasae_jax.names.firings import Firings
@@ -46,9 +46,9 @@ def test_matches_are_the_nearest_that_fire(rows):
     other = np.random.default_rng(1).normal(size=(20, D)).astype(np.float32)
     fires = np.arange(20) % 3 > 0
     exact = np.where(fires[None, :], cosines(rows, other), -2)
-    found = matches(rows, other, fires)
+    found = firing_matches(rows, other, fires)
     np.testing.assert_array_equal(found.ids[:, 0], exact.argmax(axis=1))
-    assert (matches(rows, other, fires & False).ids == -1).all()
+    assert (firing_matches(rows, other, fires & False).ids == -1).all()
 
 
 def test_features_that_fire_together_equal_sets_of_rows():
@@ -57,13 +57,13 @@ def test_features_that_fire_together_equal_sets_of_rows():
     fires[:, 3] = False
     row, feature = np.nonzero(fires)
     blank = np.zeros(len(row), np.int32)
-    found = fire_together(Firings(feature, blank + np.float32(1), blank, blank, row * 7), F, 3)
+    found = cofiring_features(Firings(feature, blank + np.float32(1), blank, blank, row * 7), F, 3)
     sets = [set(np.flatnonzero(fires[:, f])) for f in range(F)]
     for f in range(F):
         best = []
         for other in range(F):
             both = len(sets[f] & sets[other])
-            if other != f and both >= LEAST:
+            if other != f and both >= MIN_SHARED_ROWS:
                 best.append((-both / len(sets[f] | sets[other]), other, both))
         best = sorted(best)[:3]
         assert [x for x in found.ids[f].tolist() if x >= 0] == [other for _, other, _ in best]
@@ -82,7 +82,7 @@ def test_head_tokens_equal_a_sort_of_the_logits(rows, kind):
         wide = wide - wide.mean(axis=1, keepdims=True)
     logits = (wide * weight) @ unembedding.astype(np.float64).T
     logits -= logits.mean(axis=1, keepdims=True)
-    found = head_tokens(rows, {"kind": kind, "weight": weight.tolist()}, unembedding, 5)
+    found = logit_lens_tokens(rows, {"kind": kind, "weight": weight.tolist()}, unembedding, 5)
     for ids, by, sign in (
         (found.raised, found.raised_by, -1),
         (found.lowered, found.lowered_by, 1),

@@ -8,8 +8,8 @@ from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
 from vasae_jax.evaluation.evaluate import measure_program
-from vasae_jax.evaluation.metrics import Nearest
-from vasae_jax.names.by_embedding import nearest, nearest_tokens
+from vasae_jax.evaluation.metrics import NearestAnchors
+from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.stream import Batch
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1)]
@@ -50,7 +50,9 @@ def make_batches():
 def evaluation(mesh=None, *, screened=False):
     params = {name: jnp.asarray(value) for name, value in make_params().items()}
     anchors = np.random.default_rng(3).normal(size=(V, D)).astype(np.float32)
-    by = Nearest("made up", *nearest(params["W_dec"], anchors), V)
+    by = NearestAnchors(
+        "made up", *(part[:, 0] for part in nearest_tokens(params["W_dec"], anchors, 1)), V
+    )
     sae = SAEConfig(k=K, pre_bias=1.0)
     found = evaluate(params, sae, make_batches(), (by,), mesh=mesh, screened=screened)
     return found.to_json()

@@ -10,16 +10,21 @@ import patching_fixtures as pf
 import pytest
 import torch
 from cache_fixtures import make_cache
-from watch_fixtures import plain_firings, watch_split
+from watch_fixtures import observe_split, plain_firings
 
 from vasae_jax.dictionary.claims import AT, BEFORE
 from vasae_jax.evaluation import name_effects as outputs
-from vasae_jax.evaluation.name_effects import direct_relation, largest, output_relation, raised_most
-from vasae_jax.evaluation.names import Side, measure_names, stability
+from vasae_jax.evaluation.name_effects import (
+    ablation_shares,
+    lens_shares,
+    raised_most,
+    top_drops,
+)
+from vasae_jax.evaluation.names import NamedRows, measure_names, stability
 from vasae_jax.evaluation.patching.model import open_model
 from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
-from vasae_jax.names.evidence import Share, input_relation, spread_features, top_shares
-from vasae_jax.names.firings import Firings, Watch, name_hold, shuffled_hold
+from vasae_jax.names.evidence import Share, embedding_hold, spread_features, top_shares
+from vasae_jax.names.firings import FiringObserver, Firings, name_hold, shuffled_hold
 from vasae_jax.utils.errors import UserError
 
 D, K = 48, 6
@@ -44,7 +49,7 @@ def some_firings():
         feature=np.array([0, 0, 0, 1, 1, 3]),
         activation=np.array([1.0, 2.0, 5.0, 3.0, 1.0, 4.0], np.float32),
         token=np.array([5, 7, 6, 1, 8, 9]),
-        following=np.array([1, 6, -1, 7, 2, 7]),
+        next_token=np.array([1, 6, -1, 7, 2, 7]),
         row=np.array([0, 1, 1, 2, 3, 4]),
     )
     return found, names
@@ -60,10 +65,10 @@ def dealt_anew(count):
 def test_input_relation_by_hand():
     """At: 6/8, 1/4, 0/4; just before: 2/8, 3/4, 4/4, of the three features that fire."""
     found, names = some_firings()
-    relation = input_relation(found, names)
+    relation = embedding_hold(found, names)
     assert (relation.features, relation.names) == (3, 2)
     assert relation.at.named == pytest.approx((6 / 8 + 1 / 4) / 3)
-    assert relation.just_before.named == pytest.approx((2 / 8 + 3 / 4 + 1) / 3)
+    assert relation.before.named == pytest.approx((2 / 8 + 3 / 4 + 1) / 3)
 
 
 def test_shuffled_input_relation_is_the_mean_over_all_shuffles():
@@ -136,7 +141,7 @@ def test_direct_relation_by_hand():
     unembedding = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
     assert raised_most(np.array([[1.0, 1.0]]), NORM, unembedding).tolist() == [[1, 0, -1, -1, -1]]
     rows, fired = np.array([[1.0, 1.0], [-1.0, 0.1], [5.0, 0.0]]), np.array([2, 1, 0])
-    found = direct_relation(rows, np.array([1, 0, 0]), fired, NORM, unembedding)
+    found = lens_shares(rows, np.array([1, 0, 0]), fired, NORM, unembedding)
     assert (found.features, found.rows) == (2, 0)
     assert found.top1 == Share(1 / 2, 0.0)
     # Feature 1 raises 2 and 1; shuffled it has name 1, and feature 0 has name 0.
@@ -146,18 +151,18 @@ def test_direct_relation_by_hand():
 def test_a_row_that_moves_no_logit_names_nothing():
     unembedding = np.ones((7, 2), np.float32)
     assert (raised_most(np.array([[1.0, 1.0], [0.0, 0.0]]), NORM, unembedding) == -1).all()
-    assert (largest(np.zeros((2, 7), np.float32)) == -1).all()
+    assert (top_drops(np.zeros((2, 7), np.float32)) == -1).all()
 
 
 def test_output_relation_equals_torch_with_the_feature_removed(home, lm, monkeypatch):
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    found = watch_split(run.params, home.cache, run.config).firings()
-    monkeypatch.setattr(outputs, "FEATURES", 7)
+    found = observe_split(run.params, home.cache, run.config).firings()
+    monkeypatch.setattr(outputs, "ABLATED_FEATURES", 7)
     fired = np.bincount(found.feature, minlength=40)
-    removals = outputs.choose(found, fired)
+    ablations = outputs.choose_ablations(found, fired)
     tops = []
     for feature, activation, row in zip(
-        removals.feature, removals.activation, removals.row, strict=True
+        ablations.feature, ablations.activation, ablations.row, strict=True
     ):
         window, place = np.argwhere(pf.real())[row]
         tokens = home.tokens[window : window + 1]
@@ -173,11 +178,11 @@ def test_output_relation_equals_torch_with_the_feature_removed(home, lm, monkeyp
         mine = found.activation[found.feature == feature]
         assert activation >= np.sort(mine)[-min(3, len(mine))]
     names = np.zeros(40, np.int64)
-    for feature, top in zip(removals.feature, tops, strict=True):
+    for feature, top in zip(ablations.feature, tops, strict=True):
         names[feature] = top[0]
-    expected = top_shares(removals.feature, np.array(tops), names, fired > 0, rows=len(tops))
+    expected = top_shares(ablations.feature, np.array(tops), names, fired > 0, rows=len(tops))
     for at_once in (16, 2):
-        assert output_relation(run, lm, "heldout", found, names, at_once=at_once) == expected
+        assert ablation_shares(run, lm, "heldout", found, names, at_once=at_once) == expected
     assert expected.features == 7 and expected.top1.named > 0.3
 
 
@@ -191,23 +196,23 @@ def test_features_built_to_say_a_token_lower_it_most(tmp_path):
     rows = head[tokens] / weight
     params = {**pf.random_params(D, 40), "W_enc": head[tokens] * weight, "W_dec": rows * 0.01}
     run = pf.make_run(home, params, K)
-    found = watch_split(run.params, home.cache, run.config).firings()
+    found = observe_split(run.params, home.cache, run.config).firings()
     model = open_model(str(home.directory), "auto", home.cache)
-    relation = output_relation(run, model, "heldout", found, tokens)
+    relation = ablation_shares(run, model, "heldout", found, tokens)
     fired = np.bincount(found.feature, minlength=40)
-    direct = direct_relation(run.params["W_dec"], tokens, fired, norm, home.cache.unembedding())
+    direct = lens_shares(run.params["W_dec"], tokens, fired, norm, home.cache.unembedding())
     for one in (relation, direct):
         assert one.top1.named > 0.9 and one.top5.named > 0.95
         assert one.top1.shuffled < 0.01
 
 
 def test_stability_by_hand():
-    first = Side(
+    first = NamedRows(
         W_dec=np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]),
         names=np.array([4, 5, 6]),
         fires=np.array([True, True, False]),
     )
-    second = Side(
+    second = NamedRows(
         W_dec=np.array([[0.6, 0.8], [1.0, 0.0], [0.0, 9.0], [3.0, 4.0]]),
         names=np.array([5, 4, 5, 4]),
         fires=np.array([True, False, False, True]),
@@ -222,8 +227,8 @@ def test_stability_by_hand():
 def test_the_same_features_in_another_order_are_found_again():
     rng = np.random.default_rng(0)
     W_dec, order = rng.normal(size=(30, 8)), rng.permutation(30)
-    first = Side(W_dec=W_dec, names=np.arange(30), fires=np.ones(30, bool))
-    second = Side(W_dec=W_dec[order] * 3, names=order, fires=np.ones(30, bool))
+    first = NamedRows(W_dec=W_dec, names=np.arange(30), fires=np.ones(30, bool))
+    second = NamedRows(W_dec=W_dec[order] * 3, names=order, fires=np.ones(30, bool))
     found = stability(first, second)
     assert found.mean_max_cosine == pytest.approx(1)
     assert found.same_name == Share(1.0, pytest.approx(1 / 30))
@@ -234,20 +239,20 @@ def test_dead_and_perfectly_aligned_features_earn_nothing(home, lm):
     embedding = home.cache.embedding()[:40]
     params = {**pf.random_params(D, 40, bias=-1e6), "W_dec": embedding}
     run = pf.make_run(home, params, K)
-    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
-    evaluation = evaluate_run(run, names, "heldout", watch)
+    names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+    evaluation = evaluate_run(run, names, "heldout", observer)
     assert evaluation.unmasked.alignment[-1].dictionary_aligned == 1
-    worth = measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
+    worth = measure_names(run, names, observer, "heldout", model=lm, other=run, against="itself")
     nothing = Share(0.0, 0.0)
-    assert (worth.inputs.features, worth.inputs.at, worth.inputs.just_before) == (
+    assert (worth.embedding.features, worth.embedding.at, worth.embedding.before) == (
         0,
         nothing,
         nothing,
     )
-    for found in (worth.direct, worth.output):
+    for found in (worth.logit_lens, worth.ablation):
         assert (found.features, found.top1, found.top5) == (0, nothing, nothing)
     assert (worth.stability.mean_max_cosine, worth.stability.same_name) == (0, nothing)
-    assert input_relation(NO_FIRINGS, names.stated.ids).at == nothing
+    assert embedding_hold(NO_FIRINGS, names.embedding.ids).at == nothing
 
 
 def test_dead_features_change_no_figure(home, lm):
@@ -263,43 +268,43 @@ def test_dead_features_change_no_figure(home, lm):
     found = []
     for params in (living, {**both, "b_dec": living["b_dec"]}):
         run = pf.make_run(home, params, K)
-        names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
-        evaluate_run(run, names, "heldout", watch)
+        names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+        evaluate_run(run, names, "heldout", observer)
         found.append(
-            measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
+            measure_names(run, names, observer, "heldout", model=lm, other=run, against="itself")
         )
-    for kind in ("at", "just_before"):
-        one, other = (getattr(worth.inputs, kind) for worth in found)
+    for kind in ("at", "before"):
+        one, other = (getattr(worth.embedding, kind) for worth in found)
         assert one.named == pytest.approx(other.named, rel=1e-5)
         assert one.shuffled == pytest.approx(other.shuffled, rel=1e-5)
     for one, other in zip(*(worth.layer for worth in found), strict=True):
         for name, value in vars(one).items():
             expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
             assert getattr(other, name) == expected, name
-    assert found[0] == replace(found[1], inputs=found[0].inputs, layer=found[0].layer)
+    assert found[0] == replace(found[1], embedding=found[0].embedding, layer=found[0].layer)
     assert found[0].stability.same_name.named == 1
 
 
 def test_watching_an_evaluation_gives_the_firings(home):
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
-    evaluation = evaluate_run(run, names, "heldout", watch)
-    assert watch.rows == evaluation.unmasked.rows
-    found, expected = watch.firings(), plain_firings(run.params, home.cache, run.config)
+    names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+    evaluation = evaluate_run(run, names, "heldout", observer)
+    assert observer.rows == evaluation.unmasked.rows
+    found, expected = observer.firings(), plain_firings(run.params, home.cache, run.config)
     order = np.lexsort([found.feature, found.row])
     pairs = np.stack([found.row[order], found.feature[order]], axis=1)
     np.testing.assert_array_equal(pairs, [one[:2] for one in expected])
     np.testing.assert_allclose(found.activation[order], [one[2] for one in expected], rtol=1e-4)
-    assert watch.watched().seen.sum() == watch.rows
+    assert observer.row_tokens().observed.sum() == observer.rows
 
 
 def test_of_a_long_split_every_nth_batch_is_watched(home):
     rows = home.cache.rows("heldout")
-    watch = Watch(home.cache, "heldout", rows // 3)
+    observer = FiringObserver(home.cache, "heldout", rows // 3)
     for start in range(0, rows, 5):
         size = min(5, rows - start)
-        watch(start, np.ones(size, bool), np.ones((size, 1)), np.zeros((size, 1), np.int32))
-    found = watch.firings()
+        observer(start, np.ones(size, bool), np.ones((size, 1)), np.zeros((size, 1), np.int32))
+    found = observer.firings()
     assert sorted(set(found.row // 5)) == [0, 3, 6, 9]
     tokens = home.cache.column("tokens", "heldout").read(0, rows)
     np.testing.assert_array_equal(found.token, tokens[found.row])
@@ -307,15 +312,15 @@ def test_of_a_long_split_every_nth_batch_is_watched(home):
 
 def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
-    evaluate_run(run, names, "heldout", watch)
-    worth = measure_names(run, names, watch, "heldout")
+    names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+    evaluate_run(run, names, "heldout", observer)
+    worth = measure_names(run, names, observer, "heldout")
     value = json.loads(json.dumps(worth.to_json()))
-    assert set(value) == {"anchor", "rows", "layer", "inputs", "direct"}
+    assert set(value) == {"anchor", "rows", "layer", "embedding", "logit_lens"}
     assert [group["group"] for group in value["layer"]][:3] == ["all", "at", "before"]
-    assert value["layer"][0]["features"] == value["inputs"]["features"]
-    worth = measure_names(run, names, watch, "heldout", model=lm, other=run, against="itself")
-    assert {"output", "output_before", "stability", "against"} <= set(worth.to_json())
+    assert value["layer"][0]["features"] == value["embedding"]["features"]
+    worth = measure_names(run, names, observer, "heldout", model=lm, other=run, against="itself")
+    assert {"ablation", "ablation_before", "stability", "against"} <= set(worth.to_json())
     for words in (
         "layer names, over",
         "hold@1",
@@ -332,15 +337,15 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
 def test_names_that_say_before_are_tested_by_their_removal_too(home, lm):
     """The same as the output relation over those features alone, by their first layer names."""
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    names, watch = run_names(run), Watch(home.cache, "heldout", 10**6)
-    evaluate_run(run, names, "heldout", watch)
+    names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+    evaluate_run(run, names, "heldout", observer)
     relation = np.where(np.arange(40) < 12, BEFORE, AT).astype(np.int8)
     names = replace(names, layer=names.layer._replace(relation=relation))
-    found = watch.firings()
-    worth = measure_names(run, names, watch, "heldout", model=lm)
+    found = observer.firings()
+    worth = measure_names(run, names, observer, "heldout", model=lm)
     some = Firings(*(part[found.feature < 12] for part in found))
-    expected = output_relation(run, lm, "heldout", some, names.layer.ids[:, 0])
-    assert worth.output_before == expected
+    expected = ablation_shares(run, lm, "heldout", some, names.layer.ids[:, 0])
+    assert worth.ablation_before == expected
     assert 0 < expected.features <= 12
 
 
@@ -364,4 +369,4 @@ def test_runs_that_cannot_be_compared_are_refused(home, monkeypatch):
     for other, sentence in ((centred, "names by input embeddings minus"), (deeper, "layer 2")):
         monkeypatch.setattr(measure, "open_trained", lambda *_, other=other: other)
         with pytest.raises(UserError, match=sentence):
-            measure.open_other("other", run)
+            measure.open_other_run("other", run)

@@ -8,14 +8,14 @@ from layer_names_fixtures import D, F, K, PlainRelation, make_anchors, make_para
 
 from vasae_jax.dictionary.claims import AT, BEFORE
 from vasae_jax.names import by_layer as layer
-from vasae_jax.names.by_layer import find_bar, layer_names
+from vasae_jax.names.by_layer import common_threshold, layer_names
 
 NEAR = 1e-4
 """Float32 products of length 8, the tail of a normal, and sums over 60 tokens."""
 
 
 def plain(params, k, pre_bias, anchors):
-    return [PlainRelation(params, k, pre_bias, anchors, name) for name in ("here", "next")]
+    return [PlainRelation(params, k, pre_bias, anchors, name) for name in ("at", "before")]
 
 
 def check(found, relations, m):
@@ -58,11 +58,11 @@ def test_the_bar_lets_k_features_fire(features):
     anchors = make_anchors()
     params = make_params(anchors, features)
     k = max(1, features // 10)
-    own = PlainRelation(params, k, 1.0, anchors, "here")
+    own = PlainRelation(params, k, 1.0, anchors, "at")
     wide = {name: value.astype(np.float64) for name, value in params.items()}
-    met = layer._meet(wide, 1.0, anchors.here_mean, anchors.here_within)
-    tokens = layer.Tokens(anchors.here[own.seen], own.p[own.seen].astype(np.float32))
-    assert float(find_bar(met, tokens, k)) == pytest.approx(own.bar, rel=1e-4, abs=1e-5)
+    met = layer.preactivations(wide, 1.0, anchors.at)
+    tokens = layer.Tokens(anchors.at.rows[own.seen], own.p[own.seen].astype(np.float32))
+    assert float(common_threshold(met, tokens, k)) == pytest.approx(own.bar, rel=1e-4, abs=1e-5)
 
 
 def test_expected_shares_are_those_of_drawn_rows():
@@ -70,10 +70,10 @@ def test_expected_shares_are_those_of_drawn_rows():
     rng = np.random.default_rng(3)
     anchors = make_anchors(tokens=12)
     params = make_params(anchors, features=10, bias=0.0)
-    own = PlainRelation(params, 2, 1.0, anchors, "here")
+    own = PlainRelation(params, 2, 1.0, anchors, "at")
     tokens = rng.choice(12, 200_000, p=own.p)
-    noise = rng.multivariate_normal(np.zeros(D), anchors.here_within, len(tokens))
-    x = anchors.here[tokens] + anchors.here_mean + noise
+    noise = rng.multivariate_normal(np.zeros(D), anchors.at.within, len(tokens))
+    x = anchors.at.rows[tokens] + anchors.at.mean + noise
     pre = (x - params["b_dec"]) @ params["W_enc"].T + params["b_enc"]
     fires = pre > own.bar
     assert own.bar > 0 and fires.sum(axis=1).mean() == pytest.approx(2, rel=0.02)
@@ -103,16 +103,14 @@ def test_the_same_weights_have_the_same_names():
 
 def test_unseen_tokens_are_never_named_and_all_seen_ones_may_be():
     anchors = make_anchors()
-    seen = {
-        name: set(np.flatnonzero(getattr(anchors, f"{name}_count"))) for name in ("here", "next")
-    }
+    seen = {name: set(np.flatnonzero(getattr(anchors, name).count)) for name in ("at", "before")}
     fewest = min(map(len, seen.values()))
-    assert fewest < len(anchors.here)
+    assert fewest < len(anchors.at.rows)
     found = layer_names(make_params(anchors), K, 1.0, anchors, m=1000)
     assert found.ids.shape == (F, fewest)
     for ids, relation in zip(found.ids, found.relation, strict=True):
         assert len(set(ids)) == fewest
-        assert set(ids) <= seen[("here", "next")[relation]]
+        assert set(ids) <= seen[("at", "before")[relation]]
 
 
 def test_where_nothing_follows_all_features_fire_at_their_names():
@@ -120,7 +118,7 @@ def test_where_nothing_follows_all_features_fire_at_their_names():
     params = make_params(anchors)
     found = layer_names(params, K, 1.0, anchors, m=5)
     assert not found.relation.any()
-    own = PlainRelation(params, K, 1.0, anchors, "here")
+    own = PlainRelation(params, K, 1.0, anchors, "at")
     np.testing.assert_allclose(
         found.expected, np.take_along_axis(own.share, found.ids, axis=1), atol=NEAR
     )
@@ -129,13 +127,17 @@ def test_where_nothing_follows_all_features_fire_at_their_names():
 def test_a_token_that_is_merely_frequent_names_nothing():
     """Half of the rows are of one token, and a feature that fires anywhere fires there most."""
     anchors = make_anchors()
-    count = anchors.here_count.copy()
+    count = anchors.at.count.copy()
     count[5] = count.sum()
-    anchors = dataclasses.replace(anchors, here_count=count, next_count=count)
+    anchors = dataclasses.replace(
+        anchors,
+        at=dataclasses.replace(anchors.at, count=count),
+        before=dataclasses.replace(anchors.before, count=count),
+    )
     params = make_params(anchors)
     params["W_enc"][0], params["b_enc"][0] = 1e-3, 30.0
     found = layer_names(params, K, 1.0, anchors)
-    own = PlainRelation(params, K, 1.0, anchors, "here")
+    own = PlainRelation(params, K, 1.0, anchors, "at")
     assert own.share[0].argmax() == 5 and own.share[0, 5] > 0.4
     assert 5 not in found.ids[0]
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vasae_jax.anchor import search as topm
+from vasae_jax.anchor import search
 from vasae_jax.anchor.search import cosine_topm
 from vasae_jax.dictionary.claims import bucket_names, bucket_of
-from vasae_jax.names.by_embedding import nearest, nearest_tokens
+from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.sae import unit_rows
 from vasae_jax.utils.errors import UserError
 
@@ -62,7 +62,7 @@ def test_equals_the_float64_twin(n_rows, n_anchors, d, m, block):
 
 
 def test_row_blocks_meet_without_a_seam(monkeypatch):
-    monkeypatch.setattr(topm, "ROW_BLOCK", 16)
+    monkeypatch.setattr(search, "ROW_BLOCK", 16)
     rng = np.random.default_rng(5)
     rows = unit_rows(jnp.asarray(rng.normal(size=(50, 8)), jnp.float32))
     anchors = unit_rows(jnp.asarray(rng.normal(size=(70, 8)), jnp.float32))
@@ -115,9 +115,9 @@ def test_nearest_is_the_first_of_the_m():
     rng = np.random.default_rng(3)
     rows, anchors = (rng.normal(size=(n, 16)).astype(np.float32) for n in (20, 90))
     ids, cosines = nearest_tokens(rows, anchors, 3)
-    one_ids, one_cosines = nearest(rows, anchors)
-    np.testing.assert_array_equal(ids[:, 0], one_ids)
-    np.testing.assert_allclose(cosines[:, 0], one_cosines, atol=1e-6)
+    one = nearest_tokens(rows, anchors, 1)
+    np.testing.assert_array_equal(ids[:, :1], one.ids)
+    np.testing.assert_allclose(cosines[:, :1], one.cosines, atol=1e-6)
 
 
 def test_no_rows_give_no_names():

@@ -4,40 +4,40 @@ import numpy as np
 import pytest
 
 from vasae_jax.names import scores as observed
-from vasae_jax.names.firings import Firings, Watched
+from vasae_jax.names.firings import Firings, RowTokens
 from vasae_jax.names.scores import observed_names
 
 V, F, M = 17, 11, 4
 
 
-def watch(rows=700, seed=0):
+def observe(rows=700, seed=0):
     """A text in which each seventh row was not watched, and features that like some tokens."""
     rng = np.random.default_rng(seed)
     at = (rng.integers(0, V + 1, rows) * rng.random(rows)).astype(np.int32)
     window = (np.arange(rows) // 10).astype(np.int32)
     before = np.where(np.r_[window[1:] == window[:-1], False], np.roll(at, -1), -1)
-    watched = Watched(window, at, before.astype(np.int32), np.arange(rows) % 7 > 0)
+    row_tokens = RowTokens(window, at, before.astype(np.int32), np.arange(rows) % 7 > 0)
     liking = rng.random((F - 1, V)) ** 6  # the last feature never fires
-    tokens = np.where((np.arange(F - 1) % 2 == 0)[:, None], at, before)
-    chosen = rng.random((F - 1, rows)) < np.take_along_axis(liking, tokens, axis=1)
-    feature, row = np.nonzero(chosen & watched.seen)
+    liked = np.where((np.arange(F - 1) % 2 == 0)[:, None], at, before)
+    chosen = rng.random((F - 1, rows)) < np.take_along_axis(liking, liked, axis=1)
+    feature, row = np.nonzero(chosen & row_tokens.observed)
     activation = rng.gamma(2, size=len(row)).astype(np.float32)
-    return Firings(feature, activation, at[row], watched.before[row], row), watched
+    return Firings(feature, activation, at[row], row_tokens.next_token[row], row), row_tokens
 
 
-def plain(found, watched, lift=3.0):
+def plain(found, tokens, lift=3.0):
     """Each feature's excess and shares [V] in both relations, token by token."""
     excess, share = np.zeros((2, F, V)), np.zeros((2, F, V))
     for relation, (own, text) in enumerate(
-        ((found.token, watched.at), (found.following, watched.before))
+        ((found.token, tokens.token), (found.next_token, tokens.next_token))
     ):
         for f in range(F):
             mine = found.feature == f
             total = found.activation[mine].sum(dtype=np.float64)
             for t in range(V):
-                held = found.activation[mine & (own == t)].sum(dtype=np.float64)
-                share[relation, f, t] = held / total if total else 0
-                known = text[watched.seen]
+                name_scores = found.activation[mine & (own == t)].sum(dtype=np.float64)
+                share[relation, f, t] = name_scores / total if total else 0
+                known = text[tokens.observed]
                 rate = np.sum(known == t) / np.sum(known >= 0)
                 excess[relation, f, t] = share[relation, f, t] - lift * rate
     return excess, share
@@ -46,9 +46,9 @@ def plain(found, watched, lift=3.0):
 @pytest.mark.parametrize("block", [3, 256])
 def test_observed_names_equal_a_plain_loop(monkeypatch, block):
     monkeypatch.setattr(observed, "BLOCK", block)
-    found, watched = watch()
-    names = observed_names(found, watched, F, M)
-    excess, share = plain(found, watched)
+    found, tokens = observe()
+    names = observed_names(found, tokens, F, M)
+    excess, share = plain(found, tokens)
     for f in range(F):
         best = np.argsort(-excess[:, f], axis=1)[:, :M]
         worth = [np.maximum(excess[r, f, best[r]], 0).sum() for r in (0, 1)]
@@ -62,4 +62,4 @@ def test_observed_names_equal_a_plain_loop(monkeypatch, block):
 
 
 def test_names_are_as_many_as_there_are_tokens():
-    assert observed_names(*watch(), F, 100).ids.shape == (F, V)
+    assert observed_names(*observe(), F, 100).ids.shape == (F, V)

@@ -10,11 +10,11 @@ from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Config, DataConfig
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, SHOWN, TOP, WIDTH, Examples
-from vasae_jax.evaluation.neighbours import HeadTokens, Together
+from vasae_jax.evaluation.neighbours import CofiringFeatures, LogitLensTokens
 from vasae_jax.evaluation.publish import make_meta
 from vasae_jax.evaluation.sentence import Cells
 from vasae_jax.names.by_embedding import Names
-from vasae_jax.names.scores import Held
+from vasae_jax.names.scores import NameScores
 from vasae_jax.report.heatmap import PUBLISHED, Heatmap
 from vasae_jax.report.labels import RunLabel
 from vasae_jax.report.run_report import NEIGHBOURS, RunReport
@@ -61,14 +61,14 @@ def report(features=200, words=120, layer=3, seed=0):
         vocab=strings,
         vocab_key="v0",
         evaluation={"unmasked": {"rows": 1000, "variance_explained": 0.8, "l0": 4.0}},
-        held=(Held("all", features, 0.3, 0.5, 0.5, 0.9, 0.0, 0.003, 0.01, 0.4, 0.8, 0.8),),
+        held=(NameScores("all", features, 0.3, 0.5, 0.5, 0.9, 0.0, 0.003, 0.01, 0.4, 0.8, 0.8),),
         shuffled=np.full(features, 0.01, np.float32),
         split="heldout",
         examples=_examples(found, words, rng),
         histogram=rng.poisson(3, (features, len(EDGES) - 1)) * (np.arange(len(EDGES) - 1) % 9 < 6),
         near=Names(ids, share),
-        together=Together(np.where(share > 0.2, ids, -1), share, share),
-        head=HeadTokens(tokens, share, tokens[:, ::-1], -share),
+        together=CofiringFeatures(np.where(share > 0.2, ids, -1), share, share),
+        head=LogitLensTokens(tokens, share, tokens[:, ::-1], -share),
         curves=[{"step": s, "fvu": 1 / s, "mean_cosine": 0.1, "l0": 4.0} for s in range(1, 9)],
         fvu_by_position=np.r_[np.nan, np.linspace(0.3, 0.2, 19)],
     )

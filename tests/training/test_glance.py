@@ -53,15 +53,15 @@ def anchors_in_numpy(config, cache):
     if own.kind == "embedding":
         return starting_rows(config, cache), np.arange(V), np.zeros(V, bool)
     found = layer_anchors(cache, 1, config.data.skip_positions, config.data.max_norm)
-    sides = ["here", "next"]
+    sides = ["at", "before"]
     if own.pulls == "decoder":
         return anchor_rows(found, own.kind), np.tile(np.arange(V), 2), np.repeat([False, True], V)
     rows, _ = detector_rows(found, own.kind)
     pairs = [
-        (token, side == "next")
+        (token, side == "before")
         for side in sides
         for token in range(V)
-        if getattr(found, f"{side}_count")[token] >= FEW
+        if getattr(found, side).count[token] >= FEW
     ]
     return rows, *(np.array(part) for part in zip(*pairs, strict=True))
 

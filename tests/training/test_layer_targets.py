@@ -33,7 +33,7 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.signals import Stopped
 
 V, STEPS = 40, 16
-KINDS = [("here", "decoder"), ("next", "decoder"), ("both", "decoder"), ("both", "encoder")]
+KINDS = [("at", "decoder"), ("before", "decoder"), ("both", "decoder"), ("both", "encoder")]
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +109,16 @@ def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tm
 
 def test_detectors_need_a_token_with_rows_and_a_known_kind(cache):
     anchors = own_anchors(cache)
-    seldom = np.minimum(anchors.here_count, FEW - 1)
-    with pytest.raises(UserError, match=f"no token was seen on {FEW} rows"):
-        detector_rows(replace(anchors, here_count=seldom), "here")
-    with pytest.raises(UserError, match="kind 'there'; expected one of here, next, both"):
+    seldom = replace(anchors.at, count=np.minimum(anchors.at.count, FEW - 1))
+    with pytest.raises(UserError, match=f"{FEW} rows"):
+        detector_rows(replace(anchors, at=seldom), "at")
+    with pytest.raises(UserError, match="there"):
         detector_rows(anchors, "there")
 
 
 def wide_root(anchors):
     """The symmetric root of the covariance about tokens; 16 directions are all kept."""
-    within = anchors.here_within.astype(np.float64)
+    within = anchors.at.within.astype(np.float64)
     values, vectors = np.linalg.eigh(within + 0.01 * np.diag(within).mean() * np.eye(16))
     return (vectors * np.sqrt(values)) @ vectors.T
 
@@ -130,10 +130,10 @@ def test_detectors_equal_their_definition(cache):
     root = wide_root(anchors)
     np.testing.assert_allclose(root_of(within_cov), root, atol=1e-4 * root.max())
     expected = [
-        np.linalg.solve(root @ root, getattr(anchors, name)[token].astype(np.float64))
-        for name in ("here", "next")
+        np.linalg.solve(root @ root, getattr(anchors, name).rows[token].astype(np.float64))
+        for name in ("at", "before")
         for token in range(V)
-        if getattr(anchors, f"{name}_count")[token] >= FEW
+        if getattr(anchors, name).count[token] >= FEW
     ]
     assert 0 < len(expected) < 2 * V
     unit = [row / np.linalg.norm(row) for row in expected]
@@ -210,9 +210,9 @@ def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
     targets = target_rows(run.config, cache, None)
     rows = pulled(run.params, run.config)
     np.testing.assert_array_equal(
-        names.kinds[0].cosines, nearest_tokens(rows, targets.rows, 1).cosines[:, 0]
+        names.nearest[0].cosines, nearest_tokens(rows, targets.rows, 1).cosines[:, 0]
     )
-    assert names.kinds[0].vocab_size == len(targets.rows)
+    assert names.nearest[0].vocab_size == len(targets.rows)
 
 
 def test_eval_and_export_serve_a_run_of_layer_anchors(trained, tmp_path, capsys):

@@ -33,7 +33,7 @@ def config_for(cache, **sae):
     return Config(
         data=DataConfig(cache=str(cache.url), layer=1, batch=ROWS),
         sae=SAEConfig(**{"d_sae": F, "k": 3} | sae),
-        anchor=AnchorConfig(kind="here", pulls="decoder"),
+        anchor=AnchorConfig(kind="at", pulls="decoder"),
         mesh=MeshConfig(data=2, model=2),
         run=RunConfig(out="unused", steps=10),
     )

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from step_fixtures import make_config, make_rows, run_steps, start
 
-from vasae_jax.anchor import search, spread_search, spread_staleness, staleness
+from vasae_jax.anchor import full_search, sharded_search, sharded_staleness, staleness
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae.topk import global_topk, top_k
@@ -69,14 +69,14 @@ def test_a_search_split_over_devices_is_that_of_one(mesh, features):
     anchors[33] = anchors[5]  # as near as one another to everything
     anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
     arguments = jnp.asarray(rows), jnp.asarray(anchors)
-    whole = search(*arguments)
+    whole = full_search(*arguments)
     devices = make_mesh(MeshConfig(*mesh))
-    split = jax.jit(spread_search(devices, features))(*arguments)
+    split = jax.jit(sharded_search(devices, features))(*arguments)
     for name, part, expected in zip(whole._fields, split, whole, strict=True):
         np.testing.assert_allclose(part, expected, rtol=1e-6, atol=2e-6, err_msg=name)
     np.testing.assert_array_equal(split.anchor_list, whole.anchor_list)
     stale = whole._replace(anchor_rows=whole.anchor_rows[::-1], anchor_near=whole.anchor_near[::-1])
-    found = jax.jit(spread_staleness(devices, features))(*arguments, stale)
+    found = jax.jit(sharded_staleness(devices, features))(*arguments, stale)
     np.testing.assert_allclose(found, staleness(*arguments, stale), rtol=1e-5)
 
 

@@ -9,7 +9,7 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
-from vasae_jax.anchor import search
+from vasae_jax.anchor import full_search
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
 from vasae_jax.training.hparams import knobs_of
@@ -92,7 +92,7 @@ def test_loss_and_every_gradient_equal_reference(
         params["W_dec"] = unit_rows(params["W_dec"])
     rate = np.random.default_rng(5).random(F).astype(np.float32)
     cosines = reference.unit(np.asarray(params[pulled], np.float64)) @ anchors.T
-    nearest = search(params[pulled], jnp.asarray(anchors)) if mode == "nearest" else None
+    nearest = full_search(params[pulled], jnp.asarray(anchors)) if mode == "nearest" else None
     if nearest is not None:
         np.testing.assert_array_equal(nearest.anchor_near, cosines.argmax(axis=1))
     batch = Batch(jnp.asarray(x[0]), jnp.asarray(keep[0]))
@@ -136,7 +136,7 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
         found[weight] = local_loss(
             config, mesh, params, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])),
             context._replace(whitened=whitened_anchors(anchors, within_cov)),
-            nearest=search(params["W_enc"], context.anchors),
+            nearest=full_search(params["W_enc"], context.anchors),
             rate=jnp.ones(F), execution="sparse",
         )  # fmt: skip
     best = np.sum(rows / norms * near, axis=1)

@@ -7,7 +7,7 @@
 Rows: random ones of a made-up cache through a dictionary of 50257 features, as ``vasae eval`` reads
 and measures them, in turns with bare products of the encoder's shape. The figure of a million rows
 is that of these rows: batches are alike. Patching: a run of tools/bench/run.py, some windows of its
-held-out text, and the removals of the output relation. Its floor is the flops of the forward passes
+held-out text, and ablation. Its floor is the flops of the forward passes
 that the figures need, over the tokens of their windows, at the rate of a bare product. Programs are
 compiled before anything is timed. ``--json`` prints one object:
 
@@ -17,7 +17,7 @@ compiled before anything is timed. ``--json`` prints one object:
     floor_s, floor_share            the encoder's float32 product for them, and it over taken_s
     best_type, best_share           the type that the product is faster in, and it over taken_s
     screened                        whether the product was screened in bfloat16
-    lm                              of patching and removals: windows, taken_s, floor_s, share
+    lm                              of patching and ablation: windows, taken_s, floor_s, share
 """
 
 import argparse
@@ -38,13 +38,13 @@ from vasae_jax.config import Config, DataConfig, SAEConfig
 from vasae_jax.evaluation import name_effects as outputs
 from vasae_jax.evaluation.evaluate import Rows
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
-from vasae_jax.evaluation.metrics import Nearest
+from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.evaluation.patching.measure import measure_lm
 from vasae_jax.evaluation.patching.model import Model, WindowTable, open_model
 from vasae_jax.evaluation.run import BATCH, SPLIT, evaluate_run, run_names, screened
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
-from vasae_jax.names.firings import ROWS, Watch
+from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae.params import Params, init_params
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run, open_trained
@@ -90,7 +90,7 @@ def first(batches: Iterator[Rows], count: int) -> Iterable[Rows]:
 def measure_rows(rounds: int, batches: int) -> dict[str, Any]:
     """The record of rows; each round takes the time of ``batches`` batches after a first one."""
     params, sae = random_sae()
-    nearest = (Nearest("none", np.zeros(FEATURES, int), np.zeros(FEATURES), 1),)
+    nearest = (NearestAnchors("none", np.zeros(FEATURES, int), np.zeros(FEATURES), 1),)
     products = {kind: product(BATCH, D_IN, FEATURES, kind) for kind in TYPES}
     taken: list[float] = []
     bare: dict[str, list[float]] = {kind: [] for kind in TYPES}
@@ -142,31 +142,31 @@ def patching_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
     return sum(float(n) * (blocks * block_flops(spec, n) + head) for n in lengths)
 
 
-def removal_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
-    """Of removals from windows of these ``lengths``: run whole, and again from the layer on."""
+def ablation_flops(spec: Spec, layer: int, lengths: np.ndarray) -> float:
+    """Of ablations in windows of these ``lengths``: run whole, and again from the layer on."""
     blocks = spec.n_layers + spec.n_layers - layer - 1
     head = 2.0 * spec.d_model * spec.vocab_size * 2
     return sum(float(n) * blocks * block_flops(spec, n) + head for n in lengths)
 
 
 def measure_patching(run: Run, model: Model, windows: int) -> dict[str, Any]:
-    """The record of patching and removals."""
+    """The record of patching and ablation."""
     data, spec = run.config.data, model.spec
-    names, watch = run_names(run), Watch(run.cache, SPLIT, ROWS)
+    names, watch = run_names(run), FiringObserver(run.cache, SPLIT)
     evaluate_run(run, names, SPLIT, watch)
-    found, stated = watch.firings(), names.stated.ids[:, 0]
+    firings, first = watch.firings(), names.embedding.ids[:, 0]
     ways = {
         "patching": lambda: measure_lm(run, model, SPLIT, windows),
-        "removals": lambda: outputs.output_relation(run, model, SPLIT, found, stated),
+        "ablations": lambda: outputs.ablation_shares(run, model, SPLIT, firings, first),
     }
     table = WindowTable.of(run.cache, data.layer, SPLIT, data.mask)
     lengths = table.take(table.sample(windows), windows).real.sum(axis=1)
-    fired = np.bincount(found.feature, minlength=len(stated))
-    numbers, _ = table.locate(outputs.choose(found, fired).row)
-    removed = np.array([table.take(numbers[n : n + 1], 1).real.sum() for n in range(len(numbers))])
+    fired = np.bincount(firings.feature, minlength=len(first))
+    numbers, _ = table.locate(outputs.choose_ablations(firings, fired).row)
+    ablated = np.array([table.take(numbers[n : n + 1], 1).real.sum() for n in range(len(numbers))])
     flops = {
         "patching": patching_flops(spec, data.layer, lengths),
-        "removals": removal_flops(spec, data.layer, removed),
+        "ablations": ablation_flops(spec, data.layer, ablated),
     }
     kind = "bfloat16" if "bfloat16" in model.computed else "float32"
     taken = in_turns(ways, 1)
@@ -179,7 +179,7 @@ def measure_patching(run: Run, model: Model, windows: int) -> dict[str, Any]:
         "layer": data.layer,
         "windows": windows,
         "tokens": int(lengths.sum()),
-        "removed": len(removed),
+        "ablated": len(ablated),
         "gflops_peak": peak / 1e9,
         "parts": {
             name: part | {"share": part["floor_s"] / part["taken_s"]}

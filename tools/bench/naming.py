@@ -27,7 +27,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.names.by_embedding import search_program
+from vasae_jax.names.by_embedding import nearest_program
 
 PEAK_SHAPES = ((1024, 4096), (4096, 4096), (8192, 8192))
 TYPES = ("float32", "bfloat16")
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure one shape and print it."""
     args = parse()
     rows, tokens = inputs(args.features, args.vocab, args.d)
-    search = search_program(rows, tokens, args.m)
+    search = nearest_program.lower(rows, tokens, m=args.m).compile()
     kinds = list(itertools.product(TYPES, PEAK_SHAPES))
     products = {kind: product(*kind, args.d) for kind in kinds}
     jax.block_until_ready(search(rows, tokens))

@@ -41,7 +41,7 @@ from vasae_jax.extract import Settings, extract, read_documents
 from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.lm import faster_dtype
 from vasae_jax.lm.smollm2 import fetch_smollm2
-from vasae_jax.names.firings import ROWS, Watch
+from vasae_jax.names.firings import FiringObserver
 from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
@@ -106,7 +106,7 @@ def run(given: argparse.Namespace, clock: Clock) -> Made:
     clock.stage("training", lambda: train(config))
     trained = open_trained(config.run.out)
     names = clock.stage("naming", lambda: run_names(trained))
-    watch = Watch(trained.cache, SPLIT, ROWS)
+    watch = FiringObserver(trained.cache, SPLIT)
     evaluation = clock.stage("evaluation", lambda: evaluate_run(trained, names, observe=watch))
     clock.stage("evidence of names", lambda: name_run(trained, names, evaluation, watch))
     return Made(model, cache, config, anchors, layers)
@@ -126,7 +126,7 @@ def floors(made: Made) -> dict[str, float]:
     rows = cache.rows("train") + cache.rows("heldout")
     step = {"product": product(batch, d, features, "float32"), "copy": copy(features, d)}
     parts = in_turns(step, 9)
-    counts = (made.anchors.here_count, made.anchors.next_count)
+    counts = (made.anchors.at.count, made.anchors.before.count)
     seen = sum(int((count > 0).sum()) for count in counts)
     named = 2 * spec.vocab_size + len(pulled_to(made.anchors, config.anchor).rows) + seen
     return {

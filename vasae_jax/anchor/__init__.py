@@ -1,28 +1,28 @@
-"""The soft anchor: nearest-anchor upkeep with a certificate, and the anchor loss."""
+"""Anchors of features: embeddings or a layer's own, the nearest of each, and the anchor loss."""
 
 from vasae_jax.anchor.certificate import (
     AnchorState,
     Budget,
     Staleness,
-    search,
-    spread_search,
-    spread_staleness,
+    full_search,
+    sharded_search,
+    sharded_staleness,
     staleness,
     update,
 )
-from vasae_jax.anchor.loss import aligned_and_pull
+from vasae_jax.anchor.loss import alignment_and_grad
 from vasae_jax.anchor.search import anchor_matrix, anchor_name
 
 __all__ = [
     "AnchorState",
     "Budget",
     "Staleness",
-    "aligned_and_pull",
+    "alignment_and_grad",
     "anchor_matrix",
     "anchor_name",
-    "search",
-    "spread_search",
-    "spread_staleness",
+    "full_search",
+    "sharded_search",
+    "sharded_staleness",
     "staleness",
     "update",
 ]

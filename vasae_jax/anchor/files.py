@@ -1,8 +1,8 @@
 """Layer anchors kept beside the cache they are of.
 
-``CACHE/anchors/layer_NN-.../anchors.json`` says what they are of, and names each array with its
+``CACHE/anchors/layer_NN-.../anchors.json`` states their origin and lists each array with its
 digest. It is written last. An array's name has its digest in it, so processes that make the same
-anchors at once never write over one another: what ``anchors.json`` names is as one of them left it.
+anchors at once never overwrite one another's arrays.
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ import numpy as np
 
 from vasae_jax import __version__
 from vasae_jax.anchor.layer_rows import Origin
-from vasae_jax.anchor.token_means import LayerAnchors
+from vasae_jax.anchor.token_means import ARRAYS, LayerAnchors, TokenMeans
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.manifest import ANCHORS, checksum, decode, encode
 from vasae_jax.cache.store import Store, array_metadata, write_all
+from vasae_jax.dictionary.claims import RELATIONS
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array
 
 FORMAT = "vasae-layer-anchors"
-VERSION = 1
-SEAL = "anchors.json"
+VERSION = 2
+MANIFEST = "anchors.json"
 ANEW = "(vasae anchors --overwrite makes them anew)"
-NUMBERS = ("here_explained", "next_explained")
 
 
 def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
@@ -37,86 +37,95 @@ def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
         with store.errors(f"cannot write {store.name(key)}", "a writable place with free space"):
             write_all([(stored, 0, array)])
         listed[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
-    store.write(f"{folder}/{SEAL}", _seal(anchors, listed))
+    store.write(f"{folder}/{MANIFEST}", _manifest(anchors, listed))
 
 
 def read_anchors(cache: Cache, of: Origin) -> LayerAnchors | None:
     """The anchors that are kept, every byte checked; None where there are none.
 
     Raises:
-        UserError: they are damaged, or of something else.
+        UserError: they are damaged, of something else, or of another version.
     """
-    store = Store(cache.url)
-    name = store.name(f"{of.folder}/{SEAL}")
-    data = store.read(f"{of.folder}/{SEAL}")
+    store, file = Store(cache.url), f"{of.folder}/{MANIFEST}"
+    data = store.read(file)
     if data is None:
         return None
-    seal = decode(data, name)
-    _check_seal(seal, name, of)
-    fields: dict[str, Any] = {
+    manifest = decode(data, store.name(file))
+    _check_manifest(manifest, store.name(file), of)
+    arrays = {
         key: _read_array(cache, store, f"{of.folder}/{key}", **listed)
-        for key, listed in seal["arrays"].items()
+        for key, listed in manifest["arrays"].items()
     }
-    return LayerAnchors(of=of, **fields, **{key: seal[key] for key in NUMBERS})
+    means = {
+        relation: TokenMeans(
+            **{part: arrays[f"{relation}{suffix}"] for part, suffix in ARRAYS.items()},
+            explained=manifest[f"{relation}_explained"],
+        )
+        for relation in RELATIONS
+    }
+    return LayerAnchors(of=of, **means)
 
 
 def remove_anchors(cache: Cache, of: Origin) -> None:
     """Delete what is kept of them, whatever it is."""
     store = Store(cache.url)
-    store.delete(f"{of.folder}/{SEAL}")
+    store.delete(f"{of.folder}/{MANIFEST}")
     for key in store.keys(of.folder):
         store.delete(key)
 
 
 def problems(cache: Cache) -> list[str]:
     """One sentence for each of the cache's anchors that is damaged or of something else."""
-    store, found = Store(cache.url), []
+    store, sentences = Store(cache.url), []
     for key in store.keys(ANCHORS):
-        if not key.endswith(f"/{SEAL}"):
+        if not key.endswith(f"/{MANIFEST}"):
             continue
         try:
-            _read_sealed(cache, store, key)
+            _check_kept(cache, store, key)
         except UserError as error:
-            found.append(str(error))
-    return found
+            sentences.append(str(error))
+    return sentences
 
 
-def _read_sealed(cache: Cache, store: Store, key: str) -> None:
-    """Read anchors by the place of their seal alone."""
+def _check_kept(cache: Cache, store: Store, key: str) -> None:
+    """Read the anchors whose manifest is at ``key``."""
     stated = decode(store.read(key) or b"", store.name(key)).get("of")
     try:
         of = dataclasses.replace(Origin(**stated), cache=cache.digest)  # type: ignore[arg-type]
         folder = of.folder
     except (TypeError, ValueError) as error:
-        raise UserError(f"{store.name(key)} does not say what it is of; expected {SEAL}") from error
-    if key != f"{folder}/{SEAL}":
+        raise UserError(
+            f"{store.name(key)} states no origin; expected one in {MANIFEST}"
+        ) from error
+    if key != f"{folder}/{MANIFEST}":
         raise UserError(f"{store.name(key)} is of {folder}; expected it there {ANEW}")
     read_anchors(cache, of)
 
 
-def _seal(anchors: LayerAnchors, listed: dict[str, Any]) -> bytes:
+def _manifest(anchors: LayerAnchors, listed: dict[str, Any]) -> bytes:
     value = {
         "format": FORMAT,
         "version": VERSION,
         "of": dataclasses.asdict(anchors.of),
         "rows": anchors.rows,
-        "next_rows": anchors.next_rows,
-        **{key: getattr(anchors, key) for key in NUMBERS},
+        "before_rows": anchors.before_rows,
+        "at_explained": anchors.at.explained,
+        "before_explained": anchors.before.explained,
         "arrays": listed,
         "created_by": f"vasae_jax {__version__}",
     }
     return encode(value | {"checksum": checksum(value)})
 
 
-def _check_seal(seal: dict[str, Any], name: str, of: Origin) -> None:
+def _check_manifest(manifest: dict[str, Any], name: str, of: Origin) -> None:
     for key, expected in (("format", FORMAT), ("version", VERSION)):
-        if seal.get(key) != expected:
-            raise UserError(f"{name} has {key} {seal.get(key)!r}; expected {expected!r} {ANEW}")
-    if seal.get("checksum") != (found := checksum(seal)):
-        raise UserError(f"{name} has content of SHA-256 {found}; expected what it states {ANEW}")
+        if manifest.get(key) != expected:
+            raise UserError(f"{name} has {key} {manifest.get(key)!r}; expected {expected!r} {ANEW}")
+    if manifest.get("checksum") != (actual := checksum(manifest)):
+        raise UserError(f"{name} has content of SHA-256 {actual}; expected what it states {ANEW}")
     for key, expected in dataclasses.asdict(of).items():
-        if seal["of"].get(key) != expected:
-            raise UserError(f"{name} is of {key} {seal['of'].get(key)}; expected {expected} {ANEW}")
+        if (stated := manifest["of"].get(key)) != expected:
+            raise UserError(f"{name} is of {key} {stated}; expected {expected} {ANEW}")
 
 
 def _read_array(
@@ -125,9 +134,9 @@ def _read_array(
     key = f"{key}-{sha256[:16]}"
     metadata = _metadata(cache, dtype, tuple(shape))
     array = RowArray(store, key, metadata, cache.manifest.chunk_rows).read(0, shape[0])
-    if (found := sha256_array(array)) != sha256:
+    if (actual := sha256_array(array)) != sha256:
         raise UserError(
-            f"{store.name(key)} has content of SHA-256 {found}; expected {sha256} {ANEW}"
+            f"{store.name(key)} has content of SHA-256 {actual}; expected {sha256} {ANEW}"
         )
     return array
 

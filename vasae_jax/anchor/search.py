@@ -1,12 +1,25 @@
-"""The anchors: the token embeddings that decoder directions are pulled towards."""
+"""Embedding anchors, and the exact search for the anchors of largest cosine to each row.
+
+The search streams over blocks of both sides and never holds all products.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+ROW_BLOCK = 1024
+"""Rows multiplied at once: with ANCHOR_BLOCK, a block of 16 MiB that stays in a CPU's cache."""
+ANCHOR_BLOCK = 4096
+"""Anchors multiplied at once, unless the caller says otherwise."""
+_GROUP = 32
+_NO_ID = jnp.iinfo(jnp.int32).max
+
+Best = tuple[jax.Array, jax.Array]
+"""The m largest cosines of each row, best first, and their ids: float32 and int32 [R, m]."""
+
 
 def anchor_matrix(embedding: np.ndarray, *, center: bool) -> np.ndarray:
-    """Unit anchor rows, float32 [V, d], from the embedding matrix [V, d].
+    """Unit anchor rows, float32 [V, d], from the embeddings [V, d].
 
     Embeddings of one model share a strong common direction, so raw cosines between any two
     tokens are far from zero; ``center`` takes their mean away first. Rows of norm 0 stay 0.
@@ -19,26 +32,12 @@ def anchor_matrix(embedding: np.ndarray, *, center: bool) -> np.ndarray:
 
 
 def anchor_name(*, center: bool) -> str:
-    """What names refer to, in words, for metadata and figures."""
+    """The embedding anchors in words, for metadata and figures."""
     return "input embeddings minus their mean" if center else "input embeddings"
 
 
-# Exact top-m cosines of rows against a vocabulary, streamed over blocks of both.
-
-
-ROW_BLOCK = 1024
-"""Rows multiplied at once: with ANCHOR_BLOCK, a block of 16 MiB that stays in a CPU's cache."""
-ANCHOR_BLOCK = 4096
-"""Anchors multiplied at once, unless the caller says otherwise."""
-_GROUP = 32
-_NO_ID = jnp.iinfo(jnp.int32).max
-
-Best = tuple[jax.Array, jax.Array]
-"""Of each row the largest so far, best first, and their ids: float32 and int32 [R, m]."""
-
-
 def cosine_topm(
-    rows_unit: jax.Array, anchors_unit: jax.Array, m: int, block: int = ANCHOR_BLOCK
+    rows_RD: jax.Array, anchors_AD: jax.Array, m: int, block: int = ANCHOR_BLOCK
 ) -> tuple[jax.Array, jax.Array]:
     """The ``m`` anchors with the largest cosine to each row, best first, ties by lowest id.
 
@@ -46,25 +45,25 @@ def cosine_topm(
     more than ROW_BLOCK x ``block`` products. Products are full float32 on every platform.
 
     Args:
-        rows_unit: float32 [R, d], rows of norm 1 (or 0: all cosines 0), R >= 1.
-        anchors_unit: float32 [V, d], likewise.
-        m: how many anchors to keep, 1 <= m <= V.
+        rows_RD: float32 [R, d], of norm 1 (or 0: all cosines 0), R >= 1.
+        anchors_AD: float32 [A, d], likewise.
+        m: how many anchors to keep, 1 <= m <= A.
         block: anchors multiplied at once.
 
     Returns:
         cosines float32 [R, m] and anchor ids int32 [R, m].
     """
-    n_rows, n_anchors = rows_unit.shape[0], anchors_unit.shape[0]
+    n_rows, n_anchors = rows_RD.shape[0], anchors_AD.shape[0]
     row_block, block = min(ROW_BLOCK, n_rows), min(block, n_anchors)
 
-    def rows_step(index: jax.Array, found: Best) -> Best:
+    def rows_step(index: jax.Array, best: Best) -> Best:
         # The last block is moved back to end with the rows; rows done twice get equal results.
         start = jnp.minimum(index * row_block, n_rows - row_block)
-        rows = jax.lax.dynamic_slice_in_dim(rows_unit, start, row_block)
-        best = _best_of_rows(rows, anchors_unit, m, block)
+        rows = jax.lax.dynamic_slice_in_dim(rows_RD, start, row_block)
+        cosines, ids = _best_of_rows(rows, anchors_AD, m, block)
         return (
-            jax.lax.dynamic_update_slice_in_dim(found[0], best[0], start, 0),
-            jax.lax.dynamic_update_slice_in_dim(found[1], best[1], start, 0),
+            jax.lax.dynamic_update_slice_in_dim(best[0], cosines, start, 0),
+            jax.lax.dynamic_update_slice_in_dim(best[1], ids, start, 0),
         )
 
     empty = (jnp.zeros((n_rows, m), jnp.float32), jnp.zeros((n_rows, m), jnp.int32))
@@ -72,14 +71,14 @@ def cosine_topm(
     return best
 
 
-def _best_of_rows(rows: jax.Array, anchors: jax.Array, m: int, block: int) -> Best:
-    n_anchors = anchors.shape[0]
+def _best_of_rows(rows_RD: jax.Array, anchors_AD: jax.Array, m: int, block: int) -> Best:
+    n_anchors = anchors_AD.shape[0]
 
     def step(index: jax.Array, best: Best) -> Best:
         start = jnp.minimum(index * block, n_anchors - block)
-        part = jax.lax.dynamic_slice_in_dim(anchors, start, block)
+        part = jax.lax.dynamic_slice_in_dim(anchors_AD, start, block)
         product = jax.lax.dot_general(
-            rows,
+            rows_RD,
             part,
             (((1,), (1,)), ((), ())),
             precision=jax.lax.Precision.HIGHEST,
@@ -91,7 +90,7 @@ def _best_of_rows(rows: jax.Array, anchors: jax.Array, m: int, block: int) -> Be
             jnp.concatenate([best[0], values], axis=1), jnp.concatenate([best[1], ids], axis=1), m
         )
 
-    shape = (rows.shape[0], m)
+    shape = (rows_RD.shape[0], m)
     none = (jnp.full(shape, -jnp.inf, jnp.float32), jnp.full(shape, _NO_ID, jnp.int32))
     best: Best = jax.lax.fori_loop(0, -(-n_anchors // block), step, none)
     return best

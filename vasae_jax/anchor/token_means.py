@@ -1,50 +1,112 @@
-"""Sums of a layer's rows by token, in one pass over them, for some tokens and some rows.
+"""The mean row of each token in a layer: the layer's anchors, made in one pass over its rows.
 
-A row x is at its own token (relation ``here``) and before the token that follows it in its
-window (relation ``next``). Whoever holds the moments of all parts of the rows merges them; the
-moments of all blocks of tokens together are those of the whole vocabulary.
-
-Each layer has its own rows, its own mask and its own files, so nothing is saved by measuring
-several at once: they are measured one after the other, in the memory of one.
+A row x is *at* its own token and *before* the next token of its window. For both relations the rows
+are summed by token, a block of tokens at a time; the means are then shrunk, where a token is rare,
+towards what its embedding predicts. Layers are measured one after the other, in the memory of one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from vasae_jax.anchor.layer_rows import LayerRows, Origin, Piece
+from vasae_jax.cache import Cache
+from vasae_jax.dictionary.claims import RELATIONS
+from vasae_jax.utils.progress import Progress
 
 SUMS_BYTES = 4 * 2**30
 """Most bytes of sums by token that are held at once, both relations together."""
+TOKENS = 4096
+"""Tokens whose rows are float64 at once."""
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Over the rows in one relation to the tokens ``first`` to ``first + T``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenMeans:
+    """The rows of a layer's training split in one relation to each token, masked ones left out.
 
     Attributes:
-        first: the block's first token.
-        offset: float32 [d], taken off every row.
-        counts: int64 [T], rows by token.
-        sums: float64 [T, d], sum of x - offset by token.
-        second: float64 [d, d], sum of (x - offset)(x - offset)^T. Products are float32 within a
-            piece: an entry is within 1e-5 of the root of its two diagonal entries' product.
+        rows: float32 [V, d], the mean of a token's rows less the mean of all rows in the relation,
+            shrunk towards what its embedding predicts where it is rare. Not unit rows.
+        count: int64 [V], rows by token.
+        mean: float32 [d], the mean taken off.
+        within: float32 [d, d], covariance of rows about their token's mean.
+        explained: share of the tokens' means, weighted by count, that a linear map of their
+            embeddings explains.
     """
 
-    first: int
-    offset: np.ndarray
-    counts: np.ndarray
-    sums: np.ndarray
-    second: np.ndarray
+    rows: np.ndarray
+    count: np.ndarray
+    mean: np.ndarray
+    within: np.ndarray
+    explained: float
 
 
-class Relations(NamedTuple):
-    """The same in both relations."""
+ARRAYS = {"rows": "", "count": "_count", "mean": "_mean", "within": "_within"}
+"""Arrays of :class:`TokenMeans`, and what follows the relation in their names in a cache."""
 
-    here: Moments
-    next: Moments
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerAnchors:
+    """Where a layer puts each token.
+
+    Attributes:
+        of: cache, layer, mask and constants.
+        at: means of the rows at each token.
+        before: means of the rows before each token, in its window.
+    """
+
+    of: Origin
+    at: TokenMeans
+    before: TokenMeans
+
+    @property
+    def rows(self) -> int:
+        """Unmasked rows of the training split."""
+        return int(self.at.count.sum())
+
+    @property
+    def before_rows(self) -> int:
+        """Those of them that are before a token of their window."""
+        return int(self.before.count.sum())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by their names in a cache, such as ``at`` and ``before_count``."""
+        return {
+            f"{relation}{suffix}": getattr(getattr(self, relation), part)
+            for part, suffix in ARRAYS.items()
+            for relation in RELATIONS
+        }
+
+
+def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnchors:
+    """Anchors from the rows themselves; nothing is written.
+
+    The rows are read once for each block of tokens whose sums fill ``limit`` bytes: once up to
+    V d = 2^28 (at d = 576 a vocabulary of 466,033). Memory besides: 8 V d bytes for the result,
+    4 V d for the embedding, 16 d^2, and about six pieces of rows
+    (:data:`vasae_jax.anchor.layer_rows.PIECE_BYTES`).
+
+    Raises:
+        UserError: the cache lacks the layer, no row is kept, or a chunk is damaged.
+    """
+    rows = LayerRows(cache, of.layer, of.skip_positions, of.max_norm)
+    at, before = (_Means(rows.vocab_size, rows.width) for _ in RELATIONS)
+    blocks = token_blocks(rows.vocab_size, rows.width, limit)
+    done = 0
+    with Progress(rows.count * len(blocks), unit=f"rows of layer {of.layer}") as progress:
+        for first, last in blocks:
+            at_sums, before_sums = (_Sums(first, last - first, rows.width) for _ in RELATIONS)
+            for piece in rows.pieces():
+                _add(at_sums, before_sums, piece)
+                done += piece.read
+                progress.update(done)
+            at.add(at_sums)
+            before.add(before_sums)
+            del at_sums, before_sums  # or they would lie in memory beside those of the next block
+    embedding = cache.embedding()
+    at_means, before_means = (means.finish(rows.offset, embedding, of) for means in (at, before))
+    return LayerAnchors(of=of, at=at_means, before=before_means)
 
 
 def token_blocks(vocab_size: int, width: int, limit: int = SUMS_BYTES) -> list[tuple[int, int]]:
@@ -53,80 +115,50 @@ def token_blocks(vocab_size: int, width: int, limit: int = SUMS_BYTES) -> list[t
     return [(first, min(first + count, vocab_size)) for first in range(0, vocab_size, count)]
 
 
-def measure(
-    rows: LayerRows,
-    tokens: tuple[int, int],
-    part: tuple[int, int] = (0, 1),
-    seen: Callable[[int], None] = lambda read: None,
-) -> Relations:
-    """Read part ``i`` of ``n`` of the rows and sum those of the tokens ``[first, last)``.
+class _Sums:
+    """Sums over the rows in one relation to the tokens ``first`` to ``first + T``.
 
-    Memory: 16 d bytes for each token that occurs, 16 d^2, and about six pieces of rows
-    (:data:`vasae_jax.anchor.layer.rows.PIECE_BYTES`).
-
-    Args:
-        rows: a layer's.
-        tokens: a block of :func:`token_blocks`.
-        part: (i, n).
-        seen: told after each piece how many rows were read for it.
-
-    Raises:
-        UserError: a chunk is missing or damaged.
+    Attributes:
+        first: the block's first token.
+        count: int64 [T], rows by token.
+        rows: float64 [T, d], sum of x by token; x are rows less their offset.
+        second: float64 [d, d], sum of x x^T. Products are float32 within a piece: an entry is
+            within 1e-5 of the root of its two diagonal entries' product.
     """
-    found = Relations(*(_zeros(rows, *tokens) for _ in Relations._fields))
-    for piece in rows.pieces(part):
-        _add(found, piece)
-        seen(piece.read)
-    return found
+
+    def __init__(self, first: int, tokens: int, width: int) -> None:
+        self.first = first
+        self.count = np.zeros(tokens, np.int64)
+        self.rows = np.zeros((tokens, width))
+        self.second = np.zeros((width, width))
+
+    def index(self, tokens: np.ndarray) -> np.ndarray:
+        """Each token's index in the block, -1 where it is not in it."""
+        index = tokens.astype(np.int64) - self.first
+        inside = (tokens >= 0) & (index >= 0) & (index < len(self.count))
+        return np.where(inside, index, -1)
+
+    def add(self, x: np.ndarray, index: np.ndarray) -> None:
+        """Add the rows ``x`` [n, d] of tokens by their ``index`` [n]; not to ``second``."""
+        order = np.argsort(index, kind="stable")
+        order = order[np.searchsorted(index[order], 0) :]
+        if not len(order):
+            return
+        present, starts, counts = np.unique(index[order], return_index=True, return_counts=True)
+        self.rows[present] += np.add.reduceat(x[order], starts, axis=0, dtype=np.float64)
+        self.count[present] += counts
 
 
-def merge(one: Relations, other: Relations) -> Relations:
-    """The moments of two parts of the rows together, for the same layer and tokens."""
-    return Relations(*(_merged(a, b) for a, b in zip(one, other, strict=True)))
-
-
-def _merged(one: Moments, other: Moments) -> Moments:
-    same = one.first == other.first and len(one.counts) == len(other.counts)
-    if not same or not np.array_equal(one.offset, other.offset):
-        raise ValueError("moments are of other tokens or about another offset; expected the same")
-    counts, sums = one.counts + other.counts, one.sums + other.sums
-    return Moments(one.first, one.offset, counts, sums, one.second + other.second)
-
-
-def _zeros(rows: LayerRows, first: int, last: int) -> Moments:
-    count, width = last - first, rows.width
-    sums, second = np.zeros((count, width)), np.zeros((width, width))
-    return Moments(first, rows.offset, np.zeros(count, np.int64), sums, second)
-
-
-def _add(found: Relations, piece: Piece) -> None:
-    here, after = (
-        _ids(moments, tokens)
-        for moments, tokens in zip(found, (piece.token, piece.following), strict=True)
-    )
-    _add_sums(found.here, piece.x, here)
-    _add_sums(found.next, piece.x, after)
+def _add(at: _Sums, before: _Sums, piece: Piece) -> None:
+    """Add the rows of a piece to the sums of both relations."""
+    at_index, before_index = at.index(piece.token), before.index(piece.next_token)
+    at.add(piece.x, at_index)
+    before.add(piece.x, before_index)
+    is_at, is_before = at_index >= 0, before_index >= 0
     # Most rows are in both, and their products are taken once.
-    both = _squares(piece.x[(here >= 0) & (after >= 0)])
-    found.here.second[...] += both + _squares(piece.x[(here >= 0) & (after < 0)])
-    found.next.second[...] += both + _squares(piece.x[(here < 0) & (after >= 0)])
-
-
-def _ids(moments: Moments, tokens: np.ndarray) -> np.ndarray:
-    """Each token's place in the block, -1 where it is not in it."""
-    place = tokens.astype(np.int64) - moments.first
-    inside = (tokens >= 0) & (place >= 0) & (place < len(moments.counts))
-    return np.where(inside, place, -1)
-
-
-def _add_sums(moments: Moments, x: np.ndarray, ids: np.ndarray) -> None:
-    order = np.argsort(ids, kind="stable")
-    order = order[np.searchsorted(ids[order], 0) :]
-    if not len(order):
-        return
-    mine, starts, counts = np.unique(ids[order], return_index=True, return_counts=True)
-    moments.sums[mine] += np.add.reduceat(x[order], starts, axis=0, dtype=np.float64)
-    moments.counts[mine] += counts
+    both = _squares(piece.x[is_at & is_before])
+    at.second += both + _squares(piece.x[is_at & ~is_before])
+    before.second += both + _squares(piece.x[~is_at & is_before])
 
 
 def _squares(x: np.ndarray) -> np.ndarray:
@@ -134,179 +166,95 @@ def _squares(x: np.ndarray) -> np.ndarray:
     return squares
 
 
-# From sums by token to each token's mean row, and how rows spread about it.
-
-
-TOKENS = 4096
-"""Tokens whose rows are float64 at once."""
-
-
-class Means:
-    """Each token's mean row in one relation, gathered block by block of tokens.
-
-    Attributes:
-        counts: int64 [V], rows by token.
-        rows: float32 [V, d], the token's mean less the mean of all; 0 where it has no rows.
-        mean: float64 [d], of all rows in the relation.
-        within: float64 [d, d], mean of (x - its token's mean)(x - its token's mean)^T.
-
-    All of them are what they say once :meth:`finish` was called.
-    """
+class _Means:
+    """The means of one relation, gathered block by block of tokens."""
 
     def __init__(self, vocab_size: int, width: int) -> None:
-        self.counts = np.zeros(vocab_size, np.int64)
-        self.rows = np.zeros((vocab_size, width), np.float32)
-        self.mean = np.zeros(width)
-        self.within = np.zeros((width, width))
-        self._offset = np.zeros(width)
+        self._count = np.zeros(vocab_size, np.int64)
+        self._rows = np.zeros((vocab_size, width), np.float32)
+        self._mean = np.zeros(width)
+        self._within = np.zeros((width, width))
 
-    def add(self, moments: Moments) -> None:
+    def add(self, sums: _Sums) -> None:
         """Take in a block of tokens, over all rows."""
-        self._offset[...] = moments.offset
-        place = slice(moments.first, moments.first + len(moments.counts))
-        self.counts[place] = moments.counts
-        self.mean += moments.sums.sum(axis=0)
-        self.within += moments.second
-        for ids in some_tokens(moments.counts):
-            count = moments.counts[ids, None]
-            scaled = moments.sums[ids] / np.sqrt(count)
-            self.within -= scaled.T @ scaled
-            self.rows[moments.first + ids] = scaled / np.sqrt(count)
+        self._count[sums.first : sums.first + len(sums.count)] = sums.count
+        self._mean += sums.rows.sum(axis=0)
+        self._within += sums.second
+        for ids in _occurring(sums.count):
+            count = sums.count[ids, None]
+            scaled = sums.rows[ids] / np.sqrt(count)
+            self._within -= scaled.T @ scaled
+            self._rows[sums.first + ids] = scaled / np.sqrt(count)
 
-    def finish(self) -> None:
-        """All blocks are in; without any row everything stays 0."""
-        total = int(self.counts.sum())
-        if not total:
-            return
-        self.within /= total
-        self.mean /= total
-        for ids in some_tokens(self.counts):
-            self.rows[ids] -= self.mean.astype(np.float32)
-        self.mean += self._offset
+    def finish(self, offset: np.ndarray, embedding: np.ndarray, of: Origin) -> TokenMeans:
+        """The means, once all blocks are in; without any row everything is 0."""
+        if total := int(self._count.sum()):
+            self._within /= total
+            self._mean /= total
+            for ids in _occurring(self._count):
+                self._rows[ids] -= self._mean.astype(np.float32)
+            self._mean += offset
+        linear = ridge_map(self._rows, self._count, embedding, of.ridge)
+        explained = shrink(self._rows, self._count, embedding, linear, of.shrink)
+        mean, within = self._mean.astype(np.float32), self._within.astype(np.float32)
+        return TokenMeans(
+            rows=self._rows, count=self._count, mean=mean, within=within, explained=explained
+        )
 
 
-def some_tokens(counts: np.ndarray) -> Iterator[np.ndarray]:
+def _occurring(counts: np.ndarray) -> Iterator[np.ndarray]:
     """The tokens that occur, a few thousand at a time."""
-    seen = np.flatnonzero(counts)
-    for start in range(0, len(seen), TOKENS):
-        yield seen[start : start + TOKENS]
-
-
-# What a token's embedding says about its mean row, and means that lean on it where rows are few.
-#
-# Over the tokens that occur, weighted by their n rows, a linear map is fitted from centred
-# embeddings to mean rows by ridge regression. Its strength is ``ridge`` times the mean diagonal of
-# the weighted Gram matrix.
+    ids = np.flatnonzero(counts)
+    for start in range(0, len(ids), TOKENS):
+        yield ids[start : start + TOKENS]
 
 
 def ridge_map(
-    rows: np.ndarray, counts: np.ndarray, embedding: np.ndarray, ridge: float
+    rows_VD: np.ndarray, counts_V: np.ndarray, embedding_VD: np.ndarray, ridge: float
 ) -> np.ndarray:
-    """float64 [d, d], which takes an embedding less the mean of all to a token's mean row.
+    """The linear map, float64 [d, d], from a token's embedding to its mean row.
+
+    It is fitted by ridge regression over the tokens that occur, weighted by their counts, from
+    embeddings less their mean.
 
     Args:
-        rows: [V, d], each token's mean less the mean of all rows.
-        counts: [V].
-        embedding: [V, d].
-        ridge: see above.
+        rows_VD: each token's mean less the mean of all rows.
+        counts_V: rows by token.
+        embedding_VD: the embeddings.
+        ridge: strength, as a share of the mean diagonal of the weighted Gram matrix.
     """
-    centre, width = embedding.mean(axis=0, dtype=np.float64), embedding.shape[1]
-    gram, cross = np.zeros((2, width, width))
-    for ids in some_tokens(counts):
-        root = np.sqrt(counts[ids, None])
-        given = (embedding[ids] - centre) * root
-        gram += given.T @ given
-        cross += given.T @ (rows[ids] * root)
-    strength = ridge * np.trace(gram) / width
+    centre, width = embedding_VD.mean(axis=0, dtype=np.float64), embedding_VD.shape[1]
+    gram_DD, cross_DD = np.zeros((2, width, width))
+    for ids in _occurring(counts_V):
+        root = np.sqrt(counts_V[ids, None])
+        inputs = (embedding_VD[ids] - centre) * root
+        gram_DD += inputs.T @ inputs
+        cross_DD += inputs.T @ (rows_VD[ids] * root)
+    strength = ridge * np.trace(gram_DD) / width
     if strength == 0:  # no rows at all
-        return cross
-    return np.linalg.solve(gram + strength * np.eye(width), cross)
+        return cross_DD
+    return np.linalg.solve(gram_DD + strength * np.eye(width), cross_DD)
 
 
-def lean(
-    rows: np.ndarray, counts: np.ndarray, embedding: np.ndarray, linear: np.ndarray, c: float
+def shrink(
+    rows_VD: np.ndarray,
+    counts_V: np.ndarray,
+    embedding_VD: np.ndarray,
+    linear_DD: np.ndarray,
+    c: float,
 ) -> float:
-    """Put (n mean + c predicted) / (n + c) in place of each mean in ``rows``.
+    """Put (n mean + c predicted) / (n + c) in place of each mean in ``rows_VD``.
 
     Returns:
         The share of the means, weighted by count, that the map alone explains.
     """
-    centre, linear = embedding.mean(axis=0, dtype=np.float64), linear.astype(np.float32)
+    centre, linear = embedding_VD.mean(axis=0, dtype=np.float64), linear_DD.astype(np.float32)
     missed = total = 0.0
-    for start in range(0, len(rows), TOKENS):
+    for start in range(0, len(rows_VD), TOKENS):
         block = slice(start, start + TOKENS)
-        count = counts[block, None].astype(np.float64)
-        predicted = (embedding[block] - centre).astype(np.float32) @ linear
-        missed += float((count * np.square(rows[block] - predicted)).sum())
-        total += float((count * np.square(rows[block])).sum())
-        rows[block] = (count * rows[block] + c * predicted) / (count + c)
+        count = counts_V[block, None].astype(np.float64)
+        predicted = (embedding_VD[block] - centre).astype(np.float32) @ linear
+        missed += float((count * np.square(rows_VD[block] - predicted)).sum())
+        total += float((count * np.square(rows_VD[block])).sum())
+        rows_VD[block] = (count * rows_VD[block] + c * predicted) / (count + c)
     return 1 - missed / total if total else 0.0
-
-
-# Layer anchors out of the moments of all training rows.
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LayerAnchors:
-    """Where a layer puts each token. Rows are those of the training split that are not masked.
-
-    Attributes:
-        of: cache, layer, mask and constants.
-        here: float32 [V, d], the mean of the rows at each token less the mean of all rows,
-            leaning on what its embedding predicts where it is rare. Not unit rows.
-        next: float32 [V, d], the same over the rows that each token follows in their window,
-            less the mean of all rows that are followed by a token.
-        here_count, next_count: int64 [V], rows.
-        here_mean, next_mean: float32 [d], the means taken off.
-        here_within, next_within: float32 [d, d], covariance of rows about their token's mean.
-        here_explained, next_explained: share of the tokens' means, weighted by count, that a
-            linear map of their embeddings explains.
-    """
-
-    of: Origin
-    here: np.ndarray
-    next: np.ndarray
-    here_count: np.ndarray
-    next_count: np.ndarray
-    here_mean: np.ndarray
-    next_mean: np.ndarray
-    here_within: np.ndarray
-    next_within: np.ndarray
-    here_explained: float
-    next_explained: float
-
-    @property
-    def rows(self) -> int:
-        """Unmasked rows of the training split."""
-        return int(self.here_count.sum())
-
-    @property
-    def next_rows(self) -> int:
-        """Those of them that are followed by a token in their window."""
-        return int(self.next_count.sum())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays by name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-
-
-def estimate(blocks: Iterable[Relations], embedding: np.ndarray, of: Origin) -> LayerAnchors:
-    """Anchors from the moments of all rows, block by block of the vocabulary.
-
-    One block is held at a time. Memory besides: 8 V d bytes for the result
-    and 4 V d for the ``embedding`` [V, d].
-    """
-    found = {name: Means(*embedding.shape) for name in Relations._fields}
-    for block in blocks:
-        for name, means in found.items():
-            means.add(getattr(block, name))
-        del block  # or its sums would lie in memory beside those of the next
-    fields: dict[str, np.ndarray | float] = {}
-    for name, means in found.items():
-        means.finish()
-        linear = ridge_map(means.rows, means.counts, embedding, of.ridge)
-        fields[f"{name}_explained"] = lean(means.rows, means.counts, embedding, linear, of.shrink)
-        fields |= {name: means.rows, f"{name}_count": means.counts}
-        fields[f"{name}_mean"] = means.mean.astype(np.float32)
-        fields[f"{name}_within"] = means.within.astype(np.float32)
-    return LayerAnchors(of=of, **fields)  # type: ignore[arg-type]

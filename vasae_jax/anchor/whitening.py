@@ -1,19 +1,35 @@
-"""Layer anchors as unit rows to be near to."""
+"""Layer anchors as unit rows to be near to: mean rows for decoder rows, detectors for encoder rows.
+
+An encoder row w answers a row of its token t, on average, with w a_t (a_t the token's anchor), and
+varies about that by s = sqrt(w S w), S the covariance of rows about their token's mean. How well
+it tells t's rows from others is w a_t / s, largest for Fisher's linear discriminant c_t = S^-1 a_t,
+the token's *detector*. With R the symmetric root of S, this is the cosine of w R and c_t R, but for
+a factor that t alone sets. Near a detector therefore means: near in the coordinates of R.
+
+S is kept as its RANK largest directions and one variance for all others. A product of rows with R
+is then two thin products, and the pull (:mod:`vasae_jax.anchor.loss`) needs no more.
+"""
 
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from vasae_jax.anchor.token_means import TOKENS, LayerAnchors
+from vasae_jax.anchor.token_means import TOKENS, LayerAnchors, TokenMeans
 from vasae_jax.utils.errors import UserError
 
-KINDS = {"here": ("here",), "next": ("next",), "both": ("here", "next")}
+KINDS = {"at": ("at",), "before": ("before",), "both": ("at", "before")}
 """Which relations' rows a kind has, one after the other."""
+FEW = 20
+"""A token seen on fewer rows has no detector: its mean row is as much chance as it is the token."""
+RANK = 64
+"""Directions in which S is kept as it is."""
+RIDGE = 0.01
+"""What is added to S's diagonal, as a share of its mean."""
 
 
 def anchor_rows(anchors: LayerAnchors, kind: str) -> np.ndarray:
-    """Unit float32 rows: [V, d] for ``here`` and ``next``, [2V, d] for ``both``.
+    """Unit float32 rows: [V, d] for ``at`` and ``before``, [2V, d] for ``both``.
 
     In ``both`` row i is of token i % V, and of relation i // V: 0 at it, 1 before it. Rows of
     norm 0 stay 0.
@@ -21,36 +37,48 @@ def anchor_rows(anchors: LayerAnchors, kind: str) -> np.ndarray:
     Raises:
         UserError: there is no such kind.
     """
+    return normalize_rows(np.concatenate([means.rows for means in means_of(anchors, kind)]))
+
+
+def means_of(anchors: LayerAnchors, kind: str) -> list[TokenMeans]:
+    """The means of a kind's relations, in order; raises UserError where there is no such kind."""
     if kind not in KINDS:
         raise UserError(f"layer anchors of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    return unit_blocks(np.concatenate([getattr(anchors, name) for name in KINDS[kind]]))
+    return [getattr(anchors, relation) for relation in KINDS[kind]]
 
 
-def unit_blocks(rows: np.ndarray) -> np.ndarray:
-    """``rows`` [n, d] float32, made unit in place block by block; rows of norm 0 stay 0."""
-    for start in range(0, len(rows), TOKENS):
-        block = rows[start : start + TOKENS]
+def normalize_rows(rows_ND: np.ndarray) -> np.ndarray:
+    """The float32 rows, made unit in place block by block; rows of norm 0 stay 0."""
+    for start in range(0, len(rows_ND), TOKENS):
+        block = rows_ND[start : start + TOKENS]
         norms = np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)
         block[...] = block / np.where(norms == 0, 1.0, norms)
-    return rows
+    return rows_ND
 
 
-# How far a layer's rows scatter about their token's mean, as a measure of encoder rows.
-#
-# An encoder row w answers a row of its token t, on the whole, with w a_t (a_t the token's anchor),
-# and scatters about that by s = sqrt(w S w), S the covariance of rows about their token's mean. How
-# well it tells t's rows from others is w a_t / s, largest for Fisher's discriminant c_t = S^-1 a_t.
-# With R the symmetric root of S, this is the cosine of w R and c_t R, but for a factor that t alone
-# sets. So near a detector means: near in the coordinates of R.
-#
-# S is kept as its RANK largest directions and one variance for all others. A product of rows with R
-# is then two thin products; the pull (:mod:`vasae_jax.anchor.layer.pull`) needs no more.
+def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, "WithinCov"]:
+    """Unit float32 detectors [A, d], one for each token seen on FEW rows; and S.
 
+    ``both`` has the detectors of rows at a token first, then those of rows before one, in the order
+    of the tokens; both use the covariance of rows about the token that they are at.
 
-RANK = 64
-"""Directions in which S is kept as it is."""
-RIDGE = 0.01
-"""What is added to S's diagonal, as a share of its mean."""
+    Raises:
+        UserError: there is no such kind, or no token has a detector.
+    """
+    relations = means_of(anchors, kind)
+    within_cov = within_cov_of(anchors.at.within)
+    rows_AD = np.concatenate(
+        [
+            normalize_rows(whiten(whiten(means.rows[means.count >= FEW], within_cov), within_cov))
+            for means in relations
+        ]
+    )
+    if len(rows_AD) == 0:
+        raise UserError(
+            f"no token of the cache is seen on {FEW} rows, and the encoder is pulled towards such "
+            "tokens alone; expected a cache of more text, or --anchor.pulls=decoder"
+        )
+    return rows_AD, within_cov
 
 
 class WithinCov(NamedTuple):
@@ -64,9 +92,9 @@ class WithinCov(NamedTuple):
     """[r] float32, at least 0"""
 
 
-def within_cov_of(within: np.ndarray) -> WithinCov:
-    """Of the covariance ``within`` [d, d] of rows about their token's mean."""
-    covariance = within.astype(np.float64)
+def within_cov_of(within_DD: np.ndarray) -> WithinCov:
+    """The root of the covariance of rows about their token's mean."""
+    covariance = within_DD.astype(np.float64)
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0.0) + RIDGE * max(float(np.mean(np.diag(covariance))), 1e-30)
     rank = min(RANK, len(values) - 1)
@@ -76,66 +104,30 @@ def within_cov_of(within: np.ndarray) -> WithinCov:
     return WithinCov(*(x.astype(np.float32) for x in (np.asarray(floor), vectors[:, rest:], above)))
 
 
+def whiten(rows_ND: np.ndarray, within_cov: WithinCov) -> np.ndarray:
+    """The rows times the inverse of R, float32."""
+    floor, basis, above = (np.asarray(part) for part in within_cov)
+    change = 1 / (floor + above) - 1 / floor
+    whitened: np.ndarray = rows_ND / floor + ((rows_ND @ basis) * change) @ basis.T
+    return whitened
+
+
 class WhitenedAnchors(NamedTuple):
-    """Anchors by a scatter's measure, worked out once: a step then only looks them up."""
+    """What a training step looks up about anchors measured by S."""
 
     within_cov: WithinCov
     along: jax.Array | np.ndarray
     """[A, r] float32, c U of each anchor c"""
     inverse: jax.Array | np.ndarray
-    """[A] float32, 1 / sqrt(c S c), 0 for an anchor of no length"""
+    """[A] float32, 1 / sqrt(c S c), 0 for an anchor of length 0"""
 
 
-def whitened_anchors(rows: np.ndarray, within_cov: WithinCov) -> WhitenedAnchors:
-    """Of anchors ``rows`` [A, d]."""
+def whitened_anchors(rows_AD: np.ndarray, within_cov: WithinCov) -> WhitenedAnchors:
+    """Work out, once, what a step looks up about anchors."""
     floor, basis, above = (np.asarray(part, np.float64) for part in within_cov)
-    along = rows @ basis.astype(np.float32)
-    square = floor**2 * np.einsum("ad,ad->a", rows, rows, dtype=np.float64)
+    along = rows_AD @ basis.astype(np.float32)
+    square = floor**2 * np.einsum("ad,ad->a", rows_AD, rows_AD, dtype=np.float64)
     square += np.square(along) @ ((floor + above) ** 2 - floor**2)
     with np.errstate(divide="ignore"):
         inverse = np.where(square > 0, 1 / np.sqrt(square), 0.0)
     return WhitenedAnchors(within_cov, along, inverse.astype(np.float32))
-
-
-def whiten(rows: np.ndarray, within_cov: WithinCov) -> np.ndarray:
-    """``rows`` [n, d] times the inverse of R, float32."""
-    floor, basis, above = (np.asarray(part) for part in within_cov)
-    change = 1 / (floor + above) - 1 / floor
-    found: np.ndarray = rows / floor + ((rows @ basis) * change) @ basis.T
-    return found
-
-
-# Detectors: the directions that tell each token's rows of a layer from all others.
-
-
-FEW = 20
-"""A token seen on fewer rows has no detector: its mean row is as much chance as it is the token."""
-
-
-def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, WithinCov]:
-    """Unit float32 rows [A, d], one for each token seen on FEW rows; and how rows are measured.
-
-    A token's detector is S^-1 a, with a its anchor and S the covariance of rows about their
-    token's mean, as :mod:`vasae_jax.anchor.layer.scatter` keeps it: Fisher's linear discriminant
-    between the rows at the token and all rows. ``both`` has those of rows at a token first, then
-    those of rows before one, in the order of the tokens; both are measured by how rows scatter
-    about the token that they are at.
-
-    Raises:
-        UserError: there is no such kind, or no token has a detector.
-    """
-    if kind not in KINDS:
-        raise UserError(f"layer anchors of kind {kind!r}; expected one of {', '.join(KINDS)}")
-    within_cov = within_cov_of(anchors.here_within)
-    rows = np.concatenate([_detectors(anchors, name, within_cov) for name in KINDS[kind]])
-    if len(rows) == 0:
-        raise UserError(
-            f"no token was seen on {FEW} rows, so that nothing tells one from others; expected a "
-            "cache of more text, or --anchor.pulls=decoder"
-        )
-    return rows, within_cov
-
-
-def _detectors(anchors: LayerAnchors, relation: str, within_cov: WithinCov) -> np.ndarray:
-    seen = getattr(anchors, f"{relation}_count") >= FEW
-    return unit_blocks(whiten(whiten(getattr(anchors, relation)[seen], within_cov), within_cov))

@@ -16,8 +16,8 @@ def run(arguments: Sequence[str]) -> None:
     given = _parser().parse_args(arguments)
 
     from vasae_jax.anchor.files import read_anchors, remove_anchors, write_anchors
-    from vasae_jax.anchor.layer_anchors import make_anchors
     from vasae_jax.anchor.layer_rows import origin_of
+    from vasae_jax.anchor.token_means import make_anchors
     from vasae_jax.cache import Cache
     from vasae_jax.extract.model import parse_layers
     from vasae_jax.utils.progress import duration
@@ -42,10 +42,11 @@ def run(arguments: Sequence[str]) -> None:
 
 def _told(found: "LayerAnchors") -> str:
     size = sum(array.nbytes for array in found.arrays().values())
+    at, before = found.at, found.before
     return (
-        f"{found.rows:,} rows; seen {(found.here_count > 0).sum():,} tokens at rows and "
-        f"{(found.next_count > 0).sum():,} after them, of {len(found.here):,}; explained by "
-        f"embeddings: here {found.here_explained:.3f}, next {found.next_explained:.3f}; "
+        f"{found.rows:,} rows; seen {(at.count > 0).sum():,} tokens at rows and "
+        f"{(before.count > 0).sum():,} after them, of {len(at.rows):,}; explained by "
+        f"embeddings: at {at.explained:.3f}, before {before.explained:.3f}; "
         f"{size / 1e6:,.1f} MB"
     )
 

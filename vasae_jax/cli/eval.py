@@ -12,22 +12,22 @@ def run(arguments: Sequence[str]) -> None:
     """Print every measure of a run over a split, and write them as JSON."""
     given = _parser().parse_args(arguments)
 
-    from vasae_jax.evaluation.log import show
-    from vasae_jax.evaluation.names import measure_names, open_other
+    from vasae_jax.evaluation.log import log_evaluation
+    from vasae_jax.evaluation.names import measure_names, open_other_run
     from vasae_jax.evaluation.patching.measure import measure_lm
     from vasae_jax.evaluation.patching.model import open_model
     from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
-    from vasae_jax.names.firings import ROWS, Watch
+    from vasae_jax.names.firings import FiringObserver
     from vasae_jax.training.run import open_trained
 
     trained = open_trained(given.run, given.cache, asked_mesh(given))
     out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")
     refuse_existing(out, overwrite=given.overwrite)
     anchors_of = open_anchors_of(given.anchors, trained) if given.anchors else None
-    other = open_other(given.against, trained) if given.against else None
+    other = open_other_run(given.against, trained) if given.against else None
     model = open_model(given.lm, given.backend, trained.cache) if given.lm else None
 
-    names, watch = run_names(trained, anchors_of), Watch(trained.cache, given.split, ROWS)
+    names, watch = run_names(trained, anchors_of), FiringObserver(trained.cache, given.split)
     evaluation = evaluate_run(trained, names, given.split, watch)
     worth = measure_names(
         trained, names, watch, given.split, model=model, other=other, against=given.against
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
         tables.append(patched.table())
     write_json(out, result)
     if not (given.cache or given.anchors):  # the boards' figures are all of the run's own cache
-        show(trained, Path(given.run), result, names, watch)
+        log_evaluation(trained, Path(given.run), result, names, watch)
     print("\n\n".join(tables))
     print(f"\nwritten to {out}")
 

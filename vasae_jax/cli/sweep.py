@@ -55,9 +55,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _status(arguments: Sequence[str]) -> None:
-    parser = _looking(
-        "status", "The status of each run of a sweep, and how long is left."
-    )
+    parser = _looking("status", "The status of each run of a sweep, and how long is left.")
     given = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members

@@ -26,6 +26,8 @@ RENAMED = {
     "anchor.search_share": "anchor.search_fraction",
 }
 """Settings of earlier versions, by the name that each has now."""
+RENAMED_VALUES = {"anchor.kind": {"here": "at", "next": "before"}}
+"""Choices of earlier versions, by the name that each has now."""
 
 
 def load_file(path: str) -> Config:
@@ -81,6 +83,10 @@ def parse_overrides(default: Config, arguments: Sequence[str], program: str) -> 
     """
     import tyro  # takes a third of a second that other commands need not spend
 
+    for argument in arguments:
+        name, _, value = argument.removeprefix("--").partition("=")
+        if new := _renamed_value(name, value):
+            raise UserError(f"{argument} is now --{name}={new}")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -118,6 +124,11 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
                     f"{origin} has {section}.{name}, which is now called {new}; expected a file of "
                     "this version"
                 )
+            if new := _renamed_value(f"{section}.{name}", fields[name]):
+                raise UserError(
+                    f"{origin} has {section}.{name} = {fields[name]}, which is now called {new}; "
+                    "expected a file of this version"
+                )
     try:
         sections = {
             section.name: type(getattr(Config(), section.name))(**value[section.name])
@@ -144,6 +155,11 @@ def flatten(config: Config) -> dict[str, Any]:
         for section, fields in to_dict(config).items()
         for name, value in fields.items()
     }
+
+
+def _renamed_value(setting: str, value: object) -> str | None:
+    """The present name of a choice of an earlier version, None where it had no other."""
+    return RENAMED_VALUES.get(setting, {}).get(str(value))
 
 
 def _as_flag(argument: str) -> str:

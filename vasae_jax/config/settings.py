@@ -83,10 +83,10 @@ class SAEConfig:
 class AnchorConfig:
     """The pull of features towards their nearest anchor."""
 
-    kind: Literal["embedding", "here", "next", "both"] = "both"
+    kind: Literal["embedding", "at", "before", "both"] = "both"
     """What anchors are. embedding: the model's token embeddings (published recipe). Or where the
-    layer itself puts each token (docs/anchors.md): here, the mean of its rows; next, the mean of
-    the rows that it follows; both."""
+    layer itself puts each token (docs/anchors.md): at, the mean of its rows; before, the mean
+    of the rows before it; both."""
     pulls: Literal["decoder", "encoder"] = "encoder"
     """Whose rows are pulled: the decoder's, so that a feature writes what its anchor is (published
     recipe), or the encoder's, so that it fires where its anchor does. Layer anchors for the

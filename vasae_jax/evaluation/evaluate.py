@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
-from vasae_jax.evaluation.metrics import Alignment, Figures, Nearest, Sums, figures
+from vasae_jax.evaluation.metrics import Alignment, Metrics, NearestAnchors, Sums, compute_metrics
 from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
 
@@ -102,9 +102,9 @@ class Evaluation:
     """The split that was read."""
     features: int
     """d_sae."""
-    unmasked: Figures
+    unmasked: Metrics
     """Without masked rows (first positions and norm outliers): the figures to quote."""
-    all_rows: Figures
+    all_rows: Metrics
     """Every row of the split, masked or not."""
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def evaluate_rows(
     params: Params | Mapping[str, jax.Array],
     sae: SAEConfig,
     batches: Iterable[Rows],
-    nearest: tuple[Nearest, ...],
+    nearest: tuple[NearestAnchors, ...],
     *,
     split: str = "heldout",
     observe: Observer | None = None,
@@ -195,8 +195,8 @@ def evaluate_rows(
     return Evaluation(
         split=split,
         features=d_sae,
-        unmasked=figures(unmasked, norms, nearest),
-        all_rows=figures(everything, norms, nearest),
+        unmasked=compute_metrics(unmasked, norms, nearest),
+        all_rows=compute_metrics(everything, norms, nearest),
     )
 
 
@@ -314,7 +314,7 @@ def _mean(x: jax.Array, weight: jax.Array) -> jax.Array:
     return sums[0] / jnp.maximum(sums[1], 1)
 
 
-def _lines(left: Figures, right: Figures) -> Iterator[tuple[str, ...]]:
+def _lines(left: Metrics, right: Metrics) -> Iterator[tuple[str, ...]]:
     both = (left, right)
     yield ("rows", *(f"{one.rows}" for one in both))
     yield ("variance explained", *(f"{one.variance_explained:.4f}" for one in both))

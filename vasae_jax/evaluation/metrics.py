@@ -1,4 +1,4 @@
-"""What is measured, exactly: sums in float64 over the rows of a split, and figures from them.
+"""Metrics of an SAE over the rows of a split, from sums in float64.
 
 Where a share is over features that fire and none fires, it is 0: a dictionary of dead
 features has earned nothing, however well its directions are aligned.
@@ -13,25 +13,6 @@ import numpy as np
 from vasae_jax.dictionary.claims import BUCKETS, bucket_names, bucket_of
 from vasae_jax.utils.errors import UserError
 
-# The numbers of a JSON object under one name each.
-
-
-def numbers(value: Mapping[str, Any], within: str = "") -> dict[str, float]:
-    """Numbers of a JSON object, those of objects in lists by what these call themselves."""
-    found: dict[str, float] = {}
-    for key, one in value.items():
-        name = f"{within}{key}"
-        if isinstance(one, Mapping):
-            found |= numbers(one, f"{name}.")
-        elif isinstance(one, list | tuple) and one and isinstance(one[0], Mapping):
-            for number, each in enumerate(one):
-                title = str(each.get("group", each.get("anchor", number))).replace(" ", "_")
-                found |= numbers(each, f"{name}.{title}.")
-        elif isinstance(one, int | float) and not isinstance(one, bool):
-            found[name] = one
-    return found
-
-
 ALIGNED = BUCKETS[0][1]
 """A feature is aligned if its nearest cosine is at least this."""
 
@@ -40,7 +21,7 @@ DENSITY_EDGES = tuple(-6.0 + 0.5 * i for i in range(13))
 
 
 class Sums:
-    """Sums over the rows of one population, added batch by batch.
+    """Sums over one population of rows, added batch by batch.
 
     Means and squared distances are merged pairwise (Chan, Golub and LeVeque 1983), so that
     rows far from the origin lose no digits.
@@ -63,9 +44,9 @@ class Sums:
         if rows == 0:
             return
         total = self.rows + rows
-        step = mean.astype(np.float64) - self.mean
-        self.spread += float(spread) + float(step @ step) * self.rows * rows / total
-        self.mean += step * (rows / total)
+        shift = mean.astype(np.float64) - self.mean
+        self.spread += float(spread) + float(shift @ shift) * self.rows * rows / total
+        self.mean += shift * (rows / total)
         self.error += float(error)
         self.rows = total
 
@@ -78,7 +59,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Nearest:
+class NearestAnchors:
     """The nearest anchor of every feature.
 
     Attributes:
@@ -96,10 +77,10 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How near features are to tokens. The first two lead; no figure of all features alone."""
+    """How near features are to tokens. The first two are the ones to quote."""
 
     anchor: str
-    """What the cosines are to."""
+    """The anchors, in words."""
     firing_aligned: float
     """Share of the features that fire with s_i >= 0.8."""
     mass_aligned: float
@@ -119,8 +100,8 @@ class Alignment:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Everything measured over one population of rows."""
+class Metrics:
+    """The metrics over one population of rows."""
 
     rows: int
     """Rows measured."""
@@ -137,23 +118,26 @@ class Figures:
     density: dict[str, list[Any]]
     """Histogram of log10(fire rate) of the features that fire: "log10_edges" and "features"."""
     alignment: tuple[Alignment, ...]
-    """One for each kind of anchor; the first is the one that the names refer to."""
+    """One for each kind of anchor, the run's own first."""
     fire_rate: np.ndarray = field(repr=False, compare=False)
     """float64 [F], share of the rows on which each feature fires."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything but ``fire_rate``."""
-        plain = {key: value for key, value in vars(self).items() if key != "fire_rate"}
-        return {**plain, "alignment": [vars(alignment) for alignment in self.alignment]}
+        value = {**vars(self), "alignment": [vars(alignment) for alignment in self.alignment]}
+        del value["fire_rate"]
+        return value
 
 
-def figures(sums: Sums, decoder_norms: np.ndarray, nearest: tuple[Nearest, ...]) -> Figures:
-    """The figures of one population.
+def compute_metrics(
+    sums: Sums, decoder_norms: np.ndarray, nearest: tuple[NearestAnchors, ...]
+) -> Metrics:
+    """The metrics of one population.
 
     Args:
         sums: over the population's rows.
         decoder_norms: [F], |W_dec[i]|.
-        nearest: the features' nearest anchors, the stated kind of anchor first.
+        nearest: the features' nearest anchors, the run's own kind first.
 
     Raises:
         UserError: there are no rows, they are all equal, or the error is not finite.
@@ -167,7 +151,7 @@ def figures(sums: Sums, decoder_norms: np.ndarray, nearest: tuple[Nearest, ...])
     fvu = sums.error / sums.spread
     dead = int(np.sum(sums.fired == 0))
     mass = sums.activation * decoder_norms.astype(np.float64)
-    return Figures(
+    return Metrics(
         rows=sums.rows,
         variance_explained=1 - fvu,
         fvu=fvu,
@@ -175,12 +159,12 @@ def figures(sums: Sums, decoder_norms: np.ndarray, nearest: tuple[Nearest, ...])
         dead=dead,
         dead_fraction=dead / sums.fired.size,
         density=density(sums.fired, sums.rows),
-        alignment=tuple(alignment(one, sums.fired > 0, mass) for one in nearest),
+        alignment=tuple(alignment(anchors, sums.fired > 0, mass) for anchors in nearest),
         fire_rate=sums.fired / sums.rows,
     )
 
 
-def alignment(nearest: Nearest, fires: np.ndarray, mass: np.ndarray) -> Alignment:
+def alignment(nearest: NearestAnchors, fires: np.ndarray, mass: np.ndarray) -> Alignment:
     """Alignment of the features; ``fires`` bool [F], ``mass`` [F] sum over rows of z*|W_dec|."""
     cosines = nearest.cosines.astype(np.float64)
     aligned = bucket_of(nearest.cosines) == 0
@@ -216,3 +200,22 @@ def _share(value: np.ndarray, weight: np.ndarray) -> float:
     weight = weight.astype(np.float64)
     total = float(weight.sum())
     return float(value.astype(np.float64) @ weight) / total if total > 0 else 0.0
+
+
+def flatten_numbers(value: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a JSON object by dotted name, such as ``names.layer.all.hold10``.
+
+    Objects of a list go by their ``group`` or ``anchor``, or else by their index.
+    """
+    flat: dict[str, float] = {}
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            flat |= flatten_numbers(item, f"{name}.")
+        elif isinstance(item, list | tuple) and item and isinstance(item[0], Mapping):
+            for index, each in enumerate(item):
+                title = str(each.get("group", each.get("anchor", index))).replace(" ", "_")
+                flat |= flatten_numbers(each, f"{name}.{title}.")
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            flat[name] = item
+    return flat

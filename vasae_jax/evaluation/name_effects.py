@@ -1,4 +1,8 @@
-"""The direct output relation: does a feature's row, read by the head, raise its name most?"""
+"""The effect of features on their names: by the logit lens, and by ablation in the model.
+
+The logit lens asks whether a feature's decoder row, read straight by the head, raises its name
+most; ablation asks whether taking the feature out of the stream lowers its name's logit most.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +20,17 @@ from vasae_jax.names.firings import Firings
 from vasae_jax.training.run import Run
 from vasae_jax.utils.progress import Progress
 
-DIRECT_FEATURES = 1024
-"""Firing features measured at most."""
+LENS_FEATURES = 1024
+"""Firing features read by the logit lens at most."""
+ABLATED_FEATURES = 64
+"""Firing features ablated at most, evenly spaced in the order of how often they fire."""
+ABLATED_ROWS = 3
+"""Rows that each is ablated on at most: those on which it fires most."""
+AT_ONCE = 16
+"""Windows run at once; of each only one position's logits are worked out."""
 
 
-def direct_relation(
+def lens_shares(
     W_dec: np.ndarray | jax.Array,
     names: np.ndarray,
     fired: np.ndarray,
@@ -40,11 +50,11 @@ def direct_relation(
         final_norm: kind and weight [d], as a cache holds it.
         unembedding: float32 [V, d].
     """
-    chosen = spread_features(fired, DIRECT_FEATURES)
-    if not len(chosen):
-        return top_shares(chosen, np.zeros((0, TOP), np.int64), names, fired > 0, rows=0)
-    tops = raised_most(np.asarray(W_dec)[chosen], final_norm, unembedding)
-    return top_shares(chosen, tops, names, fired > 0, rows=0)
+    features = spread_features(fired, LENS_FEATURES)
+    tops = np.zeros((0, TOP), np.int64)
+    if len(features):
+        tops = raised_most(np.asarray(W_dec)[features], final_norm, unembedding)
+    return top_shares(features, tops, names, fired > 0, rows=0)
 
 
 def raised_most(
@@ -56,12 +66,14 @@ def raised_most(
     vocabulary does not count, and -1 stands for it.
     """
     rows = head_rows(rows, final_norm)
-    count = min(TOP, len(unembedding))
-    raised, ids = largest_products(rows, unembedding, count)
-    usual = rows @ unembedding.mean(axis=0)
-    found = np.full((len(rows), TOP), -1, np.int64)
-    found[:, :count] = np.where(raised > usual[:, None], ids, -1)
-    return found
+    raised, ids = largest_products(rows, unembedding, min(TOP, len(unembedding)))
+    mean = rows @ unembedding.mean(axis=0)
+    return _padded(np.where(raised > mean[:, None], ids, -1))
+
+
+def _padded(ids: np.ndarray) -> np.ndarray:
+    """``ids`` [n, m] as int64 [n, TOP], -1 in the columns that a small vocabulary lacks."""
+    return np.pad(ids.astype(np.int64), ((0, 0), (0, TOP - ids.shape[1])), constant_values=-1)
 
 
 def head_rows(rows: np.ndarray, final_norm: Mapping[str, Any]) -> np.ndarray:
@@ -83,24 +95,13 @@ def largest_products(
 
 @partial(jax.jit, static_argnums=2)
 def _largest(rows: jax.Array, unembedding: jax.Array, m: int) -> tuple[jax.Array, jax.Array]:
-    # The search takes unit rows for cosines; of other rows it finds the largest products.
+    # The search takes unit rows for cosines; of other rows it gives the largest products.
     return cosine_topm(rows, unembedding, m)
 
 
-# The output relation: does removing a feature from the stream lower its name's logit most?
-
-
-FEATURES = 64
-"""Firing features measured at most, evenly spaced in the order of how often they fire."""
-AT_ONCE = 16
-"""Windows run at once; of each only one position's logits are worked out."""
-ROWS = 3
-"""Rows measured of each at most: those on which it fires most."""
-
-
 @dataclass(frozen=True)
-class Removals:
-    """Features to be removed from rows, arrays [n]: each line one feature from one row."""
+class Ablations:
+    """Features to be ablated, arrays [n]: each entry is one feature on one row."""
 
     feature: np.ndarray
     activation: np.ndarray
@@ -110,8 +111,14 @@ class Removals:
         return len(self.feature)
 
 
-def output_relation(
-    run: Run, model: Model, split: str, found: Firings, names: np.ndarray, *, at_once: int = AT_ONCE
+def ablation_shares(
+    run: Run,
+    model: Model,
+    split: str,
+    firings: Firings,
+    names: np.ndarray,
+    *,
+    at_once: int = AT_ONCE,
 ) -> TopShares:
     """How often a feature's name is among the tokens whose logits fall most without it.
 
@@ -122,78 +129,76 @@ def output_relation(
     Args:
         run: whose features they are.
         model: the language model of the run's cache.
-        split: the split that ``found`` comes from.
-        found: which features fire where, and how much.
+        split: the split that ``firings`` come from.
+        firings: which features fire where, and how much.
         names: int [F], each feature's name.
         at_once: rows run at once.
 
     Raises:
         UserError: the cache lacks the split, or a column is damaged.
     """
-    data, cache = run.config.data, run.cache
-    table = WindowTable.of(cache, data.layer, split, data.mask)
-    fired = np.bincount(found.feature, minlength=len(names))
-    removals = choose(found, fired)
-    size = max(1, min(at_once, len(removals)))
+    data = run.config.data
+    table = WindowTable.of(run.cache, data.layer, split, data.mask)
+    fired = np.bincount(firings.feature, minlength=len(names))
+    ablations = choose_ablations(firings, fired)
+    count = len(ablations)
+    size = max(1, min(at_once, count))
     tops = [np.zeros((0, TOP), np.int64)]
-    with Progress(len(removals), unit="removals") as progress:
-        for first in range(0, len(removals), size):
-            part = np.arange(first, min(first + size, len(removals)))
-            tops.append(_lowered(run, model, table, removals, part, size))
+    with Progress(count, unit="ablations") as progress:
+        for first in range(0, count, size):
+            part = np.arange(first, min(first + size, count))
+            tops.append(_lowered_most(run, model, table, ablations, part, size))
             progress.update(int(part[-1]) + 1)
-        progress.finish(len(removals))
-    return top_shares(removals.feature, np.concatenate(tops), names, fired > 0, rows=len(removals))
+        progress.finish(count)
+    return top_shares(ablations.feature, np.concatenate(tops), names, fired > 0, rows=count)
 
 
-def choose(found: Firings, fired: np.ndarray) -> Removals:
-    """FEATURES features and for each the ROWS rows on which it fires most, earlier rows first."""
-    lines: list[int] = []
-    for feature in spread_features(fired, FEATURES):
-        mine = np.flatnonzero(found.feature == feature)
-        best = np.argsort(-found.activation[mine], kind="stable")[:ROWS]
-        lines += mine[best].tolist()
-    taken = np.array(lines, np.int64)
-    return Removals(found.feature[taken], found.activation[taken], found.row[taken])
+def choose_ablations(firings: Firings, fired: np.ndarray) -> Ablations:
+    """Evenly spaced features and, for each, the rows on which it fires most, earlier rows first."""
+    chosen: list[int] = []
+    for feature in spread_features(fired, ABLATED_FEATURES):
+        fires = np.flatnonzero(firings.feature == feature)
+        best = np.argsort(-firings.activation[fires], kind="stable")[:ABLATED_ROWS]
+        chosen += fires[best].tolist()
+    index = np.array(chosen, np.int64)
+    return Ablations(firings.feature[index], firings.activation[index], firings.row[index])
 
 
-def _lowered(
-    run: Run, model: Model, table: WindowTable, removals: Removals, part: np.ndarray, size: int
+def _lowered_most(
+    run: Run, model: Model, table: WindowTable, ablations: Ablations, part: np.ndarray, size: int
 ) -> np.ndarray:
-    """The TOP tokens whose logits fall most, for the removals numbered ``part``; int [n, TOP]."""
+    """The TOP tokens whose logits fall most, for the ablations numbered ``part``; int [n, TOP]."""
     layer, count = run.config.data.layer, len(part)
-    numbers, positions = table.locate(removals.row[part])
-    tokens = table.take(numbers, size).tokens
+    windows, positions = table.locate(ablations.row[part])
+    tokens = table.take(windows, size).tokens
     places = np.zeros(size, np.int32)
     places[:count] = positions
-    gone = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
-    rows = np.asarray(run.params["W_dec"][removals.feature[part]])
-    gone[:count] = removals.activation[part][:, None] * rows
-    x, own = whole(model, tokens, layer, places)
-    other = patched_logits(model, tokens, _without(x, places, gone), layer, places)
-    return largest(np.asarray(_drop(own[:, 0], other[:, 0]))[:count])
+    ablated = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
+    rows = np.asarray(run.params["W_dec"][ablations.feature[part]])
+    ablated[:count] = ablations.activation[part][:, None] * rows
+    x, clean = whole(model, tokens, layer, places)
+    patched = patched_logits(model, tokens, _without(x, places, ablated), layer, places)
+    return top_drops(np.asarray(_drop(clean[:, 0], patched[:, 0]))[:count])
 
 
-def largest(drop: np.ndarray) -> np.ndarray:
+def top_drops(drop: np.ndarray) -> np.ndarray:
     """The TOP tokens with the largest ``drop`` [n, V] above 0, ties by lowest id, then -1."""
-    count = min(TOP, drop.shape[1])
-    order = np.argsort(-drop, axis=1, kind="stable")[:, :count]
-    found = np.full((len(drop), TOP), -1, np.int64)
-    found[:, :count] = np.where(np.take_along_axis(drop, order, axis=1) > 0, order, -1)
-    return found
+    order = np.argsort(-drop, axis=1, kind="stable")[:, :TOP]
+    return _padded(np.where(np.take_along_axis(drop, order, axis=1) > 0, order, -1))
 
 
 @jax.jit
-def _without(x: jax.Array, places: jax.Array, gone: jax.Array) -> jax.Array:
-    """``x`` [S, T, d] less ``gone`` [S, d] at position ``places`` [S] of each window."""
+def _without(x: jax.Array, places: jax.Array, ablated: jax.Array) -> jax.Array:
+    """``x`` [S, T, d] less ``ablated`` [S, d] at position ``places`` [S] of each window."""
     there = jnp.arange(x.shape[1])[None, :] == places[:, None]
-    return x - jnp.where(there[..., None], gone[:, None, :], 0)
+    return x - jnp.where(there[..., None], ablated[:, None, :], 0)
 
 
 @jax.jit
-def _drop(own: jax.Array, other: jax.Array) -> jax.Array:
+def _drop(clean: jax.Array, patched: jax.Array) -> jax.Array:
     """How much each logit falls, [S, V] twice to [S, V].
 
     Less the mean over the vocabulary, so that what falls is what becomes less likely.
     """
-    drop = (own - other).astype(jnp.float32)
+    drop = (clean - patched).astype(jnp.float32)
     return drop - jnp.mean(drop, axis=1, keepdims=True)

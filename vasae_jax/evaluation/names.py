@@ -1,4 +1,4 @@
-"""Stability: do the features of another run or checkpoint bear the same names?"""
+"""Everything that is measured of a run's names, as JSON and as tables."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -9,20 +9,20 @@ import numpy as np
 
 from vasae_jax.anchor import anchor_name
 from vasae_jax.dictionary.claims import BEFORE
-from vasae_jax.evaluation.name_effects import direct_relation, output_relation
+from vasae_jax.evaluation.name_effects import ablation_shares, lens_shares
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
-from vasae_jax.names.by_embedding import nearest
-from vasae_jax.names.evidence import InputRelation, Share, TopShares, evidence, input_relation
-from vasae_jax.names.firings import ROWS, Watch
-from vasae_jax.names.scores import Held, held, held_table
+from vasae_jax.names.by_embedding import nearest_tokens
+from vasae_jax.names.evidence import EmbeddingHold, Share, TopShares, embedding_hold, evidence
+from vasae_jax.names.firings import FiringObserver
+from vasae_jax.names.scores import NameScores, name_scores, score_table
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """One of two dictionaries over the same rows."""
+class NamedRows:
+    """The decoder rows of a dictionary, their names, and which of them fire."""
 
     W_dec: np.ndarray | jax.Array
     """[F, d]"""
@@ -34,7 +34,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Stability:
-    """How features of one dictionary are found again in another one."""
+    """Whether features of one dictionary are in another one too, under the same names."""
 
     features: int
     """Features of the first that fire."""
@@ -43,10 +43,10 @@ class Stability:
     mean_max_cosine: float
     """Mean over the first of the largest decoder cosine to one of the second."""
     same_name: Share
-    """Share of the first whose match, the one of that cosine, bears the same name."""
+    """Share of the first whose match, the one of that cosine, has the same name."""
 
 
-def stability(first: Side, second: Side) -> Stability:
+def stability(first: NamedRows, second: NamedRows) -> Stability:
     """Match each firing feature of ``first`` with the firing one of ``second`` nearest to it.
 
     Several features may have the same match. Dead features neither match nor are matched.
@@ -54,37 +54,38 @@ def stability(first: Side, second: Side) -> Stability:
     Raises:
         UserError: the widths differ, or a row is not finite.
     """
-    mine, others = np.flatnonzero(first.fires), np.flatnonzero(second.fires)
-    if not len(mine) or not len(others):
-        nothing = Share(named=0.0, shuffled=0.0)
-        return Stability(len(mine), len(others), mean_max_cosine=0.0, same_name=nothing)
-    ids, cosines = nearest(np.asarray(first.W_dec)[mine], np.asarray(second.W_dec)[others])
-    names, matched = first.names[mine], second.names[others][ids]
+    firing, others = np.flatnonzero(first.fires), np.flatnonzero(second.fires)
+    if not len(firing) or not len(others):
+        none = Share(named=0.0, shuffled=0.0)
+        return Stability(len(firing), len(others), mean_max_cosine=0.0, same_name=none)
+    rows, candidates = np.asarray(first.W_dec)[firing], np.asarray(second.W_dec)[others]
+    match = nearest_tokens(rows, candidates, m=1)
+    names = first.names[firing]
     size = int(max(first.names.max(), second.names.max())) + 1
     bearers = np.bincount(second.names[others], minlength=size)
     chance = float(bearers[names].mean()) / len(others)
-    same = Share(float(np.mean(names == matched)), chance)
-    return Stability(len(mine), len(others), float(cosines.astype(np.float64).mean()), same)
-
-
-# All that is measured of names, as JSON and as a table.
+    same = Share(float(np.mean(names == second.names[others][match.ids[:, 0]])), chance)
+    cosine = float(match.cosines[:, 0].astype(np.float64).mean())
+    return Stability(len(firing), len(others), cosine, same)
 
 
 @dataclass(frozen=True)
-class NameWorth:
-    """What a run's names are worth; a measure that was not asked for is None."""
+class NameMetrics:
+    """The metrics of a run's names; one that was not asked for is None."""
 
     anchor: str
-    """What the names refer to."""
+    """The anchors of the embedding names, in words."""
     rows: int
-    """Unmasked rows over which it was watched what fires."""
-    layer: tuple[Held, ...]
+    """Unmasked rows whose firings were observed."""
+    layer: tuple[NameScores, ...]
     """What layer names hold, over all firing features first."""
-    inputs: InputRelation
-    direct: TopShares
-    output: TopShares | None = None
-    """Needs the language model."""
-    output_before: TopShares | None = None
+    embedding: EmbeddingHold
+    """What embedding names hold."""
+    logit_lens: TopShares
+    """Whether decoder rows, read by the head, raise their embedding names most."""
+    ablation: TopShares | None = None
+    """Whether ablating a feature lowers its embedding name most. Needs the language model."""
+    ablation_before: TopShares | None = None
     """The same for features whose layer names say *before*, by the first of these names."""
     stability: Stability | None = None
     """Needs another run."""
@@ -96,110 +97,110 @@ class NameWorth:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def table(self) -> str:
-        """Readable tables: layer names, and names by embeddings beside shuffled ones."""
-        tables = [held_table(self.layer, self.rows)]
-        if self.output_before is not None:
-            tables.append(_beside("layer names that say before", _lowered(self.output_before)))
+        """Readable tables: layer names, and embedding names beside shuffled ones."""
+        tables = [score_table(self.layer, self.rows)]
+        if self.ablation_before is not None:
+            lines = _ablation_lines(self.ablation_before)
+            tables.append(_two_columns("layer names that say before", lines))
         head = f"names by {self.anchor}, over {self.rows} unmasked rows"
-        return "\n\n".join([*tables, _beside(head, self._lines())])
+        return "\n\n".join([*tables, _two_columns(head, self._lines())])
 
     def _lines(self) -> Iterator[tuple[str, str, str]]:
-        inputs = self.inputs
-        yield f"activation of {inputs.features} firing features, mean share", "", ""
-        yield _line(f"  at one of its {inputs.names} names", inputs.at)
-        yield _line(f"  just before one of its {inputs.names} names", inputs.just_before)
-        yield f"its row through the head, {self.direct.features} firing features", "", ""
-        yield from _tops(self.direct, "raised")
-        if self.output is not None:
-            yield from _lowered(self.output)
+        hold = self.embedding
+        yield f"activation of {hold.features} firing features, mean share", "", ""
+        yield _line(f"  at one of its {hold.names} names", hold.at)
+        yield _line(f"  just before one of its {hold.names} names", hold.before)
+        yield f"logit lens of {self.logit_lens.features} firing features", "", ""
+        yield from _top_lines(self.logit_lens, "raised")
+        if self.ablation is not None:
+            yield from _ablation_lines(self.ablation)
         if self.stability is not None:
             same = self.stability
-            yield f"found again among {same.candidates} firing features of {self.against}", "", ""
+            yield f"matched with {same.candidates} firing features of {self.against}", "", ""
             yield _line("  its nearest by decoder cosine has the same name", same.same_name)
             yield "  mean cosine to the nearest", f"{same.mean_max_cosine:.3f}", ""
 
 
-def _beside(head: str, lines: Iterator[tuple[str, str, str]]) -> str:
+def _two_columns(head: str, lines: Iterator[tuple[str, str, str]]) -> str:
     """A table of what names reach and what shuffled ones do."""
     table = [(head, "named", "shuffled"), *lines]
     width = max(len(line[0]) for line in table)
     return "\n".join(f"{a:<{width}}  {b:>12}  {c:>12}".rstrip() for a, b, c in table)
 
 
-def _lowered(found: TopShares) -> Iterator[tuple[str, str, str]]:
-    yield f"taken from {found.rows} rows, {found.features} firing features", "", ""
-    yield from _tops(found, "lowered")
+def _ablation_lines(shares: TopShares) -> Iterator[tuple[str, str, str]]:
+    yield f"ablation of {shares.features} firing features on {shares.rows} rows", "", ""
+    yield from _top_lines(shares, "lowered")
 
 
-def _tops(found: TopShares, how: str) -> Iterator[tuple[str, str, str]]:
-    yield _line(f"  its name is the token {how} most", found.top1)
-    yield _line(f"  its name is among the five {how} most", found.top5)
+def _top_lines(shares: TopShares, verb: str) -> Iterator[tuple[str, str, str]]:
+    yield _line(f"  its name is the token {verb} most", shares.top1)
+    yield _line(f"  its name is among the five {verb} most", shares.top5)
 
 
 def _line(head: str, share: Share) -> tuple[str, str, str]:
     return head, f"{share.named:.2%}", f"{share.shuffled:.3%}"
 
 
-# Every measure of a run's names that is asked for.
-
-
 def measure_names(
     run: Run,
     names: RunNames,
-    watch: Watch,
+    observer: FiringObserver,
     split: str,
     *,
     model: Model | None = None,
     other: Run | None = None,
     against: str | None = None,
-) -> NameWorth:
-    """What the names of ``run`` are worth.
+) -> NameMetrics:
+    """Every metric of the names of ``run`` that is asked for.
 
     Args:
         run: a trained run.
-        names: the tokens nearest to its features.
-        watch: has watched an evaluation of the run over ``split``.
+        names: of its features.
+        observer: has seen an evaluation of the run over ``split``.
         split: that split.
-        model: the language model of its cache, for the output relation of names by embedding
-            and of layer names that say *before*.
+        model: the language model of its cache, for the ablation of features with embedding names
+            and of those whose layer names say *before*.
         other: a run over the same cache and layer, for stability.
         against: what to call it.
 
     Raises:
         UserError: the cache lacks the split, or a column is damaged.
     """
-    found, stated = watch.firings(), names.stated.ids
-    first = stated[:, 0]
-    fired = np.bincount(found.feature, minlength=len(stated))
-    cache, rows = run.cache, np.asarray(run.params["W_dec"], np.float64)
-    worth = evidence(found, names.layer, watch.watched())
-    direct = (run.params["W_dec"], first, fired, cache.final_norm(), cache.unembedding())
-    output = output_before = None
+    firings, first = observer.firings(), names.embedding.ids[:, 0]
+    fired = np.bincount(firings.feature, minlength=len(first))
+    cache, W_dec = run.cache, run.params["W_dec"]
+    ablation = ablation_before = None
     if model is not None:
-        output = output_relation(run, model, split, found, first)
-        later = found.of(names.layer.relation == BEFORE)
-        output_before = output_relation(run, model, split, later, names.layer.ids[:, 0])
-    return NameWorth(
+        ablation = ablation_shares(run, model, split, firings, first)
+        before = firings.of(names.layer.relation == BEFORE)
+        ablation_before = ablation_shares(run, model, split, before, names.layer.ids[:, 0])
+    return NameMetrics(
         anchor=anchor_name(center=run.config.anchor.center),
-        rows=watch.rows,
-        layer=held(found, names.layer, worth, np.linalg.norm(rows, axis=1)),
-        inputs=input_relation(found, stated),
-        direct=direct_relation(*direct),
-        output=output,
-        output_before=output_before,
+        rows=observer.rows,
+        layer=name_scores(
+            firings,
+            names.layer,
+            evidence(firings, names.layer, observer.row_tokens()),
+            np.linalg.norm(np.asarray(W_dec, np.float64), axis=1),
+        ),
+        embedding=embedding_hold(firings, names.embedding.ids),
+        logit_lens=lens_shares(W_dec, first, fired, cache.final_norm(), cache.unembedding()),
+        ablation=ablation,
+        ablation_before=ablation_before,
         stability=None if other is None else _stability(run, first, fired > 0, other, split),
         against=against,
     )
 
 
-def open_other(path: str, run: Run) -> Run:
+def open_other_run(path: str, run: Run) -> Run:
     """Another run to compare the names of ``run`` with, over the same cache.
 
     Raises:
         UserError: no such run, or one of another width, layer or anchor.
     """
     other = open_trained(path, run.cache.url, run.mesh)
-    for what, found, expected in (
+    for what, actual, expected in (
         ("layer", other.config.data.layer, run.config.data.layer),
         (
             "names by",
@@ -207,9 +208,9 @@ def open_other(path: str, run: Run) -> Run:
             anchor_name(center=run.config.anchor.center),
         ),
     ):
-        if found != expected:
+        if actual != expected:
             raise UserError(
-                f"run {path} has {what} {found}; expected {expected} as the run that it is "
+                f"run {path} has {what} {actual}; expected {expected} as the run that it is "
                 "compared with"
             )
     return other
@@ -217,11 +218,11 @@ def open_other(path: str, run: Run) -> Run:
 
 def _stability(run: Run, names: np.ndarray, fires: np.ndarray, other: Run, split: str) -> Stability:
     """Stability against ``other``, whose firing features are counted on the same rows."""
-    theirs, watch = run_names(other), Watch(other.cache, split, ROWS)
-    evaluate_run(other, theirs, split, watch)
-    first = theirs.stated.ids[:, 0]
-    found = np.bincount(watch.firings().feature, minlength=len(first)) > 0
+    other_names, observer = run_names(other), FiringObserver(other.cache, split)
+    evaluate_run(other, other_names, split, observer)
+    first = other_names.embedding.ids[:, 0]
+    other_fires = np.bincount(observer.firings().feature, minlength=len(first)) > 0
     return stability(
-        Side(W_dec=run.params["W_dec"], names=names, fires=fires),
-        Side(W_dec=other.params["W_dec"], names=first, fires=found),
+        NamedRows(W_dec=run.params["W_dec"], names=names, fires=fires),
+        NamedRows(W_dec=other.params["W_dec"], names=first, fires=other_fires),
     )

@@ -1,4 +1,4 @@
-"""The tokens that a feature's row raises and lowers most, read straight by the head."""
+"""Neighbours of a feature: tokens by the logit lens, near features, features that fire with it."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,8 +12,13 @@ from vasae_jax.evaluation.name_effects import head_rows, largest_products
 from vasae_jax.names.by_embedding import Names, nearest_tokens
 from vasae_jax.names.firings import Firings
 
+MIN_SHARED_ROWS = 3
+"""Two features that fire together on fewer rows may do so by chance."""
+BLOCK = 256
+"""Features worked on at once: BLOCK x F numbers are held."""
 
-class HeadTokens(NamedTuple):
+
+class LogitLensTokens(NamedTuple):
     """For each of F features the m tokens that its row raises most, and lowers most."""
 
     raised: np.ndarray
@@ -27,10 +32,10 @@ class HeadTokens(NamedTuple):
     """float32 [F, m], the same; falling logits are negative"""
 
 
-def head_tokens(
+def logit_lens_tokens(
     rows: np.ndarray, final_norm: Mapping[str, Any], unembedding: np.ndarray, m: int
-) -> HeadTokens:
-    """Read ``rows`` through the linear part of the final norm and the unembedding.
+) -> LogitLensTokens:
+    """The logit lens of ``rows``: the linear part of the final norm, then the unembedding.
 
     All blocks between the layer and the head are left out, so early layers say little here.
 
@@ -40,14 +45,11 @@ def head_tokens(
         unembedding: float32 [V, d].
         m: tokens wanted.
     """
-    read, m = head_rows(rows, final_norm), min(m, len(unembedding))
-    usual = (read @ unembedding.mean(axis=0))[:, None]
-    up, raised = largest_products(read, unembedding, m)
-    down, lowered = largest_products(-read, unembedding, m)
-    return HeadTokens(raised, up - usual, lowered, -down - usual)
-
-
-# Features whose decoder rows point most nearly the same way, in one dictionary or another.
+    normed, m = head_rows(rows, final_norm), min(m, len(unembedding))
+    mean = (normed @ unembedding.mean(axis=0))[:, None]
+    up, raised = largest_products(normed, unembedding, m)
+    down, lowered = largest_products(-normed, unembedding, m)
+    return LogitLensTokens(raised, up - mean, lowered, -down - mean)
 
 
 def near_features(w_dec: np.ndarray | jax.Array, m: int, mesh: Mesh | None = None) -> Names:
@@ -63,15 +65,14 @@ def near_features(w_dec: np.ndarray | jax.Array, m: int, mesh: Mesh | None = Non
     """
     features = w_dec.shape[0]
     m = min(m, features - 1)
-    found = nearest_tokens(w_dec, w_dec, m + 1, mesh=mesh)
-    own = found.ids == np.arange(features, dtype=np.int32)[:, None]
+    near = nearest_tokens(w_dec, w_dec, m + 1, mesh=mesh)
+    itself = near.ids == np.arange(features, dtype=np.int32)[:, None]
     # Equal rows may push a feature out of its own list: then the last one goes instead.
-    own[:, -1] |= ~own.any(axis=1)
-    keep = ~own
-    return Names(found.ids[keep].reshape(features, m), found.cosines[keep].reshape(features, m))
+    itself[:, -1] |= ~itself.any(axis=1)
+    return Names(*(array[~itself].reshape(features, m) for array in near))
 
 
-def matches(
+def firing_matches(
     w_dec: np.ndarray | jax.Array,
     other: np.ndarray | jax.Array,
     fires: np.ndarray,
@@ -81,65 +82,56 @@ def matches(
 
     Args:
         w_dec: [F, d] decoder rows.
-        other: [G, d] those of the other one.
+        other: [G, d] decoder rows of the other dictionary.
         fires: bool [G], which of them fire; if none does, nothing matches: ids are -1.
         mesh: devices that split the features.
 
     Raises:
         UserError: the widths differ, or a row is not finite.
     """
-    places = np.flatnonzero(fires)
-    if not len(places):
+    firing = np.flatnonzero(fires)
+    if not len(firing):
         return Names(np.full((len(w_dec), 1), -1, np.int32), np.zeros((len(w_dec), 1), np.float32))
-    found = nearest_tokens(w_dec, np.asarray(other)[places], 1, mesh=mesh)
-    return Names(places[found.ids].astype(np.int32), found.cosines)
+    near = nearest_tokens(w_dec, np.asarray(other)[firing], 1, mesh=mesh)
+    return Names(firing[near.ids].astype(np.int32), near.cosines)
 
 
-# Features that fire on the same rows.
-
-
-LEAST = 3
-"""Rows shared at least: two features that meet once or twice may do so by chance."""
-BLOCK = 256
-"""Features worked on at once: BLOCK x F numbers are held."""
-
-
-class Together(NamedTuple):
+class CofiringFeatures(NamedTuple):
     """For each of F features the m that share most of their rows with it, best first."""
 
     ids: np.ndarray
-    """int32 [F, m], -1 where fewer share LEAST rows"""
+    """int32 [F, m], -1 where fewer share MIN_SHARED_ROWS rows"""
     share: np.ndarray
     """float32 [F, m], the share of the feature's rows on which the other fires too"""
     overlap: np.ndarray
     """float32 [F, m], rows that both fire on over rows that either does (Jaccard's index)"""
 
 
-def fire_together(found: Firings, features: int, m: int) -> Together:
-    """The ``m`` features of largest overlap with each, over the firings that were watched."""
+def cofiring_features(firings: Firings, features: int, m: int) -> CofiringFeatures:
+    """The ``m`` features of largest overlap with each, over the observed firings."""
     m = min(m, features)
-    _, row = np.unique(found.row, return_inverse=True)
+    _, row = np.unique(firings.row, return_inverse=True)
     rows = int(row.max(initial=-1)) + 1
     ones = np.ones(len(row), np.float32)
-    fires = csr_matrix((ones, (found.feature, row)), shape=(features, rows))
-    count = np.bincount(found.feature, minlength=features).astype(np.float32)
+    fires = csr_matrix((ones, (firings.feature, row)), shape=(features, rows))
+    count = np.bincount(firings.feature, minlength=features).astype(np.float32)
     parts = [
-        _block(fires, count, np.arange(at, min(at + BLOCK, features)), m)
-        for at in range(0, features, BLOCK)
+        _cofiring(fires, count, np.arange(start, min(start + BLOCK, features)), m)
+        for start in range(0, features, BLOCK)
     ]
-    return Together(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return CofiringFeatures(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _block(fires: csr_matrix, count: np.ndarray, some: np.ndarray, m: int) -> Together:
-    both = (fires[some] @ fires.T).toarray()
-    both[np.arange(len(some)), some] = 0
-    both[both < LEAST] = 0
-    either = count[some, None] + count[None, :] - both
+def _cofiring(fires: csr_matrix, count: np.ndarray, block: np.ndarray, m: int) -> CofiringFeatures:
+    both = (fires[block] @ fires.T).toarray()
+    both[np.arange(len(block)), block] = 0
+    both[both < MIN_SHARED_ROWS] = 0
+    either = count[block, None] + count[None, :] - both
     overlap = both / np.maximum(either, 1)
     ids = np.argpartition(-overlap, m - 1, axis=1)[:, :m]
     best = np.take_along_axis(overlap, ids, axis=1)
     order = np.lexsort((ids, -best), axis=1)
     ids, best = (np.take_along_axis(part, order, axis=1) for part in (ids, best))
-    share = np.take_along_axis(both, ids, axis=1) / np.maximum(count[some, None], 1)
+    share = np.take_along_axis(both, ids, axis=1) / np.maximum(count[block, None], 1)
     ids = np.where(best > 0, ids, -1).astype(np.int32)
-    return Together(ids, share.astype(np.float32), best.astype(np.float32))
+    return CofiringFeatures(ids, share.astype(np.float32), best.astype(np.float32))

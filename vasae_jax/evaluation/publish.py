@@ -26,7 +26,7 @@ from vasae_jax.evaluation.run import BATCH, SPLIT, RunNames, evaluate_run, run_n
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, evidence
-from vasae_jax.names.firings import ROWS, Watch
+from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae import Params, encode
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run
@@ -96,7 +96,7 @@ def make_dictionary(
             threshold [d_sae], where there is one.
         k: features that may fire on one row.
         pre_bias: share of b_dec taken from the input before encoding.
-        names: the nearest of the stated anchors, ids and cosines [d_sae, m].
+        names: the nearest embedding anchors, ids and cosines [d_sae, m].
         raw_names: the nearest of the raw input embeddings, likewise.
         layer_names: by the layer's own anchors.
         worth: what those are worth on held-out rows.
@@ -199,8 +199,10 @@ def provenance(cache: Cache, layer: int) -> dict[str, Any]:
 # From a finished run to its named dictionary.
 
 
-def name_run(run: Run, names: RunNames, evaluation: Evaluation, watch: Watch) -> Dictionary:
-    """The named dictionary of a run; ``watch`` has watched the evaluation."""
+def name_run(
+    run: Run, names: RunNames, evaluation: Evaluation, watch: FiringObserver
+) -> Dictionary:
+    """The named dictionary of a run; ``watch`` has seen the evaluation."""
     config, split = run.config, evaluation.split
     meta = make_meta(
         anchor=anchor_name(center=config.anchor.center),
@@ -214,10 +216,10 @@ def name_run(run: Run, names: RunNames, evaluation: Evaluation, watch: Watch) ->
         run.params,
         k=config.sae.k,
         pre_bias=config.sae.pre_bias,
-        names=names.stated,
+        names=names.embedding,
         raw_names=names.raw,
         layer_names=names.layer,
-        worth=evidence(watch.firings(), names.layer, watch.watched()),
+        worth=evidence(watch.firings(), names.layer, watch.row_tokens()),
         vocab=run.cache.vocab(),
         fire_rate=evaluation.unmasked.fire_rate,
         meta=meta,
@@ -229,8 +231,8 @@ def _origin(run: Run) -> dict[str, Any]:
     return {"step": run.step} if run.imported is None else {"imported": dict(run.imported)}
 
 
-def publish(run: Run) -> tuple[Dictionary, Evaluation, Watch]:
+def publish(run: Run) -> tuple[Dictionary, Evaluation, FiringObserver]:
     """The named dictionary of a run, the evaluation that its figures come from, what fired."""
-    names, watch = run_names(run), Watch(run.cache, SPLIT, ROWS)
+    names, watch = run_names(run), FiringObserver(run.cache, SPLIT)
     evaluation = evaluate_run(run, names, observe=watch)
     return name_run(run, names, evaluation, watch), evaluation, watch

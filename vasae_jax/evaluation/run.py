@@ -1,4 +1,4 @@
-"""The names and the measures of a trained run."""
+"""The names of a trained run's features, and the metrics of the run over a split."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import DATA, make_mesh
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate_rows
-from vasae_jax.evaluation.metrics import Nearest
+from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.names.by_embedding import Names, nearest_tokens
 from vasae_jax.names.by_layer import LayerNames, layer_names
 from vasae_jax.stream import rows_in_order
@@ -31,15 +31,15 @@ depend on it."""
 
 @dataclass(frozen=True)
 class RunNames:
-    """The tokens nearest to every feature of a run."""
+    """The names of every feature of a run."""
 
-    stated: Names
+    embedding: Names
     """By its embedding anchors: the input embeddings, less their mean where the run says so."""
     raw: Names
     """By the raw input embeddings, so that published figures stay comparable."""
     layer: LayerNames
     """By the layer's own anchors: at which tokens, or before which, a feature should fire."""
-    kinds: tuple[Nearest, ...]
+    nearest: tuple[NearestAnchors, ...]
     """The nearest anchor of each kind that alignment is reported to, the run's own first."""
 
 
@@ -51,18 +51,18 @@ def run_names(run: Run, anchors_of: Cache | None = None) -> RunNames:
     """
     config, rows, cache = run.config, run.params["W_dec"], run.cache
     embedding, size = cache.embedding(), cache.manifest.vocab_size
-    stated = raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
-    kinds = [_nearest(anchor_name(center=False), raw, size)]
+    names = raw = nearest_tokens(rows, embedding, NAMES, mesh=run.mesh)
+    nearest = [_nearest(anchor_name(center=False), raw, size)]
     if config.anchor.center:
-        centred = anchor_matrix(embedding, center=True)
-        stated = nearest_tokens(rows, centred, NAMES, mesh=run.mesh)
-        kinds.insert(0, _nearest(anchor_name(center=True), stated, size))
+        centered = anchor_matrix(embedding, center=True)
+        names = nearest_tokens(rows, centered, NAMES, mesh=run.mesh)
+        nearest.insert(0, _nearest(anchor_name(center=True), names, size))
     data = config.data
     anchors = layer_anchors(anchors_of or cache, data.layer, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
-        kinds.insert(0, _nearest_of_layer(run, anchors))
-    named = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
-    return RunNames(stated, raw, named, tuple(kinds))
+        nearest.insert(0, _nearest_of_layer(run, anchors))
+    layer = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
+    return RunNames(names, raw, layer, tuple(nearest))
 
 
 def open_anchors_of(url: str, run: Run) -> Cache:
@@ -71,33 +71,38 @@ def open_anchors_of(url: str, run: Run) -> Cache:
     Raises:
         UserError: no such cache, or one of another model's.
     """
-    cache, own = Cache.open(url), run.cache.manifest
-    for what, found, expected in (
-        ("rows of width", cache.manifest.d_model, own.d_model),
-        ("a vocabulary of", cache.manifest.vocab_size, own.vocab_size),
-        ("embeddings of digest", cache.manifest.digests["embedding"], own.digests["embedding"]),
-        ("token strings of digest", cache.manifest.digests["tokens"], own.digests["tokens"]),
+    cache = Cache.open(url)
+    theirs, ours = cache.manifest, run.cache.manifest
+    for what, actual, expected in (
+        ("rows of width", theirs.d_model, ours.d_model),
+        ("a vocabulary of", theirs.vocab_size, ours.vocab_size),
+        ("embeddings of digest", theirs.digests["embedding"], ours.digests["embedding"]),
+        ("token strings of digest", theirs.digests["tokens"], ours.digests["tokens"]),
     ):
-        if found != expected:
+        if actual != expected:
             raise UserError(
-                f"cache {url} has {what} {found}; expected {expected} as {run.cache.url} has"
+                f"cache {url} has {what} {actual}; expected {expected} as {run.cache.url} has"
             )
     return cache
 
 
-def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> Nearest:
+def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> NearestAnchors:
     """The layer anchor that each feature is pulled towards."""
-    own = run.config.anchor
-    targets = pulled_to(anchors, own)
-    rows = pulled(run.params, run.config)
-    found = nearest_tokens(rows, targets.rows, 1, mesh=run.mesh)
-    return _nearest(f"layer anchors ({own.kind}, {own.pulls})", found, len(targets.rows))
+    settings = run.config.anchor
+    targets = pulled_to(anchors, settings)
+    names = nearest_tokens(pulled(run.params, run.config), targets.rows, 1, mesh=run.mesh)
+    title = f"layer anchors ({settings.kind}, {settings.pulls})"
+    return _nearest(title, names, len(targets.rows))
+
+
+def _nearest(anchor: str, names: Names, size: int) -> NearestAnchors:
+    return NearestAnchors(anchor, names.ids[:, 0], names.cosines[:, 0], size)
 
 
 def evaluate_run(
     run: Run, names: RunNames, split: str = SPLIT, observe: Observer | None = None
 ) -> Evaluation:
-    """Every measure of a run over ``split``; ``observe`` is told what fires."""
+    """The metrics of a run over ``split``; ``observe`` is called with what fires on each batch."""
     data = run.config.data
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
@@ -106,7 +111,7 @@ def evaluate_run(
         run.params,
         run.config.sae,
         batches,
-        names.kinds,
+        names.nearest,
         split=split,
         observe=observe,
         mesh=run.mesh,
@@ -115,18 +120,14 @@ def evaluate_run(
 
 
 def screened(run: Run) -> bool:
-    """Whether this machine finds what fires faster through a bfloat16 product; asked by measuring.
+    """Whether this machine finds what fires faster through a bfloat16 product, which is measured.
 
-    The features are the same either way, and their activations but for rounding. What the run was
-    trained with was decided on the machine that trained it.
+    The same features fire either way, with the same activations but for rounding. The choice in the
+    run's settings was made on the machine that trained it.
     """
     if jax.process_count() > 1 or "threshold" in run.params:
         return False
     mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
-    asked = replace(run.config, sae=replace(run.config.sae, screen="auto"))
+    automatic = replace(run.config, sae=replace(run.config.sae, screen="auto"))
     d_sae, d_in = run.params["W_enc"].shape
-    return measured(asked, mesh, (d_sae, d_in)).sae.screen == "on"
-
-
-def _nearest(anchor: str, names: Names, size: int) -> Nearest:
-    return Nearest(anchor, names.ids[:, 0], names.cosines[:, 0], size)
+    return measured(automatic, mesh, (d_sae, d_in)).sae.screen == "on"

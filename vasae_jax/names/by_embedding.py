@@ -1,4 +1,4 @@
-"""Names: the tokens whose anchors are nearest to a feature's decoder row, by cosine.
+"""Names by embedding: the tokens whose anchors are nearest to a feature's decoder row, by cosine.
 
 A name is a geometric label. It does not explain a feature and claims nothing about causes.
 """
@@ -53,15 +53,15 @@ def nearest_tokens(
         UserError: the shapes do not fit, ``m`` is out of range, or a value is not finite.
     """
     _check(w_dec, anchors, m)
-    if w_dec.shape[0] == 0:
+    features = w_dec.shape[0]
+    if features == 0:
         return Names(np.zeros((0, m), np.int32), np.zeros((0, m), np.float32))
     if mesh is None:
-        cosines, ids = _nearest(w_dec, anchors, m=m, block=block)
-        return Names(np.asarray(ids), np.asarray(cosines))
-    features = w_dec.shape[0]
-    padded = np.pad(np.asarray(w_dec), ((0, -features % mesh.size), (0, 0)))
-    found = names_program(mesh, m, block)(padded, np.asarray(anchors))
-    return Names(*(np.asarray(part)[:features] for part in found))
+        ids, cosines = nearest_program(w_dec, anchors, m=m, block=block)
+    else:
+        padded = np.pad(np.asarray(w_dec), ((0, -features % mesh.size), (0, 0)))
+        ids, cosines = names_program(mesh, m, block)(padded, np.asarray(anchors))
+    return Names(np.asarray(ids)[:features], np.asarray(cosines)[:features])
 
 
 def names_program(
@@ -71,38 +71,26 @@ def names_program(
 
     F is a multiple of the devices, which split it; no device talks to another.
     """
-
-    def part(rows: jax.Array, anchors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        cosines, ids = cosine_topm(_directions(rows), _directions(anchors), m, block)
-        return ids, cosines
-
     split = P((DATA, MODEL))
     local = jax.shard_map(
-        part, mesh=mesh, in_specs=(split, P()), out_specs=(split, split), check_vma=False
+        partial(_nearest, m=m, block=block),
+        mesh=mesh,
+        in_specs=(split, P()),
+        out_specs=(split, split),
+        check_vma=False,
     )
     return jax.jit(local)
 
 
-def nearest(
-    w_dec: np.ndarray | jax.Array, anchors: np.ndarray | jax.Array
-) -> tuple[np.ndarray, np.ndarray]:
-    """The one nearest anchor of each row: ids int32 [F], cosines float32 [F]."""
-    ids, cosines = nearest_tokens(w_dec, anchors, m=1)
-    return ids[:, 0], cosines[:, 0]
-
-
-def search_program(
-    w_dec: jax.Array, anchors: jax.Array, m: int, block: int = ANCHOR_BLOCK
-) -> jax.stages.Compiled:
-    """The compiled :func:`nearest_tokens` for inputs [F, d] and [V, d] (to time it)."""
-    return _nearest.lower(w_dec, anchors, m=m, block=block).compile()
-
-
-@partial(jax.jit, static_argnames=("m", "block"))
 def _nearest(
-    w_dec: jax.Array, anchors: jax.Array, m: int, block: int
+    w_dec: jax.Array, anchors: jax.Array, m: int, block: int = ANCHOR_BLOCK
 ) -> tuple[jax.Array, jax.Array]:
-    return cosine_topm(_directions(w_dec), _directions(anchors), m, block)
+    cosines, ids = cosine_topm(_directions(w_dec), _directions(anchors), m, block)
+    return ids, cosines
+
+
+nearest_program = jax.jit(_nearest, static_argnames=("m", "block"))
+"""The search on one device: (rows [F, d], anchors [V, d], m, block) -> (ids, cosines) [F, m]."""
 
 
 def _directions(x: jax.Array) -> jax.Array:

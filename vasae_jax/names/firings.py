@@ -1,8 +1,4 @@
-"""Where features fire: the tokens they fire at, and the tokens that come next.
-
-A name says where a direction points among the embeddings. Whether a feature fires where its
-name is at hand is another question, and these counts let a reader look.
-"""
+"""The activations of a split: which feature fires at which row, at which token and before which."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +9,8 @@ import numpy as np
 from vasae_jax.cache import Cache
 from vasae_jax.stream import next_tokens
 
-ROWS = 2**18
-"""Rows of a split over which it is watched what fires, about; k of 24 bytes are kept of each."""
+MAX_ROWS = 2**18
+"""About how many rows of a split are observed; each takes 24 k bytes."""
 
 
 class Firings(NamedTuple):
@@ -25,81 +21,58 @@ class Firings(NamedTuple):
     """float32, above 0"""
     token: np.ndarray
     """the row's token"""
-    following: np.ndarray
+    next_token: np.ndarray
     """the token after it in its window, -1 at a window's end"""
     row: np.ndarray
-    """the row's place in the split"""
+    """the row's index in the split"""
 
     def of(self, features: np.ndarray) -> "Firings":
-        """Those of some features, a mask [F]."""
-        mine = features[self.feature]
-        return Firings(*(part[mine] for part in self))
+        """The firings of some features, a mask [F]."""
+        chosen = features[self.feature]
+        return Firings(*(array[chosen] for array in self))
 
 
-class Watched(NamedTuple):
-    """The rows of a split over which firings were watched; arrays [rows of the split]."""
+class RowTokens(NamedTuple):
+    """The tokens of a split's rows, and which rows were observed; arrays [rows of the split]."""
 
     window: np.ndarray
-    """int32, a number for each window of the text"""
-    at: np.ndarray
+    """int32, the index of the row's window"""
+    token: np.ndarray
     """int32, the row's token"""
-    before: np.ndarray
+    next_token: np.ndarray
     """int32, the token after it in its window, -1 at a window's end"""
-    seen: np.ndarray
-    """bool, whether the row is unmasked and was watched"""
+    observed: np.ndarray
+    """bool, whether the row is unmasked and its firings were kept"""
 
 
-@dataclass(frozen=True)
-class Contexts:
-    """Of some features' activation over a split, the share at each token.
+class FiringObserver:
+    """An observer of ``evaluate_run`` that keeps what fires on a split's rows.
 
-    Attributes:
-        at: float64 [n, V], share at rows of each token.
-        before: float64 [n, V], share at rows that each token follows in the same window.
+    It must see the batches in storage order. Of a long split it keeps every n-th batch alone, so
+    memory stays bounded.
     """
 
-    at: np.ndarray
-    before: np.ndarray
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Of each feature's activation, the share where one of its names is at hand, float64 [F].
-
-    Features that never fire have 0.
-    """
-
-    at: np.ndarray
-    """at rows whose token is one of the feature's names"""
-    before: np.ndarray
-    """at rows that one of the feature's names follows"""
-
-
-class Watch:
-    """Gathers firings from batches in storage order; an observer of ``evaluate``.
-
-    Of a long split only every n-th batch is kept, so that memory stays bounded.
-    """
-
-    def __init__(self, cache: Cache, split: str, most_rows: int) -> None:
-        """Watch about ``most_rows`` rows of ``split``, or all of them if there are fewer.
+    def __init__(self, cache: Cache, split: str, max_rows: int = MAX_ROWS) -> None:
+        """Observe about ``max_rows`` rows of ``split``, or all of them if there are fewer.
 
         Raises:
             UserError: the cache lacks the split, or a column is damaged.
         """
         rows = cache.rows(split)
-        self._tokens = cache.column("tokens", split).read(0, rows)
+        token = cache.column("tokens", split).read(0, rows)
         positions = cache.column("positions", split).read(0, rows)
-        self._following = next_tokens(self._tokens, positions)
-        self._window = np.cumsum(
-            np.r_[True, positions[1:] != positions[:-1] + 1][:rows], dtype=np.int32
+        first = np.r_[True, positions[1:] != positions[:-1] + 1][:rows]
+        self._tokens = RowTokens(
+            window=np.cumsum(first, dtype=np.int32),
+            token=token,
+            next_token=next_tokens(token, positions),
+            observed=np.zeros(rows, bool),
         )
-        self._seen = np.zeros(rows, bool)
-        self._every = max(1, -(-rows // max(1, most_rows)))
+        self._every = max(1, -(-rows // max(1, max_rows)))
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._batches = 0
         self.rows = 0
-        """Unmasked rows watched so far."""
+        """Unmasked rows observed so far."""
 
     def __call__(self, start: int, keep: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
         """Keep what fires (``values`` above 0) on the rows of a batch where ``keep`` is True."""
@@ -107,79 +80,106 @@ class Watch:
         if (self._batches - 1) % self._every:
             return
         self.rows += int(keep.sum())
-        self._seen[np.flatnonzero(keep) + start] = True
-        row, slot = np.nonzero((values > 0) & keep[:, None])
-        place = row + start
-        found = ids[row, slot], values[row, slot], self._tokens[place], self._following[place]
-        self._parts.append((*found, place))
+        self._tokens.observed[np.flatnonzero(keep) + start] = True
+        index, column = np.nonzero((values > 0) & keep[:, None])
+        row, tokens = index + start, self._tokens
+        active = ids[index, column], values[index, column]
+        self._parts.append((*active, tokens.token[row], tokens.next_token[row], row))
 
-    def watched(self) -> Watched:
-        """The rows that were watched."""
-        return Watched(self._window, self._tokens, self._following, self._seen)
+    def row_tokens(self) -> RowTokens:
+        """The split's tokens, and which rows were observed."""
+        return self._tokens
 
     def firings(self) -> Firings:
-        """Everything kept so far."""
+        """All firings kept so far."""
         kinds = (np.int32, np.float32, np.int32, np.int32, np.int64)
         empty = tuple(np.zeros(0, kind) for kind in kinds)
         parts = zip(empty, *self._parts, strict=True)
         return Firings(*(np.concatenate(part) for part in parts))
 
 
-def contexts(found: Firings, features: Sequence[int], vocab_size: int) -> Contexts:
-    """The activation of ``features`` by token."""
+@dataclass(frozen=True)
+class TokenShares:
+    """How some features' activation is spread over tokens, float64 [n, V] each."""
+
+    at: np.ndarray
+    """share at rows of each token"""
+    before: np.ndarray
+    """share at rows whose next token it is"""
+
+
+def token_shares(firings: Firings, features: Sequence[int], vocab_size: int) -> TokenShares:
+    """The share of each of ``features``' activation by token."""
     at, before = np.zeros((2, len(features), vocab_size))
-    for place, feature in enumerate(features):
-        mine = found.feature == feature
-        weight, following = found.activation[mine], found.following[mine]
-        at[place] = np.bincount(found.token[mine], weight, vocab_size)
+    for index, feature in enumerate(features):
+        fired = firings.feature == feature
+        activation, following = firings.activation[fired], firings.next_token[fired]
+        at[index] = np.bincount(firings.token[fired], activation, vocab_size)
         known = following >= 0
-        before[place] = np.bincount(following[known], weight[known], vocab_size)
-    return Contexts(_shares(at), _shares(before))
+        before[index] = np.bincount(following[known], activation[known], vocab_size)
+    return TokenShares(*(share_of(sums, sums.sum(axis=1)[:, None]) for sums in (at, before)))
 
 
-def name_hold(found: Firings, names: np.ndarray) -> Hold:
-    """How much of each feature's activation its ``names`` (ids [F, m]) are at hand for.
-
-    The baseline to compare with is :func:`shuffled_hold`.
-    """
-    features = len(names)
-    total = np.bincount(found.feature, found.activation, features)
-
-    def share(tokens: np.ndarray) -> np.ndarray:
-        named = (names[found.feature] == tokens[:, None]).any(axis=1)
-        held = np.bincount(found.feature[named], found.activation[named], features)
-        return held / np.where(total == 0, 1, total)
-
-    return Hold(share(found.token), share(found.following))
-
-
-def shuffled_hold(found: Firings, names: np.ndarray) -> Hold:
-    """What :func:`name_hold` gives on average with another firing feature's names; [F].
-
-    This is the mean over all ways to deal the names of firing features out anew in which no
-    feature gets its own, worked out and not drawn.
-    """
-    features = len(names)
-    fires = np.bincount(found.feature, minlength=features) > 0
-    total = np.bincount(found.feature, found.activation, features)
-    largest = max(names.max(initial=0), found.token.max(initial=0), found.following.max(initial=0))
-    bearers = np.bincount(names[fires].reshape(-1), minlength=largest + 1)
-
-    def share(tokens: np.ndarray) -> np.ndarray:
-        own = (names[found.feature] == tokens[:, None]).any(axis=1)
-        others = np.where(tokens >= 0, bearers[tokens], 0) - own
-        held = np.bincount(found.feature, found.activation * others, features)
-        return held / np.where(total == 0, 1, total) / max(int(fires.sum()) - 1, 1)
-
-    return Hold(share(found.token), share(found.following))
-
-
-def largest(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
+def top_tokens(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
     """The ``count`` tokens with the largest ``shares`` [V] of one feature, those above 0 only."""
     order = np.argsort(-shares, kind="stable")[:count]
     return [(int(token), float(shares[token])) for token in order if shares[token] > 0]
 
 
-def _shares(sums: np.ndarray) -> np.ndarray:
-    total = sums.sum(axis=1, keepdims=True)
-    return sums / np.where(total == 0, 1, total)
+@dataclass(frozen=True)
+class Hold:
+    """The share of each feature's activation that its names hold, float64 [F]; 0 if it never fires.
+
+    A name holds the activation of the rows that have its relation to the name.
+    """
+
+    at: np.ndarray
+    """on rows whose token is one of the feature's names"""
+    before: np.ndarray
+    """on rows whose next token is one of the feature's names"""
+
+
+def name_hold(firings: Firings, names: np.ndarray) -> Hold:
+    """The share of each feature's activation that its ``names`` (ids [F, m]) hold.
+
+    The baseline to compare it with is :func:`shuffled_hold`.
+    """
+    total = activation_sums(firings, len(names))
+
+    def hold(tokens: np.ndarray) -> np.ndarray:
+        named = (names[firings.feature] == tokens[:, None]).any(axis=1)
+        return share_of(activation_sums(firings, len(names), named), total)
+
+    return Hold(hold(firings.token), hold(firings.next_token))
+
+
+def shuffled_hold(firings: Firings, names: np.ndarray) -> Hold:
+    """What :func:`name_hold` gives on average with another firing feature's names; [F].
+
+    This is the exact mean over all ways to give every firing feature the names of another one.
+    """
+    fires = np.bincount(firings.feature, minlength=len(names)) > 0
+    total = activation_sums(firings, len(names))
+    largest = max(array.max(initial=0) for array in (names, firings.token, firings.next_token))
+    bearers = np.bincount(names[fires].reshape(-1), minlength=largest + 1)
+
+    def hold(tokens: np.ndarray) -> np.ndarray:
+        named = (names[firings.feature] == tokens[:, None]).any(axis=1)
+        others = np.where(tokens >= 0, bearers[tokens], 0) - named
+        sums = np.bincount(firings.feature, firings.activation * others, len(names))
+        return share_of(sums, total) / max(int(fires.sum()) - 1, 1)
+
+    return Hold(hold(firings.token), hold(firings.next_token))
+
+
+def activation_sums(
+    firings: Firings, features: int, chosen: np.ndarray | slice = slice(None)
+) -> np.ndarray:
+    """float64 [F], the sum of each feature's activation, over all firings or those ``chosen``."""
+    return np.bincount(firings.feature[chosen], firings.activation[chosen], features)
+
+
+def share_of(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """``part / total``, and ``part`` (which is then 0) where the total is 0."""
+    share: np.ndarray = part / np.where(total == 0, 1, total)
+    return share

@@ -170,6 +170,6 @@ def heatmap_rows(runs: Sequence[LabelledRun]) -> list[HeatmapRow]:
     rows = []
     for labelled in runs:
         names = run_names(labelled.run)
-        first = FirstNames(names.layer.ids[:, 0], names.layer.relation, names.stated.ids[:, 0])
+        first = FirstNames(names.layer.ids[:, 0], names.layer.relation, names.embedding.ids[:, 0])
         rows.append(HeatmapRow(labelled.label, labelled.run, first))
     return rows

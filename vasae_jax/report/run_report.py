@@ -16,19 +16,19 @@ from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.evaluation.examples.collect import Examples
 from vasae_jax.evaluation.examples.gather import gather
 from vasae_jax.evaluation.neighbours import (
-    HeadTokens,
-    Together,
-    fire_together,
-    head_tokens,
-    matches,
+    CofiringFeatures,
+    LogitLensTokens,
+    cofiring_features,
+    firing_matches,
+    logit_lens_tokens,
     near_features,
 )
 from vasae_jax.evaluation.publish import publish
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence
-from vasae_jax.names.firings import Firings, Watch, shuffled_hold
-from vasae_jax.names.scores import Held, held
+from vasae_jax.names.firings import FiringObserver, Firings, shuffled_hold
+from vasae_jax.names.scores import NameScores, name_scores
 from vasae_jax.report.labels import LabelledRun, RunLabel
 from vasae_jax.training.run_dir import METRICS
 
@@ -50,7 +50,7 @@ class RunReport:
     """Equal for runs with equal token strings."""
     evaluation: dict[str, Any]
     """As JSON."""
-    held: tuple[Held, ...]
+    held: tuple[NameScores, ...]
     """What layer names hold, over all firing features first."""
     shuffled: np.ndarray
     """float32 [F], what the names of other firing features hold of its activation, on average"""
@@ -60,15 +60,15 @@ class RunReport:
     histogram: np.ndarray
     """int64 [F, bins], firings by activation"""
     near: Names
-    together: Together
-    head: HeadTokens
+    together: CofiringFeatures
+    head: LogitLensTokens
     curves: list[dict[str, float]]
     """The lines of metrics.jsonl."""
     fvu_by_position: np.ndarray
     """[T], nan at positions without rows"""
 
 
-Published = tuple[Dictionary, Evaluation, Watch]
+Published = tuple[Dictionary, Evaluation, FiringObserver]
 """What :func:`vasae_jax.evaluation.publish.publish` returns."""
 
 
@@ -94,14 +94,14 @@ def make_run_report(
         vocab=run.cache.vocab(),
         vocab_key=run.cache.manifest.digests["tokens"][:12],
         evaluation=evaluation.to_json(),
-        held=held(firings, *layer_names(dictionary)),
+        held=name_scores(firings, *layer_names(dictionary)),
         shuffled=_shuffled(firings, dictionary),
         split=split,
         examples=gathered.examples,
         histogram=gathered.histogram,
         near=near_features(run.params["W_dec"], NEIGHBOURS, run.mesh),
-        together=fire_together(firings, dictionary.d_sae, NEIGHBOURS),
-        head=head_tokens(
+        together=cofiring_features(firings, dictionary.d_sae, NEIGHBOURS),
+        head=logit_lens_tokens(
             dictionary.W_dec, run.cache.final_norm(), run.cache.unembedding(), NEIGHBOURS
         ),
         curves=_curves(labelled.path),
@@ -142,7 +142,9 @@ def match_features(reports: Sequence[RunReport]) -> dict[str, dict[str, Names]]:
         others = [reports[other] for other in nearest[1 : MATCHED_RUNS + 1]]
         rows = report.dictionary.W_dec
         matched[report.label.key] = {
-            other.label.key: matches(rows, other.dictionary.W_dec, other.dictionary.fire_rate > 0)
+            other.label.key: firing_matches(
+                rows, other.dictionary.W_dec, other.dictionary.fire_rate > 0
+            )
             for other in others
             if other.dictionary.d_in == report.dictionary.d_in
         }

@@ -11,8 +11,8 @@ from vasae_jax.dictionary.claims import BEFORE, LAYER_CLAIM, RELATIONS, VERDICTS
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.names.evidence import spread_features
-from vasae_jax.names.firings import Firings, Watch, contexts, largest
-from vasae_jax.names.scores import held, held_table
+from vasae_jax.names.firings import FiringObserver, Firings, token_shares, top_tokens
+from vasae_jax.names.scores import name_scores, score_table
 from vasae_jax.report.run_report import layer_names
 from vasae_jax.training.run import Run
 
@@ -25,14 +25,14 @@ TOKENS_BEFORE, TOKENS_AFTER = 8, 3
 """Tokens of the same window shown on either side of a row's own."""
 
 
-def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: Watch) -> str:
+def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: FiringObserver) -> str:
     """The evaluation, how well names hold, and two tables: the best names and typical ones."""
     firings = watch.firings()
     table = _Table(run, firings, dictionary, evaluation.split)
     typical: list[int] = spread_features(dictionary.fire_rate, FEATURES).tolist()
     parts = [
         evaluation.table(),
-        held_table(held(firings, *layer_names(dictionary)), watch.rows),
+        score_table(name_scores(firings, *layer_names(dictionary)), watch.rows),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
         table.text(best_features(dictionary, FEATURES)),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
@@ -52,7 +52,7 @@ class _Table:
 
     def text(self, features: list[int]) -> str:
         """A table of ``features``."""
-        tokens = contexts(self._firings, features, len(self._vocab))
+        tokens = token_shares(self._firings, features, len(self._vocab))
         lines: list[tuple[str, ...]] = [HEAD]
         for place, feature in enumerate(features):
             before = self._dictionary.layer_relation[feature] == BEFORE
@@ -61,7 +61,7 @@ class _Table:
 
     def _line(self, feature: int, shares: np.ndarray) -> tuple[str, ...]:
         dictionary = self._dictionary
-        most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in largest(shares, 2))
+        most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in top_tokens(shares, 2))
         return (
             str(feature),
             f"{dictionary.fire_rate[feature]:.2%}",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vasae_jax.config.overrides import flatten
-from vasae_jax.evaluation.metrics import numbers
+from vasae_jax.evaluation.metrics import flatten_numbers
 from vasae_jax.sweep.points import Member, varied
 from vasae_jax.sweep.status import DONE, MEASURES, run_status, seconds_trained
 from vasae_jax.training.boards import summary_writer
@@ -76,7 +76,7 @@ def read_measures(member: Member) -> dict[str, float]:
     if not file.is_file():
         return {}
     try:
-        return numbers(json.loads(file.read_text()))
+        return flatten_numbers(json.loads(file.read_text()))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 

@@ -9,7 +9,7 @@ import jax
 from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.distributed.hosts import broadcast_from_first
-from vasae_jax.evaluation.log import measures
+from vasae_jax.evaluation.log import evaluate_and_log
 from vasae_jax.sweep.packs import Pack, by_step, device_memory, most_members
 from vasae_jax.sweep.points import Member
 from vasae_jax.sweep.status import (
@@ -126,4 +126,4 @@ def measure(member: Member) -> None:
     file = member.path / MEASURES
     if status == TRAINED or not file.exists():
         print_once(f"measuring {member.id} ({member.name})")
-        write_json(file, measures(open_trained(os.fspath(member.path)), member.path))
+        write_json(file, evaluate_and_log(open_trained(os.fspath(member.path)), member.path))

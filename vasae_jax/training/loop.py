@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import spread_staleness
+from vasae_jax.anchor import sharded_staleness
 from vasae_jax.anchor.whitening import whitened_anchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
@@ -164,7 +164,7 @@ def compare_anchors(
     config: Config, found: Iterable[tuple[TrainState, Log]], context: Context, mesh: Mesh
 ) -> None:
     """Report cached anchors against a full search, in each run's own log; none where none pull."""
-    look = jax.jit(lambda W, *rest: spread_staleness(mesh, W.shape[0])(W, *rest))
+    look = jax.jit(lambda W, *rest: sharded_staleness(mesh, W.shape[0])(W, *rest))
     for state, log in found:
         if state.anchor is not None:
             rows = pulled(state.params, config)

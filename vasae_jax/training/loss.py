@@ -18,9 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor import AnchorState, aligned_and_pull
-from vasae_jax.anchor.layer_anchors import TokensOf
-from vasae_jax.anchor.loss import Nearest, whitened_pull
+from vasae_jax.anchor import AnchorState, alignment_and_grad
+from vasae_jax.anchor.layer_anchors import AnchorTokens
+from vasae_jax.anchor.loss import NearestDetectors, whitened_alignment_and_grad
 from vasae_jax.anchor.whitening import WhitenedAnchors
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL
@@ -61,7 +61,7 @@ class Context(NamedTuple):
     """The anchors in the measure that pulled rows are compared to them by; None: as they are."""
     given: Given | None = None
     """Knobs in place of the config's, where runs of a pack differ in them."""
-    tokens: TokensOf | None = None
+    tokens: AnchorTokens | None = None
     """What each anchor is of, where a board is to show what names hold; no step reads it."""
 
 
@@ -132,9 +132,11 @@ def _pull(
     """The sum of capped cosines of ``rows`` [F part, d] by ``share`` [F part], and its gradient."""
     target_cosine = knobs_of(config, context.given).target_cosine
     if nearest is not None and context.whitened is not None:
-        own = Nearest(nearest.anchor_rows, nearest.anchor_near)
-        return whitened_pull(rows, share, own, context.whitened, target_cosine=target_cosine)
-    return aligned_and_pull(
+        own = NearestDetectors(nearest.anchor_rows, nearest.anchor_near)
+        return whitened_alignment_and_grad(
+            rows, share, own, context.whitened, target_cosine=target_cosine
+        )
+    return alignment_and_grad(
         rows,
         share,
         context.anchors,

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.layer_anchors import TokensOf
+from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, on_all
@@ -164,7 +164,7 @@ class _How(NamedTuple):
 def _program(mesh: Mesh, how: _How) -> Any:
     """The jitted (state, rows, tokens) -> Glimpse; rows are split over ``data``."""
 
-    def look(state: TrainState, rows: HeldOut, tokens: TokensOf) -> FeatureStats:
+    def look(state: TrainState, rows: HeldOut, tokens: AnchorTokens) -> FeatureStats:
         specs = Rules().state(state)
         local = jax.shard_map(
             partial(_look, how=how),
@@ -179,7 +179,7 @@ def _program(mesh: Mesh, how: _How) -> Any:
     return jax.jit(look)
 
 
-def _look(state: TrainState, rows: Any, tokens: TokensOf, how: _How) -> FeatureStats:
+def _look(state: TrainState, rows: Any, tokens: AnchorTokens, how: _How) -> FeatureStats:
     """What is seen of this device's features on its rows, gathered from all; inside shard_map."""
     assert state.anchor is not None
     near = state.anchor.anchor_near

@@ -9,8 +9,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import AnchorState, anchor_matrix, search, spread_search
-from vasae_jax.anchor.layer_anchors import TokensOf, layer_anchors, tokens_at, tokens_of
+from vasae_jax.anchor import AnchorState, anchor_matrix, full_search, sharded_search
+from vasae_jax.anchor.layer_anchors import (
+    AnchorTokens,
+    anchor_tokens,
+    layer_anchors,
+    vocabulary_tokens,
+)
 from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.anchor.whitening import WithinCov, anchor_rows, detector_rows
 from vasae_jax.cache import Cache
@@ -37,7 +42,7 @@ class Targets(NamedTuple):
     """[A, d] unit float32"""
     within_cov: WithinCov | None = None
     """by which both sides are compared, see :mod:`vasae_jax.anchor.whitening`"""
-    tokens: TokensOf | None = None
+    tokens: AnchorTokens | None = None
     """what each row is of; None where nothing pulls"""
 
 
@@ -54,7 +59,7 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
     if config.sae.method != "soft":
         return Targets(np.zeros((1, start.shape[1]), np.float32))
     if config.anchor.kind == "embedding":
-        return Targets(start, tokens=tokens_at(len(start)))
+        return Targets(start, tokens=vocabulary_tokens(len(start)))
     data = config.data
     anchors = first_then_all(
         lambda: layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
@@ -65,7 +70,7 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
 def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
     """The layer's anchors, as the matrix that is pulled is to be near to them."""
     detectors = config.pulls == "encoder"
-    tokens = tokens_of(anchors, config.kind, detectors=detectors)
+    tokens = anchor_tokens(anchors, config.kind, detectors=detectors)
     if detectors:
         return Targets(*detector_rows(anchors, config.kind), tokens)
     return Targets(anchor_rows(anchors, config.kind), tokens=tokens)
@@ -118,7 +123,7 @@ class Start(NamedTuple):
 
 
 def state_init(
-    config: Config, d_sae: int, look: Callable[[jax.Array, jax.Array], AnchorState] = search
+    config: Config, d_sae: int, look: Callable[[jax.Array, jax.Array], AnchorState] = full_search
 ) -> Callable[[Start], TrainState]:
     """A function that makes the state at step 0; ``look`` searches all anchors."""
 
@@ -143,6 +148,6 @@ def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainSta
 
 def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> jax.stages.Wrapped:
     """:func:`make_state` as a jitted function; of ``start`` only the shapes count."""
-    init = state_init(config, d_sae, spread_search(mesh, d_sae))
+    init = state_init(config, d_sae, sharded_search(mesh, d_sae))
     out = shardings(mesh, Rules().state(jax.eval_shape(state_init(config, d_sae), start)))
     return jax.jit(init, out_shardings=out)
