@@ -28,7 +28,7 @@ class Rows:
 def make_plan(d=16, vocab=40, layers=(1, 3), dtype="bfloat16", tied=True, **changes) -> CachePlan:
     values = {
         "model": ModelInfo("tiny", "main", "gpt2", "0" * 64),
-        "layers": tuple(layers),
+        "sites": tuple(layers),
         "d_model": d,
         "vocab_size": vocab,
         "tied": tied,
@@ -66,7 +66,7 @@ def make_rows(plan: CachePlan, rows: int, seed=0, first_doc=0) -> Rows:
     docs = first_doc + np.cumsum((positions == 0) & (rng.random(rows) < 0.5)).astype(np.int32)
     tokens = rng.integers(0, plan.vocab_size, rows).astype(np.int32)
     acts = {}
-    for layer in plan.layers:
+    for layer in (site.layer for site in plan.sites):
         others = rng.integers(0, plan.vocab_size, (rows, 3))
         weights = rng.random((rows, 3), np.float32)
         mixed = embedding[tokens] + np.einsum("rk,rkd->rd", weights, embedding[others])

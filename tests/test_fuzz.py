@@ -57,7 +57,7 @@ def documents_of(file):
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "vocab/final_norm.json", "train/acts/layer_01/zarr.json"]
+    "name", ["manifest.json", "vocab/final_norm.json", "train/acts/layers.1.resid_post/zarr.json"]
 )
 def test_a_cache(tmp_path, name):
     cache = make_cache(tmp_path, rows=40, heldout=20, layers=(1,), vocab=5, d=4)

@@ -70,13 +70,13 @@ def test_zarr_layout_is_sharded_checked_and_exact(tmp_path):
     array = ts.open(
         {
             "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{cache.url}/train/acts/layer_03/"},
+            "kvstore": {"driver": "file", "path": f"{cache.url}/train/acts/layers.3.resid_post/"},
         }
     ).result()
     assert array.shape == (100, 16)
     assert array.chunk_layout.read_chunk.shape == (16, 16)
     assert array.chunk_layout.write_chunk.shape == (64, 16)
-    metadata = json.loads((tmp_path / "cache/train/acts/layer_03/zarr.json").read_text())
+    metadata = json.loads((tmp_path / "cache/train/acts/layers.3.resid_post/zarr.json").read_text())
     assert metadata["data_type"] == "bfloat16"
     sharding = metadata["codecs"][0]
     assert sharding["name"] == "sharding_indexed"
@@ -94,7 +94,7 @@ def test_rows_of_zeros_are_stored_as_rows(tmp_path):
     with CacheWriter(str(tmp_path / "c"), plan, **make_vocabulary(plan)) as writer:
         append(writer, "train", rows)
         writer.finish()
-    assert (tmp_path / "c/train/acts/layer_01/c/0/0").is_file()
+    assert (tmp_path / "c/train/acts/layers.1.resid_post/c/0/0").is_file()
     assert not Cache.open(str(tmp_path / "c")).acts(1, "train").read(0, 64).any()
 
 
@@ -249,7 +249,7 @@ def test_a_complete_cache_is_replaced_only_when_asked(tmp_path):
         append(writer, "train", make_rows(plan, 100))
         writer.finish()
     assert Cache.open(old.url).manifest.layers == (2,)
-    assert not list((tmp_path / "cache").rglob("layer_01*"))
+    assert not list((tmp_path / "cache").rglob("layers.1.resid_post*"))
     assert verify(old.url) == []
 
 

@@ -69,13 +69,17 @@ def test_resume_refusal_and_damage_in_a_bucket(bucket):
     write(URL, 300, 80)
     with pytest.raises(UserError, match="complete cache"):
         write(URL, 300, 80)
-    key = ("bucket", "some/cache/train/acts/layer_01/c/1/0")
+    key = ("bucket", "some/cache/train/acts/layers.1.resid_post/c/1/0")
     data, _ = bucket.objects[key]
     bucket.put(key, data[:-9] + b"x" + data[-8:])
-    assert any("train/acts/layer_01/c/1/0 has SHA-256" in problem for problem in verify(URL))
+    assert any(
+        "train/acts/layers.1.resid_post/c/1/0 has SHA-256" in problem for problem in verify(URL)
+    )
     del bucket.objects[key]
-    assert any("train/acts/layer_01/c/1/0 is missing" in problem for problem in verify(URL))
-    with pytest.raises(UserError, match="train/acts/layer_01"):
+    assert any(
+        "train/acts/layers.1.resid_post/c/1/0 is missing" in problem for problem in verify(URL)
+    )
+    with pytest.raises(UserError, match="train/acts/layers.1.resid_post"):
         Cache.open(URL).acts(1, "train").read(64, 80)
 
 

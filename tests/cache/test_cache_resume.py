@@ -94,8 +94,8 @@ def test_killed_twice_with_leftovers_of_a_half_written_shard(tmp_path, whole):
         with CacheWriter(url, PLAN, **make_vocabulary(PLAN)) as writer:
             done = writer.rows_done("train")
             append(writer, "train", ROWS["train"].part(done, stop))
-        write_bytes(f"{url}/train/acts/layer_01/c/{stop // 32}/0", b"half a shard")
-        write_bytes(f"{url}/train/acts/layer_03/c/{stop // 32}/0.__lock", b"")
+        write_bytes(f"{url}/train/acts/layers.1.resid_post/c/{stop // 32}/0", b"half a shard")
+        write_bytes(f"{url}/train/acts/layers.3.resid_post/c/{stop // 32}/0.__lock", b"")
     extract(url)
     assert digests(url) == whole
 

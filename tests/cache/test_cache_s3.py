@@ -89,14 +89,14 @@ def test_a_run_reads_s3_as_it_reads_a_directory(stored, tmp_path):
 
 
 def test_damage_in_s3_is_named(bucket, stored):
-    name = "train/acts/layer_01/c/1/0"
+    name = "train/acts/layers.1.resid_post/c/1/0"
     shard = bucket.Object(f"some/cache/{name}")
     data = shard.get()["Body"].read()
     shard.put(Body=data[:-9] + b"x" + data[-8:])
     assert any(f"{name} has SHA-256" in problem for problem in verify(stored))
     shard.delete()
     assert any(f"{name} is missing" in problem for problem in verify(stored))
-    with pytest.raises(UserError, match="train/acts/layer_01"):
+    with pytest.raises(UserError, match="train/acts/layers.1.resid_post"):
         Cache.open(stored).acts(1, "train").read(64, 80)
 
 

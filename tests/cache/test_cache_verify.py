@@ -125,9 +125,9 @@ def accept(folder):
         (
             "train/acts",
             np.full(16, np.nan, ml_dtypes.bfloat16),
-            "train/acts/layer_01 is not finite",
+            "train/acts/layers.1.resid_post is not finite",
         ),
-        ("train/acts", np.ones(16, ml_dtypes.bfloat16), "train/norms/layer_01 has"),
+        ("train/acts", np.ones(16, ml_dtypes.bfloat16), "train/norms/layers.1.resid_post has"),
         ("train/tokens", np.int32(40), "train/tokens has token 40 in row 33"),
     ],
 )
@@ -139,14 +139,14 @@ def test_content_that_was_wrong_when_written(copy, key, value, said):
 
 @pytest.mark.fault
 def test_a_read_of_damaged_rows_names_the_file(copy):
-    path = copy / "train/acts/layer_01/c/0/0"
+    path = copy / "train/acts/layers.1.resid_post/c/0/0"
     data = bytearray(path.read_bytes())
     data[5] ^= 4
     path.write_bytes(data)
-    with pytest.raises(UserError, match="train/acts/layer_01/c/0/0"):
+    with pytest.raises(UserError, match="train/acts/layers.1.resid_post/c/0/0"):
         Cache.open(str(copy)).acts(1, "train").read(0, 16)
-    (copy / "train/acts/layer_01/c/1/0").unlink()
-    with pytest.raises(UserError, match="train/acts/layer_01/c/1/0"):
+    (copy / "train/acts/layers.1.resid_post/c/1/0").unlink()
+    with pytest.raises(UserError, match="train/acts/layers.1.resid_post/c/1/0"):
         Cache.open(str(copy)).acts(1, "train").read(64, 80)
 
 

@@ -189,13 +189,13 @@ def test_prefetch_ends_with_its_source_and_passes_its_error_on():
 @pytest.mark.fault
 def test_a_damaged_chunk_stops_the_consumer(tmp_path):
     cache = make_cache(tmp_path, rows=500)
-    shard = tmp_path / "cache/train/acts/layer_03/c/2/0"
+    shard = tmp_path / "cache/train/acts/layers.3.resid_post/c/2/0"
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
     with (
         make_stream(cache).prefetch(0) as batches,
-        pytest.raises(UserError, match="train/acts/layer_03/c/2/0"),
+        pytest.raises(UserError, match="train/acts/layers.3.resid_post/c/2/0"),
     ):
         for step, _ in batches:
             assert step < 20

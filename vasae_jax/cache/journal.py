@@ -1,4 +1,4 @@
-"""The journal of an unfinished cache: what is durable, and whose it is."""
+"""The journal of an unfinished cache, and the manifest that takes its place at the end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,14 +22,14 @@ from vasae_jax.cache.manifest import (
     encode,
     shards_from_json,
 )
-from vasae_jax.cache.store import Store, autotuned
+from vasae_jax.cache.store import Store, wait
 from vasae_jax.utils.errors import UserError
 
 Shards = dict[str, tuple[ShardInfo, ...]]
 
 
 def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: bool) -> Shards:
-    """Claim a place for a cache and say what is durable there already.
+    """Begin a cache at ``store``, or continue the one that lies there.
 
     Returns:
         The durable shards by array: empty for a new cache, at least the vocabulary's for
@@ -39,7 +39,7 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
         UserError: the place holds something else, a complete cache, or an unfinished one of
             another plan or vocabulary (the last two unless ``overwrite``).
     """
-    manifest, journal = found_at(store)
+    manifest, journal = read_state(store)
     if manifest is not None and not overwrite:
         raise UserError(
             f"{store.url} is a complete cache; expected a new place, or --overwrite to replace it"
@@ -60,14 +60,20 @@ def journal_bytes(
     expected: Mapping[str, int] | None = None,
 ) -> bytes:
     """The content of ``journal.json``; ``expected`` are the rows of each split, where known."""
-    listed = {key: [vars(shard) for shard in found] for key, found in shards.items()}
-    value = {"format": FORMAT, "version": VERSION, "complete": False, "plan": plan.to_json()}
-    found = {"digests": dict(digests), "shards": listed, "expected": dict(expected or {})}
-    return encode(value | found, indent=None)
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "complete": False,
+        "plan": plan.to_json(),
+        "digests": dict(digests),
+        "shards": {key: [vars(shard) for shard in listed] for key, listed in shards.items()},
+        "expected": dict(expected or {}),
+    }
+    return encode(value, indent=None)
 
 
-def rows_said(store: Store) -> str:
-    """How many rows an unfinished cache has of how many, in words: of both splits together."""
+def rows_done_text(store: Store) -> str:
+    """How many rows of both splits an unfinished cache has, for a message."""
     try:
         journal = decode(store.read(JOURNAL) or b"", store.name(JOURNAL))
         shards = shards_from_json(journal["shards"])
@@ -78,8 +84,8 @@ def rows_said(store: Store) -> str:
         return f"a {JOURNAL} that cannot be understood"
 
 
-def found_at(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The manifest and the journal that lie there; UserError if something else does."""
+def read_state(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The manifest and the journal at ``store``; UserError if it holds something else."""
     if store.empty():
         return None, None
     data = {name: store.read(name) for name in (MANIFEST, JOURNAL)}
@@ -100,7 +106,7 @@ def _resume(
     check_version(journal, store.url)
     wanted = {**plan.to_json(), **digests}
     try:
-        stored = {**journal["plan"], **journal["digests"]}
+        stored = {"version": journal["version"], **journal["plan"], **journal["digests"]}
         shards = shards_from_json(journal["shards"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -113,26 +119,27 @@ def _resume(
                 f"{store.url} is an unfinished cache with {key} {stored.get(key)}; expected "
                 f"{wanted.get(key)} to resume it, or --overwrite to start again"
             )
-    return {key: _whole(key, found, plan) for key, found in shards.items()}
+    return full_shards(shards, plan)
 
 
-def _whole(key: str, shards: tuple[ShardInfo, ...], plan: CachePlan) -> tuple[ShardInfo, ...]:
-    # A split's last, partial shard is written again, so that every write begins at a shard.
-    if key.partition("/")[0] not in SPLITS:
-        return shards
-    return tuple(shard for shard in shards if shard.rows == plan.shard_rows)
+def full_shards(shards: Mapping[str, tuple[ShardInfo, ...]], plan: CachePlan) -> Shards:
+    """``shards`` without a split's last one where it is partial.
+
+    It is written again, so that every write begins at a shard.
+    """
+    return {
+        key: tuple(s for s in listed if s.rows == plan.shard_rows or key.startswith("vocab/"))
+        for key, listed in shards.items()
+    }
 
 
-# The last step of a cache: its manifest, from what was stored.
-
-
-def seal(
+def finalize(
     store: Store,
     plan: CachePlan,
     digests: Mapping[str, str],
     shards: Mapping[str, tuple[ShardInfo, ...]],
 ) -> Manifest:
-    """Write the manifest of a cache whose shards are all there; it is complete then.
+    """Write the manifest of a cache whose shards are all stored, which completes it.
 
     Raises:
         UserError: a document lies in both splits, or something cannot be read or written.
@@ -154,11 +161,11 @@ def seal(
 
 
 def _documents(store: Store, plan: CachePlan, split: str, rows: int) -> np.ndarray:
-    # Opened afresh, so that it reads files and nothing that lies in memory.
+    # Opened again, so that files are read and not what is still in memory.
     array = store.open_array(column_key(split, "docs"))
-    found = np.empty(0, np.int32)
+    docs = np.empty(0, np.int32)
     with store.errors(f"cannot read {store.url}", "the rows just written"):
         for start in range(0, rows, plan.shard_rows):
-            piece = autotuned(array[start : min(start + plan.shard_rows, rows)].read())
-            found = np.union1d(found, piece)
-    return found
+            piece = wait(array[start : min(start + plan.shard_rows, rows)].read())
+            docs = np.union1d(docs, piece)
+    return docs

@@ -1,4 +1,4 @@
-"""What a cache says about itself: the plan it was made by, and the manifest that ends it."""
+"""The plan a cache is made by, and the manifest that completes it."""
 
 import dataclasses
 import json
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from vasae_jax.sites import Site, as_sites, check_supported
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes
 
 FORMAT = "vasae-cache"
-VERSION = 1
+VERSION = 2
+"""Version 1, with ``site`` and ``layers`` for ``sites`` and other names of arrays, is read too."""
 MANIFEST = "manifest.json"
 JOURNAL = "journal.json"
 SPLITS = ("train", "heldout")
@@ -22,24 +24,14 @@ UNEMBEDDING = "vocab/unembedding"
 FINAL_NORM = "vocab/final_norm.json"
 TOKENS = "vocab/tokens.json"
 PAIRED = ("embedding", "tokens")
-"""Names of the digests of what must be in one order: embedding rows and token strings."""
+"""Names of the digests of what must be in the same order: embedding rows and token strings."""
 ANCHORS = "anchors"
-"""Folder for what is read off a finished cache and kept beside it: no part of the cache."""
+"""Folder for anchors, which are measured from a finished cache: no part of the cache itself."""
 
 
 def column_key(split: str, name: str) -> str:
-    """Where a split's ``tokens``, ``positions`` or ``docs`` lie in the cache."""
+    """The key of a split's ``tokens``, ``positions`` or ``docs``."""
     return f"{split}/{name}"
-
-
-def acts_key(split: str, layer: int) -> str:
-    """Where a layer's rows lie in the cache."""
-    return f"{split}/acts/layer_{layer:02d}"
-
-
-def norms_key(split: str, layer: int) -> str:
-    """Where the norms of a layer's rows lie in the cache."""
-    return f"{split}/norms/layer_{layer:02d}"
 
 
 def shard_key(key: str, index: int) -> str:
@@ -84,10 +76,11 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """All that is known about a cache before its first row.
+    """Everything known about a cache before its first row.
 
     Attributes:
-        layers: layers whose rows are stored, ascending (0 is the first block).
+        version: of the format.
+        sites: whose rows are stored, ascending; names and numbers are taken as ``as_site`` does.
         d_model: width of a row.
         vocab_size: rows of the embedding, and number of token strings.
         tied: the model's unembedding is its embedding.
@@ -97,16 +90,16 @@ class CachePlan:
         dtype: how rows are stored, ``bfloat16`` or ``float32``.
         chunk_rows: rows that are compressed, checked and read as one.
         shard_rows: rows in one file, a multiple of ``chunk_rows``.
-        computed: how the model was run, in words; rows run otherwise differ in rounding, so
-            an unfinished cache is not continued with them.
+        computed: how the model was run, in words. Rows computed in another way differ in
+            rounding, so an unfinished cache is not continued with them.
 
     Raises:
         UserError: a value is out of its range.
     """
 
+    version: int = VERSION
     model: ModelInfo
-    site: str = "resid_post"
-    layers: tuple[int, ...]
+    sites: tuple[Site, ...]
     d_model: int
     vocab_size: int
     tied: bool
@@ -120,10 +113,12 @@ class CachePlan:
     computed: str = ""
 
     def __post_init__(self) -> None:
-        layers = tuple(int(layer) for layer in self.layers)
-        object.__setattr__(self, "layers", layers)
-        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
-            raise UserError(f"layers are {layers}; expected distinct ascending numbers from 0")
+        object.__setattr__(self, "sites", as_sites(self.sites))
+        for site in self.sites:
+            check_supported(site, "a site of the cache")
+        if not self.sites or list(self.sites) != sorted(set(self.sites)):
+            names = ", ".join(map(str, self.sites)) or "none"
+            raise UserError(f"sites are {names}; expected distinct ascending ones")
         if self.dtype not in DTYPES:
             raise UserError(f"cache dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}")
         for name in ("d_model", "vocab_size", "context_length", "chunk_rows"):
@@ -140,14 +135,25 @@ class CachePlan:
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values."""
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return value
+        return value | {"sites": list(map(str, self.sites))}
+
+    def acts_key(self, split: str, site: Site) -> str:
+        """The key of a site's rows."""
+        return f"{split}/acts/{self._array_name(site)}"
+
+    def norms_key(self, split: str, site: Site) -> str:
+        """The key of the norms of a site's rows."""
+        return f"{split}/norms/{self._array_name(site)}"
+
+    def _array_name(self, site: Site) -> str:
+        return f"layer_{site.layer:02d}" if self.version == 1 else str(site)
 
     def split_arrays(self, split: str) -> dict[str, tuple[str, int]]:
-        """The arrays of one split: key -> (data type, width, where 0 means one number a row)."""
+        """The arrays of one split: key -> (data type, width); width 0 is one number a row."""
         arrays = {column_key(split, name): ("int32", 0) for name in COLUMNS}
-        for layer in self.layers:
-            arrays[norms_key(split, layer)] = ("float32", 0)
-            arrays[acts_key(split, layer)] = (self.dtype, self.d_model)
+        for site in self.sites:
+            arrays[self.norms_key(split, site)] = ("float32", 0)
+            arrays[self.acts_key(split, site)] = (self.dtype, self.d_model)
         return arrays
 
     def vocab_arrays(self) -> tuple[str, ...]:
@@ -157,13 +163,13 @@ class CachePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(CachePlan):
-    """A finished cache: its plan, and what was stored.
+    """The manifest of a finished cache: its plan, and what was stored.
 
     Attributes:
         splits: rows and documents by split.
         digests: SHA-256 of the vocabulary's content: ``embedding``, ``unembedding`` (only
             if untied), ``final_norm``, ``tokens``.
-        shards: for each array of the cache its shard files, in order.
+        shards: the shard files of each array, in order.
         created_by: program and version.
     """
 
@@ -180,12 +186,12 @@ class Manifest(CachePlan):
 
     @property
     def vocabulary_digest(self) -> str:
-        """Identifies which token string belongs to which embedding row, both in their order."""
+        """SHA-256 of the embedding rows together with their token strings, in order."""
         return sha256_bytes(json.dumps([self.digests.get(name) for name in PAIRED]).encode())
 
     def to_bytes(self) -> bytes:
         """The content of ``manifest.json``."""
-        value = {"format": FORMAT, "version": VERSION, "complete": True} | super().to_json()
+        value = {"format": FORMAT, "complete": True} | super().to_json()
         value["checksum"] = checksum(value)
         return encode(value)
 
@@ -231,15 +237,15 @@ def checksum(value: Mapping[str, Any]) -> str:
 
 
 def check_version(value: Mapping[str, Any], url: str) -> None:
-    """Raise UserError unless ``value`` heads a cache that this program can read."""
+    """Raise UserError unless ``value`` is the head of a cache that this program can read."""
     if value.get("format") != FORMAT:
         raise UserError(
             f"{url} says its format is {value.get('format')!r}; expected an activation cache "
             f"({FORMAT!r})"
         )
-    if value.get("version") != VERSION:
+    if value.get("version") not in (1, VERSION):
         raise UserError(
-            f"{url} is a cache of version {value.get('version')}; expected version {VERSION} "
+            f"{url} is a cache of version {value.get('version')}; expected version 1 or {VERSION} "
             "(a newer vasae-jax may read it)"
         )
 
@@ -251,17 +257,25 @@ def shards_from_json(value: Mapping[str, Any]) -> dict[str, tuple[ShardInfo, ...
 
 def plan_from_json(value: Mapping[str, Any]) -> CachePlan:
     """The plan that :meth:`CachePlan.to_json` gave."""
-    typed = {"model": ModelInfo(**value["model"]), "text": TextInfo(**value["text"])}
-    return CachePlan(**{**value, **typed, "layers": tuple(value["layers"])})
+    return CachePlan(**(dict(value) | _typed_plan(value)))
+
+
+def _typed_plan(value: Mapping[str, Any]) -> dict[str, Any]:
+    sites = value.get("sites", [])
+    if value["version"] == 1:
+        sites = [Site(layer, value["site"]) for layer in value["layers"]]
+    text = TextInfo(**value["text"])
+    return {"model": ModelInfo(**value["model"]), "text": text, "sites": as_sites(sites)}
 
 
 def _typed(value: Mapping[str, Any]) -> dict[str, Any]:
-    known = {key: value[key] for key in (item.name for item in dataclasses.fields(Manifest))}
-    return known | {
-        "model": ModelInfo(**value["model"]),
-        "text": TextInfo(**value["text"]),
-        "layers": tuple(value["layers"]),
-        "digests": dict(value["digests"]),
-        "splits": {name: SplitInfo(**value["splits"][name]) for name in SPLITS},
-        "shards": shards_from_json(value["shards"]),
-    }
+    names = {item.name for item in dataclasses.fields(Manifest)} - {"sites"}
+    return (
+        {name: value[name] for name in names}
+        | _typed_plan(value)
+        | {
+            "digests": dict(value["digests"]),
+            "splits": {name: SplitInfo(**value["splits"][name]) for name in SPLITS},
+            "shards": shards_from_json(value["shards"]),
+        }
+    )

@@ -1,7 +1,7 @@
-"""One cache written by many jobs at once, each its own shards; the last step joins them.
+"""One cache written in parts by many jobs at once, which ``finish`` joins.
 
-Job i of n owns an equal run of the shards of each split. Its journal is ``parts/i-of-n.json``;
-job 0 writes the vocabulary as well. On a file system a job owns its part, so that no two write
+Job i of n writes an equal share of the shards of each split. Its journal is ``parts/i-of-n.json``;
+job 0 writes the vocabulary as well. On a file system a job locks its part, so that no two write
 the same shards; a bucket has no such lock.
 """
 
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.cache import vocab as vocabulary_files
-from vasae_jax.cache.journal import journal_bytes, seal
+from vasae_jax.cache.journal import finalize, full_shards, journal_bytes
 from vasae_jax.cache.manifest import (
     FORMAT,
     JOURNAL,
     MANIFEST,
     SPLITS,
+    VERSION,
     CachePlan,
     Manifest,
     ShardInfo,
@@ -30,6 +31,7 @@ from vasae_jax.cache.manifest import (
 from vasae_jax.cache.store import Store, array_metadata
 from vasae_jax.cache.vocab import Vocab, Vocabulary
 from vasae_jax.cache.writer import CacheWriter
+from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 
 PARTS = "parts"
@@ -37,14 +39,14 @@ PARTS = "parts"
 
 @dataclass(frozen=True)
 class Part:
-    """Part ``index``, from 0, of the ``count`` that a cache is written in."""
+    """Part ``index``, from 0, of a cache written in ``count`` parts."""
 
     index: int
     count: int
 
 
 class PartWriter(CacheWriter):
-    """Writes one part of a cache; resumes its own part like CacheWriter.
+    """Writes one part of a cache, and resumes it as CacheWriter does.
 
     Args:
         rows: rows of each split of the whole cache.
@@ -53,7 +55,7 @@ class PartWriter(CacheWriter):
 
     Raises:
         UserError: another process writes this part, or the place holds a complete cache, one
-            that is written whole, or parts of another plan or count.
+            that is not written in parts, or parts of another plan or count.
     """
 
     def __init__(
@@ -73,9 +75,9 @@ class PartWriter(CacheWriter):
         parts = Vocabulary(embedding, unembedding, final_norm, vocab)
         vocabulary_files.check(parts, plan)
         self._digests = parts.digests()
-        self._whole, self._key, self._done = dict(rows), _key(part), False
+        self._rows, self._key, self._done = dict(rows), _key(part), False
         self._ranges = {split: part_range(rows[split], plan, part) for split in SPLITS}
-        with self._owning(self._key.replace(".json", ".lock")):
+        with self._locked(self._key.replace(".json", ".lock")):
             self._shards = self._begin()
             if part.index == 0 and not self._shards:
                 self._shards = self._write_vocabulary(parts)
@@ -88,7 +90,7 @@ class PartWriter(CacheWriter):
         return self._ranges[split][0] + super().rows_done(split)
 
     def rows_end(self, split: str, total: int) -> int:
-        """The row of the split after this part's last."""
+        """The row of the split after the last of this part."""
         return self._ranges[split][1]
 
     def append(
@@ -97,22 +99,22 @@ class PartWriter(CacheWriter):
         tokens: np.ndarray,
         positions: np.ndarray,
         docs: np.ndarray,
-        acts: Mapping[int, np.ndarray],
+        acts: Mapping[SiteLike, np.ndarray],
         *,
         start: int | None = None,
     ) -> None:
-        """Add the rows that are this part's, of n that begin at row ``start`` of the split."""
+        """Add those of n rows, which begin at row ``start`` of the split, that lie in this part."""
         if start is None:
             raise ValueError("rows of a part need the row of the split that they start at")
         low = self._buffers[split].position - start
         high = min(len(tokens), self._ranges[split][1] - start)
         if low < high:
             cut = slice(low, high)
-            rows = {layer: values[cut] for layer, values in acts.items()}
+            rows = {site: values[cut] for site, values in acts.items()}
             super().append(split, tokens[cut], positions[cut], docs[cut], rows, start=start + low)
 
     def finish_part(self) -> None:
-        """Write what is held; the part is complete on return."""
+        """Write the rows held; the part is complete on return."""
         for buffer in self._buffers.values():
             if buffer.held:
                 self._submit(buffer)
@@ -122,35 +124,31 @@ class PartWriter(CacheWriter):
         self.close()
 
     def _begin(self) -> dict[str, tuple[ShardInfo, ...]]:
-        for name, what in ((MANIFEST, "a complete cache"), (JOURNAL, "a cache written whole")):
+        for name, what in ((MANIFEST, "a complete cache"), (JOURNAL, "written as one part")):
             if self._store.read(name) is not None:
                 raise UserError(f"{self._store.url} is {what}; expected a new place for its parts")
-        mine = decode(self._journal(complete=False), self._key)
+        expected = decode(self._journal(complete=False), self._key)
         for key in journals(self._store):
             other = decode(self._store.read(key) or b"{}", self._store.name(key))
             for name in ("plan", "digests", "rows"):
-                if other.get(name) != mine[name]:
+                if other.get(name) != expected[name]:
                     raise UserError(
                         f"{self._store.name(key)} is of a cache with another {name}; expected "
-                        "the same command for every part, but for its number"
+                        "the same command for every part, except its number"
                     )
             if key.split("-of-")[1] != self._key.split("-of-")[1]:
                 raise UserError(
                     f"{self._store.name(key)} is of another number of parts; expected {self._key}"
                 )
         data = self._store.read(self._key)
-        found = shards_from_json(decode(data, self._key)["shards"]) if data else {}
-        whole = self.plan.shard_rows
-        return {
-            key: tuple(s for s in shards if s.rows == whole or key.startswith("vocab/"))
-            for key, shards in found.items()
-        }
+        shards = shards_from_json(decode(data, self._key)["shards"]) if data else {}
+        return full_shards(shards, self.plan)
 
     def _create_arrays(self) -> dict[str, Any]:
         chunk, shard = self.plan.chunk_rows, self.plan.shard_rows
         return {
             key: self._store.shared_array(
-                key, array_metadata(dtype, self._whole[split], width, chunk, shard)
+                key, array_metadata(dtype, self._rows[split], width, chunk, shard)
             )
             for split in SPLITS
             for key, (dtype, width) in self.plan.split_arrays(split).items()
@@ -162,11 +160,11 @@ class PartWriter(CacheWriter):
     def _journal(self, *, complete: bool) -> bytes:
         shards = getattr(self, "_shards", {})
         value = decode(journal_bytes(self.plan, self._digests, shards), self._key)
-        return encode(value | {"complete": complete, "rows": self._whole}, indent=None)
+        return encode(value | {"complete": complete, "rows": self._rows}, indent=None)
 
 
 def part_range(rows: int, plan: CachePlan, part: Part) -> tuple[int, int]:
-    """The rows of a split that ``part`` owns: whole shards, in order."""
+    """The first row of a split that ``part`` writes, and the row after its last: whole shards."""
     shards = -(-rows // plan.shard_rows)
     first, last = (shards * place // part.count for place in (part.index, part.index + 1))
     return first * plan.shard_rows, min(last * plan.shard_rows, rows)
@@ -179,36 +177,41 @@ def finish(url: str) -> Manifest:
         UserError: there are none, one is missing or incomplete, or they do not fit.
     """
     store = Store(url)
-    found = journals(store)
-    if not found:
-        raise UserError(f"{url} has no parts; expected what extraction with --shard i/n left")
-    count = int(found[0].split("-of-")[1].removesuffix(".json"))
-    read = []
-    for index in range(count):
-        key = _key(Part(index, count))
-        data = store.read(key)
-        value = None if data is None else decode(data, store.name(key))
-        if value is None or value.get("format") != FORMAT or not value["complete"]:
-            state = "is not there" if value is None else "is unfinished"
-            raise UserError(f"{url}: part {index}/{count} {state}; expected all {count} parts")
-        read.append(value)
+    keys = journals(store)
+    if not keys:
+        raise UserError(f"{url} has no parts; expected those of an extraction with --shard i/n")
+    count = int(keys[0].split("-of-")[1].removesuffix(".json"))
+    parts = [_read_complete(store, index, count) for index in range(count)]
     shards: dict[str, tuple[ShardInfo, ...]] = {}
-    for value in read:
+    for value in parts:
         for key, more in shards_from_json(value["shards"]).items():
             shards[key] = (*shards.get(key, ()), *more)
-    plan, rows = plan_from_json(read[0]["plan"]), read[0]["rows"]
+    plan, rows = plan_from_json(parts[0]["plan"]), parts[0]["rows"]
     for split in SPLITS:
         stored = sum(shard.rows for shard in shards.get(column_key(split, "docs"), ()))
         if stored != rows[split]:
             raise UserError(f"{url} has {stored} rows of {split} in parts; expected {rows[split]}")
-    manifest = seal(store, plan, read[0]["digests"], shards)
+    manifest = finalize(store, plan, parts[0]["digests"], shards)
     for key in store.keys(PARTS):
         store.delete(key)
     return manifest
 
 
+def _read_complete(store: Store, index: int, count: int) -> dict[str, Any]:
+    """The journal of a part; UserError unless the part is complete, and of this version."""
+    key = _key(Part(index, count))
+    data = store.read(key)
+    value = {} if data is None else decode(data, store.name(key))
+    if value.get("format") != FORMAT or not value["complete"]:
+        state = "is missing" if data is None else "is unfinished"
+        raise UserError(f"{store.url}: part {index}/{count} {state}; expected all {count} parts")
+    if value["version"] != VERSION:
+        raise UserError(f"{store.name(key)} is of version {value['version']}; expected {VERSION}")
+    return value
+
+
 def journals(store: Store) -> list[str]:
-    """The journals of the parts that have begun."""
+    """The journals of the parts that were begun."""
     return [key for key in store.keys(PARTS) if key.endswith(".json")]
 
 

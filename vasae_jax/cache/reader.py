@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import tensorstore as ts
 
-from vasae_jax.cache.journal import rows_said
+from vasae_jax.cache.journal import rows_done_text
 from vasae_jax.cache.manifest import (
     COLUMNS,
     EMBEDDING,
@@ -18,27 +18,26 @@ from vasae_jax.cache.manifest import (
     TOKENS,
     UNEMBEDDING,
     Manifest,
-    acts_key,
     column_key,
     decode,
-    norms_key,
 )
-from vasae_jax.cache.store import Store, array_metadata, autotuned
+from vasae_jax.cache.store import Store, array_metadata, wait
 from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name, vocab_metadata
 from vasae_jax.cache.writer import np_dtype
+from vasae_jax.sites import Site, SiteLike, as_site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array, sha256_bytes
 
 
 class PendingRows:
-    """Rows that are being read into ``out``."""
+    """A read of rows that has begun."""
 
     def __init__(self, array: "RowArray", start: int, stop: int, out: np.ndarray) -> None:
         self._array, self._range, self._out = array, (start, stop), out
         self._future = ts.array(out).write(array.tensorstore[start:stop])
 
     def result(self) -> np.ndarray:
-        """The rows [n, d_model] or [n], once they are there.
+        """Wait for the rows, [n, d_model] or [n].
 
         Raises:
             UserError: a chunk is missing or damaged.
@@ -46,7 +45,7 @@ class PendingRows:
         start, stop = self._range
         what = f"cannot read rows {start} to {stop} of {self._array.name}"
         with self._array.store.errors(what, "the bytes that were written (see vasae cache verify)"):
-            autotuned(self._future)
+            wait(self._future)
         return self._out
 
 
@@ -68,7 +67,7 @@ class RowArray:
         self.chunk_rows = chunk_rows
 
     def read_async(self, start: int, stop: int) -> PendingRows:
-        """Begin to read rows ``start`` to ``stop`` (exclusive); ``.result()`` waits for them."""
+        """Begin to read rows ``start`` to ``stop`` (exclusive)."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         return PendingRows(self, start, stop, out)
 
@@ -114,15 +113,17 @@ class Cache:
         manifest = Manifest.from_json(decode(data, store.name(MANIFEST)), store.url)
         return cls(store, manifest, sha256_bytes(data))
 
-    def acts(self, layer: int, split: str) -> RowArray:
-        """The rows of a layer, [rows, d_model]; UserError if the cache lacks them."""
-        self._check_layer(layer)
-        return self._rows(acts_key(split, layer), split)
+    def acts(self, site: SiteLike, split: str) -> RowArray:
+        """The rows of a site (a layer's number is its ``resid_post``), [rows, d_model].
 
-    def norms(self, layer: int, split: str) -> RowArray:
-        """The L2 norms of a layer's stored rows, float32 [rows]."""
-        self._check_layer(layer)
-        return self._rows(norms_key(split, layer), split)
+        Raises:
+            UserError: the cache has no such site or split.
+        """
+        return self._rows(self.manifest.acts_key(split, self._checked(site)), split)
+
+    def norms(self, site: SiteLike, split: str) -> RowArray:
+        """The L2 norms of a site's stored rows, float32 [rows]; errors as :meth:`acts`."""
+        return self._rows(self.manifest.norms_key(split, self._checked(site)), split)
 
     def column(self, name: str, split: str) -> RowArray:
         """``tokens``, ``positions`` or ``docs``, int32 [rows]."""
@@ -141,7 +142,7 @@ class Cache:
         """The model's input embeddings, float32 [vocab_size, d_model].
 
         Raises:
-            UserError: they are not those, in that order, whose digest the manifest has.
+            UserError: their digest is not the manifest's.
         """
         return self._vocab_array(EMBEDDING)
 
@@ -160,7 +161,7 @@ class Cache:
         """The token strings, one for each embedding row.
 
         Raises:
-            UserError: they are not those, in that order, whose digest the manifest has.
+            UserError: their digest is not the manifest's.
         """
         value = self._json(TOKENS)
         with self._naming(TOKENS):
@@ -168,10 +169,12 @@ class Cache:
             check_tokens(vocab, self.manifest.vocab_size)
         return vocab
 
-    def _check_layer(self, layer: int) -> None:
-        if layer not in self.manifest.layers:
-            there = ", ".join(map(str, self.manifest.layers))
-            raise UserError(f"{self.url} has no layer {layer}; expected one of {there}")
+    def _checked(self, site: SiteLike) -> Site:
+        site = as_site(site)
+        if site not in self.manifest.sites:
+            names = ", ".join(map(str, self.manifest.sites))
+            raise UserError(f"{self.url} has no {site}; expected one of {names}")
+        return site
 
     @contextlib.contextmanager
     def _naming(self, key: str) -> Iterator[None]:
@@ -205,34 +208,34 @@ class Cache:
         self._check_digest(key, sha256_bytes(data))
         return decode(data, self._store.name(key))
 
-    def _check_digest(self, key: str, found: str) -> None:
-        """Raise UserError unless a part of the vocabulary is what the manifest says."""
+    def _check_digest(self, key: str, digest: str) -> None:
+        """Raise UserError unless ``digest`` is the manifest's for this part of the vocabulary."""
         expected = self.manifest.digests.get(digest_name(key))
-        if found != expected:
+        if digest != expected:
             raise UserError(
-                f"{self._store.name(key)} has content of SHA-256 {found}; expected {expected}"
+                f"{self._store.name(key)} has content of SHA-256 {digest}; expected {expected}"
             )
 
 
 def _why_no_manifest(store: Store) -> str:
     if store.read(JOURNAL) is not None:
         return (
-            f"{store.url} is an unfinished cache with {rows_said(store)}; expected a complete one "
-            "(run its extraction again, it goes on where it stopped)"
+            f"{store.url} is an unfinished cache with {rows_done_text(store)}; expected a complete one "
+            "(run its extraction again to continue it)"
         )
-    found = "nothing" if store.empty() else f"no {MANIFEST}"
-    return f"{store.url} is no activation cache: found {found}; expected a {MANIFEST}"
+    content = "nothing" if store.empty() else f"no {MANIFEST}"
+    return f"{store.url} is no activation cache: found {content}; expected a {MANIFEST}"
 
 
 def open_cache(url: str | os.PathLike[str]) -> Cache:
     """Open a finished activation cache: a directory, or a ``gs://`` or ``s3://`` URL.
 
-    ``cache.acts(layer, split).read(start, stop)`` gives rows [n, d_model], ``cache.column`` their
+    ``cache.acts(site, split).read(start, stop)`` gives rows [n, d_model], ``cache.column`` their
     tokens, positions and documents, ``cache.vocab()`` the token strings.
 
     >>> cache = vj.open_cache(url)
-    >>> layer = cache.manifest.layers[0]
-    >>> x = cache.acts(layer, "heldout").read(0, 100)
+    >>> site = cache.manifest.sites[0]
+    >>> x = cache.acts(site, "heldout").read(0, 100)
     >>> x.shape == (100, cache.manifest.d_model)
     True
 
@@ -242,22 +245,18 @@ def open_cache(url: str | os.PathLike[str]) -> Cache:
     return Cache.open(os.fspath(url))
 
 
-# A cache in a few lines of text.
-
-
 def info(url: str) -> str:
-    """What the cache at ``url`` holds, for people; raises UserError if there is none."""
+    """A summary of the cache at ``url`` to print; raises UserError if there is none."""
     cache = Cache.open(url)
     manifest = cache.manifest
     rows = sum(split.rows for split in manifest.splits.values())
-    width = len(manifest.layers) * (manifest.d_model * np_dtype(manifest.dtype).itemsize + 4) + 12
+    width = len(manifest.sites) * (manifest.d_model * np_dtype(manifest.dtype).itemsize + 4) + 12
     model = manifest.model
     lines = {
         "cache": cache.url,
         "complete": f"yes, by {manifest.created_by}",
         "model": f"{model.id} ({model.family}, revision {model.revision})",
-        "site": manifest.site,
-        "layers": ", ".join(map(str, manifest.layers)),
+        "sites": ", ".join(map(str, manifest.sites)),
         "d_model": str(manifest.d_model),
         "vocabulary": f"{manifest.vocab_size:,} tokens, {'tied' if manifest.tied else 'untied'}",
         "computed": manifest.computed or "not stated",

@@ -2,6 +2,7 @@
 
 Arrays go through TensorStore everywhere. Other files go through TensorStore's key-value
 interface on buckets, where a put is atomic, and through :mod:`vasae_jax.utils.files` locally.
+Reads end after PATIENCE seconds, and requests that a bucket did not answer are reported on stderr.
 """
 
 import contextlib
@@ -21,67 +22,8 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, sha256_file, write_bytes
 from vasae_jax.utils.lock import OWNER, Owner
 
-# Waiting for storage: not for ever, and with a word where a bucket's requests are made again.
-
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-PATIENCE = 300.0
-"""Seconds in which storage must answer what is read from it: a read that hangs must end."""
-RETRIES = {"max_retries": 12, "initial_delay": "1s", "max_delay": "32s"}
-"""How TensorStore makes a bucket's request again that failed for a moment. The delays sum to 255 s,
-with up to a second each on top: within PATIENCE, so that the error says what the bucket did."""
-DRIVERS = ("gcs", "s3")
-_LOOK = 1.0  # seconds of a wait after which the number of retries is looked at
-_lock, _said = threading.Lock(), 0
-
-
-class Promise(Protocol[T_co]):
-    """A future of TensorStore's."""
-
-    def result(self, timeout: float | None = None) -> T_co:
-        """What it gives, waited for so many seconds."""
-
-
-def retrying(driver: str) -> dict[str, Any]:
-    """The part of a bucket's key-value spec that has RETRIES."""
-    return {"context": {f"{driver}_request_retries": RETRIES}}
-
-
-def autotuned(future: Promise[T]) -> T:
-    """What a read gives, waited for PATIENCE seconds at most; its error, or TimeoutError."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        left = end - time.monotonic()
-        try:
-            return future.result(timeout=max(0.0, min(_LOOK, left)))
-        except TimeoutError as error:
-            if left <= _LOOK:
-                raise TimeoutError(f"no answer for {PATIENCE:g} s") from error
-        finally:
-            _say_retries()
-
-
-def _say_retries() -> None:
-    """Say that requests were made again, if any were since this was last said."""
-    global _said
-    with _lock:
-        fresh, _said = (now := _retries()) - _said, now
-    if fresh > 0:
-        print(
-            f"the bucket failed for a moment: {fresh} request(s) made again",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _retries() -> int:
-    """Requests to buckets that TensorStore has made again in this process."""
-    names = (f"/tensorstore/kvstore/{driver}/retries" for driver in DRIVERS)
-    found = (metric for name in names for metric in ts.experimental_collect_matching_metrics(name))
-    return sum(value["value"] for metric in found for value in metric["values"])
-
-
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
@@ -90,6 +32,54 @@ _OS_ERRORS = {
     "28": "the disk is full",
     "122": "the disk quota is used up",
 }
+PATIENCE = 300.0
+"""Seconds after which a read that storage has not answered is given up."""
+RETRIES = {"max_retries": 12, "initial_delay": "1s", "max_delay": "32s"}
+"""How TensorStore repeats a bucket's request that failed. The delays sum to 255 s, with up to a
+second each on top: less than PATIENCE, so that the error is the bucket's own."""
+_POLL = 1.0  # seconds of waiting between two looks at the number of retries
+_lock, _reported_retries = threading.Lock(), 0
+
+
+class Future(Protocol[T_co]):
+    """A future of TensorStore's."""
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """The result, waited for ``timeout`` seconds at most."""
+
+
+def wait(future: Future[T]) -> T:
+    """The result of a read; raises its error, or TimeoutError after PATIENCE seconds."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        left = end - time.monotonic()
+        try:
+            return future.result(timeout=max(0.0, min(_POLL, left)))
+        except TimeoutError as error:
+            if left <= _POLL:
+                raise TimeoutError(f"no answer for {PATIENCE:g} s") from error
+        finally:
+            _report_retries()
+
+
+def _report_retries() -> None:
+    """Print how many requests were retried since the last report, if any were."""
+    global _reported_retries
+    with _lock:
+        new, _reported_retries = (now := _retries()) - _reported_retries, now
+    if new > 0:
+        print(
+            f"the bucket failed for a moment: {new} request(s) made again",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _retries() -> int:
+    """Requests to buckets that TensorStore has retried in this process."""
+    names = (f"/tensorstore/kvstore/{driver}/retries" for driver in BUCKETS.values())
+    metrics = (item for name in names for item in ts.experimental_collect_matching_metrics(name))
+    return sum(value["value"] for metric in metrics for value in metric["values"])
 
 
 class Store:
@@ -115,7 +105,7 @@ class Store:
     def read(self, key: str) -> bytes | None:
         """The content of a file, or None where there is none; raises UserError."""
         with self.errors(f"cannot read {self.name(key)}", "a readable cache"):
-            result = autotuned(self._open().read(key))
+            result = wait(self._open().read(key))
         return result.value if result.state == "value" else None
 
     def write(self, key: str, data: bytes) -> None:
@@ -138,30 +128,30 @@ class Store:
                     folder.rmdir()
 
     def keys(self, folder: str) -> list[str]:
-        """All files below ``folder``, lock files that a killed writer left included."""
+        """All files below ``folder``, with any lock files that a killed writer left."""
         if self.local:
             root = Path(self.url)
             files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
             return [path.relative_to(root).as_posix() for path in files]
         with self.errors(f"cannot list {self.name(folder)}", "a readable bucket"):
-            found = autotuned(self._open().list(_prefix(folder)))
-        return sorted(key.decode() for key in found)
+            keys = wait(self._open().list(_prefix(folder)))
+        return sorted(key.decode() for key in keys)
 
     def empty(self) -> bool:
-        """Whether nothing but an owner's file lies under the URL; UserError for a local file."""
+        """Whether the URL holds no file but a writer's lock; UserError if it is a local file."""
         if not self.local:
             with self.errors(f"cannot list {self.url}", "a readable bucket"):
-                return not autotuned(self._open().list())
+                return not wait(self._open().list())
         root = Path(self.url)
         if root.exists() and not root.is_dir():
             raise UserError(f"{self.url} is a file; expected a directory for a cache")
         return not root.exists() or set(os.listdir(root)) <= {OWNER}
 
-    def own(self, name: str = OWNER) -> contextlib.AbstractContextManager[object]:
+    def lock(self, name: str = OWNER) -> contextlib.AbstractContextManager[object]:
         """Keep other writers away while open; a bucket has no such lock.
 
         Raises:
-            UserError: another process writes there; it is named.
+            UserError: another process, which is named, writes there.
         """
         return Owner(self.url, name) if self.local else contextlib.nullcontext()
 
@@ -184,18 +174,18 @@ class Store:
         """An array with exactly this zarr3 metadata; shards that lie there stay."""
         self.delete(f"{key}/zarr.json")
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
-            return autotuned(ts.open(self._array(key, metadata), create=True))
+            return wait(ts.open(self._array(key, metadata), create=True))
 
     def shared_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
         """An array with exactly this metadata, created by whichever writer comes first."""
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
             spec = self._array(key, metadata)
-            return autotuned(ts.open(spec, create=True, open=True))
+            return wait(ts.open(spec, create=True, open=True))
 
     def open_array(self, key: str, metadata: dict[str, Any] | None = None) -> ts.TensorStore:
-        """A stored array, which must agree with ``metadata``; raises UserError."""
+        """A stored array; raises UserError, also where its metadata is not ``metadata``."""
         with self.errors(f"cannot open {self.name(key)}", "a zarr3 array"):
-            return autotuned(ts.open(self._array(key, metadata), open=True))
+            return wait(ts.open(self._array(key, metadata), open=True))
 
     @contextlib.contextmanager
     def errors(self, what: str, expected: str) -> Iterator[None]:
@@ -221,7 +211,7 @@ class Store:
     def _open(self) -> ts.KvStore:
         if self._kv is None:
             with self.errors(f"cannot open {self.url}", "a directory or a bucket"):
-                self._kv = autotuned(ts.KvStore.open(self.spec("")))
+                self._kv = wait(ts.KvStore.open(self.spec("")))
         return self._kv
 
 
@@ -292,22 +282,23 @@ def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
         raise UserError(f"{url} is no place for a cache; expected a directory, gs:// or s3:// URL")
     path = prefix.rstrip("/") + "/" if prefix else ""
     driver = BUCKETS[scheme]
-    spec = {"driver": driver, "bucket": bucket, "path": path, **retrying(driver)}
+    retry = {"context": {f"{driver}_request_retries": RETRIES}}
+    spec = {"driver": driver, "bucket": bucket, "path": path, **retry}
     return False, spec | (_s3_server() if scheme == "s3" else {})
 
 
 def _s3_server() -> dict[str, Any]:
-    """Where s3:// leads, from the variables that Amazon's own programs read.
+    """The server, region and credentials of s3://, from the variables that Amazon's tools read.
 
-    TensorStore reads neither the server nor the region there; credentials it does, but it
-    complains of absent profiles even where the environment has them.
+    TensorStore itself reads neither the server nor the region there; it does read credentials,
+    but complains of absent profiles even where the environment has them.
     """
-    found = {
+    options = {
         "endpoint": _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         "aws_region": _variable("AWS_REGION", "AWS_DEFAULT_REGION"),
         "aws_credentials": _variable("AWS_ACCESS_KEY_ID") and {"type": "environment"},
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in options.items() if value}
 
 
 def _variable(*names: str) -> str:

@@ -1,4 +1,4 @@
-"""Checking every byte of a cache, and describing one."""
+"""Checking every byte of a cache."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,27 +7,26 @@ import numpy as np
 from vasae_jax.cache.manifest import (
     MANIFEST,
     Manifest,
-    acts_key,
     checksum,
     column_key,
     decode,
-    norms_key,
     shard_key,
 )
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.writer import row_norms
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.progress import Progress
 
 
 def verify(url: str) -> list[str]:
-    """Read a whole cache and list what is wrong with it.
+    """Read a cache completely and list what is wrong with it.
 
     Checked: the manifest's checksum; the SHA-256 of every shard file; each chunk's crc32c;
     the number of rows, documents and shards; that rows are finite and have the norms
     stored; that tokens lie in the vocabulary; the digests of the vocabulary; that no
-    document lies in two splits. What takes long says how far it is, on stderr.
+    document lies in two splits. Progress is shown on stderr.
 
     Returns:
         One sentence for each problem, with the file's name; empty for a sound cache.
@@ -47,7 +46,7 @@ def _problems(cache: Cache) -> Iterator[str]:
         damaged = True
         yield problem
     yield from _vocabulary_problems(cache)
-    # What a damaged file holds says nothing more, and the same fault is not told twice.
+    # The content of a damaged file would only repeat the same fault.
     if not damaged:
         yield from _content_problems(cache)
 
@@ -78,10 +77,10 @@ def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
 
 
 def _expected_rows(manifest: Manifest) -> dict[str, int]:
-    found = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
+    rows = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
     for split, info in manifest.splits.items():
-        found |= dict.fromkeys(manifest.split_arrays(split), info.rows)
-    return found
+        rows |= dict.fromkeys(manifest.split_arrays(split), info.rows)
+    return rows
 
 
 def _vocabulary_problems(cache: Cache) -> Iterator[str]:
@@ -102,10 +101,11 @@ def _content_problems(cache: Cache) -> Iterator[str]:
             continue
         try:
             yield from _token_problems(cache, split)
-            documents[split] = _distinct(cache.column("docs", split))
+            docs = [piece for _, piece in _pieces(cache.column("docs", split))]
+            documents[split] = np.unique(np.concatenate(docs))
             cache.column("positions", split).read(0, info.rows)
-            for layer in cache.manifest.layers:
-                yield from _row_problems(cache, split, layer)
+            for site in cache.manifest.sites:
+                yield from _row_problems(cache, split, site)
         except UserError as error:
             yield str(error)
             continue
@@ -119,7 +119,7 @@ def _content_problems(cache: Cache) -> Iterator[str]:
 
 
 def _token_problems(cache: Cache, split: str) -> Iterator[str]:
-    for start, tokens in _pieces(cache.column("tokens", split), cache):
+    for start, tokens in _pieces(cache.column("tokens", split)):
         wrong = np.flatnonzero((tokens < 0) | (tokens >= cache.manifest.vocab_size))
         if len(wrong):
             name = f"{cache.url}/{column_key(split, 'tokens')}"
@@ -128,33 +128,25 @@ def _token_problems(cache: Cache, split: str) -> Iterator[str]:
             return
 
 
-def _row_problems(cache: Cache, split: str, layer: int) -> Iterator[str]:
-    stored = cache.norms(layer, split)
-    for start, rows in _pieces(cache.acts(layer, split), cache):
+def _row_problems(cache: Cache, split: str, site: Site) -> Iterator[str]:
+    acts, stored = cache.acts(site, split), cache.norms(site, split)
+    for start, rows in _pieces(acts):
         norms = row_norms(rows)
         if not np.isfinite(norms).all():
             row = start + int(np.flatnonzero(~np.isfinite(norms))[0])
-            yield f"{cache.url}/{acts_key(split, layer)} is not finite in row {row}"
+            yield f"{acts.name} is not finite in row {row}"
             return
         kept = stored.read(start, start + len(rows))
         wrong = np.flatnonzero(~np.isclose(norms, kept, rtol=1e-4, atol=0.0))
         if len(wrong):
-            name = f"{cache.url}/{norms_key(split, layer)}"
             row, norm = start + int(wrong[0]), norms[wrong[0]]
-            yield f"{name} has {kept[wrong[0]]} in row {row}; expected {norm}"
+            yield f"{stored.name} has {kept[wrong[0]]} in row {row}; expected {norm}"
             return
 
 
-def _distinct(array: RowArray) -> np.ndarray:
-    found = np.empty(0, np.int32)
-    for start in range(0, array.shape[0], array.chunk_rows):
-        found = np.union1d(found, array.read(start, min(start + array.chunk_rows, array.shape[0])))
-    return found
-
-
-def _pieces(array: RowArray, cache: Cache) -> Iterator[tuple[int, np.ndarray]]:
-    """Chunk by chunk, the next one being read while one is looked at."""
-    rows, step = array.shape[0], cache.manifest.chunk_rows
+def _pieces(array: RowArray) -> Iterator[tuple[int, np.ndarray]]:
+    """The first row and the rows of each chunk; the next chunk is read meanwhile."""
+    rows, step = array.shape[0], array.chunk_rows
     starts = range(0, rows, step)
     pending = [array.read_async(0, min(step, rows))]
     with Progress(rows, unit=f"rows of {array.name}") as progress:

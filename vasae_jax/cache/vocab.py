@@ -1,4 +1,4 @@
-"""The strings of a vocabulary: the bytes that a token stands for, and how to print them."""
+"""What a cache keeps of its model besides rows: token strings, embeddings and the final norm."""
 
 import functools
 import re
@@ -80,7 +80,7 @@ class Vocab:
 
 
 def printable(data: bytes) -> str:
-    r"""``data`` as one line of text from which the bytes can be told again.
+    r"""``data`` as one line of text from which the bytes can be recovered.
 
     Valid UTF-8 is shown as text and a space as ``␣``. A backslash becomes ``\\``; control
     characters and bytes that are not UTF-8 become ``\xNN``; other characters that do not
@@ -91,10 +91,10 @@ def printable(data: bytes) -> str:
     if not data:
         return r"\(empty)"
     text = data.decode("utf-8", "surrogateescape")
-    return "".join(_shown(character) for character in text)
+    return "".join(_escaped(character) for character in text)
 
 
-def _shown(character: str) -> str:
+def _escaped(character: str) -> str:
     code = ord(character)
     if character == " ":
         return "␣"
@@ -112,14 +112,11 @@ def _shown(character: str) -> str:
 @functools.cache
 def _byte_of_character() -> dict[str, int]:
     """GPT-2's byte-level alphabet: printable Latin-1 stands for itself, the rest from U+0100."""
-    own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in own]
-    table = {chr(byte): byte for byte in own}
+    printable_bytes = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable_bytes]
+    table = {chr(byte): byte for byte in printable_bytes}
     table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
     return table
-
-
-# What a cache carries of its model besides rows: embeddings, final norm, token strings.
 
 
 NORM_KINDS = ("rmsnorm", "layernorm")
@@ -127,7 +124,7 @@ NORM_KINDS = ("rmsnorm", "layernorm")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The arrays and strings of a model's two ends.
+    """The embeddings, final norm and token strings of a model.
 
     Attributes:
         embedding: float32 [vocab_size, d_model], the input embeddings.
@@ -143,10 +140,10 @@ class Vocabulary:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The float32 arrays by their key in the cache."""
-        found = {EMBEDDING: np.asarray(self.embedding, np.float32)}
+        arrays = {EMBEDDING: np.asarray(self.embedding, np.float32)}
         if self.unembedding is not None:
-            found[UNEMBEDDING] = np.asarray(self.unembedding, np.float32)
-        return found
+            arrays[UNEMBEDDING] = np.asarray(self.unembedding, np.float32)
+        return arrays
 
     def files(self) -> dict[str, bytes]:
         """The other files by their key in the cache."""
@@ -155,9 +152,9 @@ class Vocabulary:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each part, by the name that the manifest uses."""
-        found = {key: sha256_array(array) for key, array in self.arrays().items()}
-        found |= {key: sha256_bytes(data) for key, data in self.files().items()}
-        return {digest_name(key): digest for key, digest in found.items()}
+        digests = {key: sha256_array(array) for key, array in self.arrays().items()}
+        digests |= {key: sha256_bytes(data) for key, data in self.files().items()}
+        return {digest_name(key): digest for key, digest in digests.items()}
 
 
 def digest_name(key: str) -> str:
@@ -170,9 +167,9 @@ def check(vocabulary: Vocabulary, plan: CachePlan) -> None:
     shape = (plan.vocab_size, plan.d_model)
     if plan.tied != (vocabulary.unembedding is None):
         raise UserError(
-            f"the plan says tied={plan.tied} and an unembedding is "
-            f"{'absent' if vocabulary.unembedding is None else 'given'}; expected one exactly "
-            "for an untied model"
+            f"the plan has tied={plan.tied} and the vocabulary has "
+            f"{'no' if vocabulary.unembedding is None else 'an'} unembedding; expected one if "
+            "the model is untied, and only then"
         )
     for key, array in vocabulary.arrays().items():
         if array.shape != shape:
@@ -205,16 +202,16 @@ def check_final_norm(norm: Mapping[str, Any], d_model: int) -> None:
 
 
 def _length(numbers: Any) -> int | None:
-    """How many numbers are given; None where it is something else."""
+    """The length of a list of numbers; None for anything else."""
     try:
-        found = np.asarray(numbers, np.float64)
+        array = np.asarray(numbers, np.float64)
     except (TypeError, ValueError):
         return None
-    return len(found) if found.ndim == 1 else None
+    return len(array) if array.ndim == 1 else None
 
 
 def write(store: Store, vocabulary: Vocabulary, plan: CachePlan) -> None:
-    """Store all parts, each durable on return; raises UserError."""
+    """Store the vocabulary, durable on return; raises UserError."""
     metadata = vocab_metadata(plan)
     parts = vocabulary.arrays()
     arrays = {key: store.create_array(key, metadata) for key in parts}

@@ -1,4 +1,4 @@
-"""Writing a cache: whole shards only, journalled, so that a killed extraction goes on."""
+"""Writing a cache shard by shard, with a journal from which a killed extraction goes on."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from vasae_jax.cache import vocab as vocabulary_files
-from vasae_jax.cache.journal import begin, found_at, journal_bytes, seal
+from vasae_jax.cache.journal import begin, finalize, journal_bytes, read_state
 from vasae_jax.cache.manifest import (
     ANCHORS,
     COLUMNS,
@@ -22,24 +22,20 @@ from vasae_jax.cache.manifest import (
     CachePlan,
     Manifest,
     ShardInfo,
-    acts_key,
     column_key,
-    norms_key,
     shard_key,
 )
 from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, write_all
 from vasae_jax.cache.vocab import Vocab, Vocabulary
+from vasae_jax.sites import Site, SiteLike, as_site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.lock import OWNER
 
-# Rows held in memory until a whole shard can be written.
-
-
-BLOCK = 1024  # rows whose norms are taken at once: small enough to stay in the processor's cache
+BLOCK = 1024  # rows whose norms are computed at once: few enough to stay in the processor's cache
 
 
 class SplitBuffer:
-    """The rows of one split from the last whole shard on.
+    """Rows of one split, held in memory until a shard is full.
 
     Attributes:
         start: row of the split that the buffer begins with.
@@ -64,30 +60,27 @@ class SplitBuffer:
         """Rows until the shard is full."""
         return self.plan.shard_rows - self.held
 
-    def add(self, columns: Mapping[str, np.ndarray], rows: Mapping[int, np.ndarray]) -> None:
-        """Copy in n rows, at most ``room``: ``columns`` [n], ``rows`` [n, d_model] by layer.
+    def add(self, columns: Mapping[str, np.ndarray], rows: Mapping[Site, np.ndarray]) -> None:
+        """Copy in n rows, at most ``room``: ``columns`` [n], ``rows`` [n, d_model] by site.
 
         Raises:
             UserError: a row has a value that is not finite as it would be stored.
         """
         place = slice(self.held, self.held + len(columns["tokens"]))
-        for layer, values in rows.items():
-            acts = self._arrays[acts_key(self.split, layer)][place]
+        for site, values in rows.items():
+            acts = self._arrays[self.plan.acts_key(self.split, site)][place]
             with np.errstate(over="ignore"):  # an overflow becomes inf and is refused below
                 acts[...] = values.astype(acts.dtype, copy=False)
             norms = row_norms(acts)
             if not np.isfinite(norms).all():
-                self._refuse(layer, int(np.flatnonzero(~np.isfinite(norms))[0]), columns)
-            self._arrays[norms_key(self.split, layer)][place] = norms
+                self._refuse(site, int(np.flatnonzero(~np.isfinite(norms))[0]), columns)
+            self._arrays[self.plan.norms_key(self.split, site)][place] = norms
         for name in COLUMNS:
             self._arrays[column_key(self.split, name)][place] = columns[name]
         self.held = place.stop
 
     def take(self) -> dict[str, np.ndarray]:
-        """All rows held, by array; the buffer is empty afterwards and begins after them.
-
-        The arrays stay as they are until ``take`` is called again.
-        """
+        """Remove all rows held and return them by array, valid until the next ``take``."""
         taken = {key: array[: self.held] for key, array in self._arrays.items()}
         self.start, self.held = self.position, 0
         self._arrays, self._other = self._other, self._arrays
@@ -95,15 +88,15 @@ class SplitBuffer:
 
     def _allocate(self) -> dict[str, np.ndarray]:
         # np.empty of this size takes no memory until a row is copied in. The two sets are used
-        # in turn: rows copied to memory in use already take half the time.
+        # in turn: copying to memory that is in use already takes half the time.
         return {
             key: np.empty((self.plan.shard_rows, *([width] if width else [])), np_dtype(dtype))
             for key, (dtype, width) in self.plan.split_arrays(self.split).items()
         }
 
-    def _refuse(self, layer: int, row: int, columns: Mapping[str, np.ndarray]) -> None:
+    def _refuse(self, site: Site, row: int, columns: Mapping[str, np.ndarray]) -> None:
         raise UserError(
-            f"layer {layer} has a value that is not finite as {self.plan.dtype} in document "
+            f"{site} has a value that is not finite as {self.plan.dtype} in document "
             f"{columns['docs'][row]} at position {columns['positions'][row]}; expected finite rows"
         )
 
@@ -128,11 +121,11 @@ def np_dtype(name: str) -> np.dtype:
 class CacheWriter:
     """Appends rows to a new or unfinished cache.
 
-    Rows are held in memory until a shard is full (``plan.shard_rows`` rows of every layer
+    Rows are held in memory until a shard is full (``plan.shard_rows`` rows of every site
     of one split: two such shards are in memory while one is being written). All arrays of
     a shard are then written at once on a thread, read back for their digests, and entered
-    in ``journal.json``: from there on they are durable. A writer opened again with an equal
-    plan goes on after the durable rows, see :meth:`rows_done`; the finished cache has the
+    in ``journal.json``, after which they are durable. A writer opened again with an equal
+    plan continues after the durable rows, see :meth:`rows_done`; the finished cache has the
     same bytes as one that was never interrupted.
 
     Args:
@@ -143,9 +136,9 @@ class CacheWriter:
         final_norm: ``{"kind": "rmsnorm"|"layernorm", "eps": float, "weight": [d_model],
             "bias": [d_model] or None}``.
         vocab: the token strings.
-        overwrite: replace a cache that lies there. Only ever a cache: a directory with
-            anything else in it is refused.
-        expected: rows that each split is to have, for whoever asks an unfinished cache.
+        overwrite: replace the cache that is there; a directory with anything else in it is
+            refused.
+        expected: rows that each split will have, for the progress of an unfinished cache.
 
     Raises:
         UserError: the place is not writable, holds something else, a complete cache
@@ -170,8 +163,8 @@ class CacheWriter:
         parts = Vocabulary(embedding, unembedding, final_norm, vocab)
         vocabulary_files.check(parts, plan)
         self._digests = parts.digests()
-        found_at(self._store)  # refused before the owner's file is put there
-        with self._owning(OWNER):
+        read_state(self._store)  # refuses other places before a lock file is written there
+        with self._locked(OWNER):
             self._shards = begin(self._store, plan, self._digests, overwrite)
             self._clear_undurable()
             if not self._shards:
@@ -181,25 +174,25 @@ class CacheWriter:
         self._start(SPLITS)
 
     @contextlib.contextmanager
-    def _owning(self, name: str) -> Iterator[None]:
-        """Own the place from here on until closed, unless the block fails."""
+    def _locked(self, name: str) -> Iterator[None]:
+        """Lock the place until the writer is closed, or the block fails."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._store.own(name))
+            stack.enter_context(self._store.lock(name))
             yield
-            self._held = stack.pop_all()
+            self._lock = stack.pop_all()
 
     def _start(self, splits: tuple[str, ...]) -> None:
-        """Begin to take rows, each split's after its durable ones."""
+        """Begin to accept rows, in each split after the durable ones."""
         self._buffers = {s: SplitBuffer(s, self.plan, self.rows_done(s)) for s in splits}
         self._thread = ThreadPoolExecutor(1, "cache-writer")
         self._pending: Future[None] | None = None
 
     def rows_done(self, split: str) -> int:
-        """Rows of a split that are durable: an extraction goes on with the row after them."""
+        """Durable rows of a split; an extraction continues with the row after them."""
         return sum(shard.rows for shard in self._shards.get(column_key(split, "tokens"), ()))
 
     def rows_end(self, split: str, total: int) -> int:
-        """The row after the last that this writer is to be given, of a split of ``total`` rows."""
+        """The row after the last that this writer stores, of a split of ``total`` rows."""
         return total
 
     def append(
@@ -208,7 +201,7 @@ class CacheWriter:
         tokens: np.ndarray,
         positions: np.ndarray,
         docs: np.ndarray,
-        acts: Mapping[int, np.ndarray],
+        acts: Mapping[SiteLike, np.ndarray],
         *,
         start: int | None = None,
     ) -> None:
@@ -219,18 +212,20 @@ class CacheWriter:
             tokens: int [n], the token at each row.
             positions: int [n], its position in its window (0 is the first).
             docs: int [n], the number of its document.
-            acts: for each layer of the plan, float [n, d_model].
-            start: row of the split that the first of these is; rows that the split has
-                already are skipped, so that a batch can be replayed after a restart.
-                Without it they follow the last row.
+            acts: for each site of the plan, float [n, d_model].
+            start: row of the split at which these begin. Rows that the split has already are
+                skipped, so a batch can be replayed after a restart. None: after the last row.
 
         Raises:
             UserError: a value is not finite, or an earlier shard could not be written.
-            ValueError: shapes, layers or ``start`` do not fit.
+            ValueError: shapes, sites or ``start`` do not fit.
         """
-        given = {"tokens": tokens, "positions": positions, "docs": docs}
-        columns = {name: np.asarray(column) for name, column in given.items()}
-        rows = {layer: np.asarray(values) for layer, values in acts.items()}
+        columns = {
+            "tokens": np.asarray(tokens),
+            "positions": np.asarray(positions),
+            "docs": np.asarray(docs),
+        }
+        rows = {as_site(site): np.asarray(values) for site, values in acts.items()}
         self._check_shapes(columns, rows)
         buffer = self._buffers[split]
         at = 0 if start is None else buffer.position - start
@@ -240,14 +235,14 @@ class CacheWriter:
             piece = slice(at, at + buffer.room)
             buffer.add(
                 {name: column[piece] for name, column in columns.items()},
-                {layer: values[piece] for layer, values in rows.items()},
+                {site: values[piece] for site, values in rows.items()},
             )
             at = piece.stop
             if buffer.room == 0:
                 self._submit(buffer)
 
     def finish(self) -> Manifest:
-        """Write what is held, then the manifest; the cache is complete on return.
+        """Write the rows held and then the manifest; the cache is complete on return.
 
         Raises:
             UserError: nothing was appended to ``train``, a document lies in both splits,
@@ -260,22 +255,22 @@ class CacheWriter:
         with self._store.errors(f"cannot write {self._store.url}", "a writable place"):
             for split in SPLITS:
                 for key in self.plan.split_arrays(split):
-                    # First, so that the last shard is written whole and nothing is read back.
+                    # First, so that the last shard is written complete and none is read back.
                     self._arrays[key] = resize(self._arrays[key], rows[split])
         for buffer in self._buffers.values():
             if buffer.held:
                 self._submit(buffer)
         self._wait()
         empty = {key: () for split in SPLITS for key in self.plan.split_arrays(split)}
-        manifest = seal(self._store, self.plan, self._digests, empty | self._shards)
+        manifest = finalize(self._store, self.plan, self._digests, empty | self._shards)
         self._store.delete(JOURNAL)
         self.close()
         return manifest
 
     def close(self) -> None:
-        """Wait for the shard being written, and let the place go; rows still held are given up."""
+        """Wait for the shard being written, and unlock the place; rows still held are lost."""
         self._thread.shutdown(wait=True)
-        self._held.close()
+        self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -288,11 +283,12 @@ class CacheWriter:
     ) -> None:
         self.close()
 
-    def _check_shapes(self, columns: dict[str, np.ndarray], rows: dict[int, np.ndarray]) -> None:
+    def _check_shapes(self, columns: dict[str, np.ndarray], rows: dict[Site, np.ndarray]) -> None:
         count = len(columns["tokens"])
-        if sorted(rows) != list(self.plan.layers):
-            raise ValueError(f"rows are of layers {sorted(rows)}; expected {self.plan.layers}")
-        arrays = {**columns, **{f"layer {layer}": values for layer, values in rows.items()}}
+        if tuple(sorted(rows)) != self.plan.sites:
+            sites = [", ".join(map(str, names)) for names in (sorted(rows), self.plan.sites)]
+            raise ValueError(f"rows are of {sites[0]}; expected {sites[1]}")
+        arrays = {**columns, **{str(site): values for site, values in rows.items()}}
         for name, array in arrays.items():
             expected = (count,) if name in columns else (count, self.plan.d_model)
             if array.shape != expected:
@@ -304,7 +300,7 @@ class CacheWriter:
         self._pending = self._thread.submit(self._commit, start, buffer.take())
 
     def _wait(self) -> None:
-        # The future stays after an error, so that no later shard is written past a gap.
+        # The future stays after an error, so no later shard is written past a gap.
         if self._pending is not None:
             self._pending.result()
 
@@ -329,11 +325,11 @@ class CacheWriter:
         vocabulary_files.write(self._store, parts, self.plan)
         step, total = self.plan.shard_rows, self.plan.vocab_size
         counts = [min(step, total - start) for start in range(0, total, step)]
-        found = {}
+        shards = {}
         for key in self.plan.vocab_arrays():
             digests = self._digest_files([shard_key(key, i) for i in range(len(counts))])
-            found[key] = tuple(map(ShardInfo, counts, digests))
-        return found
+            shards[key] = tuple(map(ShardInfo, counts, digests))
+        return shards
 
     def _write_journal(self) -> None:
         self._store.write(
@@ -341,10 +337,7 @@ class CacheWriter:
         )
 
     def _clear_undurable(self) -> None:
-        """Remove what an interrupted writer left beyond its journal, lock files included.
-
-        Also what was read off a cache that is being replaced.
-        """
+        """Remove files that no journal lists, lock files too, and the anchors of an old cache."""
         kept = {FINAL_NORM, TOKENS} if self._shards else set()
         for key, shards in self._shards.items():
             kept |= {f"{key}/zarr.json", *(shard_key(key, i) for i in range(len(shards)))}
