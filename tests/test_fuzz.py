@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fault
 
 def read_cache(url):
     cache = Cache.open(url)
-    cache.acts(cache.manifest.layers[0], "train").read(0, 10)
+    cache.acts(cache.manifest.sites[0], "train").read(0, 10)
     for read in (cache.embedding, cache.final_norm, cache.vocab):
         read()
 

@@ -123,7 +123,7 @@ def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -
         found = Cache.open(url).manifest
         for what, old, new in (
             ("model", found.model.source_digest, model.source_digest),
-            ("layers", found.layers, layers),
+            ("layers", tuple(site.layer for site in found.sites), layers),
             ("text", found.text.source, wanted.text),
         ):
             if old != new:

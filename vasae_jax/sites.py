@@ -82,6 +82,19 @@ def check_supported(site: Site, where: str) -> Site:
     return site
 
 
+def resid_post_layers(sites: Iterable[SiteLike], where: str) -> tuple[int, ...]:
+    """The layers of ``sites``, for a model with a hook for ``resid_post`` alone.
+
+    Raises:
+        UserError: a site of another kind; the sentence begins with ``where``.
+    """
+    chosen = as_sites(sites)
+    for site in chosen:
+        if site.kind != "resid_post":
+            raise UserError(f"{where} has no hook for {site}; expected a site of kind resid_post")
+    return tuple(site.layer for site in chosen)
+
+
 # The names of sites in other libraries.
 
 

@@ -143,7 +143,7 @@ def test_unit_rows_of_each_kind(cache):
 
 
 def test_what_cannot_be_is_refused(cache):
-    with pytest.raises(UserError, match="no layer 2; expected one of 1, 3"):
+    with pytest.raises(UserError, match=r"no layers\.2\.resid_post; expected one of"):
         layer_anchors(cache, 2, 1, 3.0)
     with pytest.raises(UserError, match="not negative"):
         layer_anchors(cache, 3, -1, 3.0)

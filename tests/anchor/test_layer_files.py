@@ -15,7 +15,7 @@ from vasae_jax.cache import Cache, CacheWriter, verify
 from vasae_jax.cli.main import main
 from vasae_jax.utils.errors import UserError
 
-FOLDER = Path("anchors") / "layer_03-skip1-norm3.0"
+FOLDER = Path("anchors") / "layers.3.resid_post-skip1-norm3.0"
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def test_anchors_of_another_cache_are_refused(copy, tmp_path):
 
 def test_anchors_of_another_layer_are_refused(copy):
     home = Path(copy.url) / "anchors"
-    shutil.copytree(home / FOLDER.name, home / "layer_01-skip1-norm3.0")
-    with pytest.raises(UserError, match="is of layer 3; expected 1"):
+    shutil.copytree(home / FOLDER.name, home / "layers.1.resid_post-skip1-norm3.0")
+    with pytest.raises(UserError, match=r"is of site layers\.3\.resid_post; expected layers\.1"):
         layer_anchors(copy, 1, 1, 3.0)
     assert len(problems(copy)) == 1
 

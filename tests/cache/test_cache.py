@@ -14,8 +14,10 @@ from full_disks import full_beyond
 
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
 from vasae_jax.cache.vocab import Vocab
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_bytes
+from vasae_jax.cache.manifest import checksum
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -34,7 +36,7 @@ def test_reads_back_what_was_written(tmp_path, dtype, tied):
             column = cache.column(name, split)
             assert column.dtype == np.int32
             np.testing.assert_array_equal(column.read(0, len(rows.docs)), getattr(rows, name))
-        for layer in plan.layers:
+        for layer in (1, 3):
             stored = cache.acts(layer, split)
             assert stored.shape == (len(rows.docs), plan.d_model)
             assert stored.dtype == (ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
@@ -110,7 +112,7 @@ def test_refuses_rows_that_are_not_finite_as_stored(tmp_path, value):
     ):
         append(writer, "train", rows)
     place = f"document {rows.docs[41]} at position {rows.positions[41]}"
-    assert "layer 3" in str(caught.value)
+    assert "layers.3.resid_post" in str(caught.value)
     assert place in str(caught.value)
 
 
@@ -214,8 +216,8 @@ def test_open_refuses_newer_and_garbled_manifests(tmp_path):
     cache = make_cache(tmp_path)
     path = tmp_path / "cache/manifest.json"
     value = json.loads(path.read_text())
-    write_bytes(path, json.dumps(value | {"version": 2}).encode())
-    with pytest.raises(UserError, match="cache of version 2; expected version 1"):
+    write_bytes(path, json.dumps(value | {"version": 3}).encode())
+    with pytest.raises(UserError, match="cache of version 3; expected version 1 or 2"):
         Cache.open(cache.url)
     write_bytes(path, json.dumps(value | {"complete": False}).encode())
     with pytest.raises(UserError, match="unfinished"):
@@ -226,9 +228,30 @@ def test_open_refuses_newer_and_garbled_manifests(tmp_path):
         Cache.open(cache.url)
 
 
+def test_a_cache_of_version_1_is_read(tmp_path):
+    cache = make_cache(tmp_path, rows=100)
+    expected = {split: cache.acts(3, split).read(0, 20) for split in ("train", "heldout")}
+    for path in [*tmp_path.rglob("layers.*")]:
+        path.rename(path.with_name(f"layer_0{path.name.split('.')[1]}"))
+    value = json.loads((tmp_path / "cache/manifest.json").read_text())
+    del value["sites"], value["checksum"]
+    shards = {
+        re.sub(r"layers\.(\d)\.resid_post", r"layer_0\1", key): listed
+        for key, listed in value["shards"].items()
+    }
+    old = value | {"version": 1, "site": "resid_post", "layers": [1, 3], "shards": shards}
+    old["checksum"] = checksum(old)
+    write_bytes(tmp_path / "cache/manifest.json", json.dumps(old).encode())
+    read = Cache.open(cache.url)
+    assert read.manifest.sites == (Site(1), Site(3))
+    for split, rows in expected.items():
+        np.testing.assert_array_equal(read.acts(Site(3), split).read(0, 20), rows)
+    assert verify(cache.url) == []
+
+
 def test_reader_names_what_there_is(tmp_path):
     cache = make_cache(tmp_path, heldout=0)
-    with pytest.raises(UserError, match="no layer 2; expected one of 1, 3"):
+    with pytest.raises(UserError, match=r"no layers.2.resid_post; expected one of layers.1.resid_post, layers.3"):
         cache.acts(2, "train")
     with pytest.raises(UserError, match="no split 'test'; expected one of train, heldout"):
         cache.acts(1, "test")
@@ -248,7 +271,7 @@ def test_a_complete_cache_is_replaced_only_when_asked(tmp_path):
     with CacheWriter(old.url, plan, **make_vocabulary(plan), overwrite=True) as writer:
         append(writer, "train", make_rows(plan, 100))
         writer.finish()
-    assert Cache.open(old.url).manifest.layers == (2,)
+    assert Cache.open(old.url).manifest.sites == (Site(2),)
     assert not list((tmp_path / "cache").rglob("layers.1.resid_post*"))
     assert verify(old.url) == []
 
@@ -298,7 +321,7 @@ def test_a_write_that_fails_leaves_durable_rows_alone(tmp_path):
 
 def test_info_tells_what_matters(tmp_path):
     text = info(make_cache(tmp_path, rows=1234).url)
-    for part in ("tiny", "gpt2", "1, 3", "1,234 rows", "bfloat16", "20 tokens", "made up"):
+    for part in ("tiny", "gpt2", "layers.1.resid_post, layers.3", "1,234 rows", "bfloat16", "20 tokens", "made up"):
         assert part in text
 
 
@@ -308,7 +331,7 @@ def test_the_example_in_the_docs_reads_a_cache(tmp_path):
     program = text.split("```python\n")[1].split("```")[0]
     command = [sys.executable, "-c", program, cache.url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "(1000, 16) rows of layer 1 of tiny" in shown
+    assert "(1000, 16) rows of layers.1.resid_post of tiny" in shown
 
 
 @pytest.mark.fault
@@ -335,7 +358,7 @@ def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
         ({"d": 24}, "d_model 16; expected 24"),
         ({"vocab": 41}, "vocab_size 40; expected 41"),
         ({"dtype": "float32"}, "dtype bfloat16; expected float32"),
-        ({"layers": (1, 4)}, r"layers \[1, 3\]; expected \[1, 4\]"),
+        ({"layers": (1, 4)}, r"sites .*layers.3.resid_post.*; expected .*layers.4.resid_post"),
         ({"model": ModelInfo("tiny", "v2", "gpt2", "0" * 64)}, "model .*'main'.*; expected .*'v2'"),
         ({}, r"tokens \w{64}; expected \w{64}"),  # another tokenizer
     ],

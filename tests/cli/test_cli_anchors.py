@@ -21,7 +21,7 @@ def files(cache):
 def test_anchors_are_made_told_of_and_kept(cache, capsys):
     assert main(["anchors", cache.url, "--layers", "1,3"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in said] == ["layer 1", "layer 3"]
+    assert [line.split(":")[0] for line in said] == ["layers.1.resid_post", "layers.3.resid_post"]
     for words in ("285 rows", "of 60;", "explained by embeddings: here 0.", "MB, made in"):
         assert all(words in line for line in said), words
     before = files(cache)
@@ -50,7 +50,7 @@ def test_damage_is_told_by_verify_and_mended_by_overwrite(cache, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--layers=1,2"], "has no layer 2; expected one of 1, 3"),
+        (["--layers=1,2"], "has no layers.2.resid_post; expected one of layers.1.resid_post"),
         (["--layers=x"], "expected numbers as in 3,9, or all"),
         (["--skip-positions=-1"], "expected numbers that are not negative"),
         (["--max-norm=-1"], "expected numbers that are not negative"),

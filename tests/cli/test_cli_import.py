@@ -115,7 +115,7 @@ def test_every_library_is_named_and_measured(tmp_path, cache, library, capsys):
         write_dictionary_learning(tmp_path / "sae", w, "BatchTopKSAE")
         formula = {"threshold": np.float32(0.7), "taken": 1.0}
     assert main(asked(tmp_path / "sae", cache, tmp_path / "in", layer=3)) == 0
-    assert f"{F} features of width 16 at layer 3" in capsys.readouterr().out
+    assert f"{F} features of width 16 at layers.3.resid_post" in capsys.readouterr().out
     x, keep = heldout(cache)
     x_hat = slow(w, x[keep], **formula)[1]
     spread = np.sum((x[keep] - x[keep].mean(axis=0)) ** 2, dtype=np.float64)
@@ -136,7 +136,7 @@ def test_a_source_that_disagrees_is_said(tmp_path, cache, capsys):
     write_sae_lens(tmp_path / "sae", weights(), "topk", **named)
     assert main(asked(tmp_path / "sae", cache, tmp_path / "in", layer=3)) == 0
     said = capsys.readouterr().err
-    assert "says that it reads layer 1; --layer 3 is taken" in said
+    assert "says that it reads layers.1.resid_post; --layer 3 is taken" in said
     assert "says that its model is gpt2-small; the cache is of tiny" in said
 
 
@@ -155,7 +155,7 @@ def test_what_does_not_fit_the_cache_is_one_sentence_and_nothing_is_written(
     assert "does not say which layer it reads; expected --layer" in refused(
         capsys, asked(nameless, cache, out)
     )
-    assert "has no layer 2; expected one of 1, 3" in refused(
+    assert "has no layers.2.resid_post; expected one of layers.1.resid_post" in refused(
         capsys, asked(nameless, cache, out, layer=2)
     )
     wide = make_cache(tmp_path, d=8, rows=200, name="wide")

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from vasae_jax.evaluation.patching import measure
-from vasae_jax.evaluation.patching.measure import compare, effects, known, measure_lm
+from vasae_jax.evaluation.patching.measure import compare, effects, measure_lm, reference_of
 from vasae_jax.evaluation.patching.model import WindowTable, open_model
 from vasae_jax.extract.torch import TorchLM
 from vasae_jax.lm import load_lm
@@ -151,7 +151,7 @@ def test_cross_entropy_and_kl_by_hand():
     """P = (1/2, 1/2) and Q = (3/4, 1/4): CE of token 1 is ln 4, KL is ln(2/sqrt 3)."""
     own = jnp.zeros((1, 1, 2), jnp.float32)
     other = jnp.log(jnp.asarray([[[3.0, 1.0]]], jnp.float32))
-    ce, kl = compare(known(own), other, np.array([[1]], np.int32))
+    ce, kl = compare(reference_of(own), other, np.array([[1]], np.int32))
     assert float(ce[0, 0]) == pytest.approx(np.log(4))
     assert float(kl[0, 0]) == pytest.approx(np.log(2 / np.sqrt(3)))
 

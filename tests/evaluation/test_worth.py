@@ -366,7 +366,7 @@ def test_runs_that_cannot_be_compared_are_refused(home, monkeypatch):
     run = pf.make_run(home, pf.random_params(D, 40), K)
     centred = pf.make_run(home, pf.random_params(D, 40), K, center=True)
     deeper = replace(run, config=replace(run.config, data=replace(run.config.data, layer=2)))
-    for other, sentence in ((centred, "names by input embeddings minus"), (deeper, "layer 2")):
+    for other, sentence in ((centred, "names by input embeddings minus"), (deeper, "layers.2")):
         monkeypatch.setattr(measure, "open_trained", lambda *_, other=other: other)
         with pytest.raises(UserError, match=sentence):
             measure.open_other_run("other", run)

@@ -13,11 +13,12 @@ from lm_fixtures import gpt2_config, llama_config, random_model, save_model, tor
 
 from vasae_jax.cache import Cache, verify
 from vasae_jax.extract import Settings, extract
-from vasae_jax.extract.arguments import parser, run
+from vasae_jax.extract.arguments import make_parser, run
 from vasae_jax.extract.pipeline import shard_rows
 from vasae_jax.extract.torch import TorchLM
 from vasae_jax.lm import load_lm
 from vasae_jax.utils.errors import UserError
+from vasae_jax.sites import as_sites
 
 TEXTS = [
     f"Document {i} says: " + f"number {i * i} and then {i * 7}. " * (1 + i % 4) for i in range(24)
@@ -89,7 +90,7 @@ def test_the_manifest_tells_where_everything_came_from(checkpoints, tmp_path):
     manifest = extract(lm, TEXTS, str(tmp_path / "cache"), SETTINGS, source="made up")
     assert (manifest.model.id, manifest.model.family) == ("llama", "llama")
     assert manifest.model.source_digest == lm.source_digest
-    assert (manifest.layers, manifest.context_length, manifest.tied) == ((0, 2), 16, False)
+    assert (manifest.sites, manifest.context_length) == (as_sites((0, 2)), 16) and not manifest.tied
     assert manifest.text.source == "made up"
     cache = Cache.open(str(tmp_path / "cache"))
     weights = torch_model.state_dict()
@@ -163,7 +164,7 @@ def test_a_shard_holds_a_bounded_number_of_bytes():
 
 def tool(directory, out, *options, text="pydoc-topics", layers="0"):
     given = ["--model", str(directory), "--text", text, "--out", str(out), "--layers", layers]
-    arguments = parser("").parse_args([*given, "--max-rows", "2000", *options])
+    arguments = make_parser("").parse_args([*given, "--max-rows", "2000", *options])
     return run(arguments, lambda _: load_lm(directory))
 
 
@@ -177,7 +178,7 @@ def test_the_command_line_makes_a_cache_and_refuses_to_replace_it(checkpoints, t
     assert "is a complete cache; expected a new place, or --overwrite" in capsys.readouterr().err
     assert (out / "manifest.json").read_bytes() == before
     assert tool(directory, out, "--context-length", "32", "--overwrite") == 0
-    assert Cache.open(str(out)).manifest.layers == (0,)
+    assert Cache.open(str(out)).manifest.sites == as_sites((0,))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_rows_that_are_not_finite_are_named(tmp_path):
         model.transformer.h[2].mlp.c_proj.bias[3] = 3e38
     lm = load_lm(save_model(model, tmp_path / "m"))
     settings = Settings(layers=(0, 2), context_length=8)
-    with pytest.raises(UserError, match=r"layer 2 has a value that is not finite .* document 0"):
+    with pytest.raises(UserError, match=r"layers.2.resid_post has a value that is not finite .* document 0"):
         extract(lm, TEXTS, str(tmp_path / "c"), settings, source="x")
     with pytest.raises(UserError, match="unfinished"):
         Cache.open(str(tmp_path / "c"))
@@ -280,7 +281,7 @@ def test_a_mesh_gives_the_rows_of_one_device(checkpoints, tmp_path, capsys):
             "--dtype",
             "float32",
         ]
-        arguments = parser("")
+        arguments = make_parser("")
         flax_tool["options"](arguments)
         parsed = arguments.parse_args([*given, *shape, "--mesh", mesh])
         assert run(parsed, flax_tool["build"]) == 0

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from vasae_jax.cache import Cache, verify
 from vasae_jax.cli.main import main
+from vasae_jax.sites import Site
 
 W, T = 30, 8
 """Windows, and rows of each."""
@@ -94,7 +95,7 @@ def test_npy(tmp_path, model, width, documents):
     check(cache, rows, tokens, docs if documents else np.arange(W), 1)
     assert verify(cache.url) == []
     assert cache.embedding().shape == (VOCAB, width) and len(cache.vocab()) == VOCAB
-    assert cache.manifest.layers == (1,) and not cache.manifest.bos
+    assert cache.manifest.sites == (Site(1),) and not cache.manifest.bos
 
 
 def test_rows_laid_flat_need_the_length_of_a_window(tmp_path, model, width, capsys):
@@ -191,7 +192,7 @@ def test_export_asks_which_layer_and_keeps_what_is_there(tmp_path, capsys):
     cache = make_cache(tmp_path, rows=100)
     out = tmp_path / "out"
     asked = ["cache", "export", cache.url, f"--out={out}"]
-    assert "has layers 1, 3; expected --layer" in refused(capsys, asked)
+    assert "has sites layers.1.resid_post, layers.3.resid_post; expected --layer" in refused(capsys, asked)
     out.mkdir()
     (out / "rows.npy").write_text("precious")
     assert "exists already" in refused(capsys, [*asked, "--layer=1"])

@@ -10,6 +10,7 @@ from test_given_rows import T, W, check, command, given, refused
 from vasae_jax.cache import Cache, verify
 from vasae_jax.cli.main import main
 from vasae_jax.extract.row_files import Beside, open_rows
+from vasae_jax.sites import Site
 
 LAYERS = (0, 2)
 
@@ -72,7 +73,7 @@ def test_a_read_goes_over_files(tmp_path, width):
     np.save(tmp_path / "tokens.npy", tokens.reshape(-1))  # laid flat
     beside = Beside(layer=0, tokens=str(tmp_path / "tokens.npy"))
     found = open_rows(str(source), "auto", beside)
-    assert found.layer == 0
+    assert found.site == Site(0)
     np.testing.assert_array_equal(found.tokens, tokens)
     for first, last in ((0, W), (3, 13), (8, 9), (29, 30)):
         np.testing.assert_array_equal(found.read(first, last), rows[first:last] + 1)
@@ -83,9 +84,9 @@ def test_the_only_layer_is_taken_and_one_from_the_end_must_be_named(tmp_path, wi
     np.save(tmp_path / "tokens.npy", tokens)
     ids = str(tmp_path / "tokens.npy")
     one = write_shards(tmp_path / "one", rows[:, None], layers=(2,))
-    assert open_rows(str(one), "saev", Beside(tokens=ids)).layer == 2
+    assert open_rows(str(one), "saev", Beside(tokens=ids)).site == Site(2)
     last = write_shards(tmp_path / "last", rows[:, None], layers=(-1,))
-    assert open_rows(str(last), "saev", Beside(tokens=ids)).layer is None
+    assert open_rows(str(last), "saev", Beside(tokens=ids)).site is None
     assert open_rows(str(last), "saev", Beside(tokens=ids, layer=2)).width == width
 
 

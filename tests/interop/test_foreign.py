@@ -19,6 +19,7 @@ from foreign_fixtures import (
 
 from vasae_jax.interop.read import read_foreign
 from vasae_jax.sae import encode, reconstruct
+from vasae_jax.sites import Site
 from vasae_jax.training.run import imported_params
 from vasae_jax.utils.errors import UserError
 
@@ -54,19 +55,19 @@ def test_sae_lens(tmp_path, architecture, config, formula, taken):
     w = weights(norms=True)
     write_sae_lens(tmp_path, w, architecture, apply_b_dec_to_input=taken, **config)
     sae = read_foreign(str(tmp_path))
-    assert (sae.library, sae.layer, sae.model) == ("sae_lens", 3, "tiny")
+    assert (sae.library, sae.site, sae.model) == ("sae_lens", Site(3), "tiny")
     same(sae, slow(w, X, taken=float(taken), **formula))
 
 
 def test_a_place_before_a_block_is_the_output_of_the_one_before_it(tmp_path):
     named = {"metadata": {"hook_name": "blocks.3.hook_resid_pre"}}
-    assert read_foreign(str(write_sae_lens(tmp_path, weights(), "topk", **named))).layer == 2
+    assert read_foreign(str(write_sae_lens(tmp_path, weights(), "topk", **named))).site == Site(2)
 
 
 @pytest.mark.parametrize("name", ["layers.7", "h.7"])
 def test_sparsify(tmp_path, name):
     sae = read_foreign(str(write_sparsify(tmp_path / name, weights(norms=True))))
-    assert (sae.library, sae.layer, sae.activation, sae.k) == ("sparsify", 7, "topk", K)
+    assert (sae.library, sae.site, sae.activation, sae.k) == ("sparsify", Site(7), "topk", K)
     same(sae, slow(weights(norms=True), X, k=K, taken=1.0))
 
 
@@ -85,7 +86,7 @@ def test_dictionary_learning(tmp_path, kind, formula):
     pytest.importorskip("torch")
     write_dictionary_learning(tmp_path, weights(norms=True), kind)
     sae = read_foreign(str(tmp_path))
-    assert (sae.library, sae.layer, sae.model) == ("dictionary_learning", 3, "tiny")
+    assert (sae.library, sae.site, sae.model) == ("dictionary_learning", Site(3), "tiny")
     same(sae, slow(weights(norms=True), X, **formula))
 
 
@@ -93,13 +94,14 @@ def test_dictionary_learning(tmp_path, kind, formula):
 def test_gemma_scope(tmp_path, kind):
     w = weights(norms=True)
     sae = read_foreign(str(write_gemma_scope(tmp_path, w, kind)))
-    assert (sae.library, sae.layer, sae.activation) == ("gemma_scope", 3, "jumprelu")
+    assert (sae.library, sae.site, sae.activation) == ("gemma_scope", Site(3), "jumprelu")
     same(sae, slow(w, X, threshold=w["threshold"]))
 
 
 def test_a_folder_of_a_source_can_be_named(tmp_path):
     write_gemma_scope(tmp_path, weights())
-    assert read_foreign(str(tmp_path), "gemma_scope", "layer_3/width_48/average_l0_9").layer == 3
+    folder = "layer_3/width_48/average_l0_9"
+    assert read_foreign(str(tmp_path), "gemma_scope", folder).site == Site(3)
 
 
 def lens(tmp_path, **config):
@@ -119,7 +121,7 @@ REFUSED = [
     (lambda t: lens(t, k=0), "k 0; expected a whole number from 1 to 48"),
     (
         lambda t: lens(t, metadata={"hook_name": "blocks.3.hook_mlp_out"}),
-        "reads blocks.3.hook_mlp_out; expected the residual stream",
+        "reads blocks.3.hook_mlp_out.*layers.3.mlp_out",
     ),
     (lambda t: write_sae_lens(t, weights(), "standard", activation_fn="tanh"), "'tanh'"),
     (lambda t: write_sparsify(t, weights(), activation="groupmax"), "'groupmax'; expected topk"),

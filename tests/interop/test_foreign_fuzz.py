@@ -29,7 +29,7 @@ def outcomes(folder, file, changed):
             refused += 1
         else:
             assert 1 <= found.k <= len(found.W_dec), key
-            assert found.layer is None or found.layer >= 0, key
+            assert found.site is None or found.site.layer >= 0, key
             assert found.model is None or isinstance(found.model, str), key
     return refused
 

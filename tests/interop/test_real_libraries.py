@@ -14,6 +14,7 @@ from foreign_fixtures import D, F, K, rows, weights
 
 from vasae_jax.interop.read import read_foreign
 from vasae_jax.sae import encode, reconstruct
+from vasae_jax.sites import Site
 from vasae_jax.training.run import imported_params
 
 torch = pytest.importorskip("torch")
@@ -58,7 +59,7 @@ def test_sae_lens(tmp_path, kind, taken):
     set_weights(theirs, SAME_NAMES | more, weights(norms=True))
     theirs.save_model(tmp_path)
     sae = read_foreign(str(tmp_path))
-    assert (sae.layer, sae.model) == (3, "tiny")
+    assert (sae.site, sae.model) == (Site(3), "tiny")
     with torch.no_grad():
         z = theirs.encode(torch.from_numpy(X))
         same(sae, z.numpy(), theirs.decode(z).numpy())
@@ -87,7 +88,7 @@ def test_sparsify(tmp_path):
     set_weights(theirs, names | {"W_dec": "W_dec", "b_dec": "b_dec"}, weights(norms=True))
     theirs.save_to_disk(tmp_path / "layers.7")
     sae = read_foreign(str(tmp_path / "layers.7"))
-    assert sae.layer == 7
+    assert sae.site == Site(7)
     with torch.no_grad():
         values, ids, _ = theirs.encode(torch.from_numpy(X))
         x_hat = theirs.decode(values, ids).numpy()
@@ -145,7 +146,7 @@ def test_gemma_scope_as_sae_lens_loads_it(tmp_path, monkeypatch, release):
     theirs = saes.JumpReLUSAE(saes.JumpReLUSAEConfig(d_in=D, d_sae=F, apply_b_dec_to_input=False))
     theirs.load_state_dict(state)
     sae = read_foreign(str(folder))
-    assert sae.layer == 3
+    assert sae.site == Site(3)
     with torch.no_grad():
         z = theirs.encode(torch.from_numpy(X))
         same(sae, z.numpy(), theirs.decode(z).numpy())

@@ -33,7 +33,9 @@ def rewritten(whole, place, rows):
     """A copy of the cache in which ``rows`` are as they say, and have the norms to match."""
     url = str(shutil.copytree(whole, place))
     cache = Cache.open(url)
-    acts, norms = (Store(url).open_array(f"train/{kind}/layers.3.resid_post") for kind in ("acts", "norms"))
+    acts, norms = (
+        Store(url).open_array(f"train/{kind}/layers.3.resid_post") for kind in ("acts", "norms")
+    )
     for row, values in rows.items():
         acts[row] = np.broadcast_to(values, 16).astype(ml_dtypes.bfloat16)
         norms[row] = np.linalg.norm(np.broadcast_to(values, 16).astype(np.float32))
@@ -90,7 +92,9 @@ def test_statistics_are_of_the_others(damaged):
 def test_too_many_stop_the_stream(whole, tmp_path):
     cache = rewritten(whole, tmp_path / "cache", dict.fromkeys(range(300, 311), np.nan))
     stream = Stream(cache, 3, "train", NO_MASK, SHUFFLE)
-    with pytest.raises(UserError, match=r"layers.3.resid_post has 11 rows that are not .* at most 1% of its"):
+    with pytest.raises(
+        UserError, match=r"layers.3.resid_post has 11 rows that are not .* at most 1% of its"
+    ):
         for step in range(20):
             stream.batch(step)
 

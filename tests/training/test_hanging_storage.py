@@ -75,7 +75,9 @@ def test_rows_that_never_come_are_named(cache, soon, hang):
     hang(cache / "train/acts/layers.1.resid_post/c/2/0")
     acts = Cache.open(str(cache)).acts(1, "train")
     assert len(acts.read(0, 64)) == 64
-    with pytest.raises(UserError, match=r"cannot read rows 128 to 192 of .*layers.1.resid_post: no answer"):
+    with pytest.raises(
+        UserError, match=r"cannot read rows 128 to 192 of .*layers.1.resid_post: no answer"
+    ):
         acts.read(128, 192)
 
 

@@ -121,7 +121,7 @@ def test_a_config_file_with_a_list_trains_a_pack_over_a_mesh(cache, alone, tmp_p
     assert main(arguments) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(tmp_path / "a"), str(tmp_path / "b")]
-    assert "a pack of 2 soft SAEs, 2 at a time, on layer 1" in said.err
+    assert "a pack of 2 soft SAEs, 2 at a time, on layers.1.resid_post" in said.err
     assert "mesh member=2 data=2 model=2" in said.err
     assert "2 of 2 runs: step 12/12" in said.err
     _, params = load_params(tmp_path / "b")

@@ -1,7 +1,7 @@
 """Layer anchors kept beside the cache they are of.
 
-``CACHE/anchors/layer_NN-.../anchors.json`` states their origin and lists each array with its
-digest. It is written last. An array's name has its digest in it, so processes that make the same
+``CACHE/anchors/layers.N.resid_post-.../anchors.json`` states their origin and lists each array
+with its digest. It is written last. An array's name has its digest in it, so processes that make the same
 anchors at once never overwrite one another's arrays.
 """
 

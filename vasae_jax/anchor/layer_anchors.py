@@ -11,25 +11,26 @@ from vasae_jax.anchor.layer_rows import origin_of
 from vasae_jax.anchor.token_means import LayerAnchors, make_anchors
 from vasae_jax.anchor.whitening import FEW, KINDS, means_of
 from vasae_jax.cache import Cache
+from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 
 
-def layer_anchors(cache: Cache, layer: int, skip_positions: int, max_norm: float) -> LayerAnchors:
+def layer_anchors(cache: Cache, site: SiteLike, skip_positions: int, max_norm: float) -> LayerAnchors:
     """The anchors kept beside the cache, which are made if there are none.
 
     Where the cache cannot be written they are made and used all the same, and one line says so.
 
     Raises:
-        UserError: the cache lacks the layer, no row is kept, or what is kept is damaged.
+        UserError: the cache lacks the site, no row is kept, or what is kept is damaged.
     """
-    of = origin_of(cache, layer, skip_positions, max_norm)
+    of = origin_of(cache, site, skip_positions, max_norm)
     if (kept := read_anchors(cache, of)) is not None:
         return kept
     made = make_anchors(cache, of)
     try:
         write_anchors(cache, made)
     except UserError as error:
-        print(f"the anchors of layer {layer} are used but not kept: {error}", file=sys.stderr)
+        print(f"the anchors of {of.site} are used but not kept: {error}", file=sys.stderr)
     return made
 
 

@@ -1,4 +1,4 @@
-"""The rows that layer anchors are made from: a layer's training rows, and which of them count."""
+"""The rows that layer anchors are made from: a site's training rows, and which of them count."""
 
 import math
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import ANCHORS
 from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
+from vasae_jax.sites import SiteLike, as_site
 from vasae_jax.stream import next_tokens, statistics
 from vasae_jax.stream.source import Batch, PendingBatch, Source
 
@@ -27,14 +28,14 @@ class Origin:
 
     Attributes:
         cache: digest of the activation cache, of which the split ``train`` is used.
-        layer: the layer whose rows are averaged.
+        site: the site whose rows are averaged, by name.
         skip_positions, max_norm: which rows are masked; see :class:`vasae_jax.stream.Stream`.
         shrink: c in (n mean + c predicted) / (n + c).
         ridge: strength of the ridge regression.
     """
 
     cache: str
-    layer: int
+    site: str
     skip_positions: int
     max_norm: float
     shrink: float = SHRINK
@@ -44,13 +45,13 @@ class Origin:
     def folder(self) -> str:
         """Where in the cache they are kept."""
         mask = f"skip{self.skip_positions}-norm{self.max_norm!r}"
-        return f"{ANCHORS}/layer_{self.layer:02d}-{mask}"
+        return f"{ANCHORS}/{self.site}-{mask}"
 
 
-def origin_of(cache: Cache, layer: int, skip_positions: int, max_norm: float) -> Origin:
-    """The origin of the anchors of ``layer`` of ``cache``; an infinite ``max_norm`` becomes 0."""
+def origin_of(cache: Cache, site: SiteLike, skip_positions: int, max_norm: float) -> Origin:
+    """The origin of the anchors of ``site`` of ``cache``; an infinite ``max_norm`` becomes 0."""
     limit = 0.0 if math.isinf(max_norm) else float(max_norm)
-    return Origin(cache.digest, int(layer), int(skip_positions), limit)
+    return Origin(cache.digest, str(as_site(site)), int(skip_positions), limit)
 
 
 PIECE_BYTES = 64 * 2**20
@@ -71,7 +72,7 @@ class Piece(NamedTuple):
 
 
 class LayerRows:
-    """The unmasked training rows of a layer in storage order, with their tokens.
+    """The unmasked training rows of a site in storage order, with their tokens.
 
     Attributes:
         vocab_size, width: V and d.
@@ -79,17 +80,17 @@ class LayerRows:
         offset: float32 [d], near the mean of the rows: sums of what is left lose no digits to it.
 
     Raises:
-        UserError: the cache lacks the layer, a number is negative, or no row is kept.
+        UserError: the cache lacks the site, a number is negative, or no row is kept.
     """
 
-    def __init__(self, cache: Cache, layer: int, skip_positions: int, max_norm: float) -> None:
+    def __init__(self, cache: Cache, site: SiteLike, skip_positions: int, max_norm: float) -> None:
         mask = Mask(skip_positions, max_norm)
-        self._source = Source(cache, layer, "train", mask)
+        self._source = Source(cache, site, "train", mask)
         self._tokens = cache.column("tokens", "train")
         self._positions = cache.column("positions", "train")
         self.vocab_size, self.width = cache.manifest.vocab_size, cache.manifest.d_model
         self.count = self._source.rows
-        stats = statistics(cache, layer, "train", mask)
+        stats = statistics(cache, site, "train", mask)
         self.offset = stats.mean.astype(np.float32)
 
     def pieces(self) -> Iterator[Piece]:

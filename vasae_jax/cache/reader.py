@@ -220,8 +220,8 @@ class Cache:
 def _why_no_manifest(store: Store) -> str:
     if store.read(JOURNAL) is not None:
         return (
-            f"{store.url} is an unfinished cache with {rows_done_text(store)}; expected a complete one "
-            "(run its extraction again to continue it)"
+            f"{store.url} is an unfinished cache with {rows_done_text(store)}; expected a complete "
+            "one (run its extraction again to continue it)"
         )
     content = "nothing" if store.empty() else f"no {MANIFEST}"
     return f"{store.url} is no activation cache: found {content}; expected a {MANIFEST}"

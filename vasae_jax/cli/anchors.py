@@ -20,14 +20,16 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.anchor.token_means import make_anchors
     from vasae_jax.cache import Cache
     from vasae_jax.extract.model import parse_layers
+    from vasae_jax.sites import as_sites
     from vasae_jax.utils.progress import duration
 
     cache = Cache.open(given.cache)
-    layers = parse_layers(given.layers) or cache.manifest.layers
-    for layer in layers:
-        cache.norms(layer, "train")  # a layer that is not there is told before work begins
-    for layer in layers:
-        of = origin_of(cache, layer, given.skip_positions, given.max_norm)
+    layers = parse_layers(given.layers)
+    sites = cache.manifest.sites if layers is None else as_sites(layers)
+    for site in sites:
+        cache.norms(site, "train")  # a site that is not there is refused before work begins
+    for site in sites:
+        of = origin_of(cache, site, given.skip_positions, given.max_norm)
         began = time.monotonic()
         found = None if given.overwrite else read_anchors(cache, of)
         state = "kept before"
@@ -37,7 +39,7 @@ def run(arguments: Sequence[str]) -> None:
                 remove_anchors(cache, of)
             write_anchors(cache, found)
             state = f"made in {duration(time.monotonic() - began)}"
-        print(f"layer {layer}: {_told(found)}, {state}", flush=True)
+        print(f"{site}: {_told(found)}, {state}", flush=True)
 
 
 def _told(found: "LayerAnchors") -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def run_import(arguments: Sequence[str]) -> None:
 
     beside = Beside(given.context_length, given.layer, given.tokens)
     rows = open_rows(given.source, given.kind, beside)
-    layer = rows.layer if given.layer is None else given.layer
-    if layer is None:
+    site = rows.site if given.layer is None else Site(given.layer)
+    if site is None:
         raise UserError(f"{given.source} does not say its rows' layer; expected --layer")
     settings = Settings(
         heldout_share=given.heldout_share,
@@ -36,10 +37,10 @@ def run_import(arguments: Sequence[str]) -> None:
     if not 0 < settings.heldout_share < 1:
         raise UserError(f"--heldout-share is {settings.heldout_share}; expected over 0 and below 1")
     manifest = store_rows(
-        rows, _ends(given.model), given.out, layer, settings, overwrite=given.overwrite
+        rows, _ends(given.model), given.out, site, settings, overwrite=given.overwrite
     )
     counts = ", ".join(f"{split} {info.rows:,} rows" for split, info in manifest.splits.items())
-    print(f"{given.out}: layer {layer}; {counts}")
+    print(f"{given.out}: {site}; {counts}")
 
 
 def run_export(arguments: Sequence[str]) -> None:
@@ -50,12 +51,12 @@ def run_export(arguments: Sequence[str]) -> None:
     from vasae_jax.extract.import_rows import export_rows
 
     cache = Cache.open(given.url)
-    layers = cache.manifest.layers
-    if given.layer is None and len(layers) > 1:
-        there = ", ".join(map(str, layers))
-        raise UserError(f"{given.url} has layers {there}; expected --layer to say which")
-    layer = layers[0] if given.layer is None else given.layer
-    written = export_rows(cache, layer, given.split, Path(given.out), given.overwrite)
+    sites = cache.manifest.sites
+    if given.layer is None and len(sites) > 1:
+        names = ", ".join(map(str, sites))
+        raise UserError(f"{given.url} has sites {names}; expected --layer to say which")
+    site = sites[0] if given.layer is None else given.layer
+    written = export_rows(cache, site, given.split, Path(given.out), given.overwrite)
     print("\n".join(map(str, written)))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vasae_jax.config import DataConfig
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 
@@ -27,30 +28,29 @@ def run(arguments: Sequence[str]) -> None:
 
     cache = Cache.open(given.cache)
     sae = read_foreign(given.source, given.library, given.folder)
-    layer = _layer(given, sae, cache)
+    site = _site(given, sae, cache)
     _check_width(sae, cache)
     where = f"{given.source}/{given.folder}" if given.folder else given.source
     place = cache.url if "://" in cache.url else str(Path(cache.url).resolve())
-    origin = Imported(where, place, cache.digest, layer, given.skip_positions, given.max_norm)
+    mask = (given.skip_positions, given.max_norm)
+    origin = Imported(where, place, cache.digest, site.layer, site.kind, *mask)
     write_import(out, sae, origin, given.overwrite)
-    print(_told(sae, layer))
+    print(_told(sae, site))
     print(f"written to {out}")
 
 
-def _layer(given: argparse.Namespace, sae: "ForeignSAE", cache: "Cache") -> int:
-    """The layer that was asked for or that the SAE's files say; the cache must have it."""
-    layer: int | None = given.layer
-    if layer is None:
-        layer = sae.layer
-    if layer is None:
+def _site(given: argparse.Namespace, sae: "ForeignSAE", cache: "Cache") -> Site:
+    """The site of --layer or else of the SAE's files; the cache must have it."""
+    site = sae.site if given.layer is None else Site(given.layer)
+    if site is None:
         raise UserError(f"{given.source} does not say which layer it reads; expected --layer")
-    if sae.layer is not None and layer != sae.layer:
-        _note(f"{given.source} says that it reads layer {sae.layer}; --layer {layer} is taken")
-    cache.acts(layer, "train")
+    if sae.site is not None and site != sae.site:
+        _note(f"{given.source} says that it reads {sae.site}; --layer {given.layer} is taken")
+    cache.acts(site, "train")
     own = cache.manifest.model.id
     if sae.model and _short(sae.model) not in _short(own) and _short(own) not in _short(sae.model):
         _note(f"{given.source} says that its model is {sae.model}; the cache is of {own}")
-    return layer
+    return site
 
 
 def _check_width(sae: "ForeignSAE", cache: "Cache") -> None:
@@ -70,10 +70,10 @@ def _note(sentence: str) -> None:
     print(f"vasae: note: {sentence}", file=sys.stderr)
 
 
-def _told(sae: "ForeignSAE", layer: int) -> str:
+def _told(sae: "ForeignSAE", site: Site) -> str:
     d_sae, d_in = sae.W_dec.shape
     k = f", k {sae.k}" if sae.activation == "topk" else ""
-    words = f"{sae.activation}{k}: {d_sae} features of width {d_in} at layer {layer}"
+    words = f"{sae.activation}{k}: {d_sae} features of width {d_in} at {site}"
     return f"{sae.library}, {words}"
 
 

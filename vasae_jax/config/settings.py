@@ -7,6 +7,8 @@ a cache live in :mod:`vasae_jax.training.checks`.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vasae_jax.sites import Kind, Site
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -27,7 +29,9 @@ class DataConfig:
     cache: str = ""
     """Activation cache: a directory or a gs:// or s3:// URL."""
     layer: int = 0
-    """Layer whose post-block residual stream is reconstructed (0 is the first block)."""
+    """Block whose rows are reconstructed (0 is the first)."""
+    site: Kind = "resid_post"
+    """Where in the block the rows are read; resid_post is the residual stream after it."""
     batch: int = 4096
     """Rows (tokens) per step, over all devices."""
     readers: int = 8
@@ -41,6 +45,11 @@ class DataConfig:
     they start differs by layer: see docs/frontier.md."""
     seed: int | None = None
     """Seed of the order of the rows; None takes run.seed."""
+
+    @property
+    def input_site(self) -> Site:
+        """The site whose rows are read: ``layer`` and ``site`` together."""
+        return Site(self.layer, self.site)
 
     @property
     def mask(self) -> Mask:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.anchor.search import cosine_topm
-from vasae_jax.evaluation.patching.model import Model, WindowTable, patched_logits, whole
+from vasae_jax.evaluation.patching.model import Model, WindowTable, patched_logits, rows_and_logits
 from vasae_jax.names.evidence import TOP, TopShares, spread_features, top_shares
 from vasae_jax.names.firings import Firings
 from vasae_jax.training.run import Run
@@ -138,7 +138,7 @@ def ablation_shares(
         UserError: the cache lacks the split, or a column is damaged.
     """
     data = run.config.data
-    table = WindowTable.of(run.cache, data.layer, split, data.mask)
+    table = WindowTable.of(run.cache, data.input_site, split, data.mask)
     fired = np.bincount(firings.feature, minlength=len(names))
     ablations = choose_ablations(firings, fired)
     count = len(ablations)
@@ -168,7 +168,7 @@ def _lowered_most(
     run: Run, model: Model, table: WindowTable, ablations: Ablations, part: np.ndarray, size: int
 ) -> np.ndarray:
     """The TOP tokens whose logits fall most, for the ablations numbered ``part``; int [n, TOP]."""
-    layer, count = run.config.data.layer, len(part)
+    site, count = run.config.data.input_site, len(part)
     windows, positions = table.locate(ablations.row[part])
     tokens = table.take(windows, size).tokens
     places = np.zeros(size, np.int32)
@@ -176,8 +176,8 @@ def _lowered_most(
     ablated = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
     rows = np.asarray(run.params["W_dec"][ablations.feature[part]])
     ablated[:count] = ablations.activation[part][:, None] * rows
-    x, clean = whole(model, tokens, layer, places)
-    patched = patched_logits(model, tokens, _without(x, places, ablated), layer, places)
+    x, clean = rows_and_logits(model, tokens, site, places)
+    patched = patched_logits(model, tokens, _without(x, places, ablated), site, places)
     return top_drops(np.asarray(_drop(clean[:, 0], patched[:, 0]))[:count])
 
 

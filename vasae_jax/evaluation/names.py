@@ -201,7 +201,7 @@ def open_other_run(path: str, run: Run) -> Run:
     """
     other = open_trained(path, run.cache.url, run.mesh)
     for what, actual, expected in (
-        ("layer", other.config.data.layer, run.config.data.layer),
+        ("site", str(other.config.data.input_site), str(run.config.data.input_site)),
         (
             "names by",
             anchor_name(center=other.config.anchor.center),

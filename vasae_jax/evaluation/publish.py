@@ -28,6 +28,7 @@ from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, evidence
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae import Params, encode
+from vasae_jax.sites import Site
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
@@ -58,7 +59,7 @@ def one_threshold(run: Run) -> float:
     program = jax.jit(encode, static_argnames=("k", "pre_bias"))
     parts: list[np.ndarray] = []
     rows = 0
-    for batch in rows_in_order(run.cache, data.layer, "train", data.mask, batch=BATCH):
+    for batch in rows_in_order(run.cache, data.input_site, "train", data.mask, batch=BATCH):
         x = jnp.asarray(batch.x, jnp.float32)
         values, _ = program(run.params, x, k=slots, pre_bias=sae.pre_bias)
         parts.append(np.asarray(values)[batch.keep & (batch.docs >= 0)])
@@ -182,13 +183,13 @@ def make_meta(
     }
 
 
-def provenance(cache: Cache, layer: int) -> dict[str, Any]:
+def provenance(cache: Cache, site: Site) -> dict[str, Any]:
     """Where a dictionary's rows come from: model, site, layer, text and the cache's digest."""
     manifest = cache.manifest
     return {
         "model": dict(vars(manifest.model)),
-        "site": manifest.site,
-        "layer": layer,
+        "site": site.kind,
+        "layer": site.layer,
         "bos": manifest.bos,
         "context_length": manifest.context_length,
         "text": dict(vars(manifest.text)),
@@ -208,7 +209,7 @@ def name_run(
         anchor=anchor_name(center=config.anchor.center),
         fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
         hold_over=f"{watch.rows} unmasked rows of the {split} split",
-        provenance={**provenance(run.cache, config.data.layer), **_origin(run)},
+        provenance={**provenance(run.cache, config.data.input_site), **_origin(run)},
         config=to_dict(config),
         metrics=evaluation.to_json(),
     )

@@ -58,7 +58,9 @@ def run_names(run: Run, anchors_of: Cache | None = None) -> RunNames:
         names = nearest_tokens(rows, centered, NAMES, mesh=run.mesh)
         nearest.insert(0, _nearest(anchor_name(center=True), names, size))
     data = config.data
-    anchors = layer_anchors(anchors_of or cache, data.layer, data.skip_positions, data.max_norm)
+    anchors = layer_anchors(
+        anchors_of or cache, data.input_site, data.skip_positions, data.max_norm
+    )
     if config.anchor.kind != "embedding":
         nearest.insert(0, _nearest_of_layer(run, anchors))
     layer = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
@@ -106,7 +108,7 @@ def evaluate_run(
     data = run.config.data
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
-    batches = rows_in_order(run.cache, data.layer, split, data.mask, batch=size)
+    batches = rows_in_order(run.cache, data.input_site, split, data.mask, batch=size)
     return evaluate_rows(
         run.params,
         run.config.sae,

@@ -1,4 +1,4 @@
-"""What fires along one sentence: the feature most active at each of its tokens.
+"""The feature most active at each token of one sentence.
 
 As in the paper's case studies, each feature's mean over the sentence is first subtracted, so
 that a feature that fires everywhere does not hide those that fire at one token.
@@ -42,31 +42,31 @@ def sentence_cells(
 ) -> tuple[np.ndarray, dict[Mode, list[Cells]]]:
     """The tokens of ``text`` int [T], and for each mode the cells of each run.
 
-    The sentence is run as one window, after a BOS where the cache has one (which is left out of
-    the result). Positions that the run masks take no part and have no cell.
+    The sentence is run as one window, after a BOS where the cache has one, which is left out of
+    the result. Positions that the run masks count nowhere and have no cell.
 
     Raises:
         UserError: no token, more of them than the model's context takes, or runs on caches of
             different models.
     """
     manifest = runs[0].cache.manifest
-    tokens, lead = _tokens(model, manifest, text)
-    layers = sorted({run.config.data.layer for run in runs})
-    rows = np.asarray(model.residuals(_padded(model, tokens)[None, :], layers))
+    tokens, prefix = _tokens(model, manifest, text)
+    sites = sorted({run.config.data.input_site for run in runs})
+    rows = np.asarray(model.residuals(_padded(model, tokens)[None, :], sites))
     rows = rows[:, 0, : len(tokens)]
     cells: dict[Mode, list[Cells]] = {mode: [] for mode in MODES}
     for run in runs:
-        z = activations(run, rows[layers.index(run.config.data.layer)])
-        counts = np.arange(len(z)) >= max(lead, run.config.data.skip_positions)
+        z = activations(run, rows[sites.index(run.config.data.input_site)])
+        counts = np.arange(len(z)) >= max(prefix, run.config.data.skip_positions)
         for mode in MODES:
-            cells[mode].append(strongest(z, counts, mode, lead))
-    return tokens[lead:], cells
+            cells[mode].append(strongest(z, counts, mode, prefix))
+    return tokens[prefix:], cells
 
 
 def _padded(model: Model, tokens: np.ndarray) -> np.ndarray:
-    """``tokens`` with zeros after them: sentences of about one length need one program.
+    """``tokens`` with zeros after them, so that sentences of about one length share a program.
 
-    Attention is causal, so what comes after changes no row.
+    Attention is causal, so the zeros change no row.
     """
     length = min(-(-len(tokens) // LENGTHS) * LENGTHS, int(model.spec.context_length))
     return np.pad(tokens, (0, length - len(tokens)))
@@ -81,37 +81,37 @@ def activations(run: Run, rows: np.ndarray) -> np.ndarray:
     return z
 
 
-def strongest(z: np.ndarray, counts: np.ndarray, mode: Mode, lead: int = 0) -> Cells:
-    """The cells of activations ``z`` [T, F] at positions from ``lead``.
+def strongest(z: np.ndarray, counts: np.ndarray, mode: Mode, prefix: int = 0) -> Cells:
+    """The cells of activations ``z`` [T, F] at positions from ``prefix``.
 
     Args:
         z: activations.
         counts: bool [T], positions that have a cell and over which means are taken.
         mode: whether each feature's mean is subtracted.
-        lead: positions before the sentence.
+        prefix: positions before the sentence.
     """
     mean = z[counts].mean(axis=0) if mode == "centred" and counts.any() else np.zeros(z.shape[1])
-    shown = (z - mean[None, :])[lead:]
-    feature = shown.argmax(axis=1).astype(np.int32)
-    place = np.arange(len(shown))
-    value, activation = shown[place, feature], z[lead:][place, feature]
-    there = counts[lead:] & (value > 0)
+    centred = (z - mean[None, :])[prefix:]
+    feature = centred.argmax(axis=1).astype(np.int32)
+    position = np.arange(len(centred))
+    value, activation = centred[position, feature], z[prefix:][position, feature]
+    active = counts[prefix:] & (value > 0)
     return Cells(
-        np.where(there, feature, -1).astype(np.int32),
-        np.where(there, value, 0).astype(np.float32),
-        np.where(there, activation, 0).astype(np.float32),
+        np.where(active, feature, -1).astype(np.int32),
+        np.where(active, value, 0).astype(np.float32),
+        np.where(active, activation, 0).astype(np.float32),
     )
 
 
 def _tokens(model: Model, manifest: Manifest, text: str) -> tuple[np.ndarray, int]:
-    """The window int32 [lead + T] and how many tokens come before the sentence."""
-    own = model.tokenizer.encode(text)
-    lead = int(manifest.bos and model.tokenizer.bos_id is not None)
+    """The window int32 [prefix + T], and how many tokens come before the sentence."""
+    sentence = model.tokenizer.encode(text)
+    prefix = int(manifest.bos and model.tokenizer.bos_id is not None)
     most = int(model.spec.context_length)
-    if not own or lead + len(own) > most:
+    if not sentence or prefix + len(sentence) > most:
         raise UserError(
-            f"the text {text[:40]!r} has {len(own)} tokens; expected 1 to {most - lead}, "
+            f"the text {text[:40]!r} has {len(sentence)} tokens; expected 1 to {most - prefix}, "
             f"the context of {model.id}"
         )
-    start = [model.tokenizer.bos_id] if lead else []
-    return np.array([*start, *own], np.int32), lead
+    start = [model.tokenizer.bos_id] if prefix else []
+    return np.array([*start, *sentence], np.int32), prefix

@@ -1,4 +1,4 @@
-"""The command line that both extraction tools share."""
+"""The command line of both extraction tools."""
 
 import argparse
 import sys
@@ -15,16 +15,16 @@ BOS = {"auto": None, "yes": True, "no": False}
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default unless it is that nothing is given."""
+    """Shows defaults other than None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with every argument that does not depend on the backend."""
-    made = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
-    add = made.add_argument
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    add = parser.add_argument
     add("--model", required=True, help="directory, .gguf file or Hugging Face name")
     add(
         "--text",
@@ -34,6 +34,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
     add("--layers", required=True, help="0-based layers such as 3,9, or all")
+    add("--sites", default="resid_post", help="places in each layer, divided by commas")
     add("--context-length", type=int, default=128, help="tokens in a window, BOS included")
     add("--batch-windows", type=int, default=32, help="most windows in one forward pass")
     add("--max-rows", type=int, help="stop before more rows (tokens) than this (default: all)")
@@ -57,13 +58,14 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="write only part I, from 0, of N; vasae cache finish OUT joins the parts",
     )
     add("--overwrite", action="store_true", help="replace a cache that lies at --out")
-    return made
+    return parser
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """The settings that the arguments spell; raises UserError."""
+    """The settings in the arguments; raises UserError."""
     return Settings(
         layers=parse_layers(arguments.layers),
+        sites=tuple(arguments.sites.split(",")),
         context_length=arguments.context_length,
         batch_windows=arguments.batch_windows,
         bos=BOS[arguments.bos],
@@ -88,7 +90,7 @@ def parse_part(text: str | None, *, overwrite: bool) -> Part | None:
 
 
 def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> int:
-    """Build the model, extract, and say what came of it.
+    """Build the model, extract, and print a summary.
 
     Returns:
         The exit code: 0, 2 after a user's mistake, or 128 plus a signal's number.
@@ -106,11 +108,11 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
             part=parse_part(arguments.shard, overwrite=arguments.overwrite),
         )
     except UserError as error:
-        return _say(f"extract: {error}", code=2)
+        return _fail(str(error), code=2)
     except Stopped as stopped:
-        return _say(f"extract: {stopped}", code=stopped.exit_code)
+        return _fail(str(stopped), code=stopped.exit_code)
     except KeyboardInterrupt:
-        return _say("extract: stopped before any new row; what was stored earlier stays", code=130)
+        return _fail("stopped before any new row; rows stored earlier stay", code=130)
     if manifest is None:
         print(f"{arguments.out}: part {arguments.shard} is complete; vasae cache finish joins all")
         return 0
@@ -118,7 +120,7 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
         f"{split} {info.rows:,} rows of {info.documents:,} documents"
         for split, info in manifest.splits.items()
     )
-    print(f"{arguments.out}: layers {', '.join(map(str, manifest.layers))}; {counts}")
+    print(f"{arguments.out}: {', '.join(map(str, manifest.sites))}; {counts}")
     return 0
 
 
@@ -128,12 +130,12 @@ def main(
     build: Callable[[argparse.Namespace], Model],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse ``argv`` with the shared and the backend's own options, and run."""
-    made = parser(description)
-    options(made)
-    return run(made.parse_args(argv), build)
+    """Parse ``argv`` with the shared options and the backend's, and run."""
+    parser = make_parser(description)
+    options(parser)
+    return run(parser.parse_args(argv), build)
 
 
-def _say(sentence: str, *, code: int) -> int:
-    print(sentence, file=sys.stderr)
+def _fail(sentence: str, *, code: int) -> int:
+    print(f"extract: {sentence}", file=sys.stderr)
     return code

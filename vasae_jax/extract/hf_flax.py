@@ -1,8 +1,7 @@
 """GPT-2 and Llama models run by the Flax classes of transformers 4.
 
-Those classes return the last hidden state after the final norm. What is wanted is the
-output of each block, so the blocks' own results are captured; the module is built with no
-more blocks than the deepest one asked for.
+Those classes return the last hidden state after the final norm, so the results of the blocks
+are captured instead. The module is built only up to the deepest block needed.
 """
 
 import contextlib
@@ -16,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.extract import sources
+from vasae_jax.sites import SiteLike, resid_post_layers
 from vasae_jax.utils.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
 class _Names:
-    """Where a family's Flax classes keep what is needed."""
+    """The names of a family's Flax classes and of their parts."""
 
     model: str
     module: str
@@ -92,14 +92,14 @@ class HfFlaxLM:
         params: dict[str, Any] = model.params
         return params
 
-    def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> jax.Array:
-        """Residual stream after each of ``layers`` (ascending): [len(layers), S, T, d_model]."""
-        wanted = tuple(layers)
-        if wanted not in self._forwards:
-            self._forwards[wanted] = _forward(self._names, self._config, wanted, self._dtype)
+    def residuals(self, tokens: np.ndarray, sites: Sequence[SiteLike]) -> jax.Array:
+        """Rows at each of ``sites`` (ascending): [len(sites), S, T, d_model]."""
+        layers = resid_post_layers(sites, self.id)
+        if layers not in self._forwards:
+            self._forwards[layers] = _forward(self._names, self._config, layers, self._dtype)
         params = self.params[self._names.base]
         with _lenient():
-            rows: jax.Array = self._forwards[wanted](params, jnp.asarray(tokens, jnp.int32))
+            rows: jax.Array = self._forwards[layers](params, jnp.asarray(tokens, jnp.int32))
             return rows
 
     def embedding(self) -> np.ndarray:
@@ -127,7 +127,7 @@ class HfFlaxLM:
 
 
 def _forward(names: _Names, config: Any, layers: tuple[int, ...], dtype: Any) -> Any:
-    """The jitted forward of the first ``layers[-1] + 1`` blocks: (params, tokens) to residuals."""
+    """The jitted forward of the first ``layers[-1] + 1`` blocks: (params, tokens) to their rows."""
     import transformers
 
     shallow = type(config).from_dict({**config.to_dict(), "num_hidden_layers": layers[-1] + 1})
@@ -151,7 +151,7 @@ def _forward(names: _Names, config: Any, layers: tuple[int, ...], dtype: Any) ->
 
 @contextlib.contextmanager
 def _lenient() -> Iterator[None]:
-    """JAX's own promotion rules, which those classes were written for."""
+    """JAX's default promotion rules, which those classes were written for."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, Manifest, ModelInfo, RowArray, TextInfo
-from vasae_jax.extract.pipeline import Settings, shard_rows
+from vasae_jax.extract.pipeline import Settings, model_vocabulary, shard_rows
+from vasae_jax.sites import Site, SiteLike
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing
 from vasae_jax.utils.progress import Progress
@@ -30,8 +31,8 @@ class GivenRows:
     width: int
     read: Read
     """read(first, last): rows of windows first to last (exclusive), float [n, T, d]"""
-    layer: int | None = None
-    """The layer, where the source says so."""
+    site: Site | None = None
+    """The site of the rows, where the source says so."""
 
 
 def make_rows(
@@ -40,7 +41,7 @@ def make_rows(
     read: Read,
     tokens: np.ndarray,
     docs: np.ndarray | None = None,
-    layer: int | None = None,
+    site: Site | None = None,
 ) -> GivenRows:
     """Given rows, counted.
 
@@ -50,7 +51,7 @@ def make_rows(
         read: as :class:`GivenRows` has it.
         tokens: int [W, T].
         docs: int [W], ascending; without it each window is a document.
-        layer: the layer, where the source says so.
+        site: of the rows, where the source says so.
 
     Raises:
         UserError: counts that do not agree, tokens that are none, documents out of order.
@@ -68,7 +69,7 @@ def make_rows(
             f"{where} has documents of shape {docs.shape}; expected an ascending number for each "
             f"of the {shape[0]} windows"
         )
-    return GivenRows(where, tokens.astype(np.int32), docs.astype(np.int32), shape[2], read, layer)
+    return GivenRows(where, tokens.astype(np.int32), docs.astype(np.int32), shape[2], read, site)
 
 
 def digest(rows: GivenRows) -> str:
@@ -111,7 +112,7 @@ def store_rows(
     rows: GivenRows,
     model: TwoEnds,
     url: str,
-    layer: int,
+    site: Site,
     settings: Settings,
     *,
     overwrite: bool = False,
@@ -122,7 +123,7 @@ def store_rows(
         rows: the windows; every so-many-th document is held out.
         model: whose embeddings, norm and token strings the cache holds.
         url: new or unfinished cache: a directory or a gs:// or s3:// URL.
-        layer: the block whose output the rows are.
+        site: of the rows.
         settings: its held-out share, dtype, chunk and shard rows are used.
         overwrite: replace the cache that is there.
 
@@ -130,21 +131,15 @@ def store_rows(
         UserError: rows or tokens that are not the model's, a row that is not finite, a place
             that cannot be written.
     """
-    _check(rows, model, layer)
-    plan = _plan(rows, model, layer, settings)
+    _check(rows, model, site)
+    plan = _plan(rows, model, site, settings)
     away = held_out(rows.docs, settings.heldout_share)
-    ends = {
-        "embedding": model.embedding(),
-        "unembedding": None if model.spec.tied else model.unembedding(),
-        "final_norm": model.final_norm(),
-        "vocab": model.tokenizer.vocab(),
-    }
-    with CacheWriter(url, plan, overwrite=overwrite, **ends) as writer:
-        _append(rows, writer, away, layer)
+    with CacheWriter(url, plan, overwrite=overwrite, **model_vocabulary(model)) as writer:
+        _append(rows, writer, away, site)
         return writer.finish()
 
 
-def _append(rows: GivenRows, writer: CacheWriter, away: np.ndarray, layer: int) -> None:
+def _append(rows: GivenRows, writer: CacheWriter, away: np.ndarray, site: Site) -> None:
     windows, length = rows.tokens.shape
     size = max(1, AT_ONCE // (4 * length * rows.width))
     positions = np.arange(length, dtype=np.int32)
@@ -160,7 +155,7 @@ def _append(rows: GivenRows, writer: CacheWriter, away: np.ndarray, layer: int) 
                     rows.tokens[first:last][mine].reshape(-1),
                     np.tile(positions, count),
                     np.repeat(rows.docs[first:last][mine], length),
-                    {layer: acts[mine].reshape(-1, rows.width)},
+                    {site: acts[mine].reshape(-1, rows.width)},
                     start=before[split],
                 )
                 before[split] += count * length
@@ -168,7 +163,7 @@ def _append(rows: GivenRows, writer: CacheWriter, away: np.ndarray, layer: int) 
         progress.finish(windows * length)
 
 
-def _check(rows: GivenRows, model: TwoEnds, layer: int) -> None:
+def _check(rows: GivenRows, model: TwoEnds, site: Site) -> None:
     spec = model.spec
     if rows.width != spec.d_model:
         raise UserError(
@@ -180,16 +175,16 @@ def _check(rows: GivenRows, model: TwoEnds, layer: int) -> None:
             f"{rows.where} has token {high if low >= 0 else low}; expected 0 to "
             f"{spec.vocab_size - 1}, the vocabulary of {model.id}"
         )
-    if not 0 <= layer < spec.n_layers:
-        raise UserError(f"layer is {layer}; expected 0 to {spec.n_layers - 1} of {model.id}")
+    if not 0 <= site.layer < spec.n_layers:
+        raise UserError(f"layer is {site.layer}; expected 0 to {spec.n_layers - 1} of {model.id}")
 
 
-def _plan(rows: GivenRows, model: TwoEnds, layer: int, settings: Settings) -> CachePlan:
+def _plan(rows: GivenRows, model: TwoEnds, site: Site, settings: Settings) -> CachePlan:
     spec = model.spec
     bos = model.tokenizer.bos_id
     return CachePlan(
         model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
-        layers=(layer,),
+        sites=(site,),
         d_model=spec.d_model,
         vocab_size=spec.vocab_size,
         tied=spec.tied,
@@ -212,16 +207,16 @@ EXPORT_AT_ONCE = 32 * 2**20
 
 
 def export_rows(
-    cache: Cache, layer: int, split: str, folder: Path, overwrite: bool = False
+    cache: Cache, site: SiteLike, split: str, folder: Path, overwrite: bool = False
 ) -> tuple[Path, ...]:
     """Write rows.npy float32 [N, d], tokens.npy, positions.npy and docs.npy int32 [N].
 
     Raises:
-        UserError: no such layer or split, damaged rows, an existing file (and ``overwrite`` was
+        UserError: no such site or split, damaged rows, an existing file (and ``overwrite`` was
             not asked for), or a place that cannot be written.
     """
     arrays = {name: cache.column(name, split) for name in ("tokens", "positions", "docs")}
-    arrays["rows"] = cache.acts(layer, split)
+    arrays["rows"] = cache.acts(site, split)
     paths = {name: folder / f"{name}.npy" for name in arrays}
     for path in paths.values():
         refuse_existing(path, overwrite=overwrite)

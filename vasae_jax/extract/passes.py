@@ -1,4 +1,4 @@
-"""The forward passes of an extraction: batch n + 1 computes while n is stored."""
+"""The forward passes of an extraction: batch n + 1 is computed while n is stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,22 +11,21 @@ import numpy as np
 from vasae_jax.cache import CacheWriter
 from vasae_jax.extract.model import Fetch, Model, packs
 from vasae_jax.extract.windows import SPLITS, Packing, Windows
+from vasae_jax.sites import Site
 from vasae_jax.utils.progress import Progress
 from vasae_jax.utils.signals import Stopped, StopRequest
-
-# Batches of one shape for the forward pass, and which rows each of them computes.
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Slots of one forward pass: int32 [S, T] columns, 0 where nothing lies.
+    """The slots of one forward pass: int32 [S, T] columns, 0 where a slot is empty.
 
     Attributes:
         tokens: token ids.
         positions: the place of each token in its window; 0 begins a window.
         docs: the document of each token.
         places: for each split int64 [n], flat indices into [S * T] of its rows.
-        numbers: for each split int64 [n], ascending: which row of the split lies there.
+        numbers: for each split int64 [n], ascending: which row of the split each is.
     """
 
     tokens: np.ndarray
@@ -38,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """The windows of a text in slots, ``size`` of them in a batch; a pure function of all three."""
+    """The windows of a text in batches of ``size`` slots; a pure function of its fields."""
 
     windows: Windows
     packing: Packing
@@ -49,38 +48,38 @@ class Batches:
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """int64 [W]: windows by slot, and in a slot as they come in the text."""
+        """int64 [W]: windows by slot, and in a slot in the order of the text."""
         return np.argsort(self.packing.slot, kind="stable")
 
     @cached_property
     def _bounds(self) -> np.ndarray:
-        """int64 [batches + 1]: where each batch begins in ``_order``."""
+        """int64 [batches + 1]: the place in ``_order`` at which each batch begins."""
         ends = np.arange(len(self) + 1) * self.size
         return np.searchsorted(self.packing.slot[self._order], ends)
 
     @cached_property
     def _first_rows(self) -> np.ndarray:
         """int64 [W]: the first row of each window among those of its split."""
-        windows, found = self.windows, np.zeros(len(self.windows.docs), np.int64)
+        windows, first_rows = self.windows, np.zeros(len(self.windows.docs), np.int64)
         for split in SPLITS:
-            mine = windows.of_split(split)
-            found[mine] = np.cumsum(windows.lengths[mine]) - windows.lengths[mine]
-        return found
+            chosen = windows.of_split(split)
+            first_rows[chosen] = np.cumsum(windows.lengths[chosen]) - windows.lengths[chosen]
+        return first_rows
 
     def batch(self, index: int) -> Batch:
         """Batch ``index`` of shape [size, context_length]."""
-        windows, mine = self.windows, self._order[self._bounds[index] : self._bounds[index + 1]]
-        lengths, shape = windows.lengths[mine], (self.size, windows.context_length)
+        windows, chosen = self.windows, self._order[self._bounds[index] : self._bounds[index + 1]]
+        lengths, shape = windows.lengths[chosen], (self.size, windows.context_length)
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        slots = self.packing.slot[mine] - index * self.size
-        begin = slots * windows.context_length + self.packing.place[mine]
+        slots = self.packing.slot[chosen] - index * self.size
+        begin = slots * windows.context_length + self.packing.place[chosen]
         flat = np.repeat(begin, lengths) + within
-        numbers = np.repeat(self._first_rows[mine], lengths) + within
-        held = np.repeat(windows.heldout[mine], lengths)
+        numbers = np.repeat(self._first_rows[chosen], lengths) + within
+        held = np.repeat(windows.heldout[chosen], lengths)
         columns = np.zeros((3, shape[0] * shape[1]), np.int32)
-        columns[0, flat] = windows.tokens[np.repeat(windows.starts[mine], lengths) + within]
+        columns[0, flat] = windows.tokens[np.repeat(windows.starts[chosen], lengths) + within]
         columns[1, flat] = within
-        columns[2, flat] = np.repeat(windows.docs[mine], lengths)
+        columns[2, flat] = np.repeat(windows.docs[chosen], lengths)
         tokens, positions, docs = columns.reshape(3, *shape)
         rows = {split: np.flatnonzero(held == (split == "heldout")) for split in SPLITS}
         rows = {split: at[np.argsort(numbers[at])] for split, at in rows.items()}
@@ -93,7 +92,7 @@ class Batches:
         )
 
     def complete(self, split: str) -> np.ndarray:
-        """int64 [batches + 1]: up to which row of ``split`` the batches before each hold all."""
+        """int64 [batches + 1]: before each batch, how many rows of ``split`` are complete."""
         lengths = np.where(self.windows.of_split(split), self.windows.lengths, 0)
         total = np.concatenate([[0], np.cumsum(lengths)])
         firsts = self._order[np.minimum(self._bounds, len(self._order) - 1)]
@@ -102,12 +101,9 @@ class Batches:
     def first(self, split: str, start: int, end: int) -> int:
         """The first batch with a row of ``split`` in ``start`` to ``end - 1``, or the last + 1."""
         begin = self._first_rows
-        mine = self.windows.of_split(split) & (begin < end)
-        mine &= begin + self.windows.lengths > start
-        return int(self.packing.slot[mine].min() // self.size) if mine.any() else len(self)
-
-
-# Rows that are computed before their turn wait here until the writer can take them.
+        chosen = self.windows.of_split(split) & (begin < end)
+        chosen &= begin + self.windows.lengths > start
+        return int(self.packing.slot[chosen].min() // self.size) if chosen.any() else len(self)
 
 
 class Rows(NamedTuple):
@@ -118,45 +114,47 @@ class Rows(NamedTuple):
     columns: Mapping[str, np.ndarray]
     """tokens, positions and docs, int32 [n] each."""
     acts: np.ndarray
-    """[layers, n, d_model]"""
+    """[sites, n, d_model]"""
 
     def cut(self, start: int, stop: int) -> "Rows":
-        """Those from place ``start`` to before ``stop``, in memory of their own."""
+        """A copy of those from place ``start`` to before ``stop``."""
         columns = {name: column[start:stop].copy() for name, column in self.columns.items()}
         return Rows(self.numbers[start:stop].copy(), columns, self.acts[:, start:stop].copy())
 
 
 class InOrder:
-    """Hands the rows of one split to the writer one after another, whatever order they come in.
+    """Passes the rows of one split to the writer in order, whatever order they come in.
+
+    Rows that come early are held until those before them have come.
 
     Args:
-        writer: where they go; its first row is the one after those it has.
+        writer: where they go; it continues after the rows it has.
         split: whose rows they are.
-        layers: of the axis of ``Rows.acts``.
+        sites: of the first axis of ``Rows.acts``.
     """
 
-    def __init__(self, writer: CacheWriter, split: str, layers: tuple[int, ...]) -> None:
-        self._writer, self._split, self._layers = writer, split, layers
+    def __init__(self, writer: CacheWriter, split: str, sites: tuple[Site, ...]) -> None:
+        self._writer, self._split, self._sites = writer, split, sites
         self._next = writer.rows_done(split)
         self._held: Rows | None = None
 
     def add(self, rows: Rows, complete: int) -> None:
-        """Take ``rows``, and write all below ``complete``, since none of those is still to come."""
-        found = _merged(self._held, rows)
-        first, end = np.searchsorted(found.numbers, [self._next, max(complete, self._next)])
-        self._held = found.cut(end, len(found.numbers))
+        """Hold ``rows``, and write those below ``complete``, all of which have come by now."""
+        merged = _merged(self._held, rows)
+        first, end = np.searchsorted(merged.numbers, [self._next, max(complete, self._next)])
+        self._held = merged.cut(end, len(merged.numbers))
         if first < end:
             self._writer.append(
                 self._split,
-                **{name: column[first:end] for name, column in found.columns.items()},
-                acts={layer: found.acts[i, first:end] for i, layer in enumerate(self._layers)},
-                start=int(found.numbers[first]),
+                **{name: column[first:end] for name, column in merged.columns.items()},
+                acts={site: merged.acts[i, first:end] for i, site in enumerate(self._sites)},
+                start=int(merged.numbers[first]),
             )
         self._next = max(complete, self._next)
 
 
 def _merged(held: Rows | None, new: Rows) -> Rows:
-    """Both in order."""
+    """Both sets of rows in order of their numbers."""
     if held is None or not len(held.numbers):
         return new
     numbers = np.concatenate([held.numbers, new.numbers])
@@ -169,38 +167,38 @@ def _merged(held: Rows | None, new: Rows) -> Rows:
     return Rows(numbers[order], columns, acts)
 
 
-def start_rows(model: Any, batch: Batch, layers: tuple[int, ...], dtype: str) -> Fetch:
+def start_rows(model: Any, batch: Batch, sites: tuple[Site, ...], dtype: str) -> Fetch:
     """Start a forward pass on the device; the function returned waits for its rows.
 
-    Rows are cast to ``dtype`` before they leave the device: [len(layers), S, T, d_model].
+    Rows are cast to ``dtype`` before they leave the device: [len(sites), S, T, d_model].
     """
     if hasattr(model, "rows"):
-        fetch: Fetch = model.rows(batch.tokens, layers, dtype)
+        fetch: Fetch = model.rows(batch.tokens, sites, dtype)
         return fetch
-    where = (batch.positions,) if packs(model) else ()
-    rows = _cast(model.residuals(batch.tokens, layers, *where), dtype)
+    positions = (batch.positions,) if packs(model) else ()
+    rows = _cast(model.residuals(batch.tokens, sites, *positions), dtype)
     rows.copy_to_host_async()
     return lambda: np.asarray(rows)
 
 
 def run_passes(
-    model: Model, batches: Batches, layers: tuple[int, ...], dtype: str, writer: CacheWriter
+    model: Model, batches: Batches, sites: tuple[Site, ...], dtype: str, writer: CacheWriter
 ) -> None:
     """Append every row that is not durable yet.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; what is durable stays.
+        Stopped: SIGINT or SIGTERM came; durable rows stay.
     """
     first, last = _range(batches, writer)
     ends = {split: batches.complete(split) for split in SPLITS}
     rows_before = np.sum([ends[split] for split in SPLITS], axis=0)
     total = int(rows_before[last])
-    order = {split: InOrder(writer, split, layers) for split in SPLITS}
+    order = {split: InOrder(writer, split, sites) for split in SPLITS}
     pending: tuple[int, Batch, Fetch] | None = None
     with Progress(total, int(rows_before[first])) as progress, StopRequest() as stop:
         for index in range(first, last):
             batch = batches.batch(index)
-            fetch = start_rows(model, batch, layers, dtype)
+            fetch = start_rows(model, batch, sites, dtype)
             if pending is not None:
                 _store(order, ends, *pending)
                 progress.update(int(rows_before[index]))
@@ -217,10 +215,7 @@ def run_passes(
 
 
 def _range(batches: Batches, writer: CacheWriter) -> tuple[int, int]:
-    """The batches with a row that is to be written and not durable: the first, and after the last.
-
-    Where there is none, nothing is between the two.
-    """
+    """The first batch with a row still to be written, and the batch after the last of them."""
     first, last = len(batches), 0
     for split in SPLITS:
         rows = batches.complete(split)
@@ -238,14 +233,14 @@ def _store(
     batch: Batch,
     fetch: Fetch,
 ) -> None:
-    """Hand each row to its split."""
-    found = fetch()
-    flat = found.reshape(len(found), -1, found.shape[-1])
+    """Pass each row to its split."""
+    acts = fetch()
+    flat = acts.reshape(len(acts), -1, acts.shape[-1])
     columns = {"tokens": batch.tokens, "positions": batch.positions, "docs": batch.docs}
     for split, rows in order.items():
         at = batch.places[split]
-        mine = {name: column.reshape(-1)[at] for name, column in columns.items()}
-        rows.add(Rows(batch.numbers[split], mine, flat[:, at]), int(ends[split][index + 1]))
+        chosen = {name: column.reshape(-1)[at] for name, column in columns.items()}
+        rows.add(Rows(batch.numbers[split], chosen, flat[:, at]), int(ends[split][index + 1]))
 
 
 @partial(jax.jit, static_argnames="dtype")

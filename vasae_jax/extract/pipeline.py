@@ -1,4 +1,4 @@
-"""From a model and documents to a finished activation cache, in one pass for all layers."""
+"""Extraction: a model and documents in, a finished activation cache of all sites out."""
 
 import os
 from collections.abc import Iterable
@@ -16,9 +16,10 @@ from vasae_jax.cache import (
     PartWriter,
     TextInfo,
 )
-from vasae_jax.extract.model import Model, check_layers, packs
+from vasae_jax.extract.model import Model, choose_sites, packs
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.windows import SPLITS, Windows, alone, even_size, make_windows, pack
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.progress import Progress
 
@@ -32,17 +33,19 @@ class Settings:
 
     Attributes:
         layers: 0-based, or None for all of them.
+        sites: kinds of the sites in each layer.
         context_length: tokens in the longest window, the BOS included.
         batch_windows: the most windows of full length in one forward pass.
-        bos: put a BOS before every window; None does what the model's tokenizer does.
+        bos: put a BOS before every window; None follows the model's tokenizer.
         heldout_share: share of documents held out, over 0 and below 1.
         max_rows: the most rows (tokens) to extract over both splits, or None for all.
         dtype: how rows are stored, ``bfloat16`` or ``float32``.
         chunk_rows: rows of one chunk of the cache.
-        shard_rows: rows of one file, or None for what holds about 512 MB of all layers.
+        shard_rows: rows of one file, or None for about 512 MB of all sites.
     """
 
     layers: tuple[int, ...] | None = None
+    sites: tuple[str, ...] = ("resid_post",)
     context_length: int = 128
     batch_windows: int = 32
     bos: bool | None = None
@@ -63,20 +66,20 @@ def extract(
     overwrite: bool = False,
     part: Part | None = None,
 ) -> Manifest | None:
-    """Write the cache ``url`` of the model's residual streams over ``documents``.
+    """Write the cache ``url`` of the model's rows over ``documents``.
 
-    Run again after an interruption with the same arguments it goes on after the last
-    durable shard, and the finished cache is equal to an uninterrupted one: the windows and
-    the batches they are run in depend on the text, the settings and the model's mesh alone.
+    Called again with the same arguments after an interruption, it continues after the last
+    durable shard, and the finished cache equals an uninterrupted one: windows and batches
+    depend on the text, the settings and the model's mesh alone.
 
     Args:
         model: a language model; its weights may be loaded on first use.
         documents: texts; see :func:`vasae_jax.extract.read_documents`.
         url: new or unfinished cache: a directory or a gs:// or s3:// URL.
         settings: how text becomes rows.
-        source: what the manifest says of the text's origin.
+        source: the text's origin, for the manifest.
         overwrite: replace the cache that is there.
-        part: the one part to write: each by a job of its own, in any order or at once;
+        part: the part to write, if the cache is written in parts by several jobs;
             :func:`vasae_jax.cache.finish` then joins them.
 
     Returns:
@@ -85,22 +88,22 @@ def extract(
     Raises:
         UserError: an unusable setting, text, output or row. Settings, place and text are
             checked before the model's weights are used, and all before anything compiles.
-        Stopped: SIGINT or SIGTERM came; what is durable stays.
+        Stopped: SIGINT or SIGTERM came; durable rows stay.
     """
-    layers = check_layers(settings.layers, model.spec.n_layers, model.id)
+    sites = choose_sites(settings.layers, settings.sites, model.spec.n_layers, model.id)
     _check_settings(settings, model)
     _check_place(url, overwrite)
     batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
-    ends = _ends(model)
-    plan = _plan(model, settings, layers, batches, source)
+    vocabulary = model_vocabulary(model)
+    plan = _plan(model, settings, sites, batches, source)
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:
-        with PartWriter(url, plan, rows, part, **ends) as one:
-            run_passes(model, batches, layers, settings.dtype, one)
-            one.finish_part()
+        with PartWriter(url, plan, rows, part, **vocabulary) as part_writer:
+            run_passes(model, batches, sites, settings.dtype, part_writer)
+            part_writer.finish_part()
         return None
-    with CacheWriter(url, plan, overwrite=overwrite, expected=rows, **ends) as writer:
-        run_passes(model, batches, layers, settings.dtype, writer)
+    with CacheWriter(url, plan, overwrite=overwrite, expected=rows, **vocabulary) as writer:
+        run_passes(model, batches, sites, settings.dtype, writer)
         return writer.finish()
 
 
@@ -121,15 +124,15 @@ def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows
 
 
 def make_batches(windows: Windows, model: Model, most: int) -> Batches:
-    """The forward passes over a text, of ``most`` slots at most; packed where the model can."""
+    """The forward passes over a text, of at most ``most`` slots; packed where the model can."""
     count, length = len(windows.docs), windows.context_length
     packing = pack(windows.lengths, length) if packs(model) else alone(count)
     multiple = getattr(model, "batch_multiple", 1)
     return Batches(windows, packing, even_size(packing.slots, most, multiple))
 
 
-def _ends(model: Model) -> dict[str, Any]:
-    """What a cache holds of the model's two ends; loads weights that were not loaded before."""
+def model_vocabulary(model: Any) -> dict[str, Any]:
+    """The arguments of CacheWriter that a model gives; loads its weights if they are not yet."""
     return {
         "embedding": model.embedding(),
         "unembedding": None if model.spec.tied else model.unembedding(),
@@ -141,15 +144,15 @@ def _ends(model: Model) -> dict[str, Any]:
 def _plan(
     model: Model,
     settings: Settings,
-    layers: tuple[int, ...],
+    sites: tuple[Site, ...],
     batches: Batches,
     source: str,
 ) -> CachePlan:
     spec, windows = model.spec, batches.windows
-    how = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
+    batching = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
     return CachePlan(
         model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
-        layers=layers,
+        sites=sites,
         d_model=spec.d_model,
         vocab_size=spec.vocab_size,
         tied=spec.tied,
@@ -159,8 +162,8 @@ def _plan(
         text=TextInfo(source, windows.digest),
         heldout_share=settings.heldout_share,
         chunk_rows=settings.chunk_rows,
-        computed=f"{model.computed}, {how}",
-        shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(layers)),
+        computed=f"{model.computed}, {batching}",
+        shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(sites)),
     )
 
 
@@ -171,9 +174,9 @@ def shard_rows(settings: Settings, width: int) -> int:
     return max(rows // settings.chunk_rows, 1) * settings.chunk_rows
 
 
-def _bos_id(model: Model, wanted: bool | None) -> int | None:
+def _bos_id(model: Model, bos: bool | None) -> int | None:
     tokenizer = model.tokenizer
-    if not (tokenizer.add_bos if wanted is None else wanted):
+    if not (tokenizer.add_bos if bos is None else bos):
         return None
     if tokenizer.bos_id is None:
         raise UserError(f"{model.id} has no BOS token; expected --bos no for it")
@@ -199,10 +202,10 @@ def _check_settings(settings: Settings, model: Model) -> None:
 
 
 def _check_place(url: str, overwrite: bool) -> None:
-    """Refuse early what the writer would refuse after the text is read and the model loaded."""
+    """Refuse a place before the text is read and the model loaded, as the writer would then."""
     try:
         Cache.open(url)
-    except UserError:  # not there, unfinished or foreign: the writer tells these apart
+    except UserError:  # missing, unfinished or not a cache: the writer tells these apart
         complete = False
     else:
         complete = True

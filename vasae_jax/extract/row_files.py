@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 
 from vasae_jax.extract.import_rows import GivenRows, Read, make_rows
-from vasae_jax.extract.model import layer_of_hook
 from vasae_jax.extract.saev_rows import is_saev, saev_rows
+from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError
 
 KINDS = ("auto", "npy", "safetensors", "sae_lens", "saev")
@@ -156,8 +156,8 @@ def _sae_lens(path: Path) -> GivenRows:
 
     tokens = table.column("token_ids").combine_chunks().flatten().to_numpy()
     shape = (table.num_rows, length, width)
-    layer = layer_of_hook(hooks[0], path)
-    return make_rows(str(path), shape, read, tokens.reshape(-1, length), layer=layer)
+    site = site_of_hook(hooks[0], path)
+    return make_rows(str(path), shape, read, tokens.reshape(-1, length), site=site)
 
 
 def _arrow(path: Path) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.extract.import_rows import GivenRows, make_rows
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
 META, SHARDS = "metadata.json", "shards.json"
@@ -76,8 +77,9 @@ def saev_rows(path: Path, layer: int | None, tokens: np.ndarray | None) -> Given
         ]
         return np.concatenate(found)
 
-    said = meta.layers[place]
-    return make_rows(str(path), shape, read, tokens, layer=said if said >= 0 else None)
+    layer = meta.layers[place]
+    site = Site(layer) if layer >= 0 else None
+    return make_rows(str(path), shape, read, tokens, site=site)
 
 
 def _place(path: Path, meta: _Meta, layer: int | None) -> int:

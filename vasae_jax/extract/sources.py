@@ -1,4 +1,4 @@
-"""Where a Hugging Face model lies, its settings and its tokenizer, before any weight is read."""
+"""The files of a Hugging Face model: its settings and tokenizer, without reading weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Spec:
-    """What the pipeline asks of a model that a library other than this one runs."""
+    """The sizes of a model that another library runs."""
 
     family: str
     """Hugging Face's model type."""
@@ -31,7 +31,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files: a Hugging Face directory or a GGUF file, and where it came from."""
+    """A model's files: a Hugging Face directory or a GGUF file, and their origin."""
 
     path: Path
     id: str
@@ -56,7 +56,7 @@ class Source:
             ) from error
 
     def arguments(self) -> tuple[str, dict[str, Any]]:
-        """What transformers' ``from_pretrained`` is called with: a place and options."""
+        """The arguments of transformers' ``from_pretrained``: a place and options."""
         if self.gguf:
             return str(self.path.parent), {"gguf_file": self.path.name}
         return str(self.path), {}
@@ -68,7 +68,7 @@ class Source:
         return tokenizer_from_directory(self.path, config.to_dict(), vocab_size)
 
     def weight_files(self) -> list[Path]:
-        """The files that hold weights, by name; raises UserError if there are none."""
+        """The weight files, sorted by name; raises UserError if there are none."""
         if self.gguf:
             return [self.path]
         for pattern in WEIGHTS:
@@ -87,10 +87,10 @@ def locate(source: str) -> Source:
     Raises:
         UserError: no such path, or the hub does not have it or cannot be reached.
     """
-    found = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[0]]))
-    if found.revision and not list(found.path.glob(WEIGHTS[0])):
-        found = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[1]]))
-    return found
+    files = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[0]]))
+    if files.revision and not list(files.path.glob(WEIGHTS[0])):
+        files = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[1]]))
+    return files
 
 
 def causal_config(source: Source) -> Any:
@@ -120,7 +120,7 @@ def causal_config(source: Source) -> Any:
 
 
 def spec_of(config: Any) -> Spec:
-    """The pipeline's view of a transformers configuration."""
+    """The sizes in a transformers configuration."""
     text = config.get_text_config()
     lengths = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
     return Spec(

@@ -1,4 +1,8 @@
-"""Finding the blocks and the final norm in a model of any family, by shape and behaviour."""
+"""Any causal language model of transformers, run by PyTorch.
+
+Its blocks and final norm are found by their shape and behaviour, so that a new family needs no
+code here. This is the only module that imports torch.
+"""
 
 import copy
 import dataclasses
@@ -10,8 +14,18 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.extract import sources
+from vasae_jax.sites import Site, SiteLike, as_site, as_sites
 from vasae_jax.utils.errors import UserError, first_line
 
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    raise UserError(
+        "torch is not installed; expected: pip install vasae-jax[torch], or tools/extract_flax.py"
+    ) from error
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NORM_NAMES = (
     "norm", "ln_f", "norm_f", "final_layer_norm", "final_layernorm", "final_norm",
     "layer_norm", "layernorm",
@@ -23,33 +37,38 @@ NO_NORM = {"kind": "none", "eps": 0.0, "weight": None, "bias": None}
 def find_blocks(model: Any, n_layers: int) -> tuple[str, Any]:
     """The name and the ModuleList of the decoder's blocks.
 
-    It is the outermost ModuleList that has as many entries as the model has layers.
+    This is the outermost ModuleList with as many entries as the model has layers.
 
     Raises:
         UserError: there is none, or more than one.
     """
-    from torch import nn
-
-    found = {
+    lists = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n_layers
     }
-    outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         raise UserError(
             f"{type(model).__name__} has {len(outer)} lists of {n_layers} modules"
             f"{': ' if outer else ''}{', '.join(outer)}; expected one, the decoder's blocks"
         )
-    return outer[0], found[outer[0]]
+    return outer[0], lists[outer[0]]
+
+
+def module_at(blocks: Any, site: Site) -> Any:
+    """The module whose output are the rows of ``site``; UserError for a kind without one."""
+    if site.kind == "resid_post":
+        return blocks[site.layer]
+    raise UserError(f"PyTorch has no hook for {site}; expected a site of kind resid_post")
 
 
 def find_final_norm(model: Any, blocks: str, d_model: int) -> dict[str, Any]:
     """The norm after the last block, as ``vocab/final_norm.json`` describes it.
 
-    The kind is told by running the norm on random rows and comparing with both formulas,
-    and so is whether it multiplies by its weight or, as Gemma does, by one more than it:
-    the weight given is the one that is really multiplied by.
+    Its kind is found by running the norm on random rows and comparing with both formulas, and
+    so is whether it multiplies by its weight or, as Gemma does, by one plus its weight. The
+    weight returned is the factor itself.
 
     Args:
         model: the transformers model.
@@ -67,8 +86,6 @@ def find_final_norm(model: Any, blocks: str, d_model: int) -> dict[str, Any]:
 
 def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
     """Kind, eps, effective weight and bias of a norm over rows of width ``d_model``."""
-    import torch
-
     module = copy.deepcopy(module).float().cpu()
     rows = torch.randn(8, d_model, generator=torch.Generator().manual_seed(0)) + 0.5
     eps = float(next((getattr(module, e) for e in EPS_NAMES if hasattr(module, e)), 1e-5))
@@ -77,31 +94,18 @@ def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
     weight = torch.ones(d_model) if weight is None else weight.detach()
     shift = torch.zeros(d_model) if bias is None else bias.detach()
     with torch.inference_mode():
-        wanted = module(rows)
+        expected = module(rows)
         centred = rows - rows.mean(-1, keepdim=True)
         for kind, values in (("rmsnorm", rows), ("layernorm", centred)):
             unit = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + eps)
             for scale in (weight, 1 + weight):
-                if torch.allclose(unit * scale + shift, wanted, rtol=1e-4, atol=1e-5):
+                if torch.allclose(unit * scale + shift, expected, rtol=1e-4, atol=1e-5):
                     stored = None if bias is None else shift.tolist()
                     return {"kind": kind, "eps": eps, "weight": scale.tolist(), "bias": stored}
     raise UserError(
         f"the final norm {type(module).__name__} computes neither RMSNorm nor LayerNorm; "
         "expected one of the two"
     )
-
-
-# Any Hugging Face causal language model, run by PyTorch. The only module that imports torch.
-
-
-try:
-    import torch
-except ImportError as error:
-    raise UserError(
-        "torch is not installed; expected: pip install vasae-jax[torch], or tools/extract_flax.py"
-    ) from error
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class TorchLM:
@@ -152,7 +156,7 @@ class TorchLM:
 
         place, options = self._source.arguments()
         if self._softcapped:
-            # transformers 4 leaves the cap out of every other kind of attention.
+            # transformers 4 ignores the cap in every other kind of attention.
             options = {**options, "attn_implementation": "eager"}
         try:
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -164,45 +168,45 @@ class TorchLM:
                 f"{self.id} cannot be loaded by transformers {transformers.__version__}: "
                 f"{first_line(error)}"
             ) from error
-        self._settle(model)
+        self._check(model)
         return model
 
     def rows(
-        self, tokens: np.ndarray, layers: Sequence[int], dtype: str
+        self, tokens: np.ndarray, sites: Sequence[SiteLike], dtype: str
     ) -> Callable[[], np.ndarray]:
         """Start a forward pass; calling the result waits and gives the rows on the host.
 
         Args:
             tokens: integers [S, T], right-padded.
-            layers: 0-based, ascending.
+            sites: whose rows; a number is the residual stream after that block.
             dtype: of the result, ``float32`` or ``bfloat16``; cast on the device.
 
         Returns:
-            A function that gives [len(layers), S, T, d_model].
+            A function that gives [len(sites), S, T, d_model].
         """
-        wanted = self._residuals(tokens, layers).to(DTYPES[dtype])
-        return lambda: _to_numpy(wanted)
+        rows = self._rows(tokens, as_sites(sites)).to(DTYPES[dtype])
+        return lambda: _to_numpy(rows)
 
-    def residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> np.ndarray:
-        """Residual stream after each of ``layers``, float32 [len(layers), S, T, d_model]."""
-        return self.rows(tokens, layers, "float32")()
+    def residuals(self, tokens: np.ndarray, sites: Sequence[SiteLike]) -> np.ndarray:
+        """Rows at each of ``sites``, float32 [len(sites), S, T, d_model]."""
+        return self.rows(tokens, sites, "float32")()
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """Next-token logits: integers [S, T], right-padded, to float32 [S, T, V]."""
         return self._logits(tokens)
 
-    def patched(self, tokens: np.ndarray, rows: Any, layer: int) -> np.ndarray:
-        """Logits float32 [S, T, V] if block ``layer`` put out ``rows`` [S, T, d_model].
+    def patched(self, tokens: np.ndarray, rows: Any, site: SiteLike) -> np.ndarray:
+        """Logits float32 [S, T, V] with ``rows`` [S, T, d_model] in place of those at ``site``.
 
-        Every block runs, since what surrounds them differs by architecture.
+        Every block runs, since the code around the blocks differs by architecture.
         """
-        wanted = torch.from_numpy(np.array(rows, np.float32)).to(self._device, self._dtype)
+        patch = torch.from_numpy(np.array(rows, np.float32)).to(self._device, self._dtype)
 
         def replace(module: Any, inputs: Any, output: Any) -> Any:
-            return (wanted, *output[1:]) if isinstance(output, tuple) else wanted
+            return (patch, *output[1:]) if isinstance(output, tuple) else patch
 
         _, blocks = find_blocks(self.model, self.spec.n_layers)
-        handle = blocks[layer].register_forward_hook(replace)
+        handle = module_at(blocks, as_site(site)).register_forward_hook(replace)
         try:
             return self._logits(tokens)
         finally:
@@ -224,32 +228,33 @@ class TorchLM:
     def _logits(self, tokens: np.ndarray) -> np.ndarray:
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
         with torch.inference_mode():
-            # Causal attention never looks right, so padding there needs no mask.
+            # Attention is causal, so padding on the right needs no mask.
             mask = torch.ones_like(ids)
-            found = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            return _float32(found.logits)
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            return _float32(output.logits)
 
-    def _residuals(self, tokens: np.ndarray, layers: Sequence[int]) -> torch.Tensor:
+    def _rows(self, tokens: np.ndarray, sites: tuple[Site, ...]) -> torch.Tensor:
         _, blocks = find_blocks(self.model, self.spec.n_layers)
-        kept: dict[int, torch.Tensor] = {}
+        rows: dict[Site, torch.Tensor] = {}
         handles = [
-            blocks[layer].register_forward_hook(_keep(kept, layer, layer == max(layers)))
-            for layer in layers
+            module_at(blocks, site).register_forward_hook(_keep(rows, site, len(set(sites))))
+            for site in sites
         ]
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
         try:
             with torch.inference_mode():
-                # Causal attention never looks right, so padding there needs no mask.
+                # Attention is causal, so padding on the right needs no mask.
                 self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        except _Deepest:
-            return torch.stack([kept[layer] for layer in layers])
+        except _Complete:
+            return torch.stack([rows[site] for site in sites])
         finally:
             for handle in handles:
                 handle.remove()
-        raise UserError(f"{self.id} did not run block {max(layers)}; expected one run a forward")
+        missing = ", ".join(str(site) for site in sites if site not in rows)
+        raise UserError(f"{self.id} did not run {missing}; expected one run of each a forward pass")
 
-    def _settle(self, model: Any) -> None:
-        """Check the loaded model against its settings, and note whether it is really tied."""
+    def _check(self, model: Any) -> None:
+        """Check the loaded model against its settings, and record whether it is in fact tied."""
         embed, head = model.get_input_embeddings(), model.get_output_embeddings()
         expected = (self.spec.vocab_size, self.spec.d_model)
         for name, part in (("input", embed), ("output", head)):
@@ -264,21 +269,21 @@ class TorchLM:
         find_blocks(model, self.spec.n_layers)
 
 
-class _Deepest(Exception):
-    """The deepest wanted block has run; nothing after it is needed."""
+class _Complete(Exception):
+    """The rows of all sites are there, so no later block needs to run."""
 
 
-def _keep(kept: dict[int, Any], layer: int, last: bool) -> Callable[..., None]:
+def _keep(rows: dict[Site, Any], site: Site, count: int) -> Callable[..., None]:
     def hook(module: Any, inputs: Any, output: Any) -> None:
-        kept[layer] = output[0] if isinstance(output, tuple) else output
-        if last:
-            raise _Deepest
+        rows[site] = output[0] if isinstance(output, tuple) else output
+        if len(rows) == count:
+            raise _Complete
 
     return hook
 
 
 def best_device() -> str:
-    """Torch's name of the device to use where none was asked for."""
+    """Torch's name of the default device."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

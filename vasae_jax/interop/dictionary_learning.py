@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.extract.model import layer_of_hook
 from vasae_jax.interop.files import (
     encoder_bias,
     json_bytes,
-    layer_and_model,
     layer_naming,
     need,
     read_json,
     read_torch,
+    site_and_model,
     table,
     text,
     whole,
 )
 from vasae_jax.interop.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
+from vasae_jax.sites import Site, site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
@@ -75,7 +75,7 @@ def read(folder: Path) -> ForeignSAE:
         activation=activation,
         k=whole(trainer.get("k")),
         pre_bias=pre_bias,
-        layer=_layer(trainer, where),
+        site=_site(trainer, where),
         model=text(trainer, "lm_name") or None,
     )
 
@@ -107,12 +107,12 @@ def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
     return threshold
 
 
-def _layer(trainer: dict[str, Any], where: Path) -> int | None:
-    """The layer that the trainer notes, where its submodule is a block's output."""
+def _site(trainer: dict[str, Any], where: Path) -> Site | None:
+    """The site that the trainer notes: a layer, where its submodule is a block's output."""
     layer, module = whole(trainer.get("layer")), text(trainer, "submodule_name")
     if layer is not None and layer >= 0 and (not module or module.startswith("resid_post")):
-        return layer
-    return layer_of_hook(module, where)
+        return Site(layer)
+    return site_of_hook(module, where)
 
 
 # dictionary_learning (0.1): ``config.json`` and ``ae.pt``.
@@ -126,15 +126,15 @@ def _layer(trainer: dict[str, Any], where: Path) -> int | None:
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The files' content by name; UserError if torch is not installed."""
     topk = dictionary.k < dictionary.d_sae
-    layer, model = layer_and_model(dictionary)
+    site, model = site_and_model(dictionary)
     trainer = {
         "dict_class": "AutoEncoderTopK" if topk else "JumpReluAutoEncoder",
         "activation_dim": dictionary.d_in,
         "dict_size": dictionary.d_sae,
         **({"k": dictionary.k} if topk else {}),
-        "layer": layer,
+        "layer": site.layer,
         "lm_name": model,
-        "submodule_name": f"resid_post_layer_{layer}",
+        "submodule_name": f"{site.kind}_layer_{site.layer}",
     }
     arrays = _topk(dictionary) if topk else _jump(dictionary)
     config = {"trainer": trainer, "layer_names": layer_naming(dictionary)}

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from vasae_jax.dictionary.claims import LAYER_CLAIM, RELATIONS, VERDICTS
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.lm.hf_weights import torch_tensors
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing
 
@@ -119,10 +120,11 @@ def refuse_topk(dictionary: Dictionary, layout: str) -> None:
         )
 
 
-def layer_and_model(dictionary: Dictionary) -> tuple[int, str]:
-    """The layer and the model id that the rows come from."""
+def site_and_model(dictionary: Dictionary) -> tuple[Site, str]:
+    """The site and the model id that the rows come from."""
     provenance = dictionary.meta["provenance"]
-    return int(provenance["layer"]), str(provenance["model"]["id"])
+    site = Site(int(provenance["layer"]), str(provenance["site"]))
+    return site, str(provenance["model"]["id"])
 
 
 def layer_naming(dictionary: Dictionary) -> dict[str, Any]:

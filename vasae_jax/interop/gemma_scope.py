@@ -13,6 +13,7 @@ import numpy as np
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop.files import encoder_bias, need, read_npz, read_safetensors, refuse_topk
 from vasae_jax.interop.record import ForeignSAE, make_foreign
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
 NPZ, SAFETENSORS = "params.npz", "params.safetensors"
@@ -43,7 +44,7 @@ def read(folder: Path) -> ForeignSAE:
         weights,
         library="gemma_scope",
         activation="jumprelu",
-        layer=int(layers[-1][1]) if layers else None,
+        site=Site(int(layers[-1][1])) if layers else None,
     )
 
 

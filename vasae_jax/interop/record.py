@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vasae_jax import __version__
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file, write_json
 
@@ -39,8 +40,8 @@ class ForeignSAE:
     """float32 [d_sae]"""
     k: int
     pre_bias: float
-    layer: int | None
-    """The block whose output it reads, counted from 0, where its files say so."""
+    site: Site | None
+    """The site that it reads, where its files say so."""
     model: str | None
     """Its language model's name, where its files say so."""
 
@@ -60,7 +61,7 @@ def make_foreign(
     activation: Activation,
     k: int | None = None,
     pre_bias: float = 0.0,
-    layer: int | None = None,
+    site: Site | None = None,
     model: str | None = None,
 ) -> ForeignSAE:
     """An SAE out of its weights, held against one another.
@@ -69,7 +70,7 @@ def make_foreign(
         where: the file that they come from, for messages.
         weights: W_enc [d_sae, d_in], b_enc, W_dec [d_sae, d_in], b_dec; threshold, a number or
             [d_sae], where there is one.
-        library, activation, pre_bias, layer, model: as :class:`ForeignSAE` has them.
+        library, activation, pre_bias, site, model: as :class:`ForeignSAE` has them.
         k: of TopK.
 
     Raises:
@@ -85,7 +86,7 @@ def make_foreign(
         activation=activation,
         k=k if activation == "topk" and k else d_sae,
         pre_bias=pre_bias,
-        layer=layer,
+        site=site,
         model=model,
         **kept,
     )
@@ -145,6 +146,8 @@ class Imported:
     cache: str
     cache_digest: str
     layer: int
+    site: str
+    """Kind of the site in that layer."""
     skip_positions: int
     """Rows at the first so many positions of a context are masked."""
     max_norm: float
@@ -193,8 +196,10 @@ def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
             raise ValueError(f"{weights} is another file")
         with np.load(weights, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
-        keys = ("library", "activation", "k", "pre_bias", "model", "layer")
-        sae = make_foreign(str(weights), arrays, **{key: record[key] for key in keys})
+        record = {"site": "resid_post", **record}  # which older imports do not say
+        keys = ("library", "activation", "k", "pre_bias", "model")
+        site = Site(record["layer"], record["site"])
+        sae = make_foreign(str(weights), arrays, site=site, **{key: record[key] for key in keys})
         origin = Imported(**{name: record[name] for name in Imported.__dataclass_fields__})
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{meta} is damaged ({error}); expected what vasae import wrote") from error

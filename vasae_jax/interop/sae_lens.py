@@ -11,20 +11,20 @@ import numpy as np
 from safetensors.numpy import save
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.extract.model import layer_of_hook
 from vasae_jax.interop.files import (
     encoder_bias,
     json_bytes,
-    layer_and_model,
     layer_naming,
     need,
     read_json,
     read_safetensors,
+    site_and_model,
     table,
     text,
     whole,
 )
 from vasae_jax.interop.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
+from vasae_jax.sites import hook_name, site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -66,7 +66,7 @@ def read(folder: Path) -> ForeignSAE:
         activation=activation,
         k=_k(config),
         pre_bias=float(bool(config.get("apply_b_dec_to_input", True))),
-        layer=layer_of_hook(text(said, "hook_name"), where),
+        site=site_of_hook(text(said, "hook_name"), where),
         model=text(said, "model_name") or None,
     )
 
@@ -115,7 +115,7 @@ WRITTEN_FOR = "6.0.0"
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The files' content by name."""
     taken = 1.0 if dictionary.pre_bias == 1 else 0.0
-    layer, model = layer_and_model(dictionary)
+    site, model = site_and_model(dictionary)
     provenance = dictionary.meta["provenance"]
     config = {
         **_activation_settings(dictionary),
@@ -128,7 +128,7 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
         "reshape_activations": "none",
         "metadata": {
             "model_name": model,
-            "hook_name": f"blocks.{layer}.hook_resid_post",
+            "hook_name": hook_name(site),
             "context_size": provenance["context_length"],
             "prepend_bos": provenance["bos"],
             "made_by": dictionary.meta["created_by"],

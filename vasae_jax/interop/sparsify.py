@@ -9,7 +9,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.extract.model import layer_of_hook
 from vasae_jax.interop.files import (
     encoder_bias,
     json_bytes,
@@ -19,6 +18,7 @@ from vasae_jax.interop.files import (
     whole,
 )
 from vasae_jax.interop.record import ForeignSAE, make_foreign
+from vasae_jax.sites import Site, site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -56,13 +56,13 @@ def read(folder: Path) -> ForeignSAE:
         activation="topk",
         k=whole(config.get("k")),
         pre_bias=1.0,
-        layer=_layer(folder),
+        site=_site(folder),
     )
 
 
-def _layer(folder: Path) -> int | None:
+def _site(folder: Path) -> Site | None:
     name = folder.resolve().name
-    return layer_of_hook(name, folder) if name.startswith(("layers.", "h.")) else None
+    return site_of_hook(name, folder) if name.startswith(("layers.", "h.")) else None
 
 
 # EleutherAI sparsify (1.x): ``cfg.json`` and ``sae.safetensors``.

@@ -14,6 +14,7 @@ from vasae_jax.lm import model
 from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import Checkpoint
+from vasae_jax.sites import SiteLike, resid_post_layers
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, sha256_file
 
@@ -91,27 +92,26 @@ class LM(LMEmbeddings):
         self._graph, self._weights = nnx.split(decoder)
 
     def residuals(
-        self, tokens: Any, layers: Sequence[int], positions: Any | None = None
+        self, tokens: Any, sites: Sequence[SiteLike], positions: Any | None = None
     ) -> jax.Array:
-        """Residual stream after each of ``layers``; no later block runs.
+        """Rows at each of ``sites``; no later block runs.
 
         Args:
             tokens: integers [S, T], T at most ``spec.context_length``. Attention is causal
                 and positions count from 0, so windows padded on the right need no mask.
-            layers: 0-based, in any order.
+            sites: in any order; a number is the residual stream after that block.
             positions: integers [S, T], each token's position in its window, where one row holds
                 several windows, of which none attends to another. A window begins at each 0,
                 and so does every row. None: each row is one window.
 
         Returns:
-            float32 [len(layers), S, T, d_model].
+            float32 [len(sites), S, T, d_model].
 
         Raises:
-            UserError: an unknown layer, a window that is too long, a token id without a
+            UserError: an unknown site, a window that is too long, a token id without a
                 row in the embedding, positions that do not fit.
         """
-        requested = tuple(int(layer) for layer in layers)
-        self._check_layers(requested)
+        requested = self._layers(sites)
         distinct = sorted(set(requested))
         tokens = self._put_tokens(tokens)
         if positions is not None:
@@ -129,31 +129,31 @@ class LM(LMEmbeddings):
         return logits
 
     def residual_and_logits(
-        self, tokens: Any, layer: int, at: np.ndarray | None = None
+        self, tokens: Any, site: SiteLike, at: np.ndarray | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Residual stream after ``layer`` [S, T, d_model], and logits, in one pass.
+        """Rows at ``site`` [S, T, d_model], and logits, in one pass.
 
         Logits are those of all positions, [S, T, V], or of one position of each window, ``at``
         int [S]: [S, 1, V]. Errors as residuals.
         """
-        self._check_layers((layer,))
+        (layer,) = self._layers((site,))
         both: tuple[jax.Array, jax.Array] = model.residual_and_logits(
             self._graph, self._weights, self._put_tokens(tokens), np.int32(layer), at
         )
         return both
 
-    def continue_from(self, resid: Any, layer: int, at: np.ndarray | None = None) -> jax.Array:
-        """Logits [S, T, V] if the residual stream after block ``layer`` were ``resid``.
+    def continue_from(self, resid: Any, site: SiteLike, at: np.ndarray | None = None) -> jax.Array:
+        """Logits [S, T, V] if the rows at ``site`` were ``resid``.
 
         Args:
             resid: [S, T, d_model]; positions count from 0.
-            layer: the block whose output is replaced (0-based).
+            site: whose rows are replaced.
             at: int [S], one position of each window, for its logits alone, [S, 1, V].
 
         Raises:
-            UserError: an unknown layer, a wrong shape, a window that is too long.
+            UserError: an unknown site, a wrong shape, a window that is too long.
         """
-        self._check_layers((layer,))
+        (layer,) = self._layers((site,))
         shape = tuple(resid.shape)
         if len(shape) != 3 or shape[2] != self.spec.d_model:
             raise UserError(
@@ -166,12 +166,15 @@ class LM(LMEmbeddings):
         )
         return logits
 
-    def _check_layers(self, layers: tuple[int, ...]) -> None:
+    def _layers(self, sites: Sequence[SiteLike]) -> tuple[int, ...]:
+        """The layers of ``sites``, which are all outputs of blocks: model.py has no other hook."""
+        layers = resid_post_layers(sites, self.id)
         last = self.spec.n_layers - 1
         wrong = [layer for layer in layers if not 0 <= layer <= last]
         if wrong or not layers:
             name = wrong[0] if wrong else "none"
             raise UserError(f"layer {name} was requested of {self.id}; expected layers 0 to {last}")
+        return layers
 
     def _check_length(self, length: int) -> None:
         longest, reason = self.spec.context_length, "the context length"

@@ -10,6 +10,7 @@ import numpy as np
 from vasae_jax.cache import Cache, RowArray
 from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
+from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 
 # Rows that no model gives: not finite, or one number throughout.
@@ -107,7 +108,7 @@ class Columns(Protocol[B_co]):
 
 
 class Source:
-    """The rows of one layer and split, with ``mask`` applied and unusable rows dropped.
+    """The rows of one site and split, with ``mask`` applied and unusable rows dropped.
 
     See :func:`median_norm` for the median that norms are compared with, and
     :mod:`vasae_jax.stream.source` for the rows that are dropped, which ``tally`` counts.
@@ -116,22 +117,22 @@ class Source:
         UserError: the cache lacks the layer or split, or a number is negative.
     """
 
-    def __init__(self, cache: Cache, layer: int, split: str, mask: Mask) -> None:
+    def __init__(self, cache: Cache, site: SiteLike, split: str, mask: Mask) -> None:
         if mask.skip_positions < 0 or not mask.max_norm >= 0:
             raise UserError(
                 f"skip_positions is {mask.skip_positions} and max_norm is {mask.max_norm}; "
                 "expected numbers that are not negative"
             )
         self.rows = cache.rows(split)
-        self.acts = cache.acts(layer, split)
+        self.acts = cache.acts(site, split)
         self.tally = Tally(self.acts.name, self.rows)
         self._docs = cache.column("docs", split)
         self._positions = cache.column("positions", split) if mask.skip_positions else None
-        self._norms = cache.norms(layer, split) if mask.max_norm else None
+        self._norms = cache.norms(site, split) if mask.max_norm else None
         self._skip = mask.skip_positions
         self._limit = np.inf
         if mask.max_norm:
-            self._limit = mask.max_norm * median_norm(cache, layer, split, mask)
+            self._limit = mask.max_norm * median_norm(cache, site, split, mask)
 
     def read_async(self, ranges: Sequence[tuple[int, int]]) -> "PendingBatch[Batch]":
         """Begin to read ranges of rows, to be laid side by side."""
@@ -226,7 +227,7 @@ def spread_chunks(rows: int, chunk_rows: int, most: int) -> list[tuple[int, int]
     return [(start, min(start + chunk_rows, rows)) for start in starts]
 
 
-def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
+def median_norm(cache: Cache, site: SiteLike, split: str, mask: Mask) -> float:
     """Median L2 norm of a split's rows at positions that ``mask`` does not skip.
 
     Rows whose norm is 0 or not finite do not count. Exact up to 2**20 rows; above, over evenly
@@ -235,7 +236,7 @@ def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
     Raises:
         UserError: no row has such a position.
     """
-    norms, positions = cache.norms(layer, split), cache.column("positions", split)
+    norms, positions = cache.norms(site, split), cache.column("positions", split)
     ranges = spread_chunks(cache.rows(split), norms.chunk_rows, NORM_SAMPLE)
     reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
     kept = [norm.result()[place.result() >= mask.skip_positions] for norm, place in reads]
@@ -253,14 +254,14 @@ def median_norm(cache: Cache, layer: int, split: str, mask: Mask) -> float:
 
 
 class Layers:
-    """The rows of ``layers`` of a split; what they have in common is read once.
+    """The rows of ``sites`` of a split; what they have in common is read once.
 
     Raises:
         UserError: as :class:`vasae_jax.stream.source.Source` does, for any layer.
     """
 
-    def __init__(self, cache: Cache, layers: Sequence[int], split: str, mask: Mask) -> None:
-        self._sources = [Source(cache, layer, split, mask) for layer in layers]
+    def __init__(self, cache: Cache, sites: Sequence[SiteLike], split: str, mask: Mask) -> None:
+        self._sources = [Source(cache, site, split, mask) for site in sites]
         self.dtype = self._sources[0].acts.dtype
 
     @property
@@ -296,7 +297,7 @@ def _name(column: str, place: int) -> str:
 
 
 def rows_in_order(
-    cache: Cache, layer: int, split: str, mask: Mask, *, batch: int, start: int = 0
+    cache: Cache, site: SiteLike, split: str, mask: Mask, *, batch: int, start: int = 0
 ) -> Iterator[Batch]:
     """Each row of a split once, in batches of ``batch`` rows; those of ``mask`` do not count.
 
@@ -311,7 +312,7 @@ def rows_in_order(
     """
     if batch < 1:
         raise UserError(f"batch is {batch}; expected at least 1")
-    return _batches(Source(cache, layer, split, mask), batch, start)
+    return _batches(Source(cache, site, split, mask), batch, start)
 
 
 def _batches(source: Source, size: int, start: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Mean and variance of a layer's rows, for the unit of the loss and the first bias."""
+"""Mean and variance of a site's rows, for the unit of the loss and the first bias."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
+from vasae_jax.sites import SiteLike
 from vasae_jax.stream.source import Source, median_norm, spread_chunks
 from vasae_jax.utils.errors import UserError
 
@@ -27,7 +28,9 @@ class Stats:
     rows: int
 
 
-def statistics(cache: Cache, layer: int, split: str, mask: Mask, *, max_rows: int = 65536) -> Stats:
+def statistics(
+    cache: Cache, site: SiteLike, split: str, mask: Mask, *, max_rows: int = 65536
+) -> Stats:
     """Moments over evenly spaced whole chunks of about ``max_rows`` rows, in float64.
 
     Rows of ``mask`` do not count.
@@ -35,7 +38,7 @@ def statistics(cache: Cache, layer: int, split: str, mask: Mask, *, max_rows: in
     Raises:
         UserError: the cache lacks the layer or split, or no row is kept.
     """
-    source = Source(cache, layer, split, mask)
+    source = Source(cache, site, split, mask)
     mean, squares, rows = np.zeros(cache.manifest.d_model), 0.0, 0
     for part in spread_chunks(source.rows, source.acts.chunk_rows, max_rows):
         block = source.read(*part)
@@ -47,7 +50,7 @@ def statistics(cache: Cache, layer: int, split: str, mask: Mask, *, max_rows: in
             f"{cache.url} has no unmasked row in its split {split!r}; expected some (lower "
             "skip_positions or raise max_norm)"
         )
-    median = median_norm(cache, layer, split, mask)
+    median = median_norm(cache, site, split, mask)
     return Stats(mean=mean, variance=squares / rows, median_norm=median, rows=rows)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
+from vasae_jax.sites import SiteLike
 from vasae_jax.stream.order import Order, Shuffle, check
 from vasae_jax.stream.prefetch import Prefetch
 from vasae_jax.stream.reader import ChunkReader
@@ -58,7 +59,7 @@ class LayersStream:
 
     Args:
         cache: where rows are read.
-        layers: whose rows.
+        sites: whose rows.
         split: ``train`` or ``heldout``.
         mask: which rows do not count.
         shuffle: how they are mixed into batches.
@@ -72,7 +73,7 @@ class LayersStream:
     def __init__(
         self,
         cache: Cache,
-        layers: Sequence[int],
+        sites: Sequence[SiteLike],
         split: str,
         mask: Mask,
         shuffle: Shuffle,
@@ -82,7 +83,7 @@ class LayersStream:
     ) -> None:
         self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
         check(self.order, shuffle.batch, process_count)
-        self._source = source = Layers(cache, layers, split, mask)
+        self._source = source = Layers(cache, sites, split, mask)
         own = shuffle.readers // process_count
         first = process_index * own
         self._lanes = [
@@ -90,7 +91,7 @@ class LayersStream:
         ]
         self._per_lane = shuffle.batch // shuffle.readers
         self._width, self._dtype = cache.manifest.d_model, source.dtype
-        self._layers = len(layers)
+        self._layers = len(sites)
         # Two locks: what was counted can be asked while a read hangs.
         self._reading, self._lock = threading.Lock(), threading.Lock()
         self._rows = self._bytes = 0
@@ -153,12 +154,12 @@ class LayersStream:
 
 
 class Stream:
-    """Batches of one layer's rows: a :class:`LayersStream` of it alone, with its arguments."""
+    """Batches of one site's rows: a :class:`LayersStream` of it alone, with its arguments."""
 
     def __init__(
         self,
         cache: Cache,
-        layer: int,
+        site: SiteLike,
         split: str,
         mask: Mask,
         shuffle: Shuffle,
@@ -168,7 +169,7 @@ class Stream:
     ) -> None:
         self._all = LayersStream(
             cache,
-            (layer,),
+            (site,),
             split,
             mask,
             shuffle,

@@ -66,7 +66,7 @@ def in_pack_order(members: Sequence[Member], key: Key) -> list[Member]:
     return [
         member
         for group in groups.values()
-        for member in sorted(group, key=lambda member: member.config.data.layer)
+        for member in sorted(group, key=lambda member: member.config.data.input_site)
     ]
 
 

@@ -41,7 +41,7 @@ class Planner:
             url: Cache.open(url) for url in {member.config.data.cache for member in members}
         }
         self._platform = platform or jax.default_backend()
-        self._layers = len({member.config.data.layer for member in members})
+        self._layers = len({member.config.data.input_site for member in members})
         for member in members:
             try:
                 check_settings(member.config)
@@ -64,7 +64,7 @@ class Planner:
     def memory(self, pack: Pack) -> Memory:
         """What a pack takes on each device."""
         configs = [member.config for member in pack]
-        config, layers = widest(configs), len({config.data.layer for config in configs})
+        config, layers = widest(configs), len({config.data.input_site for config in configs})
         rounds = len(rounds_of(configs, config.mesh.member))
         manifest = self._manifest(pack[0])
         return device_memory(config, manifest, self._platform, rounds=rounds, layers=layers)

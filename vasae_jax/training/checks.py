@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten
+from vasae_jax.sites import check_supported
 from vasae_jax.training.autotune import may_screen
 from vasae_jax.training.hparams import SETTINGS
 from vasae_jax.utils.errors import UserError
@@ -27,6 +28,7 @@ def check_settings(config: Config) -> None:
     _require(bool(config.run.out), "--run.out is empty; expected a directory for the run")
     for name, value, least in _least(config):
         _require(value >= least, f"--{name} is {value}; expected at least {least}")
+    check_supported(config.data.input_site, "the site of --data.layer and --data.site")
     optim = config.optim
     _require(optim.lr > 0, f"--optim.lr is {optim.lr}; expected more than 0")
     for name, share in (("optim.warmup", optim.warmup), ("optim.decay", optim.decay)):
@@ -56,9 +58,9 @@ def check_cache(config: Config, cache: Cache) -> None:
     """
     manifest = cache.manifest
     _require(
-        config.data.layer in manifest.layers,
-        f"layer {config.data.layer} is not in cache {config.data.cache}; "
-        f"it has layers {', '.join(map(str, manifest.layers))}",
+        config.data.input_site in manifest.sites,
+        f"{config.data.input_site} is not in cache {config.data.cache}; "
+        f"expected one of its sites: {', '.join(map(str, manifest.sites))}",
     )
     d_sae = features(config, manifest.vocab_size)
     k = config.sae.k
@@ -125,7 +127,7 @@ def _require(holds: bool, sentence: str) -> None:
 # What can be wrong with a pack of runs, found before anything compiles or is written.
 
 
-FREE = (*SETTINGS.values(), "data.layer", "run.seed", "run.out")
+FREE = (*SETTINGS.values(), "data.layer", "data.site", "run.seed", "run.out")
 """Settings in which members of a pack may differ."""
 _PLACES = ("run.overwrite", "run.fall_back")
 """Of one start only: no part of what is trained."""

@@ -198,7 +198,7 @@ def make_stream(config: Config, cache: Cache) -> Stream:
     data = config.data
     return Stream(
         cache,
-        data.layer,
+        data.input_site,
         "train",
         data.mask,
         shuffle_of(config),
@@ -221,7 +221,7 @@ def shuffle_of(config: Config) -> Shuffle:
 def run_statistics(config: Config, cache: Cache) -> Stats:
     """Mean and variance of the training rows under the config's mask."""
     data = config.data
-    return statistics(cache, data.layer, "train", data.mask)
+    return statistics(cache, data.input_site, "train", data.mask)
 
 
 def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
@@ -285,7 +285,7 @@ def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: st
     """Say what is trained and how."""
     axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
     print_once(
-        f"{config.sae.method} SAE on layer {config.data.layer} of {cache.manifest.model.id}: "
+        f"{config.sae.method} SAE on {config.data.input_site} of {cache.manifest.model.id}: "
         f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
         f"rows, {execution} execution in {config.sae.compute_dtype}"
         f"{' screened in bfloat16' if config.sae.screen == 'on' else ''}, "

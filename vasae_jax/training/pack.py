@@ -13,6 +13,7 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.compilation import options
 from vasae_jax.distributed.mesh import MEMBER, Rules, shardings
 from vasae_jax.sae.config import Execution
+from vasae_jax.sites import Site
 from vasae_jax.training.hparams import Given, knobs_of, phases
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.state import TrainState
@@ -24,9 +25,9 @@ Rounds = tuple[tuple[int, ...], ...]
 
 def rounds_of(configs: Sequence[Config], places: int) -> Rounds:
     """Rounds of ``places`` runs of one layer each, the last of a layer with what is left."""
-    by_layer: dict[int, list[int]] = {}
+    by_layer: dict[Site, list[int]] = {}
     for run, config in enumerate(configs):
-        by_layer.setdefault(config.data.layer, []).append(run)
+        by_layer.setdefault(config.data.input_site, []).append(run)
     return tuple(
         tuple(runs[start : start + places])
         for runs in by_layer.values()
@@ -159,7 +160,7 @@ class PackStep:
         )
         self._number = widest_run.run.steps
         places = [layout.places(number) for number in range(len(layout.rounds))]
-        self._layers = [configs[runs[0]].data.layer for runs in places]
+        self._layers = [configs[runs[0]].data.input_site for runs in places]
         given = _given(configs)
         spread = NamedSharding(mesh, P(Rules().members))
         self._given = [
@@ -175,7 +176,7 @@ class PackStep:
         return self
 
     def __call__(
-        self, pack: PackState, batches: Mapping[int, Batch], contexts: Mapping[int, Context]
+        self, pack: PackState, batches: Mapping[Site, Batch], contexts: Mapping[Site, Context]
     ) -> tuple[PackState, PackMetrics]:
         """One step on a batch of each layer; rounds whose runs have all ended are left alone."""
         states, program = list(pack), self._programs(self._number)

@@ -16,6 +16,7 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import Stop, broadcast_from_first, check_same, raise_on_all
 from vasae_jax.distributed.mesh import MEMBER, MODEL, on_all, seed_key
 from vasae_jax.sae import choose_execution
+from vasae_jax.sites import Site
 from vasae_jax.stream import Batch as HostBatch
 from vasae_jax.stream import LayersStream
 from vasae_jax.training.autotune import autotuned
@@ -154,11 +155,11 @@ class Members:
 
     def _behind(self, halving: Halving, number: int) -> list[int]:
         def found() -> str:
-            by_layer: dict[int, dict[int, float]] = {}
+            by_layer: dict[Site, dict[int, float]] = {}
             for run in self.going:
                 member = self._members[run]
                 value = _measured(member.run.path, halving.measure, number)
-                by_layer.setdefault(member.config.data.layer, {})[run] = value
+                by_layer.setdefault(member.config.data.input_site, {})[run] = value
             return json.dumps([run for own in by_layer.values() for run in halving.behind(own)])
 
         runs: list[int] = json.loads(broadcast_from_first(found))
@@ -267,13 +268,13 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         pack = advance(first.run, _while_any(rows, members), step.at, pack, contexts, hooks)
         for number in members.going:
             config, found = configs[number], [(layout.take(pack, number), logs[number])]
-            compare_anchors(config, found, contexts[config.data.layer], mesh)
+            compare_anchors(config, found, contexts[config.data.input_site], mesh)
     return paths
 
 
-def layers_of(configs: Sequence[Config]) -> list[int]:
-    """The layers of a pack's runs, in the order in which they come first."""
-    return list(dict.fromkeys(config.data.layer for config in configs))
+def layers_of(configs: Sequence[Config]) -> list[Site]:
+    """The sites of a pack's runs, in the order in which they come first."""
+    return list(dict.fromkeys(config.data.input_site for config in configs))
 
 
 def _not_ended(configs: Sequence[Config]) -> list[Config]:
@@ -323,7 +324,7 @@ def _announce(
     layers = ", ".join(map(str, layers_of(configs)))
     print_once(
         f"a pack of {len(configs)} {first.sae.method} SAEs, {mesh.shape[MEMBER]} at a time, on "
-        f"layer {layers} of {cache.manifest.model.id}: {d_sae} features, k {ks}, "
+        f"{layers} of {cache.manifest.model.id}: {d_sae} features, k {ks}, "
         f"{first.run.steps} steps of {first.data.batch} rows, {execution} execution in "
         f"{first.sae.compute_dtype}, mesh {axes} on {jax.default_backend()}"
     )
@@ -336,18 +337,18 @@ def _begin(
     d_sae: int,
     kept: Sequence[Checkpoints],
     done: int,
-) -> tuple[dict[int, Context], Layout, PackState]:
+) -> tuple[dict[Site, Context], Layout, PackState]:
     """What the steps on each layer read, how the pack lies, and its state after step ``done``."""
     contexts, start = _prepared(configs[0], cache, mesh)
     shapes = jax.eval_shape(state_init(configs[0], d_sae), start)
     layout = Layout(shapes, rounds_of(configs, mesh.shape[MEMBER]), mesh)
     make = state_maker(configs[0], d_sae, mesh, start)
-    started = {configs[0].data.layer: start}
+    started = {configs[0].data.input_site: start}
 
     def state_of(run: int) -> TrainState:
         """Made or read when the pack has room for it; runs of a layer come one after another."""
         config = configs[run]
-        layer = config.data.layer
+        layer = config.data.input_site
         if layer not in started:
             started.clear()
             own, started[layer] = _prepared(config, cache, mesh)
@@ -363,15 +364,15 @@ def _begin(
     return contexts, layout, pack
 
 
-def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[int, Context], Start]:
+def _prepared(config: Config, cache: Cache, mesh: Mesh) -> tuple[dict[Site, Context], Start]:
     context, start = prepare(config, cache, mesh)
-    return {config.data.layer: context}, start
+    return {config.data.input_site: context}, start
 
 
 def _looks(
-    configs: Sequence[Config], cache: Cache, mesh: Mesh, contexts: Mapping[int, Context]
+    configs: Sequence[Config], cache: Cache, mesh: Mesh, contexts: Mapping[Site, Context]
 ) -> list[Probe | None]:
-    return [make_probe(config, cache, mesh, contexts[config.data.layer]) for config in configs]
+    return [make_probe(config, cache, mesh, contexts[config.data.input_site]) for config in configs]
 
 
 def _log(config: Config, run: RunDir, probe: Probe | None, done: int) -> Log:
@@ -384,7 +385,7 @@ class _Sender:
     def __init__(self, configs: Sequence[Config], mesh: Mesh) -> None:
         self._layers, self._mesh = layers_of(configs), mesh
 
-    def __call__(self, hosts: Sequence[HostBatch]) -> Mapping[int, Batch]:
+    def __call__(self, hosts: Sequence[HostBatch]) -> Mapping[Site, Batch]:
         return {
             layer: send(self._mesh, host) for layer, host in zip(self._layers, hosts, strict=True)
         }

@@ -56,7 +56,7 @@ def held_out_rows(config: Config, cache: Cache, parts: int) -> HeldOut:
     if not ranges:
         blank = np.zeros((parts, cache.manifest.d_model), np.float32)
         return HeldOut(blank, np.zeros(parts, bool), *np.full((2, parts), -1, np.int32))
-    found = Source(cache, data.layer, SPLIT, data.mask).read_async(ranges).result()
+    found = Source(cache, data.input_site, SPLIT, data.mask).read_async(ranges).result()
     token, following = _tokens(cache, ranges)
     fill = -len(token) % parts
     rows = HeldOut(found.x, found.keep, token, following)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -13,6 +13,7 @@ from vasae_jax.config import AnchorConfig, Config, DataConfig, RunConfig, SAECon
 from vasae_jax.distributed.mesh import MODEL
 from vasae_jax.interop.record import ForeignSAE, Imported, holds_import, read_import
 from vasae_jax.sae import Params
+from vasae_jax.sites import Kind
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.run_dir import read_run
 from vasae_jax.utils.errors import UserError
@@ -108,6 +109,7 @@ def imported_config(sae: ForeignSAE, origin: Imported, folder: Path) -> Config:
     data = DataConfig(
         cache=origin.cache,
         layer=origin.layer,
+        site=cast(Kind, origin.site),
         skip_positions=origin.skip_positions,
         max_norm=origin.max_norm,
     )

@@ -139,7 +139,7 @@ def planned(configs: Sequence[Config]) -> Memory:
         mesh.shape,
         choose_execution(first.sae.execution, jax.default_backend()),
         rounds=len(rounds_of(configs, mesh.shape[MEMBER])),
-        layers=len({config.data.layer for config in configs}),
+        layers=len({config.data.input_site for config in configs}),
     )
 
 

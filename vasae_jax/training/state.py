@@ -62,7 +62,7 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
         return Targets(start, tokens=vocabulary_tokens(len(start)))
     data = config.data
     anchors = first_then_all(
-        lambda: layer_anchors(cache, data.layer, data.skip_positions, data.max_norm)
+        lambda: layer_anchors(cache, data.input_site, data.skip_positions, data.max_norm)
     )
     return pulled_to(anchors, config.anchor)
 

@@ -87,12 +87,12 @@ class _Pass:
         """Take in batch after batch, and yield after each."""
         run, data = self._run, self._run.config.data
         mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
-        chunk = run.cache.acts(data.layer, self._split).chunk_rows
+        chunk = run.cache.acts(data.input_site, self._split).chunk_rows
         size = _batch_rows(mesh.shape[DATA], chunk)
         program = _slots(run, mesh)
         params = jax.device_put(run.params, shardings(mesh, Rules().state(run.params)))
         rows = rows_in_order(
-            run.cache, data.layer, self._split, data.mask, batch=size, start=self.done
+            run.cache, data.input_site, self._split, data.mask, batch=size, start=self.done
         )
         for batch in rows:
             fired = program(params, batch.x)
@@ -130,7 +130,7 @@ class _Pass:
         """What saved progress belongs to: weights, rows, and which of them count."""
         data = self._run.config.data
         weights = sha256_array(np.asarray(self._run.params["W_enc"]))
-        return f"{weights} {self._run.cache.digest} {self._split} {data.layer} {data.mask}"
+        return f"{weights} {self._run.cache.digest} {self._split} {data.input_site} {data.mask}"
 
 
 def _batch_rows(devices: int, chunk: int) -> int:

@@ -1,1 +1,1 @@
-"""A language model with one layer's output replaced, and what that does to its predictions."""
+"""Patching: a language model's predictions when the rows at one site are replaced."""

@@ -1,4 +1,9 @@
-"""How well a layer's reconstruction carries the model's predictions: CE recovered, KL, lens."""
+"""How well an SAE's reconstructions preserve the model's predictions: CE recovered, KL, lens.
+
+Everything is computed from [S, T, V] logits, a good part of the time of a small model's forward
+pass. So what all patches share is computed once, and of a patch nothing of that size is stored
+but its logits.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -10,59 +15,63 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.evaluation.patching.model import Model, Windows, WindowTable, patched_logits, whole
+from vasae_jax.evaluation.patching.model import (
+    Model,
+    Windows,
+    WindowTable,
+    patched_logits,
+    rows_and_logits,
+)
 from vasae_jax.sae import Params, reconstruct
+from vasae_jax.sites import Site
 from vasae_jax.stream import statistics
 from vasae_jax.training.run import Run
 from vasae_jax.utils.progress import Progress
 
-# Logits against a model's own: cross-entropy, KL, and the largest.
-#
-# All run over [S, T, V] numbers, which takes a good part of the time of a small model's forward pass.
-# So what is the same for all patches is worked out once, and of a patch nothing of that size is
-# written but its logits.
 
-
-class Own(NamedTuple):
-    """What the untouched model says, worked out once for all patches."""
+class Reference(NamedTuple):
+    """The predictions of the untouched model, computed once for all patches."""
 
     logits: jax.Array
     """[S, T, V] float32"""
-    shares: jax.Array
-    """[S, T, V] float32, the probabilities"""
+    probabilities: jax.Array
+    """[S, T, V] float32"""
     log_sum: jax.Array
     """[S, T] float32, log sum exp of the logits"""
 
 
 @jax.jit
-def known(logits: jax.Array) -> Own:
-    """Of the model's ``logits`` [S, T, V]."""
+def reference_of(logits: jax.Array) -> Reference:
+    """The reference of the untouched model's ``logits`` [S, T, V]."""
     logits = logits.astype(jnp.float32)
     log_sum = _log_sum(logits)
-    return Own(logits, jnp.exp(logits - log_sum[..., None]), log_sum)
+    return Reference(logits, jnp.exp(logits - log_sum[..., None]), log_sum)
 
 
 @jax.jit
-def compare(own: Own, other: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of ``other`` and KL(own || other), both float32 [S, T] in nats.
+def compare(
+    reference: Reference, logits: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of ``logits`` and KL(reference || logits), both float32 [S, T] in nats.
 
-    With p the model's probabilities, KL is sum p (own - other) and the difference of log sums: 0
-    where the two are equal, and no log-probabilities are written.
+    With p the model's probabilities, KL is sum p (reference - logits) plus the difference of the
+    log sums: 0 where the two are equal, and without storing log-probabilities.
 
     Args:
-        own: what the model says.
-        other: the patched model's logits [S, T, V].
+        reference: the untouched model's predictions.
+        logits: the patched model's, [S, T, V].
         targets: int32 [S, T], next tokens.
     """
-    other = other.astype(jnp.float32)
-    log_sum = _log_sum(other)
-    kl = jnp.sum(own.shares * (own.logits - other), axis=-1) + log_sum - own.log_sum
-    return cross_entropy(other, log_sum, targets), kl
+    logits = logits.astype(jnp.float32)
+    log_sum = _log_sum(logits)
+    change = reference.probabilities * (reference.logits - logits)
+    kl = jnp.sum(change, axis=-1) + log_sum - reference.log_sum
+    return cross_entropy(logits, log_sum, targets), kl
 
 
 @jax.jit
 def cross_entropy(logits: jax.Array, log_sum: jax.Array, targets: jax.Array) -> jax.Array:
-    """Of ``logits`` [S, T, V] whose log sum exp is ``log_sum`` [S, T], for ``targets``; [S, T]."""
+    """Cross-entropy [S, T] of ``logits`` [S, T, V], whose log sum exp is ``log_sum`` [S, T]."""
     return log_sum - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 
@@ -73,28 +82,25 @@ def _log_sum(logits: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def largest(logits: jax.Array) -> jax.Array:
-    """The first of the largest, int32 [S, T]; XLA on CPU takes four times as long to ``argmax``."""
+def top_token(logits: jax.Array) -> jax.Array:
+    """``argmax`` over the last axis, int32 [S, T], in a quarter of its time on a CPU."""
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     none = jnp.full_like(ids, logits.shape[-1])
-    there = logits == jnp.max(logits, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(there, ids, none), axis=-1)
-
-
-# What patching a layer says, as JSON and as a table.
+    largest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(largest, ids, none), axis=-1)
 
 
 POLICIES = ("every_row", "unmasked_rows")
-"""Rows that are replaced: all of a window's, or all but first positions and norm outliers."""
+"""Which rows are replaced: all of a window's, or all but first positions and norm outliers."""
 POPULATIONS = ("unmasked", "all_rows")
-"""Rows over which the logit lens is compared, named as in an evaluation."""
+"""Rows over which the logit lens is compared, by their names in an evaluation."""
 PATCHES = ("identity", "sae", "mean", "zero")
-"""What they are replaced by: themselves, the SAE's x_hat, the mean row, 0."""
+"""What rows are replaced by: themselves, the SAE's x_hat, the mean row, 0."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What one patch does to next-token prediction, as means over the scored positions."""
+    """The effect of one patch on next-token prediction, as means over the scored positions."""
 
     ce: float
     """Cross-entropy (nats)."""
@@ -108,7 +114,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Lens:
-    """How often a replacement's largest logit by the logit lens is the row's own."""
+    """How often a replaced row has the same top token by the logit lens as the row itself."""
 
     rows: int
     sae: float
@@ -118,13 +124,15 @@ class Lens:
 
 
 @dataclass(frozen=True)
-class LMFigures:
-    """A model with one layer's output replaced."""
+class PatchingResult:
+    """The effect on a model's predictions of replacing the rows at one site."""
 
     model: str
     computed: str
     """How the model was run, in words."""
     layer: int
+    site: str
+    """The kind of the site in that layer."""
     windows: int
     positions: int
     """Scored positions: those whose next token lies in the window, masked or not."""
@@ -146,7 +154,7 @@ class LMFigures:
     def table(self) -> str:
         """A readable table, one block for each policy."""
         lines = [
-            f"{self.model} ({self.computed}) with the output of layer {self.layer} replaced: "
+            f"{self.model} ({self.computed}) with {Site(self.layer, self.site)} replaced: "
             f"{self.windows} windows, {self.positions} predictions, {self.masked_rows} of "
             f"{self.rows} rows masked",
             _line("", "CE", "KL", "recovered", "over mean"),
@@ -162,9 +170,9 @@ class LMFigures:
     def _patch_lines(self) -> Iterator[str]:
         words = {"every_row": "every row replaced", "unmasked_rows": "masked rows left untouched"}
         names = {"identity": "itself", "sae": "SAE", "mean": "mean row", "zero": "zero"}
-        for policy, found in self.patched.items():
+        for policy, patches in self.patched.items():
             yield words[policy]
-            for name, effect in found.items():
+            for name, effect in patches.items():
                 shares = (effect.ce_recovered, effect.ce_recovered_over_mean)
                 texts = ("-" if share is None else f"{share:.4f}" for share in shares)
                 yield _line(f"  {names[name]}", f"{effect.ce:.4f}", f"{effect.kl:.4f}", *texts)
@@ -180,12 +188,12 @@ def effects(means: Mapping[str, np.ndarray], ce: float) -> dict[str, Effect]:
     zero, mean = float(means["zero"][0]), float(means["mean"][0])
     return {
         name: Effect(
-            ce=float(own),
+            ce=float(patched),
             kl=float(kl),
-            ce_recovered=recovered(float(own), ce, zero),
-            ce_recovered_over_mean=recovered(float(own), ce, mean),
+            ce_recovered=recovered(float(patched), ce, zero),
+            ce_recovered_over_mean=recovered(float(patched), ce, mean),
         )
-        for name, (own, kl) in means.items()
+        for name, (patched, kl) in means.items()
     }
 
 
@@ -199,46 +207,46 @@ def _line(head: str, *cells: str) -> str:
 
 
 LOGIT_BYTES = 128 * 2**20
-"""Windows run at once hold about this many bytes of logits (one window at least)."""
+"""Bytes of logits of the windows that run at once, about (at least one window)."""
 
 
 def measure_lm(
     run: Run, model: Model, split: str, most_windows: int, at_once: int | None = None
-) -> LMFigures:
-    """Patch the run's layer over at most ``most_windows`` evenly spaced windows of ``split``.
+) -> PatchingResult:
+    """Patch the run's site over at most ``most_windows`` evenly spaced windows of ``split``.
 
-    Per position everything is float32 on the device; sums over positions are float64 on the
-    host, so the figures do not depend on how many windows run ``at_once`` beyond rounding.
+    Positions are computed in float32 on the device and summed in float64 on the host, so the
+    result does not depend on how many windows run ``at_once`` beyond rounding.
 
     Raises:
         UserError: the cache lacks the split, or a column is damaged.
     """
     data = run.config.data
-    place = (run.cache, data.layer, split, data.mask)
-    table = WindowTable.of(*place)
-    mean = jnp.asarray(statistics(*place).mean, jnp.float32)
-    numbers, sums = table.sample(most_windows), _Pass(run, model, mean)
+    source = (run.cache, data.input_site, split, data.mask)
+    table = WindowTable.of(*source)
+    mean = jnp.asarray(statistics(*source).mean, jnp.float32)
+    numbers, sums = table.sample(most_windows), _Sums(run, model, mean)
     size = at_once or windows_at_once(run.cache, len(numbers))
     with Progress(len(numbers), unit="windows patched") as progress:
         for first in range(0, len(numbers), size):
             sums.add(table.take(numbers[first : first + size], size))
             progress.update(min(first + size, len(numbers)))
         progress.finish(len(numbers))
-    return sums.figures(len(numbers))
+    return sums.result(len(numbers))
 
 
 def windows_at_once(cache: Cache, needed: int) -> int:
-    """How many windows' logits take LOGIT_BYTES: at least 1, and no more than are ``needed``."""
+    """How many windows have LOGIT_BYTES of logits: from 1 to ``needed``."""
     window = 4 * cache.manifest.context_length * cache.manifest.vocab_size
     return max(1, min(LOGIT_BYTES // window, needed))
 
 
-class _Pass:
-    """Float64 sums over the windows seen, for the model and for every patch of it."""
+class _Sums:
+    """Float64 sums over the windows so far, for the untouched model and every patch."""
 
     def __init__(self, run: Run, model: Model, mean: jax.Array) -> None:
         self._run, self._model, self._mean = run, model, mean
-        self._layer = run.config.data.layer
+        self._site = run.config.data.input_site
         self._positions = self._rows = self._masked = 0
         self._ce = 0.0
         self._sums = {(policy, name): np.zeros(2) for policy in POLICIES for name in PATCHES}
@@ -246,37 +254,40 @@ class _Pass:
 
     def add(self, windows: Windows) -> None:
         """Run ``windows`` untouched and with every patch."""
-        x, logits = whole(self._model, windows.tokens, self._layer)
-        own = known(logits)
+        x, logits = rows_and_logits(self._model, windows.tokens, self._site)
+        reference = reference_of(logits)
         sae = self._run.config.sae
         x_hat = _reconstruct(self._run.params, x, k=sae.k, pre_bias=sae.pre_bias)
         self._positions += int(windows.scored.sum())
         self._rows += int(windows.real.sum())
         self._masked += int((windows.real & ~windows.keep).sum())
-        losses = cross_entropy(own.logits, own.log_sum, windows.targets)
+        losses = cross_entropy(reference.logits, reference.log_sum, windows.targets)
         self._ce += float(np.asarray(losses, np.float64)[windows.scored].sum())
         mean, zero = jnp.broadcast_to(self._mean[None, None], x.shape), jnp.zeros_like(x)
-        identity = self._effect(own, x, windows)
+        identity = self._effect(reference, x, windows)
         for policy, chosen in zip(POLICIES, (windows.real, windows.keep), strict=True):
             self._sums[policy, "identity"] += identity
             for name, rows in (("sae", x_hat), ("mean", mean), ("zero", zero)):
                 patched = jnp.where(chosen[..., None], rows, x)
-                self._sums[policy, name] += self._effect(own, patched, windows)
+                self._sums[policy, name] += self._effect(reference, patched, windows)
         self._lens.add(windows, x, x_hat)
 
-    def _effect(self, own: Own, rows: jax.Array, windows: Windows) -> np.ndarray:
-        """Sums of cross-entropy and KL [2] with ``rows`` [S, T, d] as the layer's output."""
-        other = patched_logits(self._model, windows.tokens, rows, self._layer)
-        return _sums(own, other, windows)
+    def _effect(self, reference: Reference, rows: jax.Array, windows: Windows) -> np.ndarray:
+        """Float64 sums of cross-entropy and KL [2] with ``rows`` [S, T, d] at the site."""
+        logits = patched_logits(self._model, windows.tokens, rows, self._site)
+        both = np.asarray(compare(reference, logits, windows.targets), np.float64)
+        sums: np.ndarray = both[:, windows.scored].sum(axis=1)
+        return sums
 
-    def figures(self, windows: int) -> LMFigures:
-        """What the sums say of ``windows`` windows."""
+    def result(self, windows: int) -> PatchingResult:
+        """The means, over ``windows`` windows."""
         count = max(self._positions, 1)
         means = {variant: sums / count for variant, sums in self._sums.items()}
-        return LMFigures(
+        return PatchingResult(
             model=self._model.id,
             computed=self._model.computed,
-            layer=self._layer,
+            layer=self._site.layer,
+            site=self._site.kind,
             windows=windows,
             positions=self._positions,
             rows=self._rows,
@@ -286,12 +297,12 @@ class _Pass:
                 policy: effects({name: means[policy, name] for name in PATCHES}, self._ce / count)
                 for policy in POLICIES
             },
-            logit_lens=self._lens.figures(),
+            logit_lens=self._lens.result(),
         )
 
 
 class _LensSums:
-    """Rows whose replacement has the same largest logit as the row itself, by the logit lens."""
+    """Counts of rows whose replacement has the same top token by the logit lens."""
 
     def __init__(self, model: Model, mean: jax.Array) -> None:
         self._model = model
@@ -301,25 +312,25 @@ class _LensSums:
 
     def add(self, windows: Windows, x: jax.Array, x_hat: jax.Array) -> None:
         """Count the rows of ``windows``; ``x`` and ``x_hat`` [S, T, d]."""
-        own = self._tokens(windows.tokens, x)
-        same = {"sae": own == self._tokens(windows.tokens, x_hat), "mean": own == self._mean}
+        top = self._tokens(windows.tokens, x)
+        same = {"sae": top == self._tokens(windows.tokens, x_hat), "mean": top == self._mean}
         for rows, chosen in zip(POPULATIONS, (windows.keep, windows.real), strict=True):
             self._rows[rows] += int(chosen.sum())
-            for name, agrees in same.items():
-                self._hits[rows, name] += int(agrees[chosen].sum())
+            for name, equal in same.items():
+                self._hits[rows, name] += int(equal[chosen].sum())
 
-    def figures(self) -> dict[str, Lens]:
+    def result(self) -> dict[str, Lens]:
         """The shares, by population of rows."""
-        found = {}
+        lenses = {}
         for rows, count in self._rows.items():
             sae, mean = (self._hits[rows, name] / max(count, 1) for name in ("sae", "mean"))
-            found[rows] = Lens(count, sae, mean)
-        return found
+            lenses[rows] = Lens(count, sae, mean)
+        return lenses
 
     def _tokens(self, tokens: np.ndarray, rows: jax.Array) -> np.ndarray:
-        """The largest logit's token if ``rows`` [S, T, d] went into the final norm and head."""
-        last = self._model.spec.n_layers - 1
-        return np.asarray(largest(patched_logits(self._model, tokens, rows, last)))
+        """The top token if ``rows`` [S, T, d] went into the final norm and head."""
+        last = Site(self._model.spec.n_layers - 1)
+        return np.asarray(top_token(patched_logits(self._model, tokens, rows, last)))
 
 
 @partial(jax.jit, static_argnames=("k", "pre_bias"))
@@ -327,10 +338,3 @@ def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.A
     """x_hat of ``x``, both [S, T, d] float32."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     return reconstruct(params, rows, k, pre_bias).reshape(x.shape)
-
-
-def _sums(own: Own, other: jax.Array, windows: Windows) -> np.ndarray:
-    """What :func:`compare` gives, summed over the scored positions; float64 [2]."""
-    both = np.asarray(compare(own, other, windows.targets), np.float64)
-    sums: np.ndarray = both[:, windows.scored].sum(axis=1)
-    return sums

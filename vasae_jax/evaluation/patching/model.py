@@ -1,4 +1,4 @@
-"""The language model that a cache was made with, opened again to be patched."""
+"""The language model that a cache was made with, and its windows, for patching."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from vasae_jax.config import Mask
 from vasae_jax.lm import load_lm
 from vasae_jax.lm.spec import UnknownArchitecture
 from vasae_jax.lm.tokenizer import Tokenizer
+from vasae_jax.sites import Site
 from vasae_jax.stream.source import Source
 from vasae_jax.utils.errors import UserError
 
@@ -21,9 +22,9 @@ Backend = Literal["auto", "flax", "torch"]
 
 
 class Model(Protocol):
-    """What patching asks of a model; both backends have it.
+    """A language model of either backend.
 
-    Tokens are int [S, T]. ``residuals`` gives float32 [len(layers), S, T, d_model], ``logits``
+    Tokens are int [S, T]. ``residuals`` gives float32 [len(sites), S, T, d_model], ``logits``
     [S, T, V].
     """
 
@@ -36,16 +37,16 @@ class Model(Protocol):
     @property
     def source_digest(self) -> str: ...  # noqa: D102
     def residuals(  # noqa: D102
-        self, tokens: np.ndarray, layers: Sequence[int]
+        self, tokens: np.ndarray, sites: Sequence[Site]
     ) -> jax.Array | np.ndarray: ...
     def logits(self, tokens: np.ndarray) -> jax.Array | np.ndarray: ...  # noqa: D102
 
 
 def open_model(source: str, backend: Backend, cache: Cache) -> Model:
-    """Load the model of ``cache``, with products of the type that the cache was made with.
+    """Load the model of ``cache``, with the compute dtype that the cache was made with.
 
-    ``auto`` takes the Flax model where its architecture is written in Flax, and PyTorch's
-    where it is not and PyTorch is installed.
+    ``auto`` is the Flax model where this package has its architecture, and otherwise PyTorch's
+    where PyTorch is installed.
 
     Raises:
         UserError: no such model, one that no backend reads, or another than the cache's.
@@ -71,34 +72,34 @@ def check_model(model: Model, cache: Cache) -> None:
             )
 
 
-def whole(
-    model: Any, tokens: np.ndarray, layer: int, places: np.ndarray | None = None
+def rows_and_logits(
+    model: Any, tokens: np.ndarray, site: Site, places: np.ndarray | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The output of block ``layer`` [S, T, d] on ``tokens`` [S, T], and the model's logits.
+    """The rows at ``site`` [S, T, d] on ``tokens`` [S, T], and the model's logits.
 
     Logits are those of all positions, [S, T, V], or of ``places`` [S] alone, [S, 1, V]. A model
     that JAX runs gives both in one pass.
     """
     if hasattr(model, "residual_and_logits"):
-        both: tuple[jax.Array, jax.Array] = model.residual_and_logits(tokens, layer, places)
+        both: tuple[jax.Array, jax.Array] = model.residual_and_logits(tokens, site, places)
         return both
-    x = jnp.asarray(model.residuals(tokens, (layer,))[0])
+    x = jnp.asarray(model.residuals(tokens, (site,))[0])
     return x, _at(model.logits(tokens), places)
 
 
 def patched_logits(
-    model: Any, tokens: np.ndarray, rows: jax.Array, layer: int, places: np.ndarray | None = None
+    model: Any, tokens: np.ndarray, rows: jax.Array, site: Site, places: np.ndarray | None = None
 ) -> jax.Array:
-    """Logits of ``model`` on ``tokens`` [S, T] if block ``layer`` put out ``rows``.
+    """Logits of ``model`` on ``tokens`` [S, T] with ``rows`` in place of those at ``site``.
 
     They are those of all positions, [S, T, V], or of ``places`` [S] alone, [S, 1, V]. A model that
-    JAX runs goes on from the rows; another one has ``patched``, which begins with the tokens and
-    replaces the block's output on the way.
+    JAX runs continues from the rows; another has ``patched``, which begins with the tokens and
+    replaces the rows on the way.
     """
     if hasattr(model, "patched"):
-        return _at(model.patched(tokens, rows, layer), places)
-    gone_on: jax.Array = model.continue_from(rows, layer, places)
-    return gone_on
+        return _at(model.patched(tokens, rows, site), places)
+    logits: jax.Array = model.continue_from(rows, site, places)
+    return logits
 
 
 def _at(logits: jax.Array | np.ndarray, places: np.ndarray | None) -> jax.Array:
@@ -126,12 +127,9 @@ def _torch(source: str, dtype: str) -> Model:
     return TorchLM(source, best_device(), dtype)
 
 
-# The token windows of a cache, put together again from its rows.
-
-
 @dataclass(frozen=True)
 class Windows:
-    """Some windows, right-padded with token 0.
+    """Some of a cache's token windows, right-padded with token 0.
 
     Attributes:
         tokens: int32 [S, T].
@@ -175,17 +173,17 @@ class WindowTable:
         self._lengths = np.diff(np.append(self._starts, len(positions)))
 
     @classmethod
-    def of(cls, cache: Cache, layer: int, split: str, mask: Mask) -> Self:
-        """The windows of a split, rows of ``mask`` not kept.
+    def of(cls, cache: Cache, site: Site, split: str, mask: Mask) -> Self:
+        """The windows of a split; masked rows have ``keep`` False.
 
         Raises:
-            UserError: the cache lacks the layer or split, or a column is damaged.
+            UserError: the cache lacks the site or split, or a column is damaged.
         """
         rows = cache.rows(split)
         tokens, positions = (
             cache.column(name, split).read(0, rows) for name in ("tokens", "positions")
         )
-        keep = Source(cache, layer, split, mask).keep()
+        keep = Source(cache, site, split, mask).keep()
         return cls(tokens, positions, keep, cache.manifest.context_length)
 
     def __len__(self) -> int:
@@ -203,7 +201,7 @@ class WindowTable:
         return numbers, rows - self._starts[numbers]
 
     def take(self, numbers: np.ndarray, size: int) -> Windows:
-        """Windows of these ``numbers`` [n], filled up to ``size`` with empty ones."""
+        """The windows of these ``numbers`` [n], and empty ones up to ``size``."""
         lengths = np.zeros(size, np.int64)
         lengths[: len(numbers)] = self._lengths[numbers]
         real = np.arange(self._length)[None, :] < lengths[:, None]
