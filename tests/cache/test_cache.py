@@ -1,6 +1,7 @@
 """The cache: what is written is read back, what is wrong is refused in one sentence."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 from full_disks import full_beyond
 
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
+from vasae_jax.cache.manifest import checksum
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_bytes
-from vasae_jax.cache.manifest import checksum
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -251,7 +252,9 @@ def test_a_cache_of_version_1_is_read(tmp_path):
 
 def test_reader_names_what_there_is(tmp_path):
     cache = make_cache(tmp_path, heldout=0)
-    with pytest.raises(UserError, match=r"no layers.2.resid_post; expected one of layers.1.resid_post, layers.3"):
+    with pytest.raises(
+        UserError, match=r"no layers\.2\.resid_post; .*layers\.1\.resid_post, layers\.3"
+    ):
         cache.acts(2, "train")
     with pytest.raises(UserError, match="no split 'test'; expected one of train, heldout"):
         cache.acts(1, "test")
@@ -321,8 +324,9 @@ def test_a_write_that_fails_leaves_durable_rows_alone(tmp_path):
 
 def test_info_tells_what_matters(tmp_path):
     text = info(make_cache(tmp_path, rows=1234).url)
-    for part in ("tiny", "gpt2", "layers.1.resid_post, layers.3", "1,234 rows", "bfloat16", "20 tokens", "made up"):
+    for part in ("tiny", "gpt2", "1,234 rows", "bfloat16", "20 tokens", "made up"):
         assert part in text
+    assert "layers.1.resid_post, layers.3.resid_post" in text
 
 
 def test_the_example_in_the_docs_reads_a_cache(tmp_path):

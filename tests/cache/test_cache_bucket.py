@@ -79,7 +79,7 @@ def test_resume_refusal_and_damage_in_a_bucket(bucket):
     assert any(
         "train/acts/layers.1.resid_post/c/1/0 is missing" in problem for problem in verify(URL)
     )
-    with pytest.raises(UserError, match="train/acts/layers.1.resid_post"):
+    with pytest.raises(UserError, match=r"train/acts/layers\.1\.resid_post"):
         Cache.open(URL).acts(1, "train").read(64, 80)
 
 

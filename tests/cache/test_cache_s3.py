@@ -96,7 +96,7 @@ def test_damage_in_s3_is_named(bucket, stored):
     assert any(f"{name} has SHA-256" in problem for problem in verify(stored))
     shard.delete()
     assert any(f"{name} is missing" in problem for problem in verify(stored))
-    with pytest.raises(UserError, match="train/acts/layers.1.resid_post"):
+    with pytest.raises(UserError, match=r"train/acts/layers\.1\.resid_post"):
         Cache.open(stored).acts(1, "train").read(64, 80)
 
 

@@ -143,10 +143,10 @@ def test_a_read_of_damaged_rows_names_the_file(copy):
     data = bytearray(path.read_bytes())
     data[5] ^= 4
     path.write_bytes(data)
-    with pytest.raises(UserError, match="train/acts/layers.1.resid_post/c/0/0"):
+    with pytest.raises(UserError, match=r"train/acts/layers\.1\.resid_post/c/0/0"):
         Cache.open(str(copy)).acts(1, "train").read(0, 16)
     (copy / "train/acts/layers.1.resid_post/c/1/0").unlink()
-    with pytest.raises(UserError, match="train/acts/layers.1.resid_post/c/1/0"):
+    with pytest.raises(UserError, match=r"train/acts/layers\.1\.resid_post/c/1/0"):
         Cache.open(str(copy)).acts(1, "train").read(64, 80)
 
 

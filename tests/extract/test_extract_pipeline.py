@@ -17,8 +17,8 @@ from vasae_jax.extract.arguments import make_parser, run
 from vasae_jax.extract.pipeline import shard_rows
 from vasae_jax.extract.torch import TorchLM
 from vasae_jax.lm import load_lm
-from vasae_jax.utils.errors import UserError
 from vasae_jax.sites import as_sites
+from vasae_jax.utils.errors import UserError
 
 TEXTS = [
     f"Document {i} says: " + f"number {i * i} and then {i * 7}. " * (1 + i % 4) for i in range(24)
@@ -249,7 +249,7 @@ def test_rows_that_are_not_finite_are_named(tmp_path):
         model.transformer.h[2].mlp.c_proj.bias[3] = 3e38
     lm = load_lm(save_model(model, tmp_path / "m"))
     settings = Settings(layers=(0, 2), context_length=8)
-    with pytest.raises(UserError, match=r"layers.2.resid_post has a value that is not finite .* document 0"):
+    with pytest.raises(UserError, match=r"layers\.2\.resid_post has a value .* document 0"):
         extract(lm, TEXTS, str(tmp_path / "c"), settings, source="x")
     with pytest.raises(UserError, match="unfinished"):
         Cache.open(str(tmp_path / "c"))

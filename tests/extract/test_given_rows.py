@@ -192,7 +192,7 @@ def test_export_asks_which_layer_and_keeps_what_is_there(tmp_path, capsys):
     cache = make_cache(tmp_path, rows=100)
     out = tmp_path / "out"
     asked = ["cache", "export", cache.url, f"--out={out}"]
-    assert "has sites layers.1.resid_post, layers.3.resid_post; expected --layer" in refused(capsys, asked)
+    assert "layers.1.resid_post, layers.3.resid_post; expected --layer" in refused(capsys, asked)
     out.mkdir()
     (out / "rows.npy").write_text("precious")
     assert "exists already" in refused(capsys, [*asked, "--layer=1"])
