@@ -55,7 +55,7 @@ def test_parts_join_to_the_cache_of_one_job(tmp_path):
     write_part(place, 2)
     write_part(place, 1, stop=600)  # killed in the middle, then run again
     write_part(place, 1)
-    with pytest.raises(UserError, match="part 0/3 is not there; expected all 3 parts"):
+    with pytest.raises(UserError, match="part 0/3 is missing; expected all 3 parts"):
         finish(str(place))
     with pytest.raises(UserError, match="is no activation cache"):
         Cache.open(str(place))

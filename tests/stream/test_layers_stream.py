@@ -57,5 +57,5 @@ def test_every_chunk_of_every_column_is_asked_for_once_an_epoch(cache, monkeypat
 
 
 def test_a_layer_that_is_not_there_is_refused(cache):
-    with pytest.raises(UserError, match="has no layers.2"):
+    with pytest.raises(UserError, match=r"has no layers\.2"):
         LayersStream(cache, (3, 2), "train", MASK, SHUFFLE)

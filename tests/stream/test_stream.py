@@ -131,7 +131,7 @@ def test_columns_that_no_mask_needs_are_not_read(cache, monkeypatch):
 
 
 def test_streams_refuse_what_the_cache_lacks(cache):
-    with pytest.raises(UserError, match="no layers.2"):
+    with pytest.raises(UserError, match=r"no layers\.2"):
         Stream(cache, 2, "train", MASK, SHUFFLE)
     with pytest.raises(UserError, match="no split 'dev'"):
         Stream(cache, LAYER, "dev", MASK, SHUFFLE)
@@ -195,7 +195,7 @@ def test_a_damaged_chunk_stops_the_consumer(tmp_path):
     shard.write_bytes(data)
     with (
         make_stream(cache).prefetch(0) as batches,
-        pytest.raises(UserError, match="train/acts/layers.3.resid_post/c/2/0"),
+        pytest.raises(UserError, match=r"train/acts/layers\.3\.resid_post/c/2/0"),
     ):
         for step, _ in batches:
             assert step < 20
@@ -224,7 +224,7 @@ def test_rows_in_order_reads_each_chunk_once(cache, monkeypatch):
     reads = record_reads(monkeypatch)
     list(rows_in_order(cache, LAYER, "heldout", NO_MASK, batch=50))
     assert sorted(chunk for kind, chunk in reads if kind == "acts") == [0, 3, 6, 9, 12]
-    with pytest.raises(UserError, match="no layers.0"):
+    with pytest.raises(UserError, match=r"no layers\.0"):
         rows_in_order(cache, 0, "heldout", NO_MASK, batch=50)
 
 

@@ -199,7 +199,7 @@ def changed(config, section, **fields):
     ("section", "fields", "sentence"),
     [
         ("data", {"cache": ""}, "data.cache is empty"),
-        ("data", {"layer": 2}, r"layers.2.resid_post is not in cache .*layers.1.resid_post, layers.3.resid_post"),
+        ("data", {"layer": 2}, r"layers\.2\.resid_post is not in cache .*layers\.1\.resid_post, l"),
         ("data", {"batch": 30}, "data.batch is 30; expected a multiple of --data.readers"),
         ("sae", {"k": 64}, r"sae.k is 64; expected at most the number of features \(32\)"),
         ("sae", {"k": 0}, "sae.k is 0; expected at least 1"),
