@@ -241,7 +241,7 @@ def make_cache(place: Path) -> None:
     """A cache of random rows."""
     rng = np.random.default_rng(0)
     plan = CachePlan(
-        model=ModelInfo("made up", "", "gpt2", "0" * 64), layers=(1,), d_model=D, vocab_size=VOCAB,
+        model=ModelInfo("made up", "", "gpt2", "0" * 64), sites=(1,), d_model=D, vocab_size=VOCAB,
         tied=True, context_length=20, bos=False, text=TextInfo("made up", "1" * 64),
         heldout_share=0.1, chunk_rows=64, shard_rows=256,
     )  # fmt: skip

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from vasae_jax.cache.manifest import SPLITS
 from vasae_jax.extract.passes import Batches, InOrder, Rows
-from vasae_jax.extract.windows import SPLITS, Packing, Windows, alone, even_size, pack
+from vasae_jax.extract.windows import Packing, Windows, batch_size, pack, unpacked
 
 T = 16
 
@@ -63,7 +64,7 @@ def test_hardly_a_place_stays_empty(full, longest):
     rng = np.random.default_rng(1)
     lengths = np.where(rng.random(4000) < full, 128, rng.integers(2, longest + 1, 4000))
     found = pack(lengths, 128)
-    size = even_size(found.slots, 32)
+    size = batch_size(found.slots, 32)
     places = -(-found.slots // size) * size * 128
     assert lengths.sum() > 0.99 * places
 
@@ -82,7 +83,7 @@ def test_hardly_a_place_stays_empty(full, longest):
     ],
 )
 def test_batches_are_evenly_full(slots, most, multiple, expected):
-    assert even_size(slots, most, multiple) == expected
+    assert batch_size(slots, most, multiple) == expected
 
 
 def read(batches, split):
@@ -104,7 +105,7 @@ def read(batches, split):
 @pytest.mark.parametrize("packed", [True, False])
 def test_every_row_is_in_one_batch(size, packed):
     windows = made(lengths_of(90))
-    packing = pack(windows.lengths, T, 9) if packed else alone(len(windows.docs))
+    packing = pack(windows.lengths, T, 9) if packed else unpacked(len(windows.docs))
     for split in SPLITS:
         rows = [
             (token, token - start, doc)

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from vasae_jax.extract.windows import SPLITS, document_fraction, make_windows
+from vasae_jax.cache.manifest import SPLITS
+from vasae_jax.extract.windows import document_fraction, make_windows
 from vasae_jax.utils.errors import UserError
 
 T = 8

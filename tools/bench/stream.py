@@ -71,7 +71,7 @@ def make_cache(url: str, mib: int, d: int = 768) -> str:
     """A cache of random rows in documents of about 500 rows; returns its place."""
     plan = CachePlan(
         model=ModelInfo("made up", "", "gpt2", "0" * 64),
-        layers=(0,),
+        sites=(0,),
         d_model=d,
         vocab_size=8,
         tied=True,

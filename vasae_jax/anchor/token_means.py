@@ -90,11 +90,11 @@ def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnch
     Raises:
         UserError: the cache lacks the layer, no row is kept, or a chunk is damaged.
     """
-    rows = LayerRows(cache, of.layer, of.skip_positions, of.max_norm)
+    rows = LayerRows(cache, of.site, of.skip_positions, of.max_norm)
     at, before = (_Means(rows.vocab_size, rows.width) for _ in RELATIONS)
     blocks = token_blocks(rows.vocab_size, rows.width, limit)
     done = 0
-    with Progress(rows.count * len(blocks), unit=f"rows of layer {of.layer}") as progress:
+    with Progress(rows.count * len(blocks), unit=f"rows of {of.site}") as progress:
         for first, last in blocks:
             at_sums, before_sums = (_Sums(first, last - first, rows.width) for _ in RELATIONS)
             for piece in rows.pieces():

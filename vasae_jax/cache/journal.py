@@ -104,7 +104,7 @@ def _resume(
     store: Store, journal: dict[str, Any], plan: CachePlan, digests: Mapping[str, str]
 ) -> Shards:
     check_version(journal, store.url)
-    wanted = {**plan.to_json(), **digests}
+    expected = {**plan.to_json(), **digests}
     try:
         stored = {"version": journal["version"], **journal["plan"], **journal["digests"]}
         shards = shards_from_json(journal["shards"])
@@ -113,11 +113,11 @@ def _resume(
             f"{store.name(JOURNAL)} cannot be understood ({error}); expected what an "
             "interrupted extraction left, or --overwrite to start again"
         ) from error
-    for key in [*wanted, *stored]:
-        if stored.get(key) != wanted.get(key):
+    for key in [*expected, *stored]:
+        if stored.get(key) != expected.get(key):
             raise UserError(
                 f"{store.url} is an unfinished cache with {key} {stored.get(key)}; expected "
-                f"{wanted.get(key)} to resume it, or --overwrite to start again"
+                f"{expected.get(key)} to resume it, or --overwrite to start again"
             )
     return full_shards(shards, plan)
 

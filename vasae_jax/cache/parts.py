@@ -49,7 +49,7 @@ class PartWriter(CacheWriter):
     """Writes one part of a cache, and resumes it as CacheWriter does.
 
     Args:
-        rows: rows of each split of the whole cache.
+        rows: rows of each split of the cache, all parts together.
         part: which part it is.
         Others are :class:`CacheWriter`'s.
 
@@ -164,7 +164,7 @@ class PartWriter(CacheWriter):
 
 
 def part_range(rows: int, plan: CachePlan, part: Part) -> tuple[int, int]:
-    """The first row of a split that ``part`` writes, and the row after its last: whole shards."""
+    """The first row of a split that ``part`` writes, and the row after its last."""
     shards = -(-rows // plan.shard_rows)
     first, last = (shards * place // part.count for place in (part.index, part.index + 1))
     return first * plan.shard_rows, min(last * plan.shard_rows, rows)

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from vasae_jax.cache import CacheWriter
+from vasae_jax.cache.manifest import SPLITS
 from vasae_jax.extract.model import Fetch, Model, packs
-from vasae_jax.extract.windows import SPLITS, Packing, Windows
+from vasae_jax.extract.windows import Packing, Windows
 from vasae_jax.sites import Site
 from vasae_jax.utils.progress import Progress
 from vasae_jax.utils.signals import Stopped, StopRequest

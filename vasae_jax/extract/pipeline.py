@@ -16,9 +16,10 @@ from vasae_jax.cache import (
     PartWriter,
     TextInfo,
 )
+from vasae_jax.cache.manifest import SPLITS
 from vasae_jax.extract.model import Model, choose_sites, packs
 from vasae_jax.extract.passes import Batches, run_passes
-from vasae_jax.extract.windows import SPLITS, Windows, alone, even_size, make_windows, pack
+from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.progress import Progress
@@ -126,9 +127,9 @@ def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows
 def make_batches(windows: Windows, model: Model, most: int) -> Batches:
     """The forward passes over a text, of at most ``most`` slots; packed where the model can."""
     count, length = len(windows.docs), windows.context_length
-    packing = pack(windows.lengths, length) if packs(model) else alone(count)
+    packing = pack(windows.lengths, length) if packs(model) else unpacked(count)
     multiple = getattr(model, "batch_multiple", 1)
-    return Batches(windows, packing, even_size(packing.slots, most, multiple))
+    return Batches(windows, packing, batch_size(packing.slots, most, multiple))
 
 
 def model_vocabulary(model: Any) -> dict[str, Any]:

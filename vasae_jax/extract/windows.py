@@ -1,8 +1,8 @@
-"""Token windows: every document tokenised, cut to the context length, and given its split.
+"""Token windows: documents tokenised, cut to the context length, split and packed into slots.
 
-All of it happens before the model's weights are read, so that counts are exact, an empty
-text is found early, and the same text always gives the same windows in the same order.
-The tokens take 4 bytes a row in memory, against 2 * d_model * layers on disk.
+This happens before the model's weights are read, so that counts are exact and an empty text is
+refused early. The same text always gives the same windows in the same order. The tokens take
+4 bytes a row in memory, against 2 * d_model * sites on disk.
 """
 
 import hashlib
@@ -15,8 +15,6 @@ from itertools import chain
 import numpy as np
 
 from vasae_jax.utils.errors import UserError
-
-SPLITS = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ class Windows:
 
     def count(self, split: str) -> tuple[int, int]:
         """Rows and documents of one split."""
-        mine = self.of_split(split)
-        return int(self.lengths[mine].sum()), len(np.unique(self.docs[mine]))
+        chosen = self.of_split(split)
+        return int(self.lengths[chosen].sum()), len(np.unique(self.docs[chosen]))
 
 
 def make_windows(
@@ -68,9 +66,9 @@ def make_windows(
 ) -> Windows:
     """Tokenise ``documents`` and cut each into windows of at most ``context_length`` tokens.
 
-    A window holds tokens of one document only; where ``bos_id`` is given it is every
-    window's first token. Windows of fewer than 2 tokens are dropped. With ``max_rows``
-    reading stops before the first window that would exceed it.
+    A window holds tokens of one document only, after ``bos_id`` unless that is None. Windows of
+    fewer than 2 tokens are dropped. With ``max_rows`` reading stops before the first window that
+    would exceed it.
 
     Args:
         documents: texts in source order; a document's index is its place among these.
@@ -86,28 +84,34 @@ def make_windows(
             would have documents.
     """
     tokens, lengths, docs = array("i"), array("q"), array("i")
-    kept: list[float] = []
-    sha, head = hashlib.sha256(), [] if bos_id is None else [bos_id]
-    read = _documents(documents, encode, head, context_length, max_rows)
+    fractions: list[float] = []
+    sha, prefix = hashlib.sha256(), [] if bos_id is None else [bos_id]
+    read = _documents(documents, encode, prefix, context_length, max_rows)
     for index, (data, cut) in enumerate(read):
         sha.update(len(data).to_bytes(8, "little") + data)
         tokens.extend(chain.from_iterable(cut))
         lengths.extend(map(len, cut))
         docs.extend([index] * len(cut))
-        kept.extend([document_fraction(data)] * len(cut))
+        fractions.extend([document_fraction(data)] * len(cut))
         report(len(tokens))
     if not docs:
         raise UserError("the text is empty: no document has 2 tokens; expected some text")
     starts = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
-    ids, of = np.array(tokens, np.int32), np.array(docs, np.int32)
-    heldout = _heldout(np.array(kept), heldout_share)
-    return Windows(ids, starts, of, heldout, context_length, bool(head), sha.hexdigest())
+    return Windows(
+        tokens=np.array(tokens, np.int32),
+        starts=starts,
+        docs=np.array(docs, np.int32),
+        heldout=_heldout(np.array(fractions), heldout_share),
+        context_length=context_length,
+        bos=bool(prefix),
+        digest=sha.hexdigest(),
+    )
 
 
 def document_fraction(data: bytes) -> float:
-    """A document's place in [0, 1]: the first 8 bytes of its text's SHA-256 as a fraction.
+    """The first 8 bytes of a text's SHA-256 as a fraction in [0, 1].
 
-    It depends on the text alone, so equal documents share a split and order is immaterial.
+    It decides the document's split, which so depends on the text alone.
     """
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2.0**64
 
@@ -115,14 +119,14 @@ def document_fraction(data: bytes) -> float:
 def _documents(
     documents: Iterable[str],
     encode: Callable[[str], list[int]],
-    head: list[int],
+    prefix: list[int],
     context_length: int,
     max_rows: int | None,
 ) -> Iterator[tuple[bytes, list[list[int]]]]:
-    """Each document's bytes and windows; the last is the first that ``max_rows`` cuts short."""
+    """Each document's bytes and windows, up to the first that ``max_rows`` cuts short."""
     used = 0
     for text in documents:
-        cut, full = _cut(encode(text), head, context_length, max_rows, used)
+        cut, full = _cut(encode(text), prefix, context_length, max_rows, used)
         used += sum(map(len, cut))
         if full and not used:
             raise UserError(f"max rows is {max_rows}; expected room for one window at least")
@@ -132,13 +136,13 @@ def _documents(
 
 
 def _cut(
-    ids: list[int], head: list[int], context_length: int, max_rows: int | None, used: int
+    ids: list[int], prefix: list[int], context_length: int, max_rows: int | None, used: int
 ) -> tuple[list[list[int]], bool]:
     """One document's windows, and whether ``max_rows`` leaves no room for more."""
-    step = context_length - len(head)
+    step = context_length - len(prefix)
     cut: list[list[int]] = []
     for first in range(0, len(ids), step):
-        window = head + ids[first : first + step]
+        window = prefix + ids[first : first + step]
         if len(window) < 2:
             continue
         if max_rows is not None and used + len(window) > max_rows:
@@ -149,7 +153,7 @@ def _cut(
 
 
 def _heldout(fractions: np.ndarray, share: float) -> np.ndarray:
-    """Which windows are held out: documents below ``share``, moved just enough that both exist."""
+    """Which windows are held out: fractions below ``share``, moved so that both splits exist."""
     lowest, highest = fractions.min(), fractions.max()
     if lowest == highest:
         raise UserError(
@@ -163,13 +167,13 @@ def _heldout(fractions: np.ndarray, share: float) -> np.ndarray:
     return np.asarray(heldout if not heldout.all() else fractions != highest)
 
 
-# Which slot each window takes, and where in it: windows shorter than a slot share one.
+# Packing: windows that are shorter than a slot share one.
 
 
-BLOCK = 512
-"""Slots that a stretch of text would fill: rows of as many at most wait for their turn."""
+STRETCH = 512
+"""Full slots in the stretch of text that is packed at once; its rows may be computed early."""
 SHORTEST = 2
-"""Tokens of the shortest window there is: a slot with less room is full."""
+"""Tokens of the shortest window; a slot with less room is full."""
 SPARE = 0.004
 """Share of places that an incomplete last batch may leave empty."""
 
@@ -189,72 +193,72 @@ class Packing:
     slots: int
 
 
-def alone(windows: int) -> Packing:
-    """Every window in a slot of its own."""
+def unpacked(windows: int) -> Packing:
+    """One window in each slot."""
     return Packing(np.arange(windows), np.zeros(windows, np.int64), windows)
 
 
-def pack(lengths: np.ndarray, context_length: int, block: int = BLOCK) -> Packing:
-    """Best fit by falling length, among the windows of each stretch of ``block`` full slots.
+def pack(lengths: np.ndarray, context_length: int, stretch_slots: int = STRETCH) -> Packing:
+    """Best fit in descending length, within stretches of text of ``stretch_slots`` full slots.
 
-    Slots come in the order of their first windows, so all windows before the first of a slot lie
+    Slots are in the order of their first windows, so all windows before the first of a slot are
     in earlier slots.
 
     Args:
         lengths: int [W], from SHORTEST to ``context_length`` tokens.
         context_length: places in a slot.
-        block: full slots in a stretch of text.
+        stretch_slots: full slots in a stretch of text.
     """
     slot, place, count = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64), 0
-    stretch = (np.cumsum(lengths) - 1) // (block * context_length)
+    stretch = (np.cumsum(lengths) - 1) // (stretch_slots * context_length)
     for cut in np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(stretch)) + 1):
-        rooms = _Rooms(context_length)
+        free = _FreeSlots(context_length)
         for window in cut[np.argsort(-lengths[cut], kind="stable")].tolist():
             length = int(lengths[window])
-            room, found = rooms.take(length)
-            if found is None:
-                room, found, count = context_length, count, count + 1
-            slot[window], place[window] = found, context_length - room
-            rooms.put(room - length, found)
+            room, chosen = free.take(length)
+            if chosen is None:
+                room, chosen, count = context_length, count, count + 1
+            slot[window], place[window] = chosen, context_length - room
+            free.put(room - length, chosen)
     opened = np.full(count, len(lengths))
     np.minimum.at(opened, slot, np.arange(len(lengths)))
     return Packing(np.argsort(np.argsort(opened))[slot], place, count)
 
 
-class _Rooms:
-    """Slots by the room that is left in them; a bit of ``_some`` for each room that one has."""
+class _FreeSlots:
+    """Slots by the room left in them; bit i of ``_rooms`` is set where a slot has room i."""
 
     def __init__(self, most: int) -> None:
         self._slots: list[list[int]] = [[] for _ in range(most + 1)]
-        self._some = 0
+        self._rooms = 0
 
     def put(self, room: int, slot: int) -> None:
-        """Note what is left in a slot."""
+        """Record the room left in a slot."""
         if room >= SHORTEST:
             self._slots[room].append(slot)
-            self._some |= 1 << room
+            self._rooms |= 1 << room
 
     def take(self, length: int) -> tuple[int, int | None]:
-        """The least room of ``length`` or more that a slot has, and that slot."""
-        larger = self._some >> length
+        """The least room of ``length`` or more, and a slot that has it, which is removed."""
+        larger = self._rooms >> length
         if not larger:
             return 0, None
         room = length + (larger & -larger).bit_length() - 1
-        found = self._slots[room].pop()
+        slot = self._slots[room].pop()
         if not self._slots[room]:
-            self._some &= ~(1 << room)
-        return room, found
+            self._rooms &= ~(1 << room)
+        return room, slot
 
 
-def even_size(slots: int, most: int, multiple: int = 1) -> int:
-    """Slots in each of equal batches, so that the last batch is nearly full.
+def batch_size(slots: int, most: int, multiple: int = 1) -> int:
+    """The number of slots in a batch, chosen so that the last batch is nearly full.
 
-    The most, where that leaves at most SPARE of all places empty; else what leaves fewest, down
-    to half of it.
+    This is ``most`` if that leaves at most SPARE of all places empty; otherwise the size down to
+    half of it that leaves the fewest.
 
     Args:
-        slots: of the text.
-        most: of one batch.
+        slots: of the whole text.
+        most: slots in one batch.
         multiple: the size is a multiple of it where ``most`` allows.
     """
     if most < multiple:
