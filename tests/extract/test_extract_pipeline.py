@@ -186,7 +186,7 @@ def test_the_command_line_makes_a_cache_and_refuses_to_replace_it(checkpoints, t
     [
         ([], "0,3", "layer 3 was asked of gpt2, which has 3; expected 0 to 2"),
         ([], "-1", "layer -1 is negative"),
-        ([], "one", "layers 'one' is no list"),
+        ([], "one", "layers are 'one'"),
         (["--context-length", "65"], "0", "context length is 65; expected 2 to 64"),
         (["--context-length", "1"], "0", "context length is 1; expected 2 to 64"),
         (["--context-length", "9", "--heldout-share", "1"], "0", "held-out share is 1.0"),

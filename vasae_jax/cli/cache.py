@@ -9,7 +9,7 @@ from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from vasae_jax.extract.import_rows import TwoEnds
+    from vasae_jax.extract.model import VocabularySource
 
 
 # ``vasae cache import`` and ``vasae cache export``.
@@ -60,7 +60,7 @@ def run_export(arguments: Sequence[str]) -> None:
     print("\n".join(map(str, written)))
 
 
-def _ends(source: str) -> "TwoEnds":
+def _ends(source: str) -> "VocabularySource":
     """The model's two ends: in NumPy where its architecture is known, or by PyTorch."""
     from vasae_jax.lm.load import load_embeddings
     from vasae_jax.lm.spec import UnknownArchitecture

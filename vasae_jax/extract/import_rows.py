@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
-from vasae_jax.cache import Cache, CachePlan, CacheWriter, Manifest, ModelInfo, RowArray, TextInfo
-from vasae_jax.extract.pipeline import Settings, model_vocabulary, shard_rows
+from vasae_jax.cache import Cache, CacheWriter, Manifest, RowArray, TextInfo
+from vasae_jax.extract.model import VocabularySource
+from vasae_jax.extract.pipeline import Settings, make_plan, model_vocabulary
 from vasae_jax.sites import Site, SiteLike
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing
@@ -93,24 +93,9 @@ AT_ONCE = 32 * 2**20
 """Windows of about so many bytes of rows are read at once."""
 
 
-class TwoEnds(Protocol):
-    """What is asked of the rows' model; :class:`vasae_jax.lm.lm.LMEmbeddings` is one."""
-
-    spec: Any
-    tokenizer: Any
-    id: str
-    revision: str | None
-
-    @property
-    def source_digest(self) -> str: ...  # noqa: D102
-    def embedding(self) -> np.ndarray: ...  # noqa: D102
-    def unembedding(self) -> np.ndarray: ...  # noqa: D102
-    def final_norm(self) -> dict[str, Any]: ...  # noqa: D102
-
-
 def store_rows(
     rows: GivenRows,
-    model: TwoEnds,
+    model: VocabularySource,
     url: str,
     site: Site,
     settings: Settings,
@@ -132,7 +117,16 @@ def store_rows(
             that cannot be written.
     """
     _check(rows, model, site)
-    plan = _plan(rows, model, site, settings)
+    bos = model.tokenizer.bos_id
+    plan = make_plan(
+        model,
+        settings,
+        (site,),
+        context_length=rows.tokens.shape[1],
+        bos=bos is not None and bool((rows.tokens[:, 0] == bos).all()),
+        text=TextInfo(f"rows of {rows.where}", digest(rows)),
+        computed="by another program",
+    )
     away = held_out(rows.docs, settings.heldout_share)
     with CacheWriter(url, plan, overwrite=overwrite, **model_vocabulary(model)) as writer:
         _append(rows, writer, away, site)
@@ -163,7 +157,7 @@ def _append(rows: GivenRows, writer: CacheWriter, away: np.ndarray, site: Site) 
         progress.finish(windows * length)
 
 
-def _check(rows: GivenRows, model: TwoEnds, site: Site) -> None:
+def _check(rows: GivenRows, model: VocabularySource, site: Site) -> None:
     spec = model.spec
     if rows.width != spec.d_model:
         raise UserError(
@@ -177,26 +171,6 @@ def _check(rows: GivenRows, model: TwoEnds, site: Site) -> None:
         )
     if not 0 <= site.layer < spec.n_layers:
         raise UserError(f"layer is {site.layer}; expected 0 to {spec.n_layers - 1} of {model.id}")
-
-
-def _plan(rows: GivenRows, model: TwoEnds, site: Site, settings: Settings) -> CachePlan:
-    spec = model.spec
-    bos = model.tokenizer.bos_id
-    return CachePlan(
-        model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
-        sites=(site,),
-        d_model=spec.d_model,
-        vocab_size=spec.vocab_size,
-        tied=spec.tied,
-        dtype=settings.dtype,
-        context_length=rows.tokens.shape[1],
-        bos=bos is not None and bool((rows.tokens[:, 0] == bos).all()),
-        text=TextInfo(f"rows of {rows.where}", digest(rows)),
-        heldout_share=settings.heldout_share,
-        chunk_rows=settings.chunk_rows,
-        computed="by another program",
-        shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model),
-    )
 
 
 # A cache's rows as NumPy files.

@@ -13,29 +13,36 @@ Fetch = Callable[[], np.ndarray]
 """Waits for the rows of a forward pass: [sites, S, T, d_model]."""
 
 
-class Model(Protocol):
-    """A language model that rows can be extracted from, such as :class:`vasae_jax.lm.LM`.
-
-    ``residuals(tokens, sites)`` of tokens [S, T] gives a jax.Array [len(sites), S, T, d_model];
-    both embeddings are float32 [V, d_model]. A model that takes several windows in one row of
-    ``tokens`` has ``packs = True`` and ``batch_multiple``, and takes ``positions`` after the
-    sites. One that JAX does not run has ``rows(tokens, sites, dtype)`` as well, which returns a
-    function that waits for the same in NumPy.
-    """
+class VocabularySource(Protocol):
+    """What a cache needs of a model besides rows; both embeddings are float32 [V, d_model]."""
 
     spec: Any
     """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
     tokenizer: Tokenizer
     id: str
     revision: str | None
-    computed: str
 
     @property
     def source_digest(self) -> str: ...  # noqa: D102
-    def residuals(self, tokens: np.ndarray, sites: Sequence[Site]) -> Any: ...  # noqa: D102
     def embedding(self) -> np.ndarray: ...  # noqa: D102
     def unembedding(self) -> np.ndarray: ...  # noqa: D102
     def final_norm(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+class Model(VocabularySource, Protocol):
+    """A language model that rows can be extracted from, such as :class:`vasae_jax.lm.LM`.
+
+    ``residuals(tokens, sites)`` of tokens [S, T] gives a jax.Array [len(sites), S, T, d_model].
+    A model that takes several windows in one row of ``tokens`` has ``packs = True`` and
+    ``batch_multiple``, and takes ``positions`` after the sites. One that JAX does not run has
+    ``rows(tokens, sites, dtype)`` as well, which returns a function that waits for the same in
+    NumPy.
+    """
+
+    computed: str
+    """How the model is run, in words."""
+
+    def residuals(self, tokens: np.ndarray, sites: Sequence[Site]) -> Any: ...  # noqa: D102
 
 
 def packs(model: Any) -> bool:

@@ -17,7 +17,7 @@ from vasae_jax.cache import (
     TextInfo,
 )
 from vasae_jax.cache.manifest import SPLITS
-from vasae_jax.extract.model import Model, choose_sites, packs
+from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
@@ -96,7 +96,16 @@ def extract(
     _check_place(url, overwrite)
     batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
     vocabulary = model_vocabulary(model)
-    plan = _plan(model, settings, sites, batches, source)
+    batching = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
+    plan = make_plan(
+        model,
+        settings,
+        sites,
+        context_length=settings.context_length,
+        bos=batches.windows.bos,
+        text=TextInfo(source, batches.windows.digest),
+        computed=f"{model.computed}, {batching}",
+    )
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:
         with PartWriter(url, plan, rows, part, **vocabulary) as part_writer:
@@ -132,7 +141,7 @@ def make_batches(windows: Windows, model: Model, most: int) -> Batches:
     return Batches(windows, packing, batch_size(packing.slots, most, multiple))
 
 
-def model_vocabulary(model: Any) -> dict[str, Any]:
+def model_vocabulary(model: VocabularySource) -> dict[str, Any]:
     """The arguments of CacheWriter that a model gives; loads its weights if they are not yet."""
     return {
         "embedding": model.embedding(),
@@ -142,15 +151,18 @@ def model_vocabulary(model: Any) -> dict[str, Any]:
     }
 
 
-def _plan(
-    model: Model,
+def make_plan(
+    model: VocabularySource,
     settings: Settings,
     sites: tuple[Site, ...],
-    batches: Batches,
-    source: str,
+    *,
+    context_length: int,
+    bos: bool,
+    text: TextInfo,
+    computed: str,
 ) -> CachePlan:
-    spec, windows = model.spec, batches.windows
-    batching = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
+    """The plan of a cache of ``model``."""
+    spec = model.spec
     return CachePlan(
         model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
         sites=sites,
@@ -158,12 +170,12 @@ def _plan(
         vocab_size=spec.vocab_size,
         tied=spec.tied,
         dtype=settings.dtype,
-        context_length=settings.context_length,
-        bos=windows.bos,
-        text=TextInfo(source, windows.digest),
+        context_length=context_length,
+        bos=bos,
+        text=text,
         heldout_share=settings.heldout_share,
         chunk_rows=settings.chunk_rows,
-        computed=f"{model.computed}, {batching}",
+        computed=computed,
         shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(sites)),
     )
 

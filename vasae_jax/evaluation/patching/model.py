@@ -1,7 +1,6 @@
 """The language model that a cache was made with, and its windows, for patching."""
 
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
+from vasae_jax.extract.model import Model as ExtractionModel
 from vasae_jax.lm import load_lm
 from vasae_jax.lm.spec import UnknownArchitecture
-from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.sites import Site
 from vasae_jax.stream.source import Source
 from vasae_jax.utils.errors import UserError
@@ -21,24 +20,9 @@ from vasae_jax.utils.errors import UserError
 Backend = Literal["auto", "flax", "torch"]
 
 
-class Model(Protocol):
-    """A language model of either backend.
+class Model(ExtractionModel, Protocol):
+    """A language model of either backend; its ``logits`` of tokens int [S, T] are [S, T, V]."""
 
-    Tokens are int [S, T]. ``residuals`` gives float32 [len(sites), S, T, d_model], ``logits``
-    [S, T, V].
-    """
-
-    spec: Any
-    """Sizes: the Spec of vasae_jax.lm, or that of vasae_jax.extract.sources."""
-    tokenizer: Tokenizer
-    id: str
-    computed: str
-
-    @property
-    def source_digest(self) -> str: ...  # noqa: D102
-    def residuals(  # noqa: D102
-        self, tokens: np.ndarray, sites: Sequence[Site]
-    ) -> jax.Array | np.ndarray: ...
     def logits(self, tokens: np.ndarray) -> jax.Array | np.ndarray: ...  # noqa: D102
 
 
