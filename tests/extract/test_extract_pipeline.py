@@ -172,7 +172,7 @@ def test_the_command_line_makes_a_cache_and_refuses_to_replace_it(checkpoints, t
     directory, _ = checkpoints["gpt2"]
     out = tmp_path / "cache"
     assert tool(directory, out, "--context-length", "32", layers="all") == 0
-    assert "layers 0, 1, 2; train" in capsys.readouterr().out
+    assert "layers.1.resid_post, layers.2.resid_post; train" in capsys.readouterr().out
     before = (out / "manifest.json").read_bytes()
     assert tool(directory, out, "--context-length", "32") == 2
     assert "is a complete cache; expected a new place, or --overwrite" in capsys.readouterr().err
