@@ -8,6 +8,8 @@ from gguf_fixtures import write_gguf
 from lm_fixtures import VOCAB, llama_config, random_model, random_tokens, save_model
 
 from vasae_jax.extract.torch import TorchLM, describe_norm, find_blocks
+from vasae_jax.lm import load_lm
+from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
 SMALL = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -199,3 +201,13 @@ def test_an_unknown_norm_is_refused():
 
     with pytest.raises(UserError, match="Odd computes neither"):
         describe_norm(Odd(), 8)
+
+
+@pytest.mark.parametrize("read", [load_lm, TorchLM])
+def test_a_site_without_a_hook_is_refused(tmp_path, read):
+    lm = read(str(save_model(random_model(llama_config()), tmp_path)))
+    with pytest.raises(UserError, match=r"no hook for layers\.1\.mlp_out"):
+        lm.residuals(random_tokens((1, 4)), (0, Site(1, "mlp_out")))
+    patch = lm.patched if read is TorchLM else lambda _, *rest: lm.continue_from(*rest)
+    with pytest.raises(UserError, match=r"no hook for layers\.1\.attn_out"):
+        patch(random_tokens((1, 4)), np.zeros((1, 4, 48), np.float32), "layers.1.attn_out")

@@ -1,4 +1,4 @@
-"""The activation cache: rows of a model's residual stream on disk or in a bucket.
+"""The activation cache: rows of a language model on disk or in a bucket.
 
 docs/cache.md describes the format.
 """
