@@ -250,6 +250,18 @@ def test_a_cache_of_version_1_is_read(tmp_path):
     assert verify(cache.url) == []
 
 
+def test_an_unfinished_cache_of_version_1_is_not_continued(tmp_path):
+    plan, url = make_plan(), str(tmp_path / "cache")
+    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+        append(writer, "train", make_rows(plan, 100))
+    journal = json.loads((tmp_path / "cache/journal.json").read_text())
+    del journal["plan"]["version"], journal["plan"]["sites"]
+    journal["plan"] |= {"site": "resid_post", "layers": [1, 3]}
+    write_bytes(tmp_path / "cache/journal.json", json.dumps(journal | {"version": 1}).encode())
+    with pytest.raises(UserError, match="with version 1; expected 2"):
+        CacheWriter(url, plan, **make_vocabulary(plan))
+
+
 def test_reader_names_what_there_is(tmp_path):
     cache = make_cache(tmp_path, heldout=0)
     with pytest.raises(

@@ -207,6 +207,8 @@ class Manifest(CachePlan):
             raise UserError(f"{url} is an unfinished cache; expected a complete one")
         try:
             return cls(**_typed(value))
+        except UserError as error:
+            raise UserError(f"{url}/{MANIFEST}: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{url}/{MANIFEST} cannot be understood ({type(error).__name__}: {error}); "
