@@ -38,11 +38,10 @@ class Site:
     kind: str = "resid_post"
 
     def __post_init__(self) -> None:
-        if self.layer < 0 or self.kind not in SITES:
-            raise UserError(
-                f"site is layer {self.layer}, {self.kind!r}; expected a layer from 0 and one of "
-                f"{', '.join(SITES)}"
-            )
+        if self.layer < 0:
+            raise UserError(f"layer {self.layer} is negative; expected 0 (the first block) or more")
+        if self.kind not in SITES:
+            raise UserError(f"site is {self.kind!r}; expected one of {', '.join(SITES)}")
 
     def __str__(self) -> str:
         return f"layers.{self.layer}.{self.kind}"

@@ -264,9 +264,7 @@ def test_an_unfinished_cache_of_version_1_is_not_continued(tmp_path):
 
 def test_reader_names_what_there_is(tmp_path):
     cache = make_cache(tmp_path, heldout=0)
-    with pytest.raises(
-        UserError, match=r"no layers\.2\.resid_post; .*layers\.1\.resid_post, l"
-    ):
+    with pytest.raises(UserError, match=r"no layers\.2\.resid_post; .*layers\.1\.resid_post, l"):
         cache.acts(2, "train")
     with pytest.raises(UserError, match="no split 'test'; expected one of train, heldout"):
         cache.acts(1, "test")

@@ -57,7 +57,7 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     try:
         layers = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
-        raise UserError(f"layers are {text!r}; expected numbers such as 3,9, or all") from error
+        raise UserError(f"layers are {text!r}; expected numbers as in 3,9, or all") from error
     if layers[0] < 0:
         raise UserError(f"layer {layers[0]} is negative; expected numbers from 0 (the first block)")
     return tuple(layers)
