@@ -15,7 +15,9 @@ from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 
 
-def layer_anchors(cache: Cache, site: SiteLike, skip_positions: int, max_norm: float) -> LayerAnchors:
+def layer_anchors(
+    cache: Cache, site: SiteLike, skip_positions: int, max_norm: float
+) -> LayerAnchors:
     """The anchors kept beside the cache, which are made if there are none.
 
     Where the cache cannot be written they are made and used all the same, and one line says so.
