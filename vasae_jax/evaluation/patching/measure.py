@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vasae_jax.activations import Activation, activation_of
 from vasae_jax.cache import Cache
 from vasae_jax.evaluation.patching.model import Model, Windows, WindowTable, patched_logits, whole
 from vasae_jax.sae import Params, reconstruct
@@ -249,7 +250,9 @@ class _Pass:
         x, logits = whole(self._model, windows.tokens, self._layer)
         own = known(logits)
         sae = self._run.config.sae
-        x_hat = _reconstruct(self._run.params, x, k=sae.k, pre_bias=sae.pre_bias)
+        x_hat = _reconstruct(
+            self._run.params, x, activation=activation_of(sae), pre_bias=sae.pre_bias
+        )
         self._positions += int(windows.scored.sum())
         self._rows += int(windows.real.sum())
         self._masked += int((windows.real & ~windows.keep).sum())
@@ -322,11 +325,13 @@ class _LensSums:
         return np.asarray(largest(patched_logits(self._model, tokens, rows, last)))
 
 
-@partial(jax.jit, static_argnames=("k", "pre_bias"))
-def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.Array:
+@partial(jax.jit, static_argnames=("activation", "pre_bias"))
+def _reconstruct(
+    params: Params, x: jax.Array, activation: Activation, pre_bias: float
+) -> jax.Array:
     """x_hat of ``x``, both [S, T, d] float32."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    return reconstruct(params, rows, k, pre_bias).reshape(x.shape)
+    return reconstruct(params, rows, activation, pre_bias).reshape(x.shape)
 
 
 def _sums(own: Own, other: jax.Array, windows: Windows) -> np.ndarray:
