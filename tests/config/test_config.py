@@ -66,6 +66,16 @@ def test_a_config_survives_json():
     assert difference(Config(), parse("--sae.k=64")) == "sae.k was 32 and is now 64"
 
 
+@pytest.mark.parametrize(("old", "new"), [("here", "at"), ("next", "before")])
+def test_a_renamed_choice_is_refused_by_its_new_name(old, new):
+    value = to_dict(Config())
+    value["anchor"]["kind"] = old
+    with pytest.raises(UserError, match=rf"config.json has anchor.kind = {old}.* {new};"):
+        from_dict(value, "config.json")
+    with pytest.raises(UserError, match=f"anchor.kind={new}"):
+        parse_overrides(Config(), [f"--anchor.kind={old}"], "x")
+
+
 def test_a_config_of_another_version_is_refused():
     value = to_dict(Config())
     value["sae"]["colour"] = "red"
