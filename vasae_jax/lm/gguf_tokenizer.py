@@ -1,6 +1,7 @@
 """The tokenizer that GGUF metadata describes: byte-level BPE, or SentencePiece's BPE."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tokenizers
 from gguf import Keys, TokenType
@@ -41,7 +42,7 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
             (unknown word splitting, unigram or WordPiece models).
     """
     kind, architecture = file.get(Keys.Tokenizer.MODEL), file.get(Keys.General.ARCHITECTURE)
-    pre = file.get(Keys.Tokenizer.PRE) or _PRE_OF_ARCHITECTURE.get(str(architecture))
+    pre: Any = file.get(Keys.Tokenizer.PRE) or _PRE_OF_ARCHITECTURE.get(str(architecture))
     if kind == "gpt2" and pre is None:
         raise UserError(
             f"{file.path} has no {Keys.Tokenizer.PRE}, and models of architecture {architecture} "
