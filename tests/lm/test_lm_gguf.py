@@ -166,8 +166,13 @@ def test_an_untied_head_in_a_file_is_used(tmp_path, name):
     np.testing.assert_array_equal(lm.unembedding(), head)
 
 
-def test_settings_that_change_nothing_are_accepted(tmp_path):
+def test_settings_that_change_nothing_are_accepted(tmp_path, monkeypatch):
+    def add_images(writer, value):
+        writer.add_uint32("llama.vision.block_count", value)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_images", add_images, raising=False)
     extra = {"add_vocab_size": 384, "add_causal_attention": True, "add_logit_scale": 1.0}
+    extra |= {"add_images": 3}
     load_lm(write_gguf(fx.random_model(fx.llama_config()), tmp_path / "x.gguf", **extra))
 
 

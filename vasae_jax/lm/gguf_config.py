@@ -26,7 +26,6 @@ _LOCAL_SIZE_KEYS = (
     "{arch}.attention.value_length_swa",
 )
 
-
 _IRRELEVANT = {
     "vocab_size",  # the embedding has it
     "tensor_data_layout",
@@ -35,6 +34,9 @@ _IRRELEVANT = {
     "rope.scaling.original_context_length",  # of scalings that are refused
     "attention.sliding_window_pattern",  # longer inputs are refused; Gemma 3 reads it
 }
+"""Settings that change no row of a text."""
+_IMAGES = ("vision.", "mm.", "mm_")
+"""Prefixes of settings for images."""
 _NEUTRAL = {
     "attention.causal": True,
     "attention.max_alibi_bias": 0.0,
@@ -73,7 +75,8 @@ class MetadataReader(ConfigReader):
         """
         for name in self.file.metadata_keys():
             key = name.removeprefix(f"{self.architecture}.")
-            if key == name or name in self._keys_read or key in _IRRELEVANT:
+            irrelevant = key in _IRRELEVANT or key.startswith(_IMAGES)
+            if key == name or name in self._keys_read or irrelevant:
                 continue
             value = self.file.get(name)
             if key not in _NEUTRAL or value != _NEUTRAL[key]:
