@@ -37,13 +37,18 @@ def write_gguf(
     architecture = ARCHITECTURES[model.config.model_type]
     writer = gguf.GGUFWriter(path, architecture)
     _write_settings(writer, model.config, architecture)
-    for name, value in extra.items():
-        getattr(writer, name)(value)
     if pieces is None:
         _write_byte_level(writer, pre)
     else:
         write_pieces(writer, *pieces)
-    for name, tensor in gguf_tensors(model, architecture).items():
+    tensors = gguf_tensors(model, architecture)
+    if "rope_freqs" in extra:
+        tensors["rope_freqs.weight"] = extra.pop("rope_freqs")
+    elif architecture != "gpt2" and _rope(model.config).get("rope_type") == "llama3":
+        tensors["rope_freqs.weight"] = llama3_divisors(_rope(model.config), model.config.head_dim)
+    for name, value in extra.items():
+        getattr(writer, name)(value)
+    for name, tensor in tensors.items():
         if quantised and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
             kind = gguf.GGMLQuantizationType.Q8_0
             writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
@@ -67,6 +72,9 @@ def _write_settings(writer: gguf.GGUFWriter, config, architecture: str) -> None:
         return
     writer.add_feed_forward_length(config.intermediate_size)
     rope = _rope(config)
+    if rope.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
     if architecture == "gptneox":
         head = config.hidden_size // config.num_attention_heads
         writer.add_rope_dimension_count(int(rope["partial_rotary_factor"] * head))
@@ -88,15 +96,28 @@ def _write_settings(writer: gguf.GGUFWriter, config, architecture: str) -> None:
         writer.add_rope_freq_base(rope["rope_theta"])
     if architecture.startswith("gemma"):
         writer.add_sliding_window(config.sliding_window)
-    if rope.get("rope_type") == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope["factor"])
 
 
 def _rope(config) -> dict:
     """Rotary settings of global layers; transformers 5 moved the base into rope_parameters."""
     rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
     return rope.get("full_attention", rope)
+
+
+def llama3_divisors(rope: dict, head_dim: int) -> np.ndarray:
+    """The tensor that the converter writes for llama3 scaling, by its own formula."""
+    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
+    length, divisors = rope["original_max_position_embeddings"], []
+    for pair in range(head_dim // 2):
+        wavelength = 2 * np.pi * rope["rope_theta"] ** (2 * pair / head_dim)
+        if wavelength < length / high:
+            divisors.append(1.0)
+        elif wavelength > length / low:
+            divisors.append(factor)
+        else:
+            smooth = (length / wavelength - low) / (high - low)
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.float32(divisors)
 
 
 def _write_byte_level(writer: gguf.GGUFWriter, pre: str) -> None:
@@ -151,6 +172,7 @@ def gguf_tensors(model, architecture: str) -> dict[str, np.ndarray]:
         if architecture == "llama" and ".k_proj." in name:
             array = _interleave(array, config.num_key_value_heads)
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        gguf_name = gguf_name or "output.weight"  # the map lacks a head of Gemma 2
         tensors[gguf_name] = np.ascontiguousarray(array)
     return tensors
 

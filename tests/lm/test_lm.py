@@ -190,3 +190,29 @@ def test_sliding_window_is_refused_beyond_its_reach(tmp_path):
     lm.residuals(TOKENS[:, :8], (0,))
     with pytest.raises(UserError, match=r"9 tokens; .*at most 8"):
         lm.residuals(TOKENS[:, :9], (0,))
+
+
+def test_a_model_that_attends_to_later_tokens_is_refused_at_its_first_batch(directory, monkeypatch):
+    lm = load_lm(directory)
+    causal = model.residuals
+
+    def bidirectional(graph, weights, tokens, *rest):
+        rows = causal(graph, weights, tokens, *rest)
+        return rows + rows.mean(axis=2, keepdims=True)
+
+    monkeypatch.setattr(model, "residuals", bidirectional)
+    with pytest.raises(UserError, match="later tokens"):
+        lm.residuals(TOKENS, (0, 1))
+
+
+def test_the_first_batch_has_the_rows_of_any_other(directory):
+    lm = load_lm(directory)
+    first = np.asarray(lm.residuals(TOKENS, (0, 2)))
+    np.testing.assert_array_equal(lm.residuals(TOKENS, (0, 2)), first)
+
+
+def test_a_later_token_changes_no_earlier_row(lm):
+    rows = np.asarray(lm.residuals(TOKENS, (2,)))
+    changed = TOKENS.copy()
+    changed[:, 9] = (changed[:, 9] + 1) % fx.VOCAB
+    np.testing.assert_array_equal(lm.residuals(changed, (2,))[:, :, :9], rows[:, :, :9])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 
 from vasae_jax.lm import load_lm
 
@@ -157,8 +158,6 @@ def test_sharded_directory_equals_torch(tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-untied"])
 def test_names_without_the_prefix_are_found(tmp_path, name):
-    from safetensors.numpy import load_file, save_file
-
     model = fx.random_model(CONFIGS[name])
     fx.save_model(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -216,3 +215,29 @@ def test_a_mesh_and_going_on_from_a_layer_give_the_same_logits(tmp_path, name):
     assert relative(spread.logits(tokens)[None], expected)[0] < 1e-5
     patched = lm.continue_from(lm.residuals(tokens, (1,))[0], 1)
     assert relative(patched[None], expected)[0] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-tied-derived-head", "gemma2"])
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_head_in_the_files_counts_more_than_a_setting_that_ties_it(tmp_path, name, equal):
+    model = fx.random_model(CONFIGS[name])
+    fx.save_model(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    embedding = model.get_input_embeddings().weight.detach().numpy()
+    head = embedding if equal else np.flip(embedding, 0)
+    save_file(load_file(path) | {"lm_head.weight": np.ascontiguousarray(head)}, path)
+    lm = load_lm(tmp_path)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert lm.spec.tied is equal
+    np.testing.assert_array_equal(lm.unembedding(), reference.lm_head.weight.detach().numpy())
+    tokens = fx.random_tokens((1, 16))
+    assert relative(lm.logits(tokens)[None], fx.torch_logits(reference, tokens)[None])[0] <= 1e-4
+
+
+def test_a_tied_model_that_is_saved_with_its_head_alone(tmp_path):
+    model = fx.random_model(CONFIGS["gpt2"])
+    fx.save_model(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 16)))

@@ -6,12 +6,13 @@ import lm_fixtures as fx
 import numpy as np
 import pytest
 import torch
+import transformers
 from gguf_fixtures import write_gguf
 from safetensors.numpy import load_file, save_file
 
 from vasae_jax.lm import load_lm
-from vasae_jax.lm.hf_config import spec_from_config
-from vasae_jax.lm.spec import family_of
+from vasae_jax.lm.hf_config import _MODEL_TYPES, spec_from_config
+from vasae_jax.lm.spec import SUPPORTED, family_of
 from vasae_jax.utils.errors import UserError
 
 
@@ -264,8 +265,8 @@ def test_gguf_architecture_is_refused(tmp_path, architecture):
         load_lm(path)
 
 
-def odd_gguf(path, **changes):
-    """A file of a small Llama whose metadata is changed; a value None leaves the key out."""
+def odd_gguf(path, source=None, **changes):
+    """A file of a small model whose metadata is changed; a value None leaves the key out."""
     import gguf
 
     add = gguf.GGUFWriter.add_key_value
@@ -277,7 +278,8 @@ def odd_gguf(path, **changes):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gguf.GGUFWriter, "add_key_value", changed)
-        return write_gguf(fx.random_model(fx.llama_config(num_hidden_layers=1)), path)
+        source = source or fx.random_model(fx.llama_config(num_hidden_layers=1))
+        return write_gguf(source, path)
 
 
 @pytest.mark.fault
@@ -287,6 +289,7 @@ def odd_gguf(path, **changes):
         ({"block_count": None}, "llama.block_count None"),
         ({"layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon None"),
         ({"dimension_count": 8}, "dimension_count 8; .*16"),
+        ({"value_length": 8}, "value_length 8; .*16"),
         ({"model": "t5"}, "kind t5"),
         ({"model": "llama"}, "384 tokens, 0 scores and 384 token types"),
         ({"model": None}, "no tokenizer"),
@@ -297,3 +300,77 @@ def odd_gguf(path, **changes):
 def test_gguf_metadata_that_cannot_be_used_is_named(tmp_path, changes, message):
     with pytest.raises(UserError, match=rf"small\.gguf .*{message}"):
         load_lm(odd_gguf(tmp_path / "small.gguf", **changes))
+
+
+@pytest.mark.parametrize("architecture", SUPPORTED)
+@pytest.mark.parametrize("setting", [{"is_causal": False}, {"use_bidirectional_attention": True}])
+def test_models_that_attend_to_later_tokens_are_refused(architecture, setting):
+    model_type = next(key for key, name in _MODEL_TYPES.items() if name == architecture)
+    config = transformers.AutoConfig.for_model(model_type).to_dict()
+    config |= {"architectures": [architecture], "is_causal": True}
+    spec_from_config(config | {"use_bidirectional_attention": None}, "config.json")
+    with pytest.raises(UserError, match=f"{next(iter(setting))} {next(iter(setting.values()))}"):
+        spec_from_config(config | setting, "config.json")
+
+
+REQUIRED = {
+    "n_embd", "n_head", "n_layer", "n_positions", "hidden_size", "num_attention_heads",
+    "num_hidden_layers", "intermediate_size", "max_position_embeddings", "vocab_size",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", _MODEL_TYPES)
+def test_missing_settings_are_those_of_transformers(model_type):
+    """A config.json may leave out what is the default of its class."""
+    full = transformers.AutoConfig.for_model(model_type).to_dict()
+    full |= {"architectures": [_MODEL_TYPES[model_type]]}
+    short = {key: value for key, value in full.items() if key in {*REQUIRED, "architectures"}}
+    assert spec_from_config(short, "config.json") == spec_from_config(full, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "name"),
+    [
+        (fx.llama_config(attention_bias=True), {"attention_bias": False}, "self_attn.k_proj.bias"),
+        (fx.llama_config(), {"num_hidden_layers": 2}, "layers.2.input_layernorm"),
+    ],
+)
+def test_tensors_of_a_block_that_would_be_ignored_are_refused(tmp_path, config, changes, name):
+    fx.save_model(fx.random_model(config), tmp_path)
+    edit(tmp_path / "config.json", **changes)
+    with pytest.raises(UserError, match=name):
+        load_lm(tmp_path)
+
+
+def test_buffers_of_older_checkpoints_are_left_out(tmp_path):
+    fx.save_model(fx.random_model(fx.gpt2_config(n_layer=1)), tmp_path)
+    path = tmp_path / "model.safetensors"
+    buffers = {
+        f"transformer.h.0.attn.{name}": np.ones(1, np.uint8) for name in ("bias", "masked_bias")
+    }
+    save_file(load_file(path) | buffers, path)
+    load_lm(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("qwen2", "rope.freq_base"),
+        ("gemma3_text", "rope.freq_base"),
+        ("gemma3_text", "attention.sliding_window"),
+        ("gpt_neox", "rope.dimension_count"),
+        ("gpt_neox", "use_parallel_residual"),
+    ],
+)
+def test_gguf_settings_whose_default_would_be_wrong_are_required(tmp_path, family, key):
+    shape = {key: value for key, value in fx.llama_config().to_dict().items() if key in SHAPE}
+    config = transformers.AutoConfig.for_model(family, **shape, pad_token_id=0)
+    path = tmp_path / "small.gguf"
+    with pytest.raises(UserError, match=f"{key} None"):
+        load_lm(odd_gguf(path, fx.random_model(config), **{key.rsplit(".", 1)[-1]: None}))
+
+
+SHAPE = (
+    "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "vocab_size", "max_position_embeddings",
+)  # fmt: skip

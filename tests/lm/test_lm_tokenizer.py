@@ -7,7 +7,7 @@ import lm_fixtures as fx
 import pytest
 import tokenizers
 import transformers
-from gguf_fixtures import write_gguf
+from gguf_fixtures import small_pieces, write_gguf
 from tokenizers import models
 
 from vasae_jax.lm.gguf_reader import GgufFile
@@ -154,3 +154,146 @@ def test_characters_are_composed_where_the_models_own_tokenizer_does_so(tmp_path
         GgufFile(write_gguf(model, tmp_path / "small.gguf", pre=pre)), fx.VOCAB
     )
     assert backend.encode("nai\u0308ve") == backend.encode("na\u00efve")
+
+
+def edit_json(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def saved_with_state(directory, add_bos=True):
+    """A tokenizer.json with padding, truncation and BPE dropout left on."""
+    fx.write_tokenizer(directory, add_bos)
+    backend = tokenizers.Tokenizer.from_str(fx.trained_bpe(add_bos))
+    backend.enable_padding(length=16, direction="left", pad_id=1, pad_token="!")
+    backend.enable_truncation(5)
+    backend.model.dropout = 0.9
+    backend.save(str(directory / "tokenizer.json"))
+
+
+def test_padding_truncation_and_dropout_of_the_file_are_cleared(tmp_path):
+    saved_with_state(tmp_path)
+    tokenizer = tokenizer_from_directory(tmp_path, {}, fx.VOCAB)
+    reference = tokenizers.Tokenizer.from_str(fx.trained_bpe())
+    assert (tokenizer.bos_id, tokenizer.add_bos) == (0, True)
+    assert tokenizer.encode(TEXT) == reference.encode(TEXT).ids
+
+
+@pytest.mark.parametrize("template", [False, True])
+def test_the_template_decides_about_bos_as_in_transformers(tmp_path, capsys, template):
+    fx.write_tokenizer(tmp_path, add_bos=template)
+    edit_json(tmp_path / "tokenizer_config.json", add_bos_token=not template)
+    tokenizer = tokenizer_from_directory(tmp_path, {}, fx.VOCAB)
+    reference = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json")
+    )
+    assert tokenizer.add_bos == template == (reference("a").input_ids[0] == 0)
+    assert "add_bos_token" in capsys.readouterr().err
+    edit_json(tmp_path / "tokenizer_config.json", add_bos_token=template)
+    tokenizer_from_directory(tmp_path, {}, fx.VOCAB)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_bos_of_the_template_counts_before_that_of_the_settings(tmp_path):
+    fx.write_tokenizer(tmp_path, add_bos=True)
+    edit_json(tmp_path / "tokenizer_config.json", bos_token="!")
+    tokenizer = tokenizer_from_directory(tmp_path, {}, fx.VOCAB)
+    assert (tokenizer.bos_id, tokenizer.add_bos) == (0, True)
+
+
+@pytest.mark.parametrize("content", ["größe", "čaj", "  two", "<|im_start|>", "東京", "Ġzzq"])
+def test_added_tokens_stand_for_their_own_text(directory, content):
+    """Even where all of their letters are also letters of the byte-level alphabet."""
+    backend = tokenizers.Tokenizer.from_str(fx.trained_bpe())
+    backend.add_tokens([content])
+    backend.save(str(directory / "tokenizer.json"))
+    tokenizer = tokenizer_from_directory(directory, {}, fx.VOCAB + 1)
+    assert tokenizer.encode(content) == [fx.VOCAB]
+    assert tokenizer.vocab().token_bytes(fx.VOCAB) == content.encode()
+
+
+def test_an_added_token_that_merges_make_too_stands_for_their_bytes(directory):
+    backend = tokenizers.Tokenizer.from_str(fx.trained_bpe())
+    backend.add_tokens(["Ġa"])
+    backend.save(str(directory / "tokenizer.json"))
+    tokenizer = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    assert tokenizer.vocab().token_bytes(tokenizer.encode(" a")[0]) == b" a"
+
+
+def test_a_token_without_a_row_is_named_with_its_text(directory):
+    backend = tokenizers.Tokenizer.from_str(fx.trained_bpe())
+    backend.add_tokens(["<tag>"])
+    backend.save(str(directory / "tokenizer.json"))
+    tokenizer = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    assert (
+        tokenizer.encode("a tag")
+        == tokenizers.Tokenizer.from_str(fx.trained_bpe()).encode("a tag").ids
+    )
+    with pytest.raises(UserError, match=r"'<tag>'.* 384.*'Chapter 1 has a <tag>"):
+        tokenizer.encode("Chapter 1 has a <tag>")
+
+
+def metadata_without(file, *missing, **changes):
+    """The GGUF file without some metadata, or with other values."""
+    read = GgufFile(file)
+    get = read.get
+    read.get = lambda key: None if key in missing else changes.get(key.rsplit(".", 1)[-1], get(key))
+    return read
+
+
+PRE, ADD_BOS, ADD_PREFIX, TYPES = (
+    f"tokenizer.ggml.{key}" for key in ("pre", "add_bos_token", "add_space_prefix", "token_type")
+)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pre"),
+    [("gpt2", "gpt-2"), ("gptneox", "olmo"), ("qwen2", "qwen2"), ("qwen3", "qwen2")],
+)
+def test_missing_splitting_is_that_of_the_architecture(tmp_path, gguf_path, architecture, pre):
+    model = fx.random_model(fx.gpt2_config(n_layer=1))
+    stated = tokenizer_from_gguf(
+        GgufFile(write_gguf(model, tmp_path / "small.gguf", pre=pre)), fx.VOCAB
+    )
+    silent = metadata_without(gguf_path, PRE, architecture=architecture)
+    text = "it's   12345 nai\u0308ve"
+    assert tokenizer_from_gguf(silent, fx.VOCAB).encode(text) == stated.encode(text)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_missing_splitting_is_refused_where_models_differ(gguf_path, architecture):
+    silent = metadata_without(gguf_path, PRE, architecture=architecture)
+    with pytest.raises(UserError, match=r"tokenizer\.ggml\.pre"):
+        tokenizer_from_gguf(silent, fx.VOCAB)
+
+
+@pytest.mark.parametrize(("pre", "adds"), [("gpt-2", False), ("llama-bpe", True), ("qwen2", False)])
+def test_a_missing_add_bos_token_is_what_the_models_tokenizer_does(tmp_path, pre, adds):
+    file = write_gguf(fx.random_model(fx.gpt2_config(n_layer=1)), tmp_path / "x.gguf", pre=pre)
+    assert tokenizer_from_gguf(metadata_without(file, ADD_BOS), fx.VOCAB).add_bos is adds
+
+
+@pytest.mark.parametrize(
+    ("architecture", "prefix"), [("llama", " "), ("gemma2", ""), ("gemma3", "")]
+)
+def test_a_missing_space_prefix_is_what_the_models_tokenizer_does(tmp_path, architecture, prefix):
+    model = fx.random_model(fx.llama_config(num_hidden_layers=1, vocab_size=1024))
+    file = write_gguf(model, tmp_path / "small.gguf", pieces=small_pieces())
+    silent = metadata_without(file, ADD_PREFIX, ADD_BOS, architecture=architecture)
+    tokenizer = tokenizer_from_gguf(silent, 1024)
+    assert (tokenizer.prefix, tokenizer.add_bos) == (prefix, True)
+
+
+def test_token_types_that_are_missing_or_too_few_are_refused(gguf_path):
+    for silent in (metadata_without(gguf_path, TYPES), metadata_without(gguf_path, token_type=[1])):
+        with pytest.raises(UserError, match="token_type"):
+            tokenizer_from_gguf(silent, fx.VOCAB)
+
+
+def test_added_tokens_of_gguf_stand_for_their_own_text(gguf_path):
+    tokens = GgufFile(gguf_path).get("tokenizer.ggml.tokens")
+    tokens[-1], types = "größe", [3] + [1] * (fx.VOCAB - 2) + [4]
+    merges = GgufFile(gguf_path).get("tokenizer.ggml.merges")[:-1]
+    changed = metadata_without(gguf_path, tokens=tokens, token_type=types, merges=merges)
+    tokenizer = tokenizer_from_gguf(changed, fx.VOCAB)
+    assert tokenizer.encode("größe") == [fx.VOCAB - 1]
+    assert tokenizer.vocab().token_bytes(fx.VOCAB - 1) == "größe".encode()

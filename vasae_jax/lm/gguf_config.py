@@ -16,8 +16,40 @@ _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 """Layers of the 27B models, whose scores are scaled by width over heads, not by head size."""
 _GLOBAL_EVERY, _LOCAL_THETA = 6, 10000.0
 """Gemma 3: every so many layers one is global; the rotary base of the others."""
+_OLD_FACTOR_KEY = "{arch}.rope.scale_linear"
+ROPE_DIVISORS = "rope_freqs.weight"
 _LOCAL_THETA_KEY = "{arch}.rope.freq_base_swa"
 """Written by newer converters; named in ``gguf.Keys`` from 0.19 on."""
+_LOCAL_SIZE_KEYS = (
+    "{arch}.rope.dimension_count_swa",
+    "{arch}.attention.key_length_swa",
+    "{arch}.attention.value_length_swa",
+)
+
+_IRRELEVANT = {
+    "vocab_size",  # the embedding has it
+    "tensor_data_layout",
+    "expert_used_count",  # no experts: expert_count is read
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",  # of scalings that are refused
+    "attention.sliding_window_pattern",  # longer inputs are refused; Gemma 3 reads it
+}
+"""Settings that change no row of a text."""
+_IMAGES = ("vision.", "mm.", "mm_")
+"""Prefixes of settings for images."""
+_NEUTRAL = {
+    "attention.causal": True,
+    "attention.max_alibi_bias": 0.0,
+    "attention.clamp_kqv": 0.0,
+    "expert_count": 0,
+    "logit_scale": 1.0,
+    "embedding_scale": 1.0,
+    "residual_scale": 1.0,
+    "rope.scaling.attn_factor": 1.0,
+    "attn_logit_softcapping": 0.0,
+    "final_logit_softcapping": 0.0,
+}
+"""Values that mean that the setting is not used."""
 
 
 class MetadataReader(ConfigReader):
@@ -27,11 +59,30 @@ class MetadataReader(ConfigReader):
         super().__init__({}, str(file.path))
         self.file = file
         self.architecture = architecture
+        self._keys_read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, or ``default``."""
-        value = self.file.get(key.format(arch=self.architecture))
+        name = key.format(arch=self.architecture)
+        self._keys_read.add(name)
+        value = self.file.get(name)
         return default if value is None else value
+
+    def refuse_unread(self) -> None:
+        """Raise UserError for a setting of the architecture that nothing has read.
+
+        Settings that change no row are left out, and those with the one value that changes none.
+        """
+        for name in self.file.metadata_keys():
+            key = name.removeprefix(f"{self.architecture}.")
+            irrelevant = key in _IRRELEVANT or key.startswith(_IMAGES)
+            if key == name or name in self._keys_read or irrelevant:
+                continue
+            value = self.file.get(name)
+            if key not in _NEUTRAL or value != _NEUTRAL[key]:
+                expected = f"{_NEUTRAL[key]}" if key in _NEUTRAL else "no such setting"
+                value = value[:8] if isinstance(value, list) else value
+                raise super().error(name, value, f"{expected}, as nothing else is supported")
 
     def error(self, key: str, value: object, expected: str) -> UserError:
         """The error of an unusable value."""
@@ -55,7 +106,9 @@ def spec_from_gguf(file: GgufFile) -> Spec:
             "(tools/extract_torch.py runs any causal model that transformers reads: its Hugging "
             "Face directory, or such a file)"
         )
-    spec = _MAKERS[architecture](MetadataReader(file, architecture))
+    reader = MetadataReader(file, architecture)
+    spec = _MAKERS[architecture](reader)
+    reader.refuse_unread()
     check_heads(spec, str(file.path))
     return spec
 
@@ -106,25 +159,27 @@ def _gpt2(reader: MetadataReader) -> Spec:
 
 
 def _neox(reader: MetadataReader) -> Spec:
-    """GPT-NeoX. The file does not say which GELU; Pythia's is the exact one."""
+    """GPT-NeoX. The file does not name the GELU: GPT-NeoX-20B's is approximate, Pythia's exact."""
     sizes, biased = _layernorm_sizes(reader), reader.has("blk.0.attn_qkv.bias")
+    approximate = (sizes["n_layers"], sizes["d_model"]) == (44, 6144)
+    rotary_dim = _rotary_dim(reader, sizes["head_dim"], partial=True)
     return Spec(
         family="neox",
         **sizes,
-        activation="gelu",
+        activation="gelu_fast" if approximate else "gelu",
         qkv_bias=biased,
         out_bias=biased,
-        inverse_frequencies=_rotary(reader, _rotary_dim(reader, sizes["head_dim"], partial=True)),
-        parallel=bool(reader.get(Keys.LLM.USE_PARALLEL_RESIDUAL, True)),
+        inverse_frequencies=_rotary(reader, rotary_dim, 10000.0),
+        parallel=reader.flag(Keys.LLM.USE_PARALLEL_RESIDUAL, default=None),
     )
 
 
 def _llama(reader: MetadataReader) -> Spec:
     """Llama, Mistral (whose files say llama), Qwen 2 and 3; a bias is there if its tensor is."""
-    if reader.get(Keys.LLM.EXPERT_COUNT, 0):
-        raise UserError(f"{reader.where} is a mixture of experts; expected a dense model")
     sizes = _rmsnorm_sizes(reader)
-    head_dim = reader.count(Keys.Attention.KEY_LENGTH, max(sizes["d_model"] // sizes["n_heads"], 1))
+    head_dim = _head_dim(reader, max(sizes["d_model"] // sizes["n_heads"], 1))
+    theta = 10000.0 if reader.architecture == "llama" else None
+    windowed = reader.get(Keys.Attention.SLIDING_WINDOW)
     return Spec(
         family="llama",
         **sizes,
@@ -133,8 +188,10 @@ def _llama(reader: MetadataReader) -> Spec:
         qkv_bias=reader.has("blk.0.attn_q.bias"),
         out_bias=reader.has("blk.0.attn_output.bias"),
         mlp_bias=reader.has("blk.0.ffn_up.bias"),
-        inverse_frequencies=_rotary(reader, _rotary_dim(reader, head_dim)),
+        inverse_frequencies=_rotary(reader, _rotary_dim(reader, head_dim), theta),
+        window=reader.count(Keys.Attention.SLIDING_WINDOW) if windowed else None,
         qk_norm=reader.architecture == "qwen3",
+        score_scale=_score_scale(reader),
     )
 
 
@@ -143,22 +200,26 @@ def _gemma(reader: MetadataReader) -> Spec:
     second = reader.architecture == "gemma2"
     sizes = _rmsnorm_sizes(reader)
     n_layers, d_model = sizes["n_layers"], sizes["d_model"]
-    sizes["tied"] = second or sizes["tied"]  # llama.cpp reads no head of Gemma 2
-    head_dim = reader.count(Keys.Attention.KEY_LENGTH)
+    head_dim = _head_dim(reader, None)
     large = n_layers == _LARGEST_GEMMA[reader.architecture]
-    windowed = reader.get(Keys.Attention.SLIDING_WINDOW, 4096 if second else None)
-    local = () if second or not windowed else _local_layers(reader, n_layers)
-    local_theta = reader.number(_LOCAL_THETA_KEY, _LOCAL_THETA)
+    scale = (max(d_model // sizes["n_heads"], 1) if large else head_dim) ** -0.5
+    local = () if second else _local_layers(reader, n_layers)
+    local_theta = _LOCAL_THETA if second else reader.number(_LOCAL_THETA_KEY, _LOCAL_THETA)
+    for key in _LOCAL_SIZE_KEYS:
+        if reader.count(key, head_dim) != head_dim:
+            raise reader.error(key, reader.get(key), f"{head_dim}, as of global layers")
     return Spec(
         family="gemma",
         **sizes,
         head_dim=head_dim,
         activation="gelu_pytorch_tanh",
-        inverse_frequencies=_rotary(reader, _rotary_dim(reader, head_dim)),
-        window=reader.count(Keys.Attention.SLIDING_WINDOW, 4096) if windowed else None,
+        inverse_frequencies=_rotary(
+            reader, _rotary_dim(reader, head_dim), 10000.0 if second else None
+        ),
+        window=reader.count(Keys.Attention.SLIDING_WINDOW, 4096 if second else None),
         qk_norm=not second,
         embed_scale=d_model**0.5,
-        score_scale=(max(d_model // sizes["n_heads"], 1) if large else head_dim) ** -0.5,
+        score_scale=_score_scale(reader) or scale,
         score_cap=_cap(reader, Keys.LLM.ATTN_LOGIT_SOFTCAPPING, 50.0 if second else 0.0),
         logit_cap=_cap(reader, Keys.LLM.FINAL_LOGIT_SOFTCAPPING, 30.0 if second else 0.0),
         # Scaling is for global layers alone.
@@ -179,6 +240,23 @@ _MAKERS = {
     "gemma3": _gemma,
 }
 """Architectures by llama.cpp's names."""
+
+
+def _head_dim(reader: MetadataReader, default: int | None) -> int:
+    """The size of a head, which keys and values must share."""
+    head_dim = reader.count(Keys.Attention.KEY_LENGTH, default)
+    if reader.count(Keys.Attention.VALUE_LENGTH, head_dim) != head_dim:
+        value = reader.get(Keys.Attention.VALUE_LENGTH)
+        raise reader.error(Keys.Attention.VALUE_LENGTH, value, f"{head_dim}, as of keys")
+    return head_dim
+
+
+def _score_scale(reader: MetadataReader) -> float | None:
+    """The factor of attention scores, where the file has one other than the architecture's."""
+    scale = reader.number(Keys.Attention.SCALE, 0.0)
+    if scale < 0:
+        raise reader.error(Keys.Attention.SCALE, scale, "0 or more")
+    return scale or None
 
 
 def _cap(reader: MetadataReader, key: str, default: float) -> float | None:
@@ -204,32 +282,30 @@ def _local_layers(reader: MetadataReader, n_layers: int) -> tuple[bool, ...]:
 def _rotary_dim(reader: MetadataReader, head_dim: int, *, partial: bool = False) -> int:
     """How many dimensions of a head are rotated: all, or with ``partial`` any even number."""
     key = Keys.Rope.DIMENSION_COUNT
-    dim = reader.count(key, head_dim)
+    dim = reader.count(key, None if partial else head_dim)
     if dim % 2 or dim > min(head_dim, MAX_HEAD_DIM) or (not partial and dim < head_dim):
         expected = f"an even number, at most {head_dim}" if partial else f"all {head_dim} of a head"
         raise reader.error(key, dim, expected)
     return dim
 
 
-def _rotary(reader: MetadataReader, rotary_dim: int) -> tuple[float, ...]:
-    """Angles of the first ``rotary_dim`` dimensions of a head.
+def _rotary(reader: MetadataReader, rotary_dim: int, theta: float | None) -> tuple[float, ...]:
+    """Angles of the first ``rotary_dim`` dimensions of a head; ``theta`` is the default base.
 
-    llama.cpp stores llama3 scaling as a divisor of each frequency, tensor rope_freqs.
+    llama.cpp stores llama3 scaling as a divisor of each frequency, tensor rope_freqs. Scaling is
+    linear where its type is missing; files of 2023 have its factor under another key.
     """
-    where = reader.where
-    kind = reader.get(Keys.Rope.SCALING_TYPE, "none")
-    scaling = {
-        "rope_type": "default" if kind == "none" else kind,
-        "factor": reader.get(Keys.Rope.SCALING_FACTOR, 1.0),
-    }
-    theta = reader.number(Keys.Rope.FREQ_BASE, 10000.0)
-    frequencies = inverse_frequencies(rotary_dim, theta, scaling, where)
-    if not reader.has("rope_freqs.weight"):
+    factor = reader.number(Keys.Rope.SCALING_FACTOR, reader.number(_OLD_FACTOR_KEY, 1.0))
+    kind = reader.get(Keys.Rope.SCALING_TYPE, "linear")
+    scaling = {"rope_type": "default" if kind == "none" else kind, "factor": factor or 1.0}
+    base = reader.number(Keys.Rope.FREQ_BASE, theta)
+    frequencies = inverse_frequencies(rotary_dim, base, scaling, reader.where)
+    if not reader.has(ROPE_DIVISORS):
         return frequencies
-    divisors = reader.file.read("rope_freqs.weight")
+    divisors = reader.file.read(ROPE_DIVISORS)
     if divisors.shape != (len(frequencies),):
         raise UserError(
-            f"{where} holds tensor rope_freqs.weight of shape {divisors.shape}; "
+            f"{reader.where} holds tensor {ROPE_DIVISORS} of shape {divisors.shape}; "
             f"expected ({len(frequencies)},)"
         )
     return tuple((np.asarray(frequencies, np.float32) / divisors).tolist())

@@ -30,6 +30,10 @@ class GgufFile:
         if (self.get(Keys.Split.LLM_KV_SPLIT_COUNT) or 1) > 1:
             raise UserError(f"{path} is one part of a split GGUF; expected a merged file")
 
+    def names(self) -> set[str]:
+        """The tensors' names."""
+        return set(self._tensors)
+
     def where(self, name: str) -> str:
         """The file itself, whatever the tensor."""
         return str(self.path)
@@ -59,6 +63,10 @@ class GgufFile:
         """Whether two tensors hold the same bytes."""
         a, b = self._tensors[first], self._tensors[second]
         return a.tensor_type == b.tensor_type and np.array_equal(a.data, b.data)
+
+    def metadata_keys(self) -> list[str]:
+        """Names of the metadata."""
+        return list(self._reader.fields)
 
     def get(self, key: str) -> Any:
         """Metadata value ``key`` (number, string or list), None if absent.

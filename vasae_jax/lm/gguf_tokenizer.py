@@ -1,6 +1,7 @@
 """The tokenizer that GGUF metadata describes: byte-level BPE, or SentencePiece's BPE."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import tokenizers
 from gguf import Keys, TokenType
@@ -27,6 +28,8 @@ _PRE_TOKENIZERS = {
     "olmo": "neox",
 }
 """Word splitting by tokenizer.ggml.pre; OLMo has the tokenizer of GPT-NeoX."""
+_PRE_OF_ARCHITECTURE = {"gpt2": "gpt-2", "gptneox": "olmo", "qwen2": "qwen2", "qwen3": "qwen2"}
+"""Word splitting of architectures whose models all have the same, where the file lacks it."""
 _NFC = ("qwen2", "neox")
 """Those that normalise text to NFC first, which the file does not say."""
 
@@ -38,7 +41,14 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
         UserError: the file has none, or one that cannot be rebuilt exactly from metadata
             (unknown word splitting, unigram or WordPiece models).
     """
-    kind, pre = file.get(Keys.Tokenizer.MODEL), file.get(Keys.Tokenizer.PRE) or "gpt-2"
+    kind, architecture = file.get(Keys.Tokenizer.MODEL), file.get(Keys.General.ARCHITECTURE)
+    pre: Any = file.get(Keys.Tokenizer.PRE) or _PRE_OF_ARCHITECTURE.get(str(architecture))
+    if kind == "gpt2" and pre is None:
+        raise UserError(
+            f"{file.path} has no {Keys.Tokenizer.PRE}, and models of architecture {architecture} "
+            f"split words in several ways; expected one of {', '.join(_PRE_TOKENIZERS)}, or the "
+            "model's Hugging Face directory with tokenizer.json"
+        )
     if kind not in ("gpt2", "llama") or (kind == "gpt2" and pre not in _PRE_TOKENIZERS):
         content = "no tokenizer" if kind is None else f"a tokenizer of kind {kind}, splitting {pre}"
         raise UserError(
@@ -54,25 +64,40 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
         raise
     except Exception as error:  # the library raises Exception itself
         raise UserError(f"{file.path} has tokens and merges that disagree ({error})") from error
-    add_bos = file.get(Keys.Tokenizer.ADD_BOS)
-    # The space is put before the text itself: a normalizer would put one after every added token.
-    prefix = " " if sentencepiece and file.get(Keys.Tokenizer.ADD_PREFIX) is not False else ""
+    # What llama.cpp assumes where the file is silent, but for Gemma, which has never had a prefix.
+    add_bos = _flag(file, Keys.Tokenizer.ADD_BOS, sentencepiece or _PRE_TOKENIZERS[pre] == "llama3")
+    gemma = str(architecture).startswith("gemma")
+    add_prefix = sentencepiece and _flag(file, Keys.Tokenizer.ADD_PREFIX, not gemma)
     return make_tokenizer(
         backend,
         vocab_size,
         str(file.path),
         bos_id=file.get(Keys.Tokenizer.BOS_ID),
         eos_id=file.get(Keys.Tokenizer.EOS_ID),
-        add_bos=sentencepiece if add_bos is None else bool(add_bos),  # llama.cpp's default
-        prefix=prefix,
+        add_bos=add_bos,
+        # Before the text itself: a normalizer would put a space after every added token too.
+        prefix=" " if add_prefix else "",
     )
+
+
+def _flag(file: GgufFile, key: str, default: bool) -> bool:
+    value = file.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise UserError(f"{file.path} has {key} {value!r}; expected true or false")
+    return default if value is None else value
 
 
 def _byte_level(file: GgufFile, pre: str) -> tokenizers.Tokenizer:
     """GPT-2's byte-level BPE with the word splitting ``pre``."""
     tokens, merges = file.get(Keys.Tokenizer.LIST), file.get(Keys.Tokenizer.MERGES)
+    types = file.get(Keys.Tokenizer.TOKEN_TYPE)
     if not tokens or merges is None:
         raise UserError(f"{file.path} has a tokenizer without tokens and merges; expected both")
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise UserError(
+            f"{file.path} has {len(tokens)} tokens and {Keys.Tokenizer.TOKEN_TYPE} of "
+            f"{len(types) if isinstance(types, list) else types}; expected one type a token"
+        )
     model = models.BPE(
         vocab={token: index for index, token in enumerate(tokens)},
         # Byte-level pieces never hold a space, so the first one separates the two.
@@ -84,7 +109,7 @@ def _byte_level(file: GgufFile, pre: str) -> tokenizers.Tokenizer:
         backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = _pre_tokenizer(pre)
     backend.decoder = decoders.ByteLevel()
-    for token, kind in zip(tokens, file.get(Keys.Tokenizer.TOKEN_TYPE) or [], strict=False):
+    for token, kind in zip(tokens, types, strict=True):
         if kind == TokenType.CONTROL:
             backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         elif kind == TokenType.USER_DEFINED:

@@ -41,6 +41,8 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
     if config.get("quantization_config"):
         raise UserError(f"{where} describes a quantised checkpoint; expected plain weights or GGUF")
     reader = ConfigReader(config, where)
+    reader.require("is_causal", True)
+    reader.require("use_bidirectional_attention", False)
     make = {"gpt2": _gpt2, "llama": _llama, "neox": _neox, "gemma": _gemma}[family]
     spec = make(reader, architecture)
     check_heads(spec, where)
@@ -106,7 +108,7 @@ class ConfigReader:
             raise self.error(key, value, "an object")
         return value
 
-    def flag(self, key: str, *, default: bool) -> bool:
+    def flag(self, key: str, *, default: bool | None) -> bool:
         """True or false."""
         value = self.get(key, default)
         if not isinstance(value, bool):
@@ -162,22 +164,29 @@ def _gpt2(reader: ConfigReader, architecture: str) -> Spec:
     )
 
 
+_DEFAULT_KV_HEADS = {"MistralForCausalLM": 8, "Qwen2ForCausalLM": 32, "Qwen3ForCausalLM": 32}
+
+
 def _llama(reader: ConfigReader, architecture: str) -> Spec:
     qwen2, qwen3 = (architecture == f"Qwen{version}ForCausalLM" for version in (2, 3))
     sizes = _sizes(reader, architecture)
     heads = sizes["n_heads"]
-    head_dim = reader.count("head_dim", max(sizes["d_model"] // heads, 1))
+    head_dim = reader.count("head_dim", 128 if qwen3 else max(sizes["d_model"] // heads, 1))
     biased = reader.flag("attention_bias", default=False)
     scaling = _rope_scaling(reader)
     part = scaling.get("partial_rotary_factor", reader.get("partial_rotary_factor", 1.0))
     if part != 1.0:
         raise reader.error("partial_rotary_factor", part, "1.0: whole heads are rotated")
+    # What transformers' configurations take where the file lacks a key; null means something else.
+    absent = "num_key_value_heads" not in reader.config
+    kv_heads = _DEFAULT_KV_HEADS.get(architecture, heads) if absent else heads
+    default_window = None if architecture == "LlamaForCausalLM" else 4096
     windowed = not (qwen2 or qwen3) or reader.flag("use_sliding_window", default=False)
-    windowed = windowed and reader.get("sliding_window") is not None
+    windowed = windowed and reader.get("sliding_window", default_window) is not None
     return Spec(
         family="llama",
         **sizes,
-        n_kv_heads=reader.count("num_key_value_heads", heads),
+        n_kv_heads=reader.count("num_key_value_heads", kv_heads),
         head_dim=head_dim,
         tied=reader.flag("tie_word_embeddings", default=False),
         norm_eps=reader.number("rms_norm_eps", default=1e-6),
@@ -186,7 +195,7 @@ def _llama(reader: ConfigReader, architecture: str) -> Spec:
         out_bias=biased and not qwen2,
         mlp_bias=reader.flag("mlp_bias", default=False),
         inverse_frequencies=_rotary(reader, head_dim, scaling, "rope_theta"),
-        window=reader.count("sliding_window") if windowed else None,
+        window=reader.count("sliding_window", default_window) if windowed else None,
         qk_norm=qwen3,
     )
 
@@ -224,7 +233,6 @@ def _gemma(reader: ConfigReader, architecture: str) -> Spec:
     refused, so those layers differ in their rotary angles alone, and only in Gemma 3.
     """
     third = architecture == "Gemma3ForCausalLM"
-    reader.require("use_bidirectional_attention", False)
     defaults = {"vocab_size": 256_000, "context_length": 8192, "n_heads": 8}
     if third:
         defaults |= {"vocab_size": 262_208, "context_length": 131_072}

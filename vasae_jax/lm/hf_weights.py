@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,17 @@ class DirectoryTensors:
         entry = self._find(name)
         assert entry is not None, name
         return entry.read()
+
+    def names(self) -> set[str]:
+        """The tensors' names without the prefix of a base model."""
+        prefix = re.compile("|".join(map(re.escape, PREFIXES[1:])))
+        return {
+            prefix.sub("", name, count=1) if prefix.match(name) else name for name in self._entries
+        }
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two tensors, which must exist, are equal."""
+        return np.array_equal(self.read(first), self.read(second))
 
     def _find(self, name: str) -> _Entry | None:
         return next((self._entries[p + name] for p in PREFIXES if p + name in self._entries), None)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from vasae_jax.distributed.autotune import fastest
 from vasae_jax.lm import model
+from vasae_jax.lm.causality import check_causal
 from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.lm.weights import Checkpoint
@@ -90,6 +91,7 @@ class LM(LMEmbeddings):
         self._placement = decoder.placement
         self.batch_multiple = self._placement.parts("batch")
         self._graph, self._weights = nnx.split(decoder)
+        self._is_checked = False
 
     def residuals(
         self, tokens: Any, sites: Sequence[SiteLike], positions: Any | None = None
@@ -109,16 +111,27 @@ class LM(LMEmbeddings):
 
         Raises:
             UserError: an unknown site, a window that is too long, a token id without a
-                row in the embedding, positions that do not fit.
+                row in the embedding, positions that do not fit, or (found in the first
+                batch, which runs twice) a model that attends to later tokens.
         """
         requested = self._layers(sites)
         distinct = sorted(set(requested))
-        tokens = self._put_tokens(tokens)
+        host = self._check_tokens(tokens)
         if positions is not None:
-            positions = self._put_positions(positions, tokens.shape)
-        rows: jax.Array = model.residuals(
-            self._graph, self._weights, tokens, np.asarray(distinct, np.int32), positions
-        )
+            positions = self._put_positions(positions, host.shape)
+        indices = np.asarray(distinct, np.int32)
+
+        def run(batch: np.ndarray) -> jax.Array:
+            rows: jax.Array = model.residuals(
+                self._graph, self._weights, self._put(batch), indices, positions
+            )
+            return rows
+
+        if self._is_checked:
+            rows = run(host)
+        else:
+            rows = check_causal(run, host, self.spec.vocab_size, self.id)
+            self._is_checked = host.shape[1] > 1
         if requested == tuple(distinct):
             return rows
         return rows[np.asarray([distinct.index(layer) for layer in requested])]
@@ -186,7 +199,14 @@ class LM(LMEmbeddings):
             )
 
     def _put_tokens(self, tokens: Any) -> jax.Array:
-        """Check token ids [S, T] on the host and split them over the batch axis."""
+        return self._put(self._check_tokens(tokens))
+
+    def _put(self, host: np.ndarray) -> jax.Array:
+        """Integers [S, T], split over the batch axis."""
+        return self._placement.put(host.astype(np.int32), ("batch", "position"))
+
+    def _check_tokens(self, tokens: Any) -> np.ndarray:
+        """``tokens`` as an array; UserError unless they are ids [S, T] of the vocabulary."""
         host = np.asarray(tokens)
         if host.ndim != 2 or not np.issubdtype(host.dtype, np.integer) or not host.size:
             raise UserError(
@@ -200,7 +220,7 @@ class LM(LMEmbeddings):
                 f"token id {high if low >= 0 else low} is outside the vocabulary of {self.id}; "
                 f"expected 0 to {self.spec.vocab_size - 1}"
             )
-        return self._placement.put(host.astype(np.int32), ("batch", "position"))
+        return host
 
     def _put_positions(self, positions: Any, shape: tuple[int, ...]) -> jax.Array:
         """Check positions [S, T] on the host and split them as the tokens are."""
@@ -210,7 +230,7 @@ class LM(LMEmbeddings):
                 f"positions have shape {host.shape} and reach {host.max(initial=0)}; expected "
                 f"{shape}, none before the first token of its row"
             )
-        return self._placement.put(host.astype(np.int32), ("batch", "position"))
+        return self._put(host)
 
 
 # Whether this machine multiplies faster in bfloat16.

@@ -76,6 +76,7 @@ def _open(source: str) -> tuple[Checkpoint, Tokenizer, str, str | None]:
         config = _read_config(config_file)
         spec = spec_from_config(config, str(config_file))
         checkpoint = Checkpoint(spec, DirectoryTensors(path), huggingface_layout(spec))
+        checkpoint = checkpoint.with_stored_head()
         tokenizer = tokenizer_from_directory(path, config, spec.vocab_size)
     else:
         file = GgufFile(path)

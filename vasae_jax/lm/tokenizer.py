@@ -3,11 +3,13 @@
 import functools
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import pre_tokenizers
 
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.utils.errors import UserError, first_line
@@ -39,23 +41,54 @@ class Tokenizer:
         """Token ids of ``text``, without BOS or other special tokens.
 
         Text that spells a special token (``<|endoftext|>``) is encoded as plain text.
+
+        Raises:
+            UserError: a token without a row in the embedding, such as an added token.
         """
-        return self.backend.encode(self.prefix * bool(text) + text, add_special_tokens=False).ids
+        ids = self.backend.encode(self.prefix * bool(text) + text, add_special_tokens=False).ids
+        if max(ids, default=-1) >= self.vocab_size:
+            token = next(index for index in ids if index >= self.vocab_size)
+            raise UserError(
+                f"token {self.backend.id_to_token(token)!r} has id {token} and the embedding has "
+                f"{self.vocab_size} rows; expected none such in the text, which begins "
+                f"{text[:60]!r}"
+            )
+        return ids
 
     def vocab(self) -> Vocab:
         """One string for each row of the embedding; rows without a token get a placeholder."""
         strings = {index: token for token, index in self.backend.get_vocab().items()}
+        kind = _vocab_kind(self._description)
+        if kind == "byte_level":
+            strings |= self._misread_tokens()
         raw = tuple(strings.get(i, f"<|unused-{i}|>") for i in range(self.vocab_size))
-        return Vocab(kind=_vocab_kind(self._description), raw=raw)
+        return Vocab(kind, raw)
+
+    def _misread_tokens(self) -> dict[int, str]:
+        """Added tokens whose text would be read as byte letters, respelled in byte letters.
+
+        Added tokens are plain text. One that merges make too stands for bytes, as it did before.
+        """
+        added = {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
+        misread = {
+            index: _in_byte_letters(text)
+            for index, text in added.items()
+            if Vocab("byte_level", (text,)).token_bytes(0) != text.encode()
+        }
+        merged = {"".join(pair) for pair in self._merges} if misread else set()
+        return {index: text for index, text in misread.items() if added[index] not in merged}
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the vocabulary and the merges, the same for every file format."""
-        model = self._description["model"]
         vocab = sorted((index, token) for token, index in self.backend.get_vocab().items())
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
-        text = json.dumps({"vocab": vocab, "merges": merges}, separators=(",", ":"))
+        text = json.dumps({"vocab": vocab, "merges": self._merges}, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def _merges(self) -> list[list[str]]:
+        merges = self._description["model"].get("merges", [])
+        return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
 
     @functools.cached_property
     def _description(self) -> dict[str, Any]:
@@ -78,8 +111,7 @@ def make_tokenizer(
     Raises:
         UserError: an ordinary token has no row in the embedding, or there is no BOS to add.
     """
-    backend.no_truncation()
-    backend.no_padding()
+    _clear_state(backend)
     backend.encode_special_tokens = True
     ids = backend.get_vocab(with_added_tokens=False).values()
     if max(ids, default=-1) >= vocab_size:
@@ -93,6 +125,20 @@ def make_tokenizer(
     if add_bos and bos_id is None:
         raise UserError(f"{where} wants a BOS token before each text but names none")
     return Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix)
+
+
+def _clear_state(backend: tokenizers.Tokenizer) -> None:
+    """Turn off what a file may have left on: truncation, padding and random merges."""
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None) is not None:
+        backend.model.dropout = None
+
+
+def _in_byte_letters(text: str) -> str:
+    """The UTF-8 bytes of ``text`` in GPT-2's alphabet of one printable character a byte."""
+    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return "".join(spelled for spelled, _ in spell.pre_tokenize_str(text))
 
 
 def _vocab_kind(description: dict[str, Any]) -> str:
@@ -111,6 +157,9 @@ def tokenizer_from_directory(
 ) -> Tokenizer:
     """Read a Hugging Face directory's ``tokenizer.json``, or convert older files by transformers.
 
+    Whether texts begin with BOS, and which token that is, is what the tokenizer's template does,
+    as in transformers; a different ``add_bos_token`` in the settings is reported on stderr.
+
     Args:
         directory: Hugging Face directory.
         model_config: content of its ``config.json``.
@@ -123,16 +172,18 @@ def tokenizer_from_directory(
     backend = _read(path) if path.is_file() else _convert(directory)
     settings = _settings(directory / "tokenizer_config.json")
     bos, eos = (_special_token(backend, settings, model_config, name) for name in ("bos", "eos"))
+    _clear_state(backend)
     template_bos = _template_bos(backend)
-    add_bos = settings.get("add_bos_token")
-    return make_tokenizer(
-        backend,
-        vocab_size,
-        str(path if path.is_file() else directory),
-        bos_id=template_bos if bos is None else bos,
-        eos_id=eos,
-        add_bos=add_bos if isinstance(add_bos, bool) else template_bos is not None,
-    )
+    add_bos, where = template_bos is not None, str(path if path.is_file() else directory)
+    if settings.get("add_bos_token", add_bos) is not add_bos:
+        adds = "adds a BOS token" if add_bos else "adds no BOS token"
+        print(
+            f"{where}: its template {adds}, which is followed, and add_bos_token in "
+            f"tokenizer_config.json is {settings['add_bos_token']}",
+            file=sys.stderr,
+        )
+    bos = bos if template_bos is None else template_bos
+    return make_tokenizer(backend, vocab_size, where, bos_id=bos, eos_id=eos, add_bos=add_bos)
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:

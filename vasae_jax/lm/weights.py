@@ -1,5 +1,6 @@
 """The arrays of a model: how each file format stores them, and where they lie on the devices."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -129,6 +130,8 @@ def gguf_layout(spec: Spec) -> Mapping[str, StoredTensor]:
     for key, stored in _LAYOUTS[spec.family].items():
         plain = stored.name.format(layer=0)
         name = names.get_name(plain) or names.get_name(f"gpt_neox.{plain}")
+        if key == "head":  # Gemma 2 has none in the library's map
+            name = "output"
         if name is None:  # norms of queries and keys, of an architecture that has none
             continue
         layout[key] = StoredTensor(
@@ -206,6 +209,12 @@ _LAYOUTS = {"gpt2": _HF_GPT2, "llama": _HF_LLAMA, "neox": _HF_NEOX, "gemma": _HF
 _GGUF_ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
 
 
+_BLOCK_TENSOR = re.compile(r"(layers|h|blk)\.\d+\.|rope_(?!freqs\.weight)")
+"""Tensors that change rows: those of blocks, and rotary factors that are not read."""
+_BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias", "inv_freq", "attn_rot_embd.weight")
+"""Masks and angles that older checkpoints hold; both are recomputed."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model in files: its spec, its tensors, and which tensor holds which parameter."""
@@ -214,19 +223,52 @@ class Checkpoint:
     tensors: DirectoryTensors | GgufFile
     layout: Mapping[str, StoredTensor]
 
+    def with_stored_head(self) -> "Checkpoint":
+        """The checkpoint with the head of its files, whatever its settings say, as transformers.
+
+        A model that claims a tied head is not tied where the files hold a different one, and its
+        embedding is the head where they hold the head alone.
+        """
+        embed, head = self.layout["embed.weight"], self.layout["head.weight"]
+        if not self.spec.tied or self.tensors.shape(head.name) is None:
+            return self
+        if self.tensors.shape(embed.name) is None:
+            return replace(self, layout={**self.layout, "embed.weight": head})
+        if self.tensors.same(embed.name, head.name):
+            return self
+        return replace(self, spec=replace(self.spec, tied=False))
+
     def check(self) -> None:
-        """Raise UserError, naming tensor and file, if a tensor is missing or misshapen."""
+        """Raise UserError, naming tensor and file, if a tensor is missing, misshapen or unused."""
         for key, param in model_params(self.spec).items():
             self._check(key, param, None)
         for key, param in block_params(self.spec).items():
             for layer in range(self.spec.n_layers):
                 self._check(key, param, layer)
+        self._check_unused()
 
     def read(self, key: str, layer: int | None = None) -> np.ndarray:
         """Parameter ``key`` (of block ``layer``) as a plain [out, in] matrix or vector."""
         stored = self.layout[key]
         heads = self.spec.n_heads if key.startswith("query") else self.spec.n_kv_heads
         return stored.extract(self.tensors.read(stored.name.format(layer=layer)), heads)
+
+    def _check_unused(self) -> None:
+        """Raise UserError if a block holds a tensor that the model would ignore."""
+        layers, params = range(self.spec.n_layers), block_params(self.spec)
+        used = {self.layout[key].name.format(layer=layer) for key in params for layer in layers}
+        unused = [
+            name
+            for name in sorted(self.tensors.names() - used)
+            if _BLOCK_TENSOR.match(name) and not name.endswith(_BUFFERS)
+        ]
+        if unused:
+            more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+            raise UserError(
+                f"{self.tensors.where(unused[0])} holds tensor {unused[0]}{more}, which a model "
+                f"with these settings does not have ({self.spec.architecture}, "
+                f"{self.spec.n_layers} layers); expected none such"
+            )
 
     def _check(self, key: str, param: ParamSpec, layer: int | None) -> None:
         stored = self.layout[key]
