@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vasae_jax.activations import JumpReLU, TopK
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.evaluation.publish import make_dictionary, make_meta
 from vasae_jax.names.by_embedding import nearest_tokens
@@ -79,7 +80,7 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None, thresholds=False):
         weights["threshold"] = rng.uniform(0.2, 3, F).astype(np.float32)
     return make_dictionary(
         weights,
-        k=F if thresholds else K,
+        activation=JumpReLU() if thresholds else TopK(K),
         pre_bias=pre_bias,
         names=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
         raw_names=nearest_tokens(weights["W_dec"], embedding, 3),

@@ -33,8 +33,8 @@ ONE = MeshConfig(data=1, model=1)
 
 def make_config(mesh=ONE, loss="variance", search_fraction=1.0, **sae):
     mode = sae.pop("mode", "nearest")
-    feature_weight = sae.pop("per_feature", "uniform")
-    target_cosine = sae.pop("enough", 1.0)
+    feature_weight = sae.pop("feature_weight", "uniform")
+    target_cosine = sae.pop("target_cosine", 1.0)
     relative = sae.pop("relative", False)
     pulls = sae.pop("pulls", "decoder")
     settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}

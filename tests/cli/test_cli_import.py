@@ -60,7 +60,7 @@ def open_mask():
 
 @pytest.mark.parametrize("first", [4, 256])
 def test_figures_of_thresholds_are_those_of_the_formula(tmp_path, cache, monkeypatch, first):
-    monkeypatch.setattr(slots, "FIRST", first)
+    monkeypatch.setattr(slots, "FIRST_MAX_ACTIVE", first)
     monkeypatch.setattr("vasae_jax.evaluation.run.BATCH", 10 * first)  # several batches, or one
     folder, w = jumping(tmp_path, cache)
     found = vj.evaluate(folder)
@@ -124,7 +124,7 @@ def test_every_library_is_named_and_measured(tmp_path, cache, library, capsys):
 
 
 def test_a_report_shows_an_import(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(slots, "FIRST", 8)
+    monkeypatch.setattr(slots, "FIRST_MAX_ACTIVE", 8)
     folder, _ = jumping(tmp_path, cache)
     assert main(["report", str(folder), f"--out={tmp_path / 'page'}"]) == 0
     index = (tmp_path / "page" / "data" / "index.js").read_text()

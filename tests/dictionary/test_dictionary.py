@@ -10,6 +10,7 @@ import pytest
 from dictionary_fixtures import D, F, K, M, dictionary, params
 from full_disks import full_beyond
 
+from vasae_jax.activations import TopK
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import ARRAYS
@@ -39,7 +40,7 @@ def test_the_documented_numpy_alone_reconstructs_what_the_trainer_does(written, 
     exec(page.split("```python\n")[1].split("```")[0], documented)
     x = np.random.default_rng(1).normal(size=(50, D)).astype(np.float32)
     weights = {name: jnp.asarray(value) for name, value in params().items()}
-    expected = decode(weights, *encode(weights, jnp.asarray(x), K, 1.0))
+    expected = decode(weights, *encode(weights, jnp.asarray(x), TopK(K), 1.0))
     np.testing.assert_allclose(documented["decode"](documented["encode"](x)), expected, atol=1e-5)
 
 
@@ -101,7 +102,8 @@ def test_stated_and_raw_names_are_both_kept():
 def test_meta_states_the_claim_the_anchor_and_where_it_comes_from(written):
     meta = json.loads((written / "meta.json").read_text())
     assert meta["claim"] == CLAIM and meta["layer_claim"] == LAYER_CLAIM
-    assert (meta["version"], meta["hold_over"]) == (3, "900 rows")
+    assert (meta["version"], meta["hold_over"]) == (4, "900 rows")
+    assert meta["activation"] == {"kind": "topk", "k": K}
     assert meta["anchor"] == "input embeddings minus their mean"
     assert meta["provenance"]["cache_digest"] == "22"
 
@@ -166,8 +168,8 @@ def test_a_missing_file_is_named(written, name):
     [
         ("not json", "is not JSON"),
         ("{}", "lacks"),
-        ('{"format": "vasae-dictionary", "version": 4}', "has version 4; expected 2 or 3"),
-        ('{"format": "vasae-dictionary", "version": 1}', "has version 1; expected 2 or 3"),
+        ('{"format": "vasae-dictionary", "version": 5}', "version 5"),
+        ('{"format": "vasae-dictionary", "version": 1}', "version 1"),
         ('{"format": "vasae-dictionary", "version": 2}', "no digests"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from dictionary_fixtures import D, F, K, dictionary
 
 import vasae_jax as vj
-from vasae_jax.dictionary.dictionary import keep_largest
+from vasae_jax.activations.topk import keep_largest
 from vasae_jax.dictionary.files import write_dictionary
 from vasae_jax.utils.errors import UserError
 
@@ -85,7 +85,9 @@ def test_explain_orders_features_by_what_they_add(sae):
     found, z = sae.explain(row, top=3), sae.encode(row)
     parts = z * np.linalg.norm(sae.W_dec, axis=1)
     assert [one.names.feature for one in found] == np.argsort(-parts)[:3].tolist()
-    np.testing.assert_allclose([one.part for one in found], np.sort(parts)[::-1][:3], rtol=1e-5)
+    np.testing.assert_allclose(
+        [one.contribution for one in found], np.sort(parts)[::-1][:3], rtol=1e-5
+    )
 
 
 def test_a_folder_with_one_npz_is_that_dictionary(tmp_path):

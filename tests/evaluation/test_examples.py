@@ -10,7 +10,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, DataConfig, MeshConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
-from vasae_jax.evaluation import evaluate as slots
+from vasae_jax.evaluation import evaluate as evaluating
 from vasae_jax.evaluation.examples import gather as gathering
 from vasae_jax.evaluation.examples.collect import (
     AFTER,
@@ -20,7 +20,7 @@ from vasae_jax.evaluation.examples.collect import (
     SHOWN,
     TOP,
     Collector,
-    chance,
+    sampling_score,
 )
 from vasae_jax.evaluation.examples.gather import gather
 from vasae_jax.training.run import Run
@@ -120,7 +120,7 @@ def test_a_sample_is_even_over_the_rows():
     """A feature that fires on each of 20,000 rows: a tenth of its sample from each tenth."""
     rows = np.arange(20_000)
     some = np.concatenate(
-        [rows[np.argsort(chance(np.full(20_000, f), rows))[:32]] for f in range(100)]
+        [rows[np.argsort(sampling_score(np.full(20_000, f), rows))[:32]] for f in range(100)]
     )
     share = np.histogram(some, 10, (0, 20_000))[0] / len(some)
     assert np.abs(share - 0.1).max() < 0.03  # six standard deviations of a share of 3200
@@ -161,12 +161,12 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("first", [2, 256])
 def test_where_thresholds_decide_all_that_fires_is_gathered(run, monkeypatch, first):
-    """More features fire than there are slots at first; the held rows get as many as come."""
-    monkeypatch.setattr(slots, "FIRST", first)
+    """More features fire than there is room for at first; the held rows get as many as come."""
+    monkeypatch.setattr(evaluating, "FIRST_MAX_ACTIVE", first)
     monkeypatch.setattr(gathering, "BATCH", 64)
     threshold = np.linspace(-1, 3, F).astype(np.float32)
     params = {**run.params, "threshold": jnp.asarray(threshold)}
-    sae = replace(run.config.sae, k=F)
+    sae = replace(run.config.sae, activation="jumprelu", k=F)
     jumping = replace(run, params=params, config=replace(run.config, sae=sae))
     found = gather(jumping, "heldout")
     x = run.cache.acts(1, "heldout").read(0, ROWS).astype(np.float64)

@@ -15,24 +15,24 @@ K, D = 2, 8
 LARGE = screen.LEAST_FEATURES * K
 
 
-def run(tmp_path, features, **more):
+def run(tmp_path, features, activation):
     """A run that was trained without the screen."""
-    params = {"W_enc": np.zeros((features, D), np.float32), **more}
-    config = Config(sae=SAEConfig(k=K, screen="off"))
+    params = {"W_enc": np.zeros((features, D), np.float32)}
+    config = Config(sae=SAEConfig(activation=activation, k=K, screen="off"))
     return Run(config, 0, params, make_cache(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "more", "expected"),
+    ("name", "features", "activation", "expected"),
     [
-        (screen.SCREENED, LARGE, {}, True),
-        ("float32", LARGE, {}, False),
-        (screen.SCREENED, LARGE - 1, {}, False),
-        (screen.SCREENED, LARGE, {"threshold": np.zeros(LARGE)}, False),
+        (screen.SCREENED, LARGE, "topk", True),
+        ("float32", LARGE, "topk", False),
+        (screen.SCREENED, LARGE - 1, "topk", False),
+        (screen.SCREENED, LARGE, "jumprelu", False),
     ],
 )
 def test_what_the_training_machine_chose_does_not_count(
-    monkeypatch, tmp_path, name, features, more, expected
+    monkeypatch, tmp_path, name, features, activation, expected
 ):
     monkeypatch.setattr(settle, "fastest", lambda question, ways: Fastest(name, {name: 0.1}))
-    assert screened(run(tmp_path, features, **more)) is expected
+    assert screened(run(tmp_path, features, activation)) is expected

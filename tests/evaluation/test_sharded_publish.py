@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vasae_jax.activations import TopK
 from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
@@ -91,7 +92,7 @@ def assert_close(found, expected):
 def test_the_winners_of_a_row_are_those_of_one_device(mesh):
     batch = next(make_batches())
     weights = np.stack([batch.keep, np.ones_like(batch.keep)])
-    programs = [measure_program(make_mesh(MeshConfig(*m)), K, 1.0) for m in (mesh, (1, 1))]
+    programs = [measure_program(make_mesh(MeshConfig(*m)), TopK(K), K, 1.0) for m in (mesh, (1, 1))]
     many, one = (program(make_params(), batch.x, weights) for program in programs)
     np.testing.assert_array_equal(many.values, one.values)
     np.testing.assert_array_equal(many.ids, one.ids)

@@ -17,6 +17,7 @@ from foreign_fixtures import (
     write_sparsify,
 )
 
+from vasae_jax.activations import JumpReLU, TopK
 from vasae_jax.interop.read import read_foreign
 from vasae_jax.sae import encode, reconstruct
 from vasae_jax.sites import Site
@@ -29,10 +30,10 @@ X = rows()
 def ours(sae):
     """Dense activations and rows by the code that names and measures."""
     params, x = imported_params(sae), jnp.asarray(X)
-    values, ids = (np.asarray(part) for part in encode(params, x, sae.k, sae.pre_bias))
+    values, ids = (np.asarray(part) for part in encode(params, x, sae.activation, sae.pre_bias))
     z = np.zeros((len(X), F), np.float32)
     np.put_along_axis(z, ids, values, axis=1)
-    return z, np.asarray(reconstruct(params, x, sae.k, sae.pre_bias))
+    return z, np.asarray(reconstruct(params, x, sae.activation, sae.pre_bias))
 
 
 def same(sae, expected):
@@ -67,7 +68,7 @@ def test_a_place_before_a_block_is_the_output_of_the_one_before_it(tmp_path):
 @pytest.mark.parametrize("name", ["layers.7", "h.7"])
 def test_sparsify(tmp_path, name):
     sae = read_foreign(str(write_sparsify(tmp_path / name, weights(norms=True))))
-    assert (sae.library, sae.site, sae.activation, sae.k) == ("sparsify", Site(7), "topk", K)
+    assert (sae.library, sae.site, sae.activation) == ("sparsify", Site(7), TopK(K))
     same(sae, slow(weights(norms=True), X, k=K, taken=1.0))
 
 
@@ -94,7 +95,7 @@ def test_dictionary_learning(tmp_path, kind, formula):
 def test_gemma_scope(tmp_path, kind):
     w = weights(norms=True)
     sae = read_foreign(str(write_gemma_scope(tmp_path, w, kind)))
-    assert (sae.library, sae.site, sae.activation) == ("gemma_scope", Site(3), "jumprelu")
+    assert (sae.library, sae.site, sae.activation) == ("gemma_scope", Site(3), JumpReLU())
     same(sae, slow(w, X, threshold=w["threshold"]))
 
 

@@ -24,12 +24,12 @@ X = rows()
 def same(sae, z, x_hat):
     """Our activations and rows against the library's own."""
     params, x = imported_params(sae), jnp.asarray(X)
-    values, ids = (np.asarray(part) for part in encode(params, x, sae.k, sae.pre_bias))
+    values, ids = (np.asarray(part) for part in encode(params, x, sae.activation, sae.pre_bias))
     ours = np.zeros((len(X), F), np.float32)
     np.put_along_axis(ours, ids, values, axis=1)
     assert (z > 0).any() and (z == 0).any()
     np.testing.assert_allclose(ours, z, atol=2e-4)
-    found = reconstruct(params, x, sae.k, sae.pre_bias)
+    found = reconstruct(params, x, sae.activation, sae.pre_bias)
     np.testing.assert_allclose(np.asarray(found), x_hat, atol=1e-3)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from layer_names_fixtures import D, F, K, PlainRelation, make_anchors, make_params
 
+from vasae_jax.activations import JumpReLU, TopK
 from vasae_jax.dictionary.claims import AT, BEFORE
 from vasae_jax.names import by_layer as layer
 from vasae_jax.names.by_layer import common_threshold, layer_names
@@ -42,7 +43,7 @@ def test_names_equal_the_float64_twin(pre_bias, k, bias):
     anchors = make_anchors()
     params = make_params(anchors, bias=bias)
     relations = plain(params, k, pre_bias, anchors)
-    found = layer_names(params, k, pre_bias, anchors, m=5)
+    found = layer_names(params, TopK(k), pre_bias, anchors, m=5)
     check(found, relations, 5)
     assert (found.ids.dtype, found.relation.dtype) == (np.int32, np.int8)
     if bias == -1.5:
@@ -77,7 +78,7 @@ def test_expected_shares_are_those_of_drawn_rows():
     pre = (x - params["b_dec"]) @ params["W_enc"].T + params["b_enc"]
     fires = pre > own.bar
     assert own.bar > 0 and fires.sum(axis=1).mean() == pytest.approx(2, rel=0.02)
-    found = layer_names(params, 2, 1.0, anchors, m=3)
+    found = layer_names(params, TopK(2), 1.0, anchors, m=3)
     for i in np.flatnonzero(found.relation == AT):
         active = pre[:, i] * fires[:, i]
         drawn = np.bincount(tokens, active, 12) / max(active.sum(), 1e-9)
@@ -90,13 +91,13 @@ def test_blocks_of_features_do_not_matter(monkeypatch, block):
     anchors = make_anchors()
     params = make_params(anchors)
     monkeypatch.setattr(layer, "BLOCK", block)
-    found = layer_names(params, K, 1.0, anchors, m=5)
+    found = layer_names(params, TopK(K), 1.0, anchors, m=5)
     check(found, plain(params, K, 1.0, anchors), 5)
 
 
 def test_the_same_weights_have_the_same_names():
     anchors = make_anchors()
-    first, second = (layer_names(make_params(anchors), K, 1.0, anchors) for _ in range(2))
+    first, second = (layer_names(make_params(anchors), TopK(K), 1.0, anchors) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -106,7 +107,7 @@ def test_unseen_tokens_are_never_named_and_all_seen_ones_may_be():
     seen = {name: set(np.flatnonzero(getattr(anchors, name).count)) for name in ("at", "before")}
     fewest = min(map(len, seen.values()))
     assert fewest < len(anchors.at.rows)
-    found = layer_names(make_params(anchors), K, 1.0, anchors, m=1000)
+    found = layer_names(make_params(anchors), TopK(K), 1.0, anchors, m=1000)
     assert found.ids.shape == (F, fewest)
     for ids, relation in zip(found.ids, found.relation, strict=True):
         assert len(set(ids)) == fewest
@@ -116,7 +117,7 @@ def test_unseen_tokens_are_never_named_and_all_seen_ones_may_be():
 def test_where_nothing_follows_all_features_fire_at_their_names():
     anchors = make_anchors(nothing_follows=True)
     params = make_params(anchors)
-    found = layer_names(params, K, 1.0, anchors, m=5)
+    found = layer_names(params, TopK(K), 1.0, anchors, m=5)
     assert not found.relation.any()
     own = PlainRelation(params, K, 1.0, anchors, "at")
     np.testing.assert_allclose(
@@ -136,7 +137,7 @@ def test_a_token_that_is_merely_frequent_names_nothing():
     )
     params = make_params(anchors)
     params["W_enc"][0], params["b_enc"][0] = 1e-3, 30.0
-    found = layer_names(params, K, 1.0, anchors)
+    found = layer_names(params, TopK(K), 1.0, anchors)
     own = PlainRelation(params, K, 1.0, anchors, "at")
     assert own.share[0].argmax() == 5 and own.share[0, 5] > 0.4
     assert 5 not in found.ids[0]
@@ -146,7 +147,7 @@ def test_a_feature_that_is_never_expected_to_fire_is_finite():
     anchors = make_anchors()
     params = make_params(anchors)
     params["b_enc"][3], params["W_enc"][4] = -1e6, 0.0
-    found = layer_names(params, K, 1.0, anchors)
+    found = layer_names(params, TopK(K), 1.0, anchors)
     assert np.isfinite(found.expected).all()
     assert not found.expected[3].any() and found.relation[3] == AT
 
@@ -155,4 +156,4 @@ def test_a_feature_with_a_threshold_fires_above_its_own():
     anchors = make_anchors()
     threshold = np.linspace(-1.0, 2.0, F).astype(np.float32)
     params = {**make_params(anchors), "threshold": threshold}
-    check(layer_names(params, F, 1.0, anchors, m=5), plain(params, F, 1.0, anchors), 5)
+    check(layer_names(params, JumpReLU(), 1.0, anchors, m=5), plain(params, F, 1.0, anchors), 5)

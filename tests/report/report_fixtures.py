@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from dictionary_fixtures import PROVENANCE
 
+from vasae_jax.activations import TopK
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Config, DataConfig
 from vasae_jax.dictionary.dictionary import Dictionary
@@ -95,10 +96,9 @@ def _dictionary(features, strings, layer, rng):
     return Dictionary(
         W_enc=rows.T.copy(),
         b_enc=np.zeros(features, np.float32),
-        threshold=np.zeros(features, np.float32),
         W_dec=rows,
         b_dec=np.zeros(4, np.float32),
-        k=4,
+        activation=TopK(4),
         pre_bias=1.0,
         token_ids=ids[:, ::-1].astype(np.int32),
         cosines=cosines,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 
+from vasae_jax.activations import TopK
 from vasae_jax.sae import ForwardConfig, forward, screen, sparse
 from vasae_jax.sae import topk as tiles
 
@@ -31,7 +32,9 @@ def screened(x, W, b):
 
 def unsure(x, W, b):
     """Rows that the screen cannot vouch for."""
-    bounds = np.sort(np.asarray(screen._upper(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b))))
+    bounds = np.sort(
+        np.asarray(screen._upper_bounds(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b)))
+    )
     least = bounds[:, -2 * K]
     return int(((least >= winners(x, W, b)[0][:, -1]) & (least > 0)).sum())
 
@@ -75,7 +78,7 @@ def test_bound_is_never_below_the_product():
     x = rng.normal(size=(ROWS, D)) * np.exp(rng.normal(size=(ROWS, 1)) * 3)
     W = rng.normal(size=(F, D)) * np.exp(rng.normal(size=(F, 1)) * 3)
     x, W, b = (a.astype(np.float32) for a in (x, W, rng.normal(size=F)))
-    upper = screen._upper(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b))
+    upper = screen._upper_bounds(jnp.asarray(x), jnp.asarray(W), jnp.asarray(b))
     exact = x.astype(np.float64) @ W.T.astype(np.float64) + b
     assert (np.asarray(upper, np.float64) >= exact).all()
 
@@ -98,7 +101,7 @@ def test_a_forward_pass_by_the_screen_equals_the_reference():
     expected, _, _ = reference.forward(params, x, K, 1.0)
     narrow = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
     found = forward(
-        narrow, jnp.asarray(x, jnp.float32), ForwardConfig(K, pre_bias=1.0, screen=True)
+        narrow, jnp.asarray(x, jnp.float32), ForwardConfig(TopK(K), pre_bias=1.0, screen=True)
     ).x_hat
     # float32 sums of terms up to about 100
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
@@ -109,7 +112,7 @@ def test_tiles_of_rows_have_the_bits_of_all_at_once(by_screen, monkeypatch):
     rng = np.random.default_rng(4)
     x, W = (jnp.asarray(rng.normal(size=(n, D)), jnp.float32) for n in (ROWS, F))
     shift, b = jnp.ones(D), jnp.zeros(F)
-    how = ForwardConfig(K, pre_bias=1.0, screen=by_screen)
+    how = ForwardConfig(TopK(K), pre_bias=1.0, screen=by_screen)
     found = []
     for rows in (ROWS, 8, ROWS - 1):  # at once, in five tiles, and where no tile divides them
         monkeypatch.setattr(tiles, "CPU_TILE", rows)

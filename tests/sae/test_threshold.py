@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
-from vasae_jax.sae.dense import find_bar, fired
+from vasae_jax.sae.dense import find_cutoff, fires
 
 K = 7
 
@@ -42,8 +42,8 @@ def test_winners_are_those_of_a_sort(kind, parts):
     spec = P("model", "data")
 
     def winners(part):
-        bar = find_bar(part, K, "model", "data")
-        return jnp.where(fired(part, bar, "model"), part, jnp.zeros_like(part))
+        cutoff = find_cutoff(part, K, "model", "data")
+        return jnp.where(fires(part, cutoff, "model"), part, jnp.zeros_like(part))
 
     run = jax.shard_map(
         winners,

@@ -33,7 +33,7 @@ def mesh_of(member, data, model):
 
 def pack_of(mesh=ONE, runs=RUNS, **settings):
     """Configs that differ in all that they may: lambda, learning rate, seed, directory."""
-    base = make_config(mesh, **{"search_share": 0.25, "per_feature": "sqrt_rate", **settings})
+    base = make_config(mesh, **{"search_fraction": 0.25, "feature_weight": "sqrt_rate", **settings})
     return [
         replace(
             base,

@@ -9,6 +9,7 @@ import pytest
 import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
+from vasae_jax.activations import TopK
 from vasae_jax.anchor import full_search
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
@@ -54,16 +55,16 @@ def test_forward_equals_reference(execution, pre_bias):
     _, state, _ = start(make_config(), anchors)
     params = scrambled(state)
     expected, z, _ = reference.forward(wide(params), x[0].astype(np.float64), K, pre_bias)
-    out = run_forward(params, jnp.asarray(x[0]), ForwardConfig(K, pre_bias, execution))
+    out = run_forward(params, jnp.asarray(x[0]), ForwardConfig(TopK(K), pre_bias, execution))
     np.testing.assert_allclose(out.x_hat, expected, **TOLERANCE)
-    values, ids = encode(params, jnp.asarray(x[0]), K, pre_bias)
+    values, ids = encode(params, jnp.asarray(x[0]), TopK(K), pre_bias)
     np.testing.assert_allclose(values, np.take_along_axis(z, np.asarray(ids), 1), **TOLERANCE)
     np.testing.assert_allclose(decode(params, values, ids), expected, **TOLERANCE)
 
 
 # The pull knows nothing of how the forward pass is executed.
 @pytest.mark.parametrize(
-    ("execution", "mode", "enough", "pulls"),
+    ("execution", "mode", "target_cosine", "pulls"),
     [
         ("dense", "nearest", 1.0, "decoder"),
         ("sparse", "nearest", 1.0, "decoder"),
@@ -75,7 +76,7 @@ def test_forward_equals_reference(execution, pre_bias):
     ],
 )
 @pytest.mark.parametrize(
-    ("loss", "pre_bias", "unit_norm"), [("variance", 1.0, True), ("mse", 0.0, False)]
+    ("loss", "pre_bias", "normalize_decoder"), [("variance", 1.0, True), ("mse", 0.0, False)]
 )
 def test_loss_and_every_gradient_equal_reference(
     execution, mode, target_cosine, pulls, loss, pre_bias, normalize_decoder
@@ -226,10 +227,10 @@ def test_bfloat16_compute_stays_near_float32():
     x, _, anchors = make_rows()
     _, state, _ = start(make_config(), anchors)
     full = run_forward(
-        state.params, jnp.asarray(x[0]), ForwardConfig(K, 1.0, "dense", "float32")
+        state.params, jnp.asarray(x[0]), ForwardConfig(TopK(K), 1.0, "dense", "float32")
     ).x_hat
     half = run_forward(
-        state.params, jnp.asarray(x[0]), ForwardConfig(K, 1.0, "dense", "bfloat16")
+        state.params, jnp.asarray(x[0]), ForwardConfig(TopK(K), 1.0, "dense", "bfloat16")
     ).x_hat
     error = np.linalg.norm(full - half) / np.linalg.norm(full)
     assert 0 < error < 0.1  # winners near the cut may change places

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from vasae_jax.activations import activation_of
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
@@ -143,11 +144,12 @@ def permuted(whole: Batch, config: Config, rng: np.random.Generator | None) -> O
 
 def make_measure(config: Config, rows: Batch) -> Callable[[dict], float]:
     """Parameters to the fraction of variance unexplained over the kept ``rows``."""
+    activation = activation_of(config.sae)
     x = jnp.asarray(rows.x[rows.keep].astype(np.float32))
 
     @jax.jit
     def measure(params, x):
-        x_hat = decode(params, *encode(params, x, config.sae.k, config.sae.pre_bias))
+        x_hat = decode(params, *encode(params, x, activation, config.sae.pre_bias))
         spread = x - x.mean(axis=0, keepdims=True)
         return jnp.square(x - x_hat).sum() / jnp.square(spread).sum()
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vasae_jax.activations import activation_of
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL, Rules, shardings
 from vasae_jax.evaluation.evaluate import measure_program
@@ -106,7 +107,8 @@ def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[
     }
     x = shaped(jnp.bfloat16, shapes.rows, d)
     weights = shaped(np.bool_, 2, shapes.rows)
-    return measure_program(mesh, config.sae.k, config.sae.pre_bias), (
+    activation = activation_of(config.sae)
+    return measure_program(mesh, activation, config.sae.k, config.sae.pre_bias), (
         _sharded(mesh, params, Rules().state(params)),
         _sharded(mesh, x, P(DATA)),
         _sharded(mesh, weights, P(None, DATA)),

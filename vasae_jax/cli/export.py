@@ -55,7 +55,7 @@ def _dictionary(given: argparse.Namespace) -> "Dictionary":
     if Path(given.source).suffix == ".npz":
         return read_dictionary(given.source)
     run = open_trained(given.source, mesh=asked_mesh(given))
-    if given.layout != "gemma_scope" or "threshold" in run.params:
+    if given.layout != "gemma_scope" or run.config.sae.activation != "topk":
         return publish(run)[0]
     dictionary, found, _ = publish(with_one_threshold(run))
     print(

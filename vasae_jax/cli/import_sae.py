@@ -72,8 +72,8 @@ def _note(sentence: str) -> None:
 
 def _told(sae: "ForeignSAE", site: Site) -> str:
     d_sae, d_in = sae.W_dec.shape
-    k = f", k {sae.k}" if sae.activation == "topk" else ""
-    words = f"{sae.activation}{k}: {d_sae} features of width {d_in} at {site}"
+    k = f", k {sae.k}" if sae.architecture == "topk" else ""
+    words = f"{sae.architecture}{k}: {d_sae} features of width {d_in} at {site}"
     return f"{sae.library}, {words}"
 
 

@@ -65,6 +65,8 @@ class SAEConfig:
     """plain: no anchor; soft: anchored to tokens; tied: decoder frozen to the embeddings."""
     d_sae: int = 4096
     """Features in the dictionary; 0 means as many as the vocabulary has tokens."""
+    activation: str = "topk"
+    """Which features fire (a name in vasae_jax.activations). topk: the k largest of a row."""
     k: int = 32
     """Features that may fire on one row."""
     pre_bias: float = 1.0

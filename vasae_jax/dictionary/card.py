@@ -1,4 +1,4 @@
-"""The model card of a dictionary: what it is, what it measures, what its names claim."""
+"""A dictionary for readers: the table of its features and names, and its model card."""
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,11 +6,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from vasae_jax.activations import JumpReLU, ReLU, TopK
 from vasae_jax.dictionary.claims import BIBTEX, CLAIM, HOLDS, LAYER_CLAIM, RELATIONS, VERDICTS
 from vasae_jax.dictionary.dictionary import Dictionary
-
-# The table that a user reads: features, their names, what these hold, how often they fire.
-
 
 Sort = Literal["hold", "fire_rate", "cosine", "feature"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -147,20 +145,27 @@ def _head(model: str) -> str:
 
 
 def _described(dictionary: Dictionary, where: str) -> str:
-    rule = f"the {dictionary.k} largest of a row fire"
-    if dictionary.k == dictionary.d_sae:
-        rule = "features fire above their thresholds" if dictionary.threshold.any() else "ReLU"
     origin = dictionary.meta["provenance"]
     imported = origin.get("imported")
     by = f"trained with {imported['library']}" if imported else "trained with vasae_jax"
     return "\n".join(
         [
-            f"- {dictionary.d_sae} features of width {dictionary.d_in}; {rule}; {by}",
+            f"- {dictionary.d_sae} features of width {dictionary.d_in}; {_rule(dictionary)}; {by}",
             f"- rows: {where}, its residual stream before any final norm",
             f"- text: {origin['text']['source']}; windows of {origin['context_length']} tokens",
             f"- made by {dictionary.meta['created_by']}",
         ]
     )
+
+
+def _rule(dictionary: Dictionary) -> str:
+    """Which features fire, in words."""
+    if isinstance(dictionary.activation, TopK):
+        return f"the {dictionary.k} largest of a row fire"
+    if isinstance(dictionary.activation, JumpReLU) and dictionary.threshold.any():
+        return "features fire above their thresholds"
+    relu = isinstance(dictionary.activation, JumpReLU | ReLU)
+    return "ReLU" if relu else f"activation {dictionary.activation.kind}"
 
 
 def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The words for what arrays hold as numbers: relations and verdicts."""
+"""Relations and verdicts in words, what names claim, and what to cite."""
 
 import numpy as np
 
@@ -11,10 +11,6 @@ HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
 VERDICTS = {HOLDS: "holds", NO_EVIDENCE: "no evidence", CONTRADICTED: "contradicted"}
 """Verdicts in words."""
 
-
-# What to cite for the names.
-
-
 REFERENCE = (
     "Kairui Zhang, Ziwen Yu, Zahraa S. Abdallah and Martha Lewis. VASAE: Naming SAE Dictionary "
     "Directions with Vocabulary-Aligned Anchoring. 2026. arXiv:2606.27941."
@@ -26,10 +22,6 @@ BIBTEX = """@misc{zhang2026vasae,
   eprint        = {2606.27941},
   archivePrefix = {arXiv}
 }"""
-
-
-# What a name claims, and the buckets that say how near it is.
-
 
 CLAIM = (
     "A name is the token whose embedding is nearest to a learned direction by cosine: "

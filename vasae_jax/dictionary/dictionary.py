@@ -1,16 +1,14 @@
 """The named dictionary: an SAE, a name for each feature, and where both come from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from vasae_jax.activations import Activation, JumpReLU, TopK, from_json
 from vasae_jax.dictionary import lookup
 from vasae_jax.utils.errors import UserError
-
-# The arrays of a dictionary: their names, types and axes, checked.
-
 
 ARRAYS: dict[str, tuple[str, str]] = {
     "W_enc": ("float32", "is"),
@@ -38,15 +36,30 @@ ARRAYS: dict[str, tuple[str, str]] = {
 embeddings, n: by the layer)."""
 
 
-def with_threshold(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """``arrays`` with the threshold that version 2 did not write: 0, as every TopK SAE has."""
-    return {"threshold": np.zeros_like(arrays["b_enc"]), **arrays}
+def read_activation(
+    record: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]
+) -> Activation:
+    """The activation that meta.json names.
+
+    Dictionaries of versions 2 and 3 name none: TopK has no thresholds and a k below d_sae.
+
+    Raises:
+        UserError: it is not known here. KeyError, TypeError: the record is not one.
+    """
+    if record is not None:
+        return from_json(record)
+    k, d_sae = int(arrays["k"]), len(arrays["b_enc"])
+    return TopK(k) if k < d_sae and not arrays["threshold"].any() else JumpReLU()
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Raise UserError unless the arrays of ``where`` have the types and shapes in ARRAYS."""
+def check_arrays(
+    arrays: Mapping[str, np.ndarray], where: str, extra_params: Sequence[str] = ()
+) -> None:
+    """Raise UserError unless ``where`` has the arrays in ARRAYS and ``extra_params``, as stated."""
     sizes: dict[str, int] = {}
-    for name, (dtype, axes) in ARRAYS.items():
+    for name, (dtype, axes) in {**ARRAYS, **dict.fromkeys(extra_params, ("float32", "s"))}.items():
+        if name not in arrays:
+            raise UserError(f"{where} has no array {name}; expected those of a dictionary")
         array = arrays[name]
         shape = array.shape
         fits = array.dtype == dtype and len(shape) == len(axes)
@@ -62,40 +75,8 @@ def check_arrays(arrays: Mapping[str, np.ndarray], where: str) -> None:
             raise UserError(f"array {name} of {where} is not finite; expected finite numbers")
 
 
-# Rows to activations and back, with NumPy.
-
-
-def encode(dictionary: "Dictionary", x: np.ndarray) -> np.ndarray:
-    """See :meth:`Dictionary.encode`."""
-    x = _wide(x, dictionary.d_in, "rows")
-    if not np.isfinite(x).all():
-        raise UserError("a row is not finite; expected finite numbers")
-    rows = x.reshape(-1, dictionary.d_in) - np.float32(dictionary.pre_bias) * dictionary.b_dec
-    pre = rows @ dictionary.W_enc + dictionary.b_enc
-    z = np.where(pre > np.maximum(dictionary.threshold, 0), pre, np.float32(0))
-    return keep_largest(z, dictionary.k).reshape(*x.shape[:-1], dictionary.d_sae)
-
-
-def decode(dictionary: "Dictionary", z: np.ndarray) -> np.ndarray:
-    """See :meth:`Dictionary.decode`."""
-    z = _wide(z, dictionary.d_sae, "activations")
-    x_hat: np.ndarray = z @ dictionary.W_dec + dictionary.b_dec
-    return x_hat
-
-
-def keep_largest(z: np.ndarray, k: int) -> np.ndarray:
-    """``z`` [n, F] >= 0 with all but the k largest of each row 0; equal ones by lowest index."""
-    features = z.shape[1]
-    if k >= features:
-        return z
-    cut = np.partition(z, features - k, axis=1)[:, features - k, None]
-    above, tied = z > cut, z == cut
-    room = k - above.sum(axis=1, keepdims=True)
-    kept: np.ndarray = np.where(above | (tied & (np.cumsum(tied, axis=1) <= room)), z, 0)
-    return kept.astype(z.dtype)
-
-
-def _wide(x: np.ndarray, width: int, what: str) -> np.ndarray:
+def _float32(x: np.ndarray, width: int, what: str) -> np.ndarray:
+    """``x`` as float32; UserError unless its last axis is ``width`` long."""
     array = np.asarray(x, np.float32)
     if array.ndim == 0 or array.shape[-1] != width:
         raise UserError(f"{what} have shape {array.shape}; expected [..., {width}]")
@@ -106,8 +87,7 @@ def _wide(x: np.ndarray, width: int, what: str) -> np.ndarray:
 class Dictionary:
     """An SAE with named features; arrays are as in the ``.npz`` file.
 
-    x_hat = z W_dec + b_dec. With pre = (x - pre_bias * b_dec) W_enc + b_enc, z keeps of pre what
-    is above 0 and above the feature's threshold, and of that the k largest of each row.
+    x_hat = z W_dec + b_dec, where z is the activation of (x - pre_bias * b_dec) W_enc + b_enc.
 
     >>> sae = vj.load(folder)
     >>> z = sae.encode(rows)
@@ -125,12 +105,10 @@ class Dictionary:
     """float32 [d_sae, d_in]"""
     b_dec: np.ndarray
     """float32 [d_in]"""
-    k: int
-    """Features that may fire on one row; d_sae where only thresholds decide."""
+    activation: Activation
+    """Which features fire."""
     pre_bias: float
     """Share of b_dec taken from the input before encoding."""
-    threshold: np.ndarray
-    """float32 [d_sae], a preactivation must exceed it; 0 for TopK and ReLU."""
     token_ids: np.ndarray
     """int32 [d_sae, m], tokens nearest to W_dec[i] among the stated anchors, best first."""
     cosines: np.ndarray
@@ -161,6 +139,19 @@ class Dictionary:
     """Raw and display string of every token id in token_ids and layer_token_ids."""
     meta: Mapping[str, Any]
     """The content of meta.json."""
+    extra_params: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Parameters that the activation adds, float32 [d_sae] each, such as JumpReLU's threshold."""
+
+    @property
+    def k(self) -> int:
+        """Features that may fire on one row: all of them where the activation has no bound."""
+        return self.activation.max_active(self.d_sae) or self.d_sae
+
+    @property
+    def threshold(self) -> np.ndarray:
+        """float32 [d_sae], what a preactivation must exceed to fire; 0 for TopK, as for ReLU."""
+        bar = self.activation.threshold(self.extra_params, self.d_sae)
+        return np.zeros(self.d_sae, np.float32) if bar is None else bar
 
     @property
     def d_in(self) -> int:
@@ -183,7 +174,12 @@ class Dictionary:
         Raises:
             UserError: rows of another width, or not finite.
         """
-        return encode(self, x)
+        x = _float32(x, self.d_in, "rows")
+        if not np.isfinite(x).all():
+            raise UserError("a row is not finite; expected finite numbers")
+        rows = x.reshape(-1, self.d_in) - np.float32(self.pre_bias) * self.b_dec
+        z = self.activation.select_numpy(rows @ self.W_enc + self.b_enc, self.extra_params)
+        return z.reshape(*x.shape[:-1], self.d_sae)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
         """Reconstructed rows float32 [..., d_in] of activations [..., d_sae].
@@ -191,7 +187,8 @@ class Dictionary:
         Raises:
             UserError: activations of another number of features.
         """
-        return decode(self, z)
+        x_hat: np.ndarray = _float32(z, self.d_sae, "activations") @ self.W_dec + self.b_dec
+        return x_hat
 
     def names(self, feature: int) -> lookup.FeatureNames:
         """What a feature is named by, and what its names hold.
@@ -205,15 +202,15 @@ class Dictionary:
         """
         return lookup.names(self, feature)
 
-    def search(self, text: str, limit: int = 20) -> list[lookup.Found]:
+    def search(self, text: str, limit: int = 20) -> list[lookup.Match]:
         """Features with a name that is or contains ``text``; case and spaces at its ends are free.
 
         Names that are the text come first, then layer names before names by embedding, then those
         of features whose names hold, then those that hold more (or are nearer).
 
         >>> sae = vj.load(folder)
-        >>> for found in sae.search("w13", limit=2):
-        ...     print(found)
+        >>> for match in sae.search("w13", limit=2):
+        ...     print(match)
         feature 5: before ␣w13 41% (no evidence)
         feature 18: at ␣w13 6% (contradicted)
 
@@ -222,11 +219,11 @@ class Dictionary:
         """
         return lookup.search(self, text, limit)
 
-    def explain(self, row: np.ndarray, top: int = 5) -> list[lookup.Active]:
-        """The ``top`` features that carry most of one row float32 [d_in], largest part first.
+    def explain(self, row: np.ndarray, top: int = 5) -> list[lookup.ActiveFeature]:
+        """The ``top`` features that contribute most to one row float32 [d_in], largest first.
 
-        A feature's part is the length of what it adds to x_hat, z_i |W_dec[i]|. Names say when
-        features fire: this does not say why the model put the row where it is.
+        A feature's contribution is the length of what it adds to x_hat, z_i |W_dec[i]|. Names say
+        when features fire: this does not say why the model put the row where it is.
 
         >>> sae = vj.load(folder)
         >>> for active in sae.explain(rows[0], top=2):

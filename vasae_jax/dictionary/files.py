@@ -1,6 +1,7 @@
-"""A dictionary on disk: the ``.npz`` that was asked for, ``names.jsonl`` and ``meta.json``.
+"""A dictionary on disk: an ``.npz``, ``names.jsonl`` and ``meta.json``.
 
-Described in docs/dictionary.md; ``meta.json`` holds the digests of the other two.
+docs/dictionary.md describes them. ``meta.json`` holds the digests of the other two, against which
+they are read.
 """
 
 import contextlib
@@ -17,17 +18,14 @@ import numpy as np
 
 from vasae_jax import __version__
 from vasae_jax.dictionary.claims import RELATIONS, VERDICTS, bucket_names, bucket_of
-from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, with_threshold
+from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, read_activation
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
 from vasae_jax.utils.hub import snapshot
 
-# A dictionary's files, read and held against their digests; docs/dictionary.md describes them.
-
-
-FORMAT, VERSION = "vasae-dictionary", 3
-READABLE = (2, VERSION)
-"""Versions that are read; 2 has no threshold."""
+FORMAT, VERSION = "vasae-dictionary", 4
+READABLE = (2, 3, VERSION)
+"""Versions that are read; 2 has no threshold, 3 does not name the activation."""
 NPZ, NAMES, META = "dictionary.npz", "names.jsonl", "meta.json"
 CONFIG, WEIGHTS, NAME_ARRAYS = "cfg.json", "sae_weights.safetensors", "names.safetensors"
 """Of the layout for the Hugging Face hub: SAELens' own two files, and the arrays beside them."""
@@ -52,23 +50,23 @@ def load(path: str | os.PathLike[str]) -> Dictionary:
     Raises:
         UserError: no dictionary is there, or what :func:`read_dictionary` raises.
     """
-    given = Path(path)
+    place = Path(path)
     if str(path).startswith(_HUB):
         files = [CONFIG, WEIGHTS, NAME_ARRAYS, NAMES, META]
-        given = snapshot(str(path).removeprefix(_HUB), files)
-    if not given.is_dir():
-        return read_dictionary(given)
-    if (given / NAME_ARRAYS).is_file():
-        return _read_folder(given)
-    found = sorted(given.glob("*.npz"))
-    if given / NPZ in found:
-        found = [given / NPZ]
-    if len(found) != 1:
+        place = snapshot(str(path).removeprefix(_HUB), files)
+    if not place.is_dir():
+        return read_dictionary(place)
+    if (place / NAME_ARRAYS).is_file():
+        return _read_folder(place)
+    if (place / NPZ).is_file():
+        return read_dictionary(place / NPZ)
+    archives = sorted(place.glob("*.npz"))
+    if len(archives) != 1:
         raise UserError(
-            f"{given} holds {len(found)} .npz files; expected a dictionary's folder, "
+            f"{place} holds {len(archives)} .npz files; expected a dictionary's folder, "
             "as vasae export RUN --out FOLDER/dictionary.npz makes it"
         )
-    return read_dictionary(found[0])
+    return read_dictionary(archives[0])
 
 
 def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
@@ -93,7 +91,7 @@ def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
                 f"{file} is not the file that {meta_path} was written with; "
                 "expected the three files of one export"
             )
-    return _made(_load(path), names, meta)
+    return _dictionary(_read_npz(path), str(path), names, meta)
 
 
 def _read_folder(folder: Path) -> Dictionary:
@@ -113,35 +111,56 @@ def _read_folder(folder: Path) -> Dictionary:
         arrays = {**load_file(folder / NAME_ARRAYS), **load_file(folder / WEIGHTS)}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder} is not a dictionary: {error}") from error
-    return _made(_checked(arrays, str(folder)), folder / NAMES, meta)
+    return _dictionary(arrays, str(folder), folder / NAMES, meta)
 
 
-def _made(arrays: dict[str, Any], names: Path, meta: dict[str, Any]) -> Dictionary:
-    arrays |= {"k": int(arrays["k"]), "pre_bias": float(arrays["pre_bias"])}
-    return Dictionary(**arrays, tokens=_Tokens(names), meta=meta)
+def _dictionary(
+    arrays: dict[str, np.ndarray], where: str, names: Path, meta: dict[str, Any]
+) -> Dictionary:
+    """The dictionary of the arrays in ``where``, checked; those of no use here are left out."""
+    check_arrays(arrays, where)
+    try:
+        activation = read_activation(meta.get("activation"), arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{META} of {where} has activation {meta.get('activation')!r}, which cannot be "
+            f"understood ({error}); expected its kind and settings"
+        ) from error
+    check_arrays(arrays, where, activation.extra_params)
+    kept: dict[str, Any] = {
+        name: arrays[name] for name in ARRAYS if name not in ("k", "pre_bias", "threshold")
+    }
+    return Dictionary(
+        **kept,
+        activation=activation,
+        pre_bias=float(arrays["pre_bias"]),
+        extra_params={name: arrays[name] for name in activation.extra_params},
+        tokens=_Tokens(names),
+        meta=meta,
+    )
 
 
 class _Tokens(Mapping[int, tuple[str, str]]):
-    """The strings in names.jsonl, read when one is first asked for: weights alone open sooner."""
+    """The strings in names.jsonl, read at the first look-up: weights alone open sooner."""
 
     def __init__(self, names: Path) -> None:
         self._path = names
 
     @cached_property
-    def _found(self) -> dict[int, tuple[str, str]]:
-        return _tokens(self._path)
+    def _strings(self) -> dict[int, tuple[str, str]]:
+        return _read_strings(self._path)
 
     def __getitem__(self, token: int) -> tuple[str, str]:
-        return self._found[token]
+        return self._strings[token]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._found)
+        return iter(self._strings)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._strings)
 
 
-def _tokens(names: Path) -> dict[int, tuple[str, str]]:
+def _read_strings(names: Path) -> dict[int, tuple[str, str]]:
     try:
         with open(names, encoding="utf-8") as lines:
             records = [json.loads(line) for line in lines]
@@ -173,21 +192,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         _refuse_inflated(path)
         with np.load(path, allow_pickle=False) as file:
-            arrays = with_threshold({name: file[name] for name in file.files if name in ARRAYS})
+            arrays = {name: file[name] for name in file.files}
+            arrays.setdefault("threshold", np.zeros_like(arrays["b_enc"]))  # version 2 has none
     except (*_NO_NPZ, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
-    return _checked(arrays, str(path))
-
-
-def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    missing = [name for name in ARRAYS if name not in arrays]
-    if missing:
-        raise UserError(f"{where} has no array {missing[0]}; expected those of a dictionary")
-    check_arrays(arrays, where)
     return arrays
 
 
@@ -228,8 +240,8 @@ def write_dictionary(
             cannot be written.
     """
     paths = check_outputs(out_npz, overwrite)
-    arrays: dict[str, Any] = _arrays(dictionary)
-    check_arrays(arrays, str(paths[0]))
+    arrays: dict[str, Any] = arrays_of(dictionary)
+    check_arrays(arrays, str(paths[0]), dictionary.activation.extra_params)
     names = names_text(dictionary)
     with contextlib.ExitStack() as stack:
         # Files appear in reverse order: meta.json, which vouches for the others, last.
@@ -240,18 +252,25 @@ def write_dictionary(
         npz_file.flush()
         names_file.write(names)
         digests = {"npz": sha256_file(npz_file.name), "names": sha256_bytes(names)}
-        meta = {**dictionary.meta, "sha256": digests}
-        text = json.dumps(meta, indent=2, ensure_ascii=False, allow_nan=False)
-        meta_file.write((text + "\n").encode())
+        meta_file.write(meta_text(dictionary, digests))
         for file in (meta_file, names_file):
             file.flush()
     return paths
 
 
-def _arrays(dictionary: Dictionary) -> dict[str, np.ndarray]:
-    return {
+def arrays_of(dictionary: Dictionary) -> dict[str, np.ndarray]:
+    """The arrays of the ``.npz``: those in ARRAYS, and what its activation adds."""
+    arrays = {
         name: np.asarray(getattr(dictionary, name), dtype) for name, (dtype, _) in ARRAYS.items()
     }
+    return {**arrays, **dictionary.extra_params}
+
+
+def meta_text(dictionary: Dictionary, digests: Mapping[str, str]) -> bytes:
+    """The content of meta.json beside files of these ``digests``."""
+    content = {**dictionary.meta, "activation": dictionary.activation.to_json(), "sha256": digests}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
 
 
 def names_text(dictionary: Dictionary) -> bytes:

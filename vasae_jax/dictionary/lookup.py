@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Name:
+class LayerName:
     """A layer name: a token at or before which the feature should fire."""
 
     token_id: int
@@ -30,7 +30,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Near:
+class EmbeddingName:
     """A name by embedding: a token whose embedding is near to the decoder row."""
 
     token_id: int
@@ -40,14 +40,14 @@ class Near:
 
 @dataclass(frozen=True)
 class FeatureNames:
-    """All that is known of what a feature is named by."""
+    """The names of a feature, and what is known of them."""
 
     feature: int
     relation: str
     """Whether it should fire ``at`` its layer names or just ``before`` them."""
-    layer: tuple[Name, ...]
+    layer: tuple[LayerName, ...]
     """Best first."""
-    embedding: tuple[Near, ...]
+    embedding: tuple[EmbeddingName, ...]
     """Nearest first."""
     hold: float
     """Share of its activation on held-out rows that all its layer names hold."""
@@ -63,8 +63,8 @@ class FeatureNames:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A feature that one of its names was found for."""
+class Match:
+    """A feature with a name that a search was for."""
 
     feature: int
     kind: Literal["layer", "embedding"]
@@ -83,11 +83,11 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Active:
+class ActiveFeature:
     """A feature that fires on a row."""
 
     activation: float
-    part: float
+    contribution: float
     """z_i |W_dec[i]|, the length of what it adds to x_hat."""
     names: FeatureNames
 
@@ -106,15 +106,17 @@ def names(dictionary: "Dictionary", feature: int) -> FeatureNames:
     return FeatureNames(
         feature=int(feature),
         relation=RELATIONS[dictionary.layer_relation[feature]],
-        layer=tuple(Name(token, text[token][1], *values) for token, *values in layer),
-        embedding=tuple(Near(int(token), text[int(token)][1], float(c)) for token, c in near),
+        layer=tuple(LayerName(token, text[token][1], *values) for token, *values in layer),
+        embedding=tuple(
+            EmbeddingName(int(token), text[int(token)][1], float(c)) for token, c in near
+        ),
         hold=float(dictionary.hold[feature]),
         verdict=VERDICTS[int(dictionary.verdict[feature])],
         fire_rate=float(dictionary.fire_rate[feature]),
     )
 
 
-def search(dictionary: "Dictionary", text: str, limit: int) -> list[Found]:
+def search(dictionary: "Dictionary", text: str, limit: int) -> list[Match]:
     """See :meth:`Dictionary.search`."""
     wanted = _plain(text)
     if not wanted:
@@ -122,28 +124,28 @@ def search(dictionary: "Dictionary", text: str, limit: int) -> list[Found]:
     plain = {token: _plain(display) for token, (_, display) in dictionary.tokens.items()}
     hits = [token for token, form in plain.items() if wanted in form]
     exact = [token for token in hits if plain[token] == wanted]
-    rows: dict[int, Found] = {}
-    for place in _places(dictionary, np.array(hits, np.int32), np.array(exact, np.int32)):
-        if len(rows) == limit:
+    matches: dict[int, Match] = {}
+    for kind, feature, column in _hits(dictionary, hits, exact):
+        if len(matches) == limit:
             break
-        found = _found(dictionary, *place)
-        rows.setdefault(found.feature, found)
-    return list(rows.values())
+        if feature not in matches:
+            matches[feature] = _match(dictionary, kind, feature, column)
+    return list(matches.values())
 
 
-def explain(dictionary: "Dictionary", row: np.ndarray, top: int) -> list[Active]:
+def explain(dictionary: "Dictionary", row: np.ndarray, top: int) -> list[ActiveFeature]:
     """See :meth:`Dictionary.explain`."""
     row = np.asarray(row, np.float32)
     if row.shape != (dictionary.d_in,):
         raise UserError(f"the row has shape {row.shape}; expected [{dictionary.d_in}]")
     z = dictionary.encode(row)
-    parts = z * np.linalg.norm(dictionary.W_dec, axis=1)
-    best = [int(i) for i in np.argsort(-parts, kind="stable")[:top] if z[i] > 0]
-    return [Active(float(z[i]), float(parts[i]), names(dictionary, i)) for i in best]
+    lengths = z * np.linalg.norm(dictionary.W_dec, axis=1)
+    best = [int(i) for i in np.argsort(-lengths, kind="stable")[:top] if z[i] > 0]
+    return [ActiveFeature(float(z[i]), float(lengths[i]), names(dictionary, i)) for i in best]
 
 
-def _places(
-    dictionary: "Dictionary", hits: np.ndarray, exact: np.ndarray
+def _hits(
+    dictionary: "Dictionary", hits: list[int], exact: list[int]
 ) -> list[tuple[int, int, int]]:
     """(kind, feature, column) of every name among ``hits``, as :meth:`Dictionary.search` orders."""
     kinds = [
@@ -162,15 +164,15 @@ def _places(
     return [(kind, feature, column) for _, kind, _, _, feature, column in ordered.T.tolist()]
 
 
-def _found(dictionary: "Dictionary", kind: int, feature: int, column: int) -> Found:
+def _match(dictionary: "Dictionary", kind: int, feature: int, column: int) -> Match:
     verdict = VERDICTS[int(dictionary.verdict[feature])]
     if kind == 0:
-        token, value = dictionary.layer_token_ids, dictionary.layer_hold
+        ids, values = dictionary.layer_token_ids, dictionary.layer_hold
         relation = RELATIONS[dictionary.layer_relation[feature]]
     else:
-        token, value, relation = dictionary.token_ids, dictionary.cosines, "near"
-    text, held = dictionary.tokens[int(token[feature, column])][1], float(value[feature, column])
-    return Found(feature, "embedding" if kind else "layer", relation, text, held, verdict)
+        ids, values, relation = dictionary.token_ids, dictionary.cosines, "near"
+    text, value = dictionary.tokens[int(ids[feature, column])][1], float(values[feature, column])
+    return Match(feature, "embedding" if kind else "layer", relation, text, value, verdict)
 
 
 def _plain(text: str) -> str:

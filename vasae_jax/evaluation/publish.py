@@ -1,9 +1,4 @@
-"""One threshold in the place of TopK, for formats that have no k.
-
-BatchTopK (Bussmann, Leask and Nanda 2024) trains with the k n largest activations of n rows and
-then applies the least of them as a threshold. Here that number is read off training rows of a
-finished TopK SAE. It is another activation function: its figures are measured anew.
-"""
+"""From a finished run to its named dictionary."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vasae_jax import __version__
+from vasae_jax.activations import Activation, JumpReLU, TopK, activation_of
 from vasae_jax.anchor import anchor_name
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import Vocab
@@ -27,11 +23,17 @@ from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, evidence
 from vasae_jax.names.firings import FiringObserver
-from vasae_jax.sae import Params, encode
+from vasae_jax.sae import encode
 from vasae_jax.sites import Site
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
+
+# One threshold in the place of TopK, for formats that have no k.
+#
+# BatchTopK (Bussmann, Leask and Nanda 2024) trains with the k n largest activations of n rows and
+# then applies the least of them as a threshold. Here that number is read off training rows of a
+# finished TopK SAE. It is another activation function: its figures are measured anew.
 
 THRESHOLD_ROWS = 2**16
 """Training rows that the number is read off, at most."""
@@ -47,40 +49,36 @@ def with_one_threshold(run: Run) -> Run:
     """
     threshold = one_threshold(run)
     d_sae = run.params["W_dec"].shape[0]
-    params: Params = {**run.params, "threshold": jnp.full((d_sae,), threshold, jnp.float32)}
-    config = replace(run.config, sae=replace(run.config.sae, k=d_sae))
+    params = {**run.params, "threshold": jnp.full((d_sae,), threshold, jnp.float32)}
+    config = replace(run.config, sae=replace(run.config.sae, activation=JumpReLU.kind, k=d_sae))
     return replace(run, params=params, config=config)
 
 
 def one_threshold(run: Run) -> float:
     """The largest number that k n activations of n unmasked training rows exceed, or 0."""
     data, sae = run.config.data, run.config.sae
-    slots = min(WIDER * sae.k, run.params["W_dec"].shape[0])
-    program = jax.jit(encode, static_argnames=("k", "pre_bias"))
+    widest = TopK(min(WIDER * sae.k, run.params["W_dec"].shape[0]))
+    program = jax.jit(encode, static_argnames=("activation", "pre_bias"))
     parts: list[np.ndarray] = []
     rows = 0
     for batch in rows_in_order(run.cache, data.input_site, "train", data.mask, batch=BATCH):
         x = jnp.asarray(batch.x, jnp.float32)
-        values, _ = program(run.params, x, k=slots, pre_bias=sae.pre_bias)
+        values, _ = program(run.params, x, activation=widest, pre_bias=sae.pre_bias)
         parts.append(np.asarray(values)[batch.keep & (batch.docs >= 0)])
         rows += len(parts[-1])
         if rows >= THRESHOLD_ROWS:
             break
-    found = np.concatenate(parts).reshape(-1)
-    fires = int(np.count_nonzero(found))
-    if fires <= sae.k * rows:
+    values = np.concatenate(parts).reshape(-1)
+    if np.count_nonzero(values) <= sae.k * rows:
         return 0.0
-    place = len(found) - sae.k * rows - 1
-    return float(np.partition(found, place)[place])
-
-
-# An SAE, a name for each feature and what these are worth, put together.
+    place = len(values) - sae.k * rows - 1
+    return float(np.partition(values, place)[place])
 
 
 def make_dictionary(
-    params: Params | Mapping[str, np.ndarray | jax.Array],
+    params: Mapping[str, np.ndarray | jax.Array],
     *,
-    k: int,
+    activation: Activation,
     pre_bias: float,
     names: Names,
     raw_names: Names,
@@ -93,14 +91,14 @@ def make_dictionary(
     """Put an SAE and the names of its features together.
 
     Args:
-        params: W_enc [d_sae, d_in] (feature-major, as in the trainer), b_enc, W_dec, b_dec; and
-            threshold [d_sae], where there is one.
-        k: features that may fire on one row.
+        params: W_enc [d_sae, d_in] (feature-major, as in the trainer), b_enc, W_dec, b_dec, and
+            those that the activation adds.
+        activation: which features fire.
         pre_bias: share of b_dec taken from the input before encoding.
         names: the nearest embedding anchors, ids and cosines [d_sae, m].
         raw_names: the nearest of the raw input embeddings, likewise.
         layer_names: by the layer's own anchors.
-        worth: what those are worth on held-out rows.
+        worth: how much of each feature's activation those hold on held-out rows.
         vocab: the V token strings.
         fire_rate: [d_sae], share of rows on which each feature fires.
         meta: see :func:`make_meta`.
@@ -108,16 +106,14 @@ def make_dictionary(
     Raises:
         UserError: a name has no string in the vocabulary.
     """
-    given: Mapping[str, Any] = dict(params)
-    arrays = {name: np.asarray(value, np.float32) for name, value in given.items()}
+    arrays = {name: np.asarray(value, np.float32) for name, value in params.items()}
     return Dictionary(
         W_enc=np.ascontiguousarray(arrays["W_enc"].T),
         b_enc=arrays["b_enc"],
         W_dec=arrays["W_dec"],
         b_dec=arrays["b_dec"],
-        k=k,
+        activation=activation,
         pre_bias=pre_bias,
-        threshold=arrays.get("threshold", np.zeros_like(arrays["b_enc"])),
         token_ids=names.ids,
         cosines=names.cosines,
         raw_token_ids=raw_names.ids,
@@ -133,6 +129,7 @@ def make_dictionary(
         verdict=worth.verdict,
         tokens=_strings(np.union1d(names.ids, layer_names.ids).tolist(), vocab),
         meta=meta,
+        extra_params={name: arrays[name] for name in activation.extra_params},
     )
 
 
@@ -146,9 +143,6 @@ def _strings(used: list[int], vocab: Vocab) -> dict[int, tuple[str, str]]:
     return {token: (vocab.raw[token], vocab.display(token)) for token in used}
 
 
-# The content of meta.json: settings, origin, claim and measures.
-
-
 def make_meta(
     *,
     anchor: str,
@@ -158,12 +152,12 @@ def make_meta(
     config: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of meta.json, but for the digests.
+    """The content of meta.json, but for the activation and the digests.
 
     Args:
         anchor: what the names refer to, in words (such as "input embeddings").
         fire_rate_over: which rows the fire rates are over, in words.
-        hold_over: which rows the worth of layer names is over, in words.
+        hold_over: which rows the shares held by layer names are over, in words.
         provenance: see :func:`provenance`.
         config: the run's settings.
         metrics: an evaluation as JSON, or None if there was none.
@@ -197,13 +191,10 @@ def provenance(cache: Cache, site: Site) -> dict[str, Any]:
     }
 
 
-# From a finished run to its named dictionary.
-
-
 def name_run(
     run: Run, names: RunNames, evaluation: Evaluation, watch: FiringObserver
 ) -> Dictionary:
-    """The named dictionary of a run; ``watch`` has seen the evaluation."""
+    """The named dictionary of a run, whose evaluation ``watch`` has observed."""
     config, split = run.config, evaluation.split
     meta = make_meta(
         anchor=anchor_name(center=config.anchor.center),
@@ -215,7 +206,7 @@ def name_run(
     )
     return make_dictionary(
         run.params,
-        k=config.sae.k,
+        activation=activation_of(config.sae),
         pre_bias=config.sae.pre_bias,
         names=names.embedding,
         raw_names=names.raw,
@@ -233,7 +224,7 @@ def _origin(run: Run) -> dict[str, Any]:
 
 
 def publish(run: Run) -> tuple[Dictionary, Evaluation, FiringObserver]:
-    """The named dictionary of a run, the evaluation that its figures come from, what fired."""
+    """The named dictionary of a run, its evaluation, and what fired on the held-out rows."""
     names, watch = run_names(run), FiringObserver(run.cache, SPLIT)
     evaluation = evaluate_run(run, names, observe=watch)
     return name_run(run, names, evaluation, watch), evaluation, watch

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import jax
 
+from vasae_jax.activations import activation_of
 from vasae_jax.anchor import anchor_matrix, anchor_name
 from vasae_jax.anchor.layer_anchors import layer_anchors
 from vasae_jax.anchor.token_means import LayerAnchors
@@ -63,7 +64,7 @@ def run_names(run: Run, anchors_of: Cache | None = None) -> RunNames:
     )
     if config.anchor.kind != "embedding":
         nearest.insert(0, _nearest_of_layer(run, anchors))
-    layer = layer_names(run.params, config.sae.k, config.sae.pre_bias, anchors, NAMES)
+    layer = layer_names(run.params, activation_of(config.sae), config.sae.pre_bias, anchors, NAMES)
     return RunNames(names, raw, layer, tuple(nearest))
 
 
@@ -127,7 +128,7 @@ def screened(run: Run) -> bool:
     The same features fire either way, with the same activations but for rounding. The choice in the
     run's settings was made on the machine that trained it.
     """
-    if jax.process_count() > 1 or "threshold" in run.params:
+    if jax.process_count() > 1 or run.config.sae.activation != "topk":
         return False
     mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
     automatic = replace(run.config, sae=replace(run.config.sae, screen="auto"))

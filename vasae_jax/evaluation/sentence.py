@@ -11,6 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
+from vasae_jax.activations import activation_of
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.sae import encode
@@ -75,7 +76,8 @@ def _padded(model: Model, tokens: np.ndarray) -> np.ndarray:
 def activations(run: Run, rows: np.ndarray) -> np.ndarray:
     """The activations of a run's features on ``rows`` [T, d]; float32 [T, F]."""
     sae, features = run.config.sae, run.params["W_dec"].shape[0]
-    values, ids = encode(run.params, jnp.asarray(rows, jnp.float32), sae.k, sae.pre_bias)
+    x = jnp.asarray(rows, jnp.float32)
+    values, ids = encode(run.params, x, activation_of(sae), sae.pre_bias)
     z = np.zeros((len(rows), features), np.float32)
     np.put_along_axis(z, np.asarray(ids), np.asarray(values), axis=1)
     return z

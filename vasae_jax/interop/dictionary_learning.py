@@ -1,7 +1,11 @@
-"""dictionary_learning (saprmarks): ``config.json`` and ``ae.pt``, read by torch.
+"""dictionary_learning (saprmarks, 0.1): ``config.json`` and ``ae.pt``, torch's own format.
 
 Classes ``AutoEncoderTopK``; ``BatchTopKSAE`` and ``MatryoshkaBatchTopKSAE``, which once trained
 apply one threshold; ``JumpReluAutoEncoder``; ``AutoEncoder`` and ``AutoEncoderNew`` (ReLU).
+
+``AutoEncoderTopK``, which encodes x - b_dec, and ``JumpReluAutoEncoder``, which encodes x, are
+written; another share of b_dec is folded into the encoder's bias. Layer names lie in
+``config.json`` beside the trainer's settings, and are loaded with them.
 """
 
 import io
@@ -12,24 +16,25 @@ import numpy as np
 
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop.files import (
+    as_int,
+    check_activation,
     encoder_bias,
+    get_table,
+    get_text,
     json_bytes,
     layer_naming,
-    need,
+    pick,
     read_json,
     read_torch,
     site_and_model,
-    table,
-    text,
-    whole,
 )
-from vasae_jax.interop.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
+from vasae_jax.interop.record import SAME_NAMES, ForeignSAE, by_decoder_norm, make_foreign
 from vasae_jax.sites import Site, site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
-_CLASSES: dict[str, tuple[Activation, float]] = {
+_CLASSES: dict[str, tuple[str, float]] = {
     "AutoEncoderTopK": ("topk", 1.0),
     "BatchTopKSAE": ("batchtopk", 1.0),
     "MatryoshkaBatchTopKSAE": ("batchtopk", 1.0),
@@ -37,16 +42,14 @@ _CLASSES: dict[str, tuple[Activation, float]] = {
     "AutoEncoder": ("relu", 1.0),
     "AutoEncoderNew": ("relu", 0.0),
 }
-"""Each class's activation and the share of b_dec that it takes from its input."""
+"""Each class's architecture here and the share of b_dec that it takes from its input."""
 
 _LINEAR = {
     "encoder.weight": "W_enc",
     "encoder.bias": "b_enc",
     "decoder.weight": "W_dec",
-    "decoder.bias": "b_dec",
-    "bias": "b_dec",
-    "b_dec": "b_dec",
 }
+_DECODER_BIASES = ("b_dec", "bias", "decoder.bias")
 
 
 def is_here(folder: Path) -> bool:
@@ -57,48 +60,47 @@ def is_here(folder: Path) -> bool:
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     where = folder / CONFIG
-    trainer = table(read_json(where), "trainer")
-    kind = text(trainer, "dict_class")
-    if kind not in _CLASSES:
-        raise UserError(f"{where} has dict_class {kind!r}; expected one of {', '.join(_CLASSES)}")
-    activation, pre_bias = _CLASSES[kind]
+    trainer = get_table(read_json(where), "trainer")
+    name = get_text(trainer, "dict_class")
+    if name not in _CLASSES:
+        raise UserError(f"{where} has dict_class {name!r}; expected one of {', '.join(_CLASSES)}")
+    architecture, pre_bias = _CLASSES[name]
     tensors = read_torch(folder / WEIGHTS)
     weights = _weights(tensors, folder / WEIGHTS)
-    if activation == "batchtopk":
+    if architecture == "batchtopk":
         weights["threshold"] = _threshold(tensors, folder / WEIGHTS)
-    if kind == "AutoEncoder":  # the library does so when it loads one
+    if name == "AutoEncoder":  # the library does so when it loads one
         weights = by_decoder_norm(weights)
     return make_foreign(
         str(folder),
         weights,
         library="dictionary_learning",
-        activation=activation,
-        k=whole(trainer.get("k")),
+        architecture=architecture,
+        k=as_int(trainer.get("k")),
         pre_bias=pre_bias,
         site=_site(trainer, where),
-        model=text(trainer, "lm_name") or None,
+        model=get_text(trainer, "lm_name") or None,
     )
 
 
 def _weights(tensors: dict[str, np.ndarray], where: Path) -> dict[str, np.ndarray]:
     if "W_enc" in tensors:
-        names = ("W_enc", "b_enc", "W_dec", "b_dec")
-        need(tensors, names, where)
-        found = {name: tensors[name] for name in names}
-        found["W_enc"] = found["W_enc"].T
-        jumps = tensors.get("threshold")
-        return found if jumps is None or jumps.ndim == 0 else {**found, "threshold": jumps}
-    need(tensors, ("encoder.weight", "encoder.bias", "decoder.weight"), where)
-    found = {ours: tensors[theirs] for theirs, ours in _LINEAR.items() if theirs in tensors}
-    if "b_dec" not in found:
+        weights = pick(tensors, SAME_NAMES, where)
+        weights["W_enc"] = weights["W_enc"].T
+        threshold = tensors.get("threshold")
+        if threshold is not None and threshold.ndim:
+            weights["threshold"] = threshold
+        return weights
+    bias = next((name for name in _DECODER_BIASES if name in tensors), None)
+    if bias is None:
         raise UserError(f"{where} has no decoder bias; found {', '.join(sorted(tensors))}")
-    found["W_dec"] = found["W_dec"].T
-    return found
+    weights = pick(tensors, {**_LINEAR, bias: "b_dec"}, where)
+    weights["W_dec"] = weights["W_dec"].T
+    return weights
 
 
 def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
-    need(tensors, ("threshold",), where)
-    threshold = tensors["threshold"]
+    threshold = pick(tensors, {"threshold": "threshold"}, where)["threshold"]
     if float(threshold) < 0:
         raise UserError(
             f"{where} has threshold {float(threshold):g}, the mark of one that was never "
@@ -109,23 +111,20 @@ def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
 
 def _site(trainer: dict[str, Any], where: Path) -> Site | None:
     """The site that the trainer notes: a layer, where its submodule is a block's output."""
-    layer, module = whole(trainer.get("layer")), text(trainer, "submodule_name")
+    layer, module = as_int(trainer.get("layer")), get_text(trainer, "submodule_name")
     if layer is not None and layer >= 0 and (not module or module.startswith("resid_post")):
         return Site(layer)
     return site_of_hook(module, where)
 
 
-# dictionary_learning (0.1): ``config.json`` and ``ae.pt``.
-#
-# Class ``AutoEncoderTopK``, which encodes x - b_dec, or ``JumpReluAutoEncoder``, which encodes x,
-# where thresholds decide; another share of b_dec is folded into the encoder's bias. ``ae.pt`` is
-# torch's own format, so torch is needed to write it.
-# Layer names lie in ``config.json`` beside the trainer's settings, and are loaded with them.
-
-
 def files(dictionary: Dictionary) -> dict[str, bytes]:
-    """The files' content by name; UserError if torch is not installed."""
-    topk = dictionary.k < dictionary.d_sae
+    """The files' content by name.
+
+    Raises:
+        UserError: torch is not installed, or the library has no such activation.
+    """
+    check_activation(dictionary, "dictionary_learning", ["topk", "jumprelu", "relu"])
+    topk = dictionary.activation.kind == "topk"
     site, model = site_and_model(dictionary)
     trainer = {
         "dict_class": "AutoEncoderTopK" if topk else "JumpReluAutoEncoder",
@@ -136,9 +135,9 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
         "lm_name": model,
         "submodule_name": f"{site.kind}_layer_{site.layer}",
     }
-    arrays = _topk(dictionary) if topk else _jump(dictionary)
+    arrays = _topk(dictionary) if topk else _jumprelu(dictionary)
     config = {"trainer": trainer, "layer_names": layer_naming(dictionary)}
-    return {"config.json": json_bytes(config), "ae.pt": _torch_bytes(arrays)}
+    return {CONFIG: json_bytes(config), WEIGHTS: _torch_bytes(arrays)}
 
 
 def _topk(dictionary: Dictionary) -> dict[str, np.ndarray]:
@@ -147,15 +146,15 @@ def _topk(dictionary: Dictionary) -> dict[str, np.ndarray]:
         "threshold": np.array(-1, np.float32),  # below 0: the library's mark for "not estimated"
         "decoder.weight": dictionary.W_dec.T,
         "encoder.weight": dictionary.W_enc.T,
-        "encoder.bias": encoder_bias(dictionary, taken=1.0),
+        "encoder.bias": encoder_bias(dictionary, 1.0),
         "b_dec": dictionary.b_dec,
     }
 
 
-def _jump(dictionary: Dictionary) -> dict[str, np.ndarray]:
+def _jumprelu(dictionary: Dictionary) -> dict[str, np.ndarray]:
     return {
         "W_enc": dictionary.W_enc,
-        "b_enc": encoder_bias(dictionary, taken=0.0),
+        "b_enc": encoder_bias(dictionary, 0.0),
         "W_dec": dictionary.W_dec,
         "b_dec": dictionary.b_dec,
         "threshold": dictionary.threshold,

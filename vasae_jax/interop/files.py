@@ -1,10 +1,10 @@
-"""Reading what the libraries write: JSON, safetensors, NumPy archives, torch's own files."""
+"""What the libraries' layouts share: reading their files, folding biases, writing."""
 
 import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def text(config: Mapping[str, Any], key: str) -> str:
+def get_text(config: Mapping[str, Any], key: str) -> str:
     """A setting that is text; empty where it is something else or not there."""
     value = config.get(key)
     return value if isinstance(value, str) else ""
 
 
-def table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+def get_table(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A setting that is an object; empty where it is something else or not there."""
     value = config.get(key)
     return value if isinstance(value, dict) else {}
 
 
-def whole(value: Any) -> int | None:
+def as_int(value: Any) -> int | None:
     """A whole number (5.0 is one), or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         return None
@@ -60,7 +60,7 @@ def whole(value: Any) -> int | None:
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors as float32; UserError where the file is not there or damaged."""
-    _there(path)
+    _require_file(path)
     try:
         return {name: value.astype(np.float32) for name, value in load_file(path).items()}
     except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
@@ -69,7 +69,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays as float32; UserError where the file is not there or damaged."""
-    _there(path)
+    _require_file(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name].astype(np.float32) for name in file.files}
@@ -79,45 +79,55 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
     """A state dict as float32; UserError where the file is not there or cannot be read."""
-    _there(path)
+    _require_file(path)
     return {name: tensor.float().numpy() for name, tensor in torch_tensors(path).items()}
 
 
-def need(tensors: dict[str, np.ndarray], names: tuple[str, ...], where: Path) -> None:
-    """Raise UserError unless ``tensors`` has all ``names``."""
+def pick(
+    tensors: Mapping[str, np.ndarray], names: Mapping[str, str], where: Path
+) -> dict[str, np.ndarray]:
+    """The tensors that a library calls by the keys of ``names``, by our names, its values.
+
+    Raises:
+        UserError: one is missing.
+    """
     for name in names:
         if name not in tensors:
             raise UserError(f"{where} has no tensor {name}; found {', '.join(sorted(tensors))}")
+    return {ours: tensors[theirs] for theirs, ours in names.items()}
 
 
-def _there(path: Path) -> None:
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} is not there; expected the weights of an SAE")
 
 
-# What the layouts share: the encoder bias folded, layer names, a directory's files written.
+# Writing.
 
 
-def encoder_bias(dictionary: Dictionary, *, taken: float) -> np.ndarray:
-    """b_enc for a library that encodes x - ``taken`` * b_dec; float32 [d_sae].
+def encoder_bias(dictionary: Dictionary, pre_bias: float) -> np.ndarray:
+    """b_enc for a library that encodes x - ``pre_bias`` * b_dec; float32 [d_sae].
 
-    (x - p b_dec) W + b = (x - taken b_dec) W + (b + (taken - p) b_dec W), so the
-    preactivations stay the same.
+    With p the dictionary's own, (x - p b_dec) W + b = (x - pre_bias b_dec) W + (b + (pre_bias - p)
+    b_dec W), so the preactivations stay the same.
     """
-    share = taken - dictionary.pre_bias
+    share = pre_bias - dictionary.pre_bias
     if share == 0:
         return dictionary.b_enc
     moved = dictionary.b_dec.astype(np.float64) @ dictionary.W_enc.astype(np.float64)
     return (dictionary.b_enc + share * moved).astype(np.float32)
 
 
-def refuse_topk(dictionary: Dictionary, layout: str) -> None:
-    """Raise UserError for a dictionary that has no thresholds."""
-    if dictionary.k < dictionary.d_sae:
-        raise UserError(
-            f"the dictionary keeps the {dictionary.k} largest of a row and layout {layout} has "
-            "only thresholds; expected one whose thresholds decide, or a run to find one on"
-        )
+def check_activation(dictionary: Dictionary, layout: str, kinds: Collection[str]) -> None:
+    """Raise UserError unless ``layout`` can hold the dictionary's activation, one of ``kinds``."""
+    kind = dictionary.activation.kind
+    if kind in kinds:
+        return
+    hint = ", or a run, on whose rows one threshold is found" if kind == "topk" else ""
+    raise UserError(
+        f"the dictionary has activation {kind} and layout {layout} holds only "
+        f"{' and '.join(kinds)}; expected another layout{hint}"
+    )
 
 
 def site_and_model(dictionary: Dictionary) -> tuple[Site, str]:

@@ -1,6 +1,5 @@
-"""One SAE of another library, found by its files or by the library's name."""
+"""Reads an SAE of another library, recognised by its files or named by its library."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -35,8 +34,8 @@ def read_foreign(source: str, library: str = "auto", folder: str = "") -> Foreig
     place = _place(source, folder)
     if not place.is_dir():
         raise UserError(f"{place} is not a folder; expected one with an SAE's files")
-    reader: Callable[[Path], ForeignSAE] = LIBRARIES[_library(place, library)].read
-    return reader(place)
+    sae: ForeignSAE = LIBRARIES[_library(place, library)].read(place)
+    return sae
 
 
 def _place(source: str, folder: str) -> Path:
@@ -47,15 +46,15 @@ def _place(source: str, folder: str) -> Path:
     return snapshot(source, patterns) / folder
 
 
-def _library(place: Path, asked: str) -> str:
-    if asked != "auto":
-        return asked
-    found = [name for name, module in LIBRARIES.items() if module.is_here(place)]
-    if len(found) == 1:
-        return found[0]
-    if found:
+def _library(place: Path, library: str) -> str:
+    if library != "auto":
+        return library
+    names = [name for name, module in LIBRARIES.items() if module.is_here(place)]
+    if len(names) == 1:
+        return names[0]
+    if names:
         raise UserError(
-            f"{place} holds files of {' and '.join(found)}; expected --from to say which"
+            f"{place} holds files of {' and '.join(names)}; expected --from to say which"
         )
     inside = sorted(path.name for path in place.iterdir())[:5]
     raise UserError(

@@ -1,33 +1,36 @@
-"""What every library's SAE comes down to here."""
+"""An SAE of another library, checked, and an import of one on disk."""
 
 import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from vasae_jax import __version__
+from vasae_jax.activations import Activation, JumpReLU, ReLU, TopK
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file, write_json
 
-Activation = Literal["topk", "batchtopk", "jumprelu", "relu"]
+ARCHITECTURES = {"topk": TopK, "batchtopk": JumpReLU, "jumprelu": JumpReLU, "relu": ReLU}
+"""What other libraries train, and the activation that it is here: a trained BatchTopK applies one
+threshold."""
+SAME_NAMES = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+"""Tensors of libraries that call them as we do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignSAE:
     """An SAE of another library.
 
-    With pre = (x - pre_bias * b_dec) W_enc^T + b_enc, z keeps of pre what is above 0 and above
-    the threshold, and of that the k largest of each row; x_hat = z W_dec + b_dec. So TopK has
-    threshold 0 and its k; JumpReLU, ReLU (threshold 0) and BatchTopK, which applies one
-    threshold once it is trained, have k = d_sae.
+    z is the activation of (x - pre_bias * b_dec) W_enc^T + b_enc; x_hat = z W_dec + b_dec.
     """
 
     library: str
-    activation: Activation
+    architecture: str
+    """What the library trained, one of ARCHITECTURES."""
     W_enc: np.ndarray
     """float32 [d_sae, d_in], feature-major as in the trainer"""
     b_enc: np.ndarray
@@ -37,8 +40,9 @@ class ForeignSAE:
     b_dec: np.ndarray
     """float32 [d_in]"""
     threshold: np.ndarray
-    """float32 [d_sae]"""
+    """float32 [d_sae]; 0 for TopK and ReLU"""
     k: int
+    """Features that may fire on a row: d_sae for all but TopK."""
     pre_bias: float
     site: Site | None
     """The site that it reads, where its files say so."""
@@ -46,11 +50,16 @@ class ForeignSAE:
     """Its language model's name, where its files say so."""
 
     @property
+    def activation(self) -> Activation:
+        """Which features fire."""
+        kind = ARCHITECTURES[self.architecture]
+        return TopK(self.k) if kind is TopK else kind()
+
+    @property
     def params(self) -> dict[str, np.ndarray]:
-        """The trainer's parameters; a threshold only where TopK does not decide."""
-        arrays = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec}
-        arrays["b_dec"] = self.b_dec
-        return arrays if self.activation == "topk" else {**arrays, "threshold": self.threshold}
+        """The trainer's parameters, with those that the activation adds."""
+        names = (*SAME_NAMES, *self.activation.extra_params)
+        return {name: getattr(self, name) for name in names}
 
 
 def make_foreign(
@@ -58,7 +67,7 @@ def make_foreign(
     weights: dict[str, np.ndarray],
     *,
     library: str,
-    activation: Activation,
+    architecture: str,
     k: int | None = None,
     pre_bias: float = 0.0,
     site: Site | None = None,
@@ -70,25 +79,25 @@ def make_foreign(
         where: the file that they come from, for messages.
         weights: W_enc [d_sae, d_in], b_enc, W_dec [d_sae, d_in], b_dec; threshold, a number or
             [d_sae], where there is one.
-        library, activation, pre_bias, site, model: as :class:`ForeignSAE` has them.
+        library, architecture, pre_bias, site, model: as :class:`ForeignSAE` has them.
         k: of TopK.
 
     Raises:
         UserError: shapes that do not fit, a value that is not finite, a k out of range.
     """
     arrays = {name: np.asarray(value, np.float32) for name, value in weights.items()}
-    kept: dict[str, Any] = _checked(arrays, where)
-    d_sae = len(kept["W_dec"])
-    if activation == "topk" and (not isinstance(k, int) or not 1 <= k <= d_sae):
+    checked: dict[str, Any] = _checked(arrays, where)
+    d_sae, topk = len(checked["W_dec"]), ARCHITECTURES[architecture] is TopK
+    if topk and (not isinstance(k, int) or not 1 <= k <= d_sae):
         raise UserError(f"{where} has k {k!r}; expected a whole number from 1 to {d_sae}")
     return ForeignSAE(
         library=library,
-        activation=activation,
-        k=k if activation == "topk" and k else d_sae,
+        architecture=architecture,
+        k=k if topk and k else d_sae,
         pre_bias=pre_bias,
         site=site,
         model=model,
-        **kept,
+        **checked,
     )
 
 
@@ -131,10 +140,9 @@ def by_decoder_norm(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 # An import on disk: ``imported.json`` and ``sae.npz`` in a folder of their own.
 
-
 META, WEIGHTS = "imported.json", "sae.npz"
 FORMAT, VERSION = "vasae-import", 1
-ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+ARRAYS = (*SAME_NAMES, "threshold")
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ class Imported:
     """Where an imported SAE comes from and which rows it belongs to."""
 
     source: str
-    """As it was given."""
+    """The folder or repository that was named."""
     cache: str
     cache_digest: str
     layer: int
@@ -171,14 +179,13 @@ def write_import(folder: Path, sae: ForeignSAE, origin: Imported, overwrite: boo
         (folder / META).unlink(missing_ok=True)
     with atomic_file(folder / WEIGHTS) as file:
         np.savez(file, **{name: getattr(sae, name) for name in ARRAYS})
-    said = {
-        name: getattr(sae, name) for name in ("library", "activation", "k", "pre_bias", "model")
-    }
     record = {
         "format": FORMAT,
         "version": VERSION,
         "created_by": f"vasae_jax {__version__}",
-        **said,
+        "library": sae.library,
+        "activation": sae.architecture,
+        **{name: getattr(sae, name) for name in ("k", "pre_bias", "model")},
         **asdict(origin),
         "sha256": sha256_file(folder / WEIGHTS),
     }
@@ -197,9 +204,10 @@ def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
         with np.load(weights, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
         record = {"site": "resid_post", **record}  # which older imports do not say
-        keys = ("library", "activation", "k", "pre_bias", "model")
+        settings = {key: record[key] for key in ("library", "k", "pre_bias", "model")}
+        settings |= {"architecture": record["activation"]}
         site = Site(record["layer"], record["site"])
-        sae = make_foreign(str(weights), arrays, site=site, **{key: record[key] for key in keys})
+        sae = make_foreign(str(weights), arrays, site=site, **settings)
         origin = Imported(**{name: record[name] for name in Imported.__dataclass_fields__})
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{meta} is damaged ({error}); expected what vasae import wrote") from error

@@ -1,7 +1,12 @@
-"""SAELens: ``cfg.json`` and ``sae_weights.safetensors``, of version 6 and before.
+"""SAELens: ``cfg.json`` and ``sae_weights.safetensors``; reads version 6 and before, writes 6.
 
 Architectures ``standard`` (ReLU), ``topk`` and ``jumprelu``; SAELens saves a trained BatchTopK,
-plain or Matryoshka, as ``jumprelu`` with one threshold.
+plain or Matryoshka, as ``jumprelu`` with one threshold. ReLU is written as ``jumprelu`` with
+thresholds of 0.
+
+It encodes x or x - b_dec (``apply_b_dec_to_input``): pre_bias 1 and 0 are written as they are, any
+other share is folded into b_enc. Layer names lie in its free metadata, which it reads only of a
+file that states a SAELens version from 6 on.
 """
 
 from pathlib import Path
@@ -12,27 +17,34 @@ from safetensors.numpy import save
 
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop.files import (
+    as_int,
+    check_activation,
     encoder_bias,
+    get_table,
+    get_text,
     json_bytes,
     layer_naming,
-    need,
+    pick,
     read_json,
     read_safetensors,
     site_and_model,
-    table,
-    text,
-    whole,
 )
-from vasae_jax.interop.record import Activation, ForeignSAE, by_decoder_norm, make_foreign
+from vasae_jax.interop.record import (
+    SAME_NAMES,
+    ForeignSAE,
+    by_decoder_norm,
+    make_foreign,
+)
 from vasae_jax.sites import hook_name, site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-_ACTIVATIONS: dict[str, Activation] = {
-    "standard": "relu",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-}
+_READ = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+"""Architectures that are read, and ours for each."""
+_WRITTEN = {"topk": "topk", "jumprelu": "jumprelu", "relu": "jumprelu"}
+"""The architecture that each of our activations is written as."""
+WRITTEN_FOR = "6.0.0"
+"""The first SAELens of the form that is written."""
 
 
 def is_here(folder: Path) -> bool:
@@ -44,37 +56,34 @@ def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     where = folder / CONFIG
     config = read_json(where)
-    activation = _activation(config, where)
+    architecture = _architecture(config, where)
     _refuse(config, where)
     tensors = read_safetensors(folder / WEIGHTS)
-    names = ("W_enc", "b_enc", "W_dec", "b_dec")
-    need(tensors, names + (("threshold",) if activation == "jumprelu" else ()), folder / WEIGHTS)
+    threshold = {"threshold": "threshold"} if architecture == "jumprelu" else {}
+    weights = pick(tensors, SAME_NAMES | threshold, folder / WEIGHTS)
     scale = tensors.get("scaling_factor", np.ones(1, np.float32))
     if not np.allclose(scale, 1):
         raise UserError(f"{folder / WEIGHTS} scales its activations; expected scaling_factor 1")
-    weights = {name: tensors[name] for name in names}
     weights["W_enc"] = weights["W_enc"].T
     if config.get("rescale_acts_by_decoder_norm"):
         weights = by_decoder_norm(weights)
-    if activation == "jumprelu":
-        weights["threshold"] = tensors["threshold"]
-    said = {**config, **table(config, "metadata")}
+    origin = {**config, **get_table(config, "metadata")}
     return make_foreign(
         str(folder),
         weights,
         library="sae_lens",
-        activation=activation,
+        architecture=architecture,
         k=_k(config),
         pre_bias=float(bool(config.get("apply_b_dec_to_input", True))),
-        site=site_of_hook(text(said, "hook_name"), where),
-        model=text(said, "model_name") or None,
+        site=site_of_hook(get_text(origin, "hook_name"), where),
+        model=get_text(origin, "model_name") or None,
     )
 
 
-def _activation(config: dict[str, Any], where: Path) -> Activation:
+def _architecture(config: dict[str, Any], where: Path) -> str:
     architecture = str(config.get("architecture", "standard"))
-    if architecture not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
+    if architecture not in _READ:
+        known = ", ".join(_READ)
         raise UserError(f"{where} has architecture {architecture!r}; expected one of {known}")
     # Before version 6 the architecture was "standard" for TopK too.
     inner = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
@@ -82,12 +91,14 @@ def _activation(config: dict[str, Any], where: Path) -> Activation:
         return "topk"
     if architecture != "topk" and inner != "relu":
         raise UserError(f"{where} has activation {inner!r}; expected relu or topk")
-    return _ACTIVATIONS[architecture]
+    return _READ[architecture]
 
 
 def _k(config: dict[str, Any]) -> int | None:
-    before_6 = table(config, "activation_fn_kwargs") or table(config, "activation_fn_params")
-    return whole(config.get("k", before_6.get("k")))
+    before_6 = get_table(config, "activation_fn_kwargs") or get_table(
+        config, "activation_fn_params"
+    )
+    return as_int(config.get("k", before_6.get("k")))
 
 
 def _refuse(config: dict[str, Any], where: Path) -> None:
@@ -99,31 +110,22 @@ def _refuse(config: dict[str, Any], where: Path) -> None:
             )
 
 
-# SAELens (6.x): ``cfg.json`` and ``sae_weights.safetensors``.
-#
-# Architecture ``topk``, or ``jumprelu`` where thresholds decide (ReLU: all of them 0).
-#
-# It can encode x or x - b_dec (``apply_b_dec_to_input``): pre_bias 1 and 0 are written as they
-# are, any other share is folded into b_enc. Layer names lie in its free metadata. It reads metadata
-# only of a file that states a SAELens version from 6 on.
-
-
-WRITTEN_FOR = "6.0.0"
-"""The first SAELens of this form."""
-
-
 def files(dictionary: Dictionary) -> dict[str, bytes]:
-    """The files' content by name."""
-    taken = 1.0 if dictionary.pre_bias == 1 else 0.0
+    """The files' content by name; UserError for an activation that SAELens does not have."""
+    check_activation(dictionary, "sae_lens", _WRITTEN)
+    architecture = _WRITTEN[dictionary.activation.kind]
+    topk = {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+    pre_bias = 1.0 if dictionary.pre_bias == 1 else 0.0
     site, model = site_and_model(dictionary)
     provenance = dictionary.meta["provenance"]
     config = {
-        **_activation_settings(dictionary),
+        "architecture": architecture,
+        **(topk if architecture == "topk" else {}),
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": taken == 1,
+        "apply_b_dec_to_input": pre_bias == 1,
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {
@@ -138,16 +140,9 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
     }
     weights = {
         "W_enc": np.ascontiguousarray(dictionary.W_enc),
-        "b_enc": encoder_bias(dictionary, taken=taken),
+        "b_enc": encoder_bias(dictionary, pre_bias),
         "W_dec": np.ascontiguousarray(dictionary.W_dec),
         "b_dec": dictionary.b_dec,
+        **({"threshold": dictionary.threshold} if architecture == "jumprelu" else {}),
     }
-    if dictionary.k == dictionary.d_sae:
-        weights["threshold"] = dictionary.threshold
-    return {"cfg.json": json_bytes(config), "sae_weights.safetensors": save(weights)}
-
-
-def _activation_settings(dictionary: Dictionary) -> dict[str, Any]:
-    if dictionary.k == dictionary.d_sae:
-        return {"architecture": "jumprelu"}
-    return {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+    return {CONFIG: json_bytes(config), WEIGHTS: save(weights)}

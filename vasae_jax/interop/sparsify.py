@@ -1,6 +1,8 @@
-"""EleutherAI sparsify: ``cfg.json`` and ``sae.safetensors``, one folder a hookpoint.
+"""EleutherAI sparsify (1.x): ``cfg.json`` and ``sae.safetensors``, one folder a hookpoint.
 
-Its TopK is relu, then the k largest. The folder's name is the module whose output it reads.
+Its TopK is relu, then the k largest. The folder's name is the module whose output it reads. It
+always encodes x - b_dec: pre_bias 1 is written as it is, any other share is folded into the
+encoder's bias. Layer names are not written: its loader prints every key that it does not know.
 """
 
 from pathlib import Path
@@ -10,18 +12,25 @@ from safetensors.numpy import save
 
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop.files import (
+    as_int,
+    check_activation,
     encoder_bias,
     json_bytes,
-    need,
+    pick,
     read_json,
     read_safetensors,
-    whole,
 )
 from vasae_jax.interop.record import ForeignSAE, make_foreign
 from vasae_jax.sites import Site, site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+_NAMES = {
+    "encoder.weight": "W_enc",
+    "encoder.bias": "b_enc",
+    "W_dec": "W_dec",
+    "b_dec": "b_dec",
+}
 
 
 def is_here(folder: Path) -> bool:
@@ -42,19 +51,12 @@ def read(folder: Path) -> ForeignSAE:
                 f"{where} has {key} true, a transcoder; expected an SAE of one place's rows"
             )
     tensors = read_safetensors(folder / WEIGHTS)
-    need(tensors, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), folder / WEIGHTS)
-    weights = {
-        "W_enc": tensors["encoder.weight"],
-        "b_enc": tensors["encoder.bias"],
-        "W_dec": tensors["W_dec"],
-        "b_dec": tensors["b_dec"],
-    }
     return make_foreign(
         str(folder),
-        weights,
+        pick(tensors, _NAMES, folder / WEIGHTS),
         library="sparsify",
-        activation="topk",
-        k=whole(config.get("k")),
+        architecture="topk",
+        k=as_int(config.get("k")),
         pre_bias=1.0,
         site=_site(folder),
     )
@@ -65,20 +67,9 @@ def _site(folder: Path) -> Site | None:
     return site_of_hook(name, folder) if name.startswith(("layers.", "h.")) else None
 
 
-# EleutherAI sparsify (1.x): ``cfg.json`` and ``sae.safetensors``.
-#
-# It always encodes x - b_dec: pre_bias 1 is written as it is, any other share is folded into
-# the encoder's bias. There is no room for layer names: its loader prints every key that it does
-# not know, whole.
-
-
 def files(dictionary: Dictionary) -> dict[str, bytes]:
-    """The files' content by name; UserError unless the k largest decide what fires."""
-    if dictionary.k == dictionary.d_sae:
-        raise UserError(
-            "the dictionary's thresholds decide what fires and layout sparsify has only TopK; "
-            "expected a TopK SAE, or layout sae_lens, dictionary_learning or gemma_scope"
-        )
+    """The files' content by name; UserError for another activation than TopK."""
+    check_activation(dictionary, "sparsify", ["topk"])
     config = {
         "activation": "topk",
         "expansion_factor": max(1, dictionary.d_sae // dictionary.d_in),
@@ -92,8 +83,8 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
     }
     weights = {
         "encoder.weight": np.ascontiguousarray(dictionary.W_enc.T),
-        "encoder.bias": encoder_bias(dictionary, taken=1.0),
+        "encoder.bias": encoder_bias(dictionary, 1.0),
         "W_dec": np.ascontiguousarray(dictionary.W_dec),
         "b_dec": dictionary.b_dec,
     }
-    return {"cfg.json": json_bytes(config), "sae.safetensors": save(weights)}
+    return {CONFIG: json_bytes(config), WEIGHTS: save(weights)}

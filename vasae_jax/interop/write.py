@@ -1,4 +1,4 @@
-"""A dictionary in the layouts of other libraries, giving the same reconstruction there."""
+"""Writes a dictionary as another library reads it, with the same reconstruction there."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ LAYOUTS = {
     "gemma_scope": gemma_scope.files,
     "huggingface": huggingface.files,
 }
-"""Layout names, and what makes the content of their files."""
+"""Layouts by name. Each function gives the content of its files by name."""
 
 
 def export_layout(
@@ -36,6 +36,3 @@ def export_layout(
     if layout not in LAYOUTS:
         raise UserError(f"{layout!r} is not a layout; expected one of {', '.join(LAYOUTS)}")
     return write_files(directory, LAYOUTS[layout](dictionary), overwrite)
-
-
-__all__ = ["LAYOUTS", "export_layout"]

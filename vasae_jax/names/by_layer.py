@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
+from vasae_jax.activations import Activation
 from vasae_jax.anchor.token_means import LayerAnchors, TokenMeans
 
 LIFT = 3.0
@@ -74,14 +75,14 @@ class Features(NamedTuple):
 
 
 def layer_names(
-    params: Any, k: int, pre_bias: float, anchors: LayerAnchors, m: int = 10
+    params: Any, activation: Activation, pre_bias: float, anchors: LayerAnchors, m: int = 10
 ) -> LayerNames:
     """Name every feature by the layer's own anchors.
 
     Args:
-        params: W_enc [F, d] (feature-major), b_enc [F], b_dec [d]; and threshold [F] where there
-            is one.
-        k: features that fire on a row, where there is no threshold.
+        params: W_enc [F, d] (feature-major), b_enc [F], b_dec [d], and those that the activation
+            adds.
+        activation: which features fire.
         pre_bias: share of b_dec taken from the input before encoding.
         anchors: of the layer that the SAE was trained on.
         m: names a feature, or fewer: as many as tokens occur (in the relation with fewer).
@@ -91,7 +92,7 @@ def layer_names(
     weights = {name: np.asarray(value, np.float64) for name, value in params.items()}
     relations = [means for means in (anchors.at, anchors.before) if means.count.any()]
     m = min(m, *(int(np.count_nonzero(means.count)) for means in relations))
-    names = [_relation_names(weights, k, pre_bias, means, m) for means in relations]
+    names = [_relation_names(weights, activation, pre_bias, means, m) for means in relations]
     return better_relation(names[0], names[-1])
 
 
@@ -107,17 +108,24 @@ def better_relation(at: RelationNames, before: RelationNames) -> LayerNames:
 
 
 def _relation_names(
-    weights: dict[str, np.ndarray], k: int, pre_bias: float, means: TokenMeans, m: int
+    weights: dict[str, np.ndarray],
+    activation: Activation,
+    pre_bias: float,
+    means: TokenMeans,
+    m: int,
 ) -> RelationNames:
     """The names of one relation, with the shares that are expected."""
     occurs = np.flatnonzero(means.count > 0)
     share = means.count[occurs] / means.count.sum()
     tokens = Tokens(jnp.asarray(means.rows[occurs]), jnp.asarray(share, jnp.float32))
     features = preactivations(weights, pre_bias, means)
-    if "threshold" in weights:
-        threshold = jnp.asarray(np.maximum(weights["threshold"], 0), jnp.float32)
+    d_sae = len(features.w)
+    bar = activation.threshold(weights, d_sae)
+    if bar is None:
+        k = activation.max_active(d_sae) or d_sae
+        threshold = jnp.full(d_sae, common_threshold(features, tokens, k))
     else:
-        threshold = jnp.full(len(features.w), common_threshold(features, tokens, k))
+        threshold = jnp.asarray(np.maximum(bar, 0), jnp.float32)
     blocks = [slice(start, start + BLOCK) for start in range(0, len(features.w), BLOCK)]
     parts = [
         _best(Features(*(part[block] for part in features)), tokens, threshold[block], m)

@@ -1,12 +1,12 @@
 """The sparse autoencoder: parameters, forward pass, sparse and dense execution, module.
 
-The module ``SAE`` is loaded when it is asked for: it needs flax.nnx, which takes as long to load as
-all else here.
+The module ``SAE`` is loaded when it is first used: it needs flax.nnx, which takes as long to load
+as all else here.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from vasae_jax.sae.config import ForwardConfig, Given, choose_execution
+from vasae_jax.sae.config import ForwardConfig, choose_execution
 from vasae_jax.sae.forward import Forward, decode, encode, forward, reconstruct
 from vasae_jax.sae.params import Params, init_params, row_dots, unit_rows
 
@@ -18,7 +18,6 @@ __all__ = [
     "SAE",
     "Forward",
     "ForwardConfig",
-    "Given",
     "Params",
     "choose_execution",
     "decode",

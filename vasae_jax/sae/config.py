@@ -1,11 +1,12 @@
-"""How a forward pass is made: by which products, of which type, on which devices."""
+"""Static settings of a forward pass: which products, of which type, on which devices."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vasae_jax.activations import Activation, TopK
 
 Execution = Literal["dense", "sparse"]
 
@@ -14,18 +15,18 @@ Execution = Literal["dense", "sparse"]
 class ForwardConfig:
     """Settings of a forward pass, fixed when it is compiled."""
 
-    k: int
-    """Features that may fire on a row."""
+    activation: Activation
+    """Which features fire. In a pack whose runs differ in k, TopK with the largest of them."""
     pre_bias: float = 0.0
     """p, the share of b_dec taken from the input before encoding."""
     execution: Execution = "sparse"
-    """Which products are made in full."""
+    """Which products of TopK are made in full."""
     compute_dtype: str = "float32"
     """Type of the products' inputs."""
     screen: bool = False
-    """A float32 product with the encoder is screened in bfloat16 (sparse execution)."""
+    """A float32 product with the encoder is screened in bfloat16 (TopK in sparse execution)."""
     unit: bool = False
-    """The rows of W_dec have norm 1 and keep it: their gradient only turns them."""
+    """The rows of W_dec have norm 1 and keep it: their gradient only turns them (TopK)."""
     axis: str | None = None
     """The mesh axis that splits the features; None where one device holds all."""
     rows_axis: str | None = None
@@ -38,14 +39,11 @@ class ForwardConfig:
         """``compute_dtype`` as a type."""
         return jnp.dtype(self.compute_dtype)
 
-
-class Given(NamedTuple):
-    """What a compiled pass is given as numbers, where it serves several runs; None: as in Pass."""
-
-    k: jax.Array | None = None
-    """[] int32, features that may fire on a row, at most the pass's k."""
-    pre_bias: jax.Array | None = None
-    """[] float32, p where it is not 0."""
+    @property
+    def max_k(self) -> int:
+        """The k of TopK: arrays of active features are so wide."""
+        assert isinstance(self.activation, TopK)
+        return self.activation.k
 
 
 def choose_execution(asked: str, platform: str) -> Execution:

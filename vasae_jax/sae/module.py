@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from vasae_jax.activations import activation_of
 from vasae_jax.config import SAEConfig
 from vasae_jax.sae.config import Execution, ForwardConfig
 from vasae_jax.sae.forward import decode, encode, forward
@@ -17,7 +18,7 @@ class Fixed(nnx.Variable[jax.Array]):
 
 
 class SAE(nnx.Module):
-    """A TopK sparse autoencoder with the field's usual shapes.
+    """A sparse autoencoder with the field's usual shapes.
 
     >>> run = vj.open_trained(config.run.out)
     >>> sae = vj.SAE(run.config.sae, run.params)
@@ -30,18 +31,22 @@ class SAE(nnx.Module):
 
     Attributes:
         W_enc: [d_in, d_sae]. b_enc: [d_sae]. W_dec: [d_sae, d_in]. b_dec: [d_in]; all
-            float32 ``nnx.Param`` (W_dec and b_dec are ``Fixed`` with method ``tied``).
+            float32 ``nnx.Param`` (W_dec and b_dec are ``Fixed`` with method ``tied``). An
+            activation's own parameters, such as threshold [d_sae], are attributes too.
         config: the settings it was made with.
+        activation: which features fire.
     """
 
     def __init__(self, config: SAEConfig, params: Params) -> None:
         """Hold ``params``, feature-major as in a trainer's state or checkpoint."""
         kind = Fixed if config.method == "tied" else nnx.Param
-        self.config = config
+        self.config, self.activation = config, activation_of(config)
         self.W_enc = nnx.Param(params["W_enc"].T)
         self.b_enc = nnx.Param(params["b_enc"])
         self.W_dec = kind(params["W_dec"])
         self.b_dec = kind(params["b_dec"])
+        for name in self.activation.extra_params:
+            setattr(self, name, nnx.Param(params[name]))
 
     @classmethod
     def create(
@@ -67,26 +72,22 @@ class SAE(nnx.Module):
 
     def params(self) -> Params:
         """The trainer's feature-major parameters."""
-        return Params(
-            W_enc=self.W_enc[...].T,
-            b_enc=self.b_enc[...],
-            W_dec=self.W_dec[...],
-            b_dec=self.b_dec[...],
-        )
+        names = ("b_enc", "W_dec", "b_dec", *self.activation.extra_params)
+        return {"W_enc": self.W_enc[...].T, **{name: getattr(self, name)[...] for name in names}}
 
     def __call__(self, x: jax.Array, execution: Execution = "sparse") -> jax.Array:
         """Reconstruct ``x [..., d_in]``, float32; differentiable in the parameters."""
         rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
         config = self.config
-        how = ForwardConfig(config.k, config.pre_bias, execution, config.compute_dtype)
-        return forward(self.params(), rows, how).x_hat.reshape(x.shape)
+        cfg = ForwardConfig(self.activation, config.pre_bias, execution, config.compute_dtype)
+        return forward(self.params(), rows, cfg).x_hat.reshape(x.shape)
 
     def active(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Features that fire on rows ``x [B, d_in]``: values [B, k], ids [B, k] int32."""
-        return encode(self.params(), x.astype(jnp.float32), self.config.k, self.config.pre_bias)
+        """Features that fire on rows ``x [B, d_in]``: values [B, K], ids [B, K] int32."""
+        return encode(self.params(), x.astype(jnp.float32), self.activation, self.config.pre_bias)
 
     def encode(self, x: jax.Array) -> jax.Array:
-        """z of rows ``x [B, d_in]``, [B, d_sae] with at most k entries above 0."""
+        """z of rows ``x [B, d_in]``, [B, d_sae]."""
         values, ids = self.active(x)
         rows = jnp.arange(x.shape[0])[:, None]
         return jnp.zeros((x.shape[0], self.b_enc.shape[0]), values.dtype).at[rows, ids].set(values)
@@ -96,5 +97,5 @@ class SAE(nnx.Module):
         return z @ self.W_dec[...] + self.b_dec[...][None, :]
 
     def decode_active(self, values: jax.Array, ids: jax.Array) -> jax.Array:
-        """x_hat [B, d_in] of the k active features."""
+        """x_hat [B, d_in] of active features, as :meth:`active` gives them."""
         return decode(self.params(), values, ids)

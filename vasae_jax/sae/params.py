@@ -5,27 +5,15 @@ a feature (gather, scatter, anchor, shard) is then an operation on a contiguous 
 module and the exported dictionary show the field's usual ``W_enc [d_in, d_sae]``.
 """
 
-from typing import NotRequired, TypedDict
-
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.activations import activation_of
 from vasae_jax.config import SAEConfig
 
-
-class Params(TypedDict):
-    """Parameters of one SAE, all float32."""
-
-    W_enc: jax.Array
-    """[d_sae, d_in], the encoder, one row a feature."""
-    b_enc: jax.Array
-    """[d_sae]"""
-    W_dec: jax.Array
-    """[d_sae, d_in], the decoder directions."""
-    b_dec: jax.Array
-    """[d_in]"""
-    threshold: NotRequired[jax.Array]
-    """[d_sae], what a preactivation must exceed; only of SAEs of other libraries."""
+Params = dict[str, jax.Array]
+"""Parameters of one SAE, all float32: W_enc [d_sae, d_in], one row a feature, b_enc [d_sae],
+W_dec [d_sae, d_in], b_dec [d_in], and those that its activation adds, [d_sae] each."""
 
 
 def init_params(
@@ -67,7 +55,14 @@ def init_params(
         b_dec = mean.astype(jnp.float32)
     else:
         b_dec = _linear(dec_bias_key, (d_in,), d_sae)
-    return Params(W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec)
+    extra = activation_of(config).init_params(d_sae)
+    return {
+        "W_enc": W_enc,
+        "b_enc": b_enc,
+        "W_dec": W_dec,
+        "b_dec": b_dec,
+        **{name: jnp.asarray(value) for name, value in extra.items()},
+    }
 
 
 def unit_rows(W: jax.Array) -> jax.Array:

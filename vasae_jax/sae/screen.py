@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae.params import row_dots
-from vasae_jax.sae.topk import by_tiles, top_k, within
+from vasae_jax.sae.topk import by_tiles, first_columns, top_k
 
 LEAST_FEATURES = 512
 """Features per active one from which the smaller product pays for measuring the candidates."""
@@ -46,69 +46,78 @@ def ways(rows: int, width: int, features: int, k: int) -> dict[str, Callable[[],
     x, W = (jax.random.normal(key, (n, width)) for key, n in zip(keys, (rows, some), strict=True))
     b = jnp.zeros((some,))
 
-    def way(find: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[[], jax.Array]:
-        run = jax.jit(lambda x, W, b: by_tiles(lambda rows: find(rows, W, b, few), x)[0])
+    def way(top: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[[], jax.Array]:
+        run = jax.jit(lambda x, W, b: by_tiles(lambda rows: top(rows, W, b, few), x)[0])
         return lambda: run(x, W, b)
 
-    return {"float32": way(_in_full), SCREENED: way(product_top_k)}
+    return {"float32": way(_float32_top_k), SCREENED: way(product_top_k)}
 
 
 def product_top_k(
-    x: jax.Array, W: jax.Array, b: jax.Array, k: int, limit: jax.Array | None = None
+    x_BD: jax.Array, W_FD: jax.Array, b_F: jax.Array, max_k: int, k: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The ``k`` largest of each row of relu(x W^T + b), equal values by lowest id.
+    """The ``max_k`` largest of each row of relu(x W^T + b), equal values by lowest id.
 
     Args:
-        x: [B, d] float32. W: [F, d] float32, F at least 2k. b: [F] float32.
+        x_BD: float32. W_FD: float32, F at least 2 * max_k. b_F: float32.
+        max_k: columns of the result.
+        k: [] int32, at most max_k. Only the first k columns are then right, and are what they are
+            where ``max_k`` is just that.
 
     Returns:
-        values [B, k] float32, ids [B, k] int32, largest first. With a ``limit``, [] int32, only
-        the first so many are right, and are what they are where ``k`` is just that.
+        values [B, max_k] float32, ids [B, max_k] int32, largest first.
     """
-    bounds, ids = top_k(_upper(x, W, b), 2 * k)
-    none = W.shape[0]  # stands for a candidate too many
-    if limit is not None:
-        bounds = within(bounds, 2 * limit, jnp.inf)
+    bounds, ids = top_k(_upper_bounds(x_BD, W_FD, b_F), 2 * max_k)
+    none = W_FD.shape[0]  # stands for a candidate too many
+    if k is not None:
+        bounds = first_columns(bounds, 2 * k, jnp.inf)
         ids = jnp.where(jnp.isinf(bounds), jnp.full_like(ids, none), ids)
     ids = jnp.sort(ids, axis=1)  # by id, so that equal values go to the lowest
-    products = _measured(x, W, b, jnp.minimum(ids, none - 1))
-    if limit is not None:
+    products = _measured(x_BD, W_FD, b_F, jnp.minimum(ids, none - 1))
+    if k is not None:
         products = jnp.where(ids < none, products, jnp.full_like(products, -1.0))
-    values, at = jax.lax.top_k(products, k)
+    values, at = jax.lax.top_k(products, max_k)
     ids = jnp.minimum(jnp.take_along_axis(ids, at, axis=1), none - 1)
     # Minima, not last columns: XLA on CPU makes a full sort of a top-k that is read by column.
     least = bounds.min(axis=1)
-    last = (values if limit is None else within(values, limit, jnp.inf)).min(axis=1)
+    last = (values if k is None else first_columns(values, k, jnp.inf)).min(axis=1)
     unsure = (least >= last) & (least > 0)
-    return _settle(x, W, b, values, ids, unsure)
+    return _replace_unsure(x_BD, W_FD, b_F, values, ids, unsure)
 
 
-def _settle(
-    x: jax.Array, W: jax.Array, b: jax.Array, values: jax.Array, ids: jax.Array, unsure: jax.Array
+def _replace_unsure(
+    x_BD: jax.Array,
+    W_FD: jax.Array,
+    b_F: jax.Array,
+    values: jax.Array,
+    ids: jax.Array,
+    unsure_B: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """``values`` and ``ids`` [B, k] with those of ``unsure`` rows taken from the float32 product.
+    """``values`` and ``ids`` [B, k] with those of unsure rows taken from the float32 product.
 
     A loop over tiles of rows, as a rule of no round.
     """
-    tile = -(-x.shape[0] // TILES)
+    tile = -(-x_BD.shape[0] // TILES)
 
-    def one(
-        found: tuple[jax.Array, jax.Array, jax.Array],
+    def next_tile(
+        state: tuple[jax.Array, jax.Array, jax.Array],
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        values, ids, unsure = found
-        _, rows = jax.lax.top_k(unsure.astype(jnp.int32), tile)
-        again, again_ids = _in_full(x[rows], W, b, values.shape[1])
+        values, ids, unsure_B = state
+        _, rows = jax.lax.top_k(unsure_B.astype(jnp.int32), tile)
+        exact, exact_ids = _float32_top_k(x_BD[rows], W_FD, b_F, values.shape[1])
         return (
-            values.at[rows].set(again),
-            ids.at[rows].set(again_ids),
-            unsure.at[rows].set(jnp.zeros((tile,), bool)),
+            values.at[rows].set(exact),
+            ids.at[rows].set(exact_ids),
+            unsure_B.at[rows].set(jnp.zeros((tile,), bool)),
         )
 
-    values, ids, _ = jax.lax.while_loop(lambda found: jnp.any(found[2]), one, (values, ids, unsure))
+    values, ids, _ = jax.lax.while_loop(
+        lambda state: jnp.any(state[2]), next_tile, (values, ids, unsure_B)
+    )
     return values, ids
 
 
-def _upper(x: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
+def _upper_bounds(x: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
     """At least x W^T + b, [B, F]."""
     x16 = x.astype(jnp.bfloat16)
     dims = (((1,), (1,)), ((), ()))
@@ -129,6 +138,6 @@ def _measured(x: jax.Array, W: jax.Array, b: jax.Array, ids: jax.Array) -> jax.A
     return jax.nn.relu(products + b[ids])
 
 
-def _in_full(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def _float32_top_k(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     dims = (((1,), (1,)), ((), ()))
     return top_k(jax.nn.relu(jax.lax.dot_general(x, W, dims) + b[None, :]), k)

@@ -53,7 +53,7 @@ def _block_width(width: int, k: int) -> int:
     return max(16, 1 << ((width // k).bit_length() // 2))
 
 
-# Rows that are encoded a tile after another, so that no array of all activations is ever held.
+# Rows are encoded a tile after another, so that no array of all activations is ever held.
 
 
 CPU_TILE, TILE = 256, 4096
@@ -61,8 +61,8 @@ CPU_TILE, TILE = 256, 4096
 full speed, and on a CPU few enough that their activations are still in its cache when the largest
 are looked for."""
 
-Best = tuple[jax.Array, jax.Array]
-"""The k largest activations of each row [B, k], and their features."""
+Largest = tuple[jax.Array, jax.Array]
+"""The k largest activations of each row [B, K], and their features."""
 
 
 def tile(rows: int) -> int:
@@ -71,75 +71,77 @@ def tile(rows: int) -> int:
     return most if rows > most and rows % most == 0 else rows
 
 
-def by_tiles(best: Callable[[jax.Array], Best], x: jax.Array) -> Best:
-    """``best`` of the rows x [B, d]; a pure function, for use under ``jax.jit``."""
-    rows = tile(x.shape[0])
-    if rows == x.shape[0]:
-        return best(x)
-    values, ids = jax.lax.map(best, x.reshape(-1, rows, x.shape[1]))
-    return values.reshape(x.shape[0], -1), ids.reshape(x.shape[0], -1)
-
-
-# Which features fire: the encoder product and its exact top-k, whole or sharded.
+def by_tiles(largest: Callable[[jax.Array], Largest], x_BD: jax.Array) -> Largest:
+    """``largest`` of the rows, a tile after another; a pure function, for use in ``jax.jit``."""
+    rows = tile(x_BD.shape[0])
+    if rows == x_BD.shape[0]:
+        return largest(x_BD)
+    values, ids = jax.lax.map(largest, x_BD.reshape(-1, rows, x_BD.shape[1]))
+    return values.reshape(x_BD.shape[0], -1), ids.reshape(x_BD.shape[0], -1)
 
 
 class Active(NamedTuple):
     """The features that fire on each row, as this device's part of the features sees them."""
 
     values: jax.Array
-    """[B, k] float32, the activations, 0 where the feature lost or is another device's."""
+    """[B, K] float32, the activations, 0 where the feature lost or is another device's."""
     ids: jax.Array
-    """[B, k] int32, indices into this device's part of the features."""
+    """[B, K] int32, indices into this device's part of the features."""
 
 
 def preactivations(
-    x: jax.Array, shift: jax.Array, W_enc: jax.Array, b_enc: jax.Array, compute: np.dtype
+    x_BD: jax.Array,
+    shift_D: jax.Array,
+    W_enc_FD: jax.Array,
+    b_enc_F: jax.Array,
+    compute_dtype: np.dtype,
 ) -> jax.Array:
-    """relu((x - shift) W_enc^T + b_enc), [B, F] float32.
+    """(x - shift) W_enc^T + b_enc, [B, F] float32.
 
-    The product takes its inputs as ``compute`` and accumulates in float32.
+    The product takes its inputs as ``compute_dtype`` and accumulates in float32.
     """
     dims = (((1,), (1,)), ((), ()))
-    rows, weights = (x - shift[None, :]).astype(compute), W_enc.astype(compute)
+    rows, weights = (x_BD - shift_D[None, :]).astype(compute_dtype), W_enc_FD.astype(compute_dtype)
     product = jax.lax.dot_general(rows, weights, dims, preferred_element_type=jnp.float32)
-    return jax.nn.relu(product + b_enc[None, :])
+    return product + b_enc_F[None, :]
 
 
 def global_topk(
-    values: jax.Array,
-    ids: jax.Array,
+    values_BK: jax.Array,
+    ids_BK: jax.Array,
     features: int,
-    k: int,
+    max_k: int,
     axis: str | None,
-    limit: jax.Array | None = None,
+    k: jax.Array | None = None,
 ) -> Active:
-    """The k winners of all devices on ``axis``, of which each has ``features`` features.
+    """The winners among all devices on ``axis``, each of which has ``features`` features.
 
-    ``values`` and ``ids`` [B, k] are the k largest of each row here, largest first. Each device
-    offers its own k; the winners are the k largest of all offers. Equal values go to the lowest
+    ``values_BK`` and ``ids_BK`` are the ``max_k`` largest of each row here, largest first. Each
+    device offers its own; the winners are the largest of all offers. Equal values go to the lowest
     global id, as on one device: offers lie in order of device, and within a device in order of id.
-    Of the winners only the ``limit`` largest fire where it is given.
+    With a ``k`` only the k largest of a row fire.
     """
     if axis is None:
-        return Active(values if limit is None else within(values, limit, 0.0), ids)
-    offers = jax.lax.all_gather(values, axis, axis=1, tiled=True)
+        return Active(values_BK if k is None else first_columns(values_BK, k, 0.0), ids_BK)
+    offers = jax.lax.all_gather(values_BK, axis, axis=1, tiled=True)
     offset = jax.lax.axis_index(axis) * features
-    offer_ids = jax.lax.all_gather(ids + offset, axis, axis=1, tiled=True)
-    best, at = jax.lax.top_k(offers, k)
-    best = best if limit is None else within(best, limit, jnp.inf)
+    offer_ids = jax.lax.all_gather(ids_BK + offset, axis, axis=1, tiled=True)
+    best, at = jax.lax.top_k(offers, max_k)
+    best = best if k is None else first_columns(best, k, jnp.inf)
     cut, last = _cut(best, jnp.take_along_axis(offer_ids, at, axis=1))
-    won = (values > cut[:, None]) | ((values == cut[:, None]) & (ids + offset <= last[:, None]))
-    return Active(jnp.where(won, values, jnp.zeros_like(values)), ids)
+    tied = values_BK == cut[:, None]
+    won = (values_BK > cut[:, None]) | (tied & (ids_BK + offset <= last[:, None]))
+    return Active(jnp.where(won, values_BK, jnp.zeros_like(values_BK)), ids_BK)
 
 
-def within(values: jax.Array, limit: jax.Array, other: float) -> jax.Array:
-    """``values`` [B, n], those from column ``limit`` on replaced by ``other``."""
-    inside = jnp.arange(values.shape[1], dtype=jnp.int32) < limit
+def first_columns(values: jax.Array, count: jax.Array, other: float) -> jax.Array:
+    """``values`` [B, n], those from column ``count`` on replaced by ``other``."""
+    inside = jnp.arange(values.shape[1], dtype=jnp.int32) < count
     return jnp.where(inside[None, :], values, jnp.full_like(values, other))
 
 
-def _cut(values: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _cut(values_BK: jax.Array, ids_BK: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The smallest winning value of each row and the largest id that has it."""
-    cut = values.min(axis=1)
-    tied = jnp.where(values == cut[:, None], ids, jnp.full_like(ids, -1))
+    cut = values_BK.min(axis=1)
+    tied = jnp.where(values_BK == cut[:, None], ids_BK, jnp.full_like(ids_BK, -1))
     return cut, tied.max(axis=1)

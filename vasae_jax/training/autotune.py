@@ -49,6 +49,7 @@ def may_screen(config: Config, features: int, platform: str) -> bool:
     sae = config.sae
     sparse = choose_execution(sae.execution, platform) == "sparse"
     fits = sparse and sae.compute_dtype == "float32" and sae.pre_bias == 1.0
+    fits = fits and sae.activation == "topk"
     return fits and platform == "cpu" and screen.may_pay(features, sae.k)
 
 

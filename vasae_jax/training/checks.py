@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from vasae_jax.activations import ACTIVATIONS
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten
@@ -29,6 +30,7 @@ def check_settings(config: Config) -> None:
     for name, value, least in _least(config):
         _require(value >= least, f"--{name} is {value}; expected at least {least}")
     check_supported(config.data.input_site, "the site of --data.layer and --data.site")
+    _check_activation(config.sae.activation)
     optim = config.optim
     _require(optim.lr > 0, f"--optim.lr is {optim.lr}; expected more than 0")
     for name, share in (("optim.warmup", optim.warmup), ("optim.decay", optim.decay)):
@@ -48,6 +50,15 @@ def check_settings(config: Config) -> None:
         config.data.batch % config.data.readers == 0,
         f"--data.batch is {config.data.batch}; expected a multiple of --data.readers "
         f"({config.data.readers})",
+    )
+
+
+def _check_activation(name: str) -> None:
+    trainable = [kind for kind in ACTIVATIONS if ACTIVATIONS[kind].trainable]
+    known = "cannot be trained" if name in ACTIVATIONS else "is not known"
+    _require(
+        name in trainable,
+        f"--sae.activation is {name!r}, which {known}; expected one of {', '.join(trainable)}",
     )
 
 

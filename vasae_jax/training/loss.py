@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.activations import activation_of
 from vasae_jax.anchor import AnchorState, alignment_and_grad
 from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.anchor.loss import NearestDetectors, whitened_alignment_and_grad
@@ -25,8 +26,7 @@ from vasae_jax.anchor.whitening import WhitenedAnchors
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL
 from vasae_jax.sae import ForwardConfig, Params, forward
-from vasae_jax.sae import Given as GivenToPass
-from vasae_jax.sae.collectives import own_rows, sum_parts
+from vasae_jax.sae.collectives import local_rows, sum_parts
 from vasae_jax.sae.config import Execution
 from vasae_jax.training.hparams import (
     Given,
@@ -102,10 +102,10 @@ def loss_and_grads(
     kept = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
     unit = context.variance if config.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
     grad = jax.value_and_grad(_reconstruction, has_aux=True)
-    (error, (spread, fired)), grads = grad(
-        params, batch, context, 1.0 / (kept * unit), config, execution
+    (_, (error, extra, spread, fired)), grads = grad(
+        params, batch, context, kept, unit, config, execution
     )
-    error, spread, fired = jax.lax.psum((error, spread, fired), DATA)
+    error, extra, spread, fired = jax.lax.psum((error, extra, spread, fired), DATA)
     if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
         grads = jax.lax.psum(grads, DATA)
     aligned = jnp.zeros((), jnp.float32)
@@ -119,6 +119,7 @@ def loss_and_grads(
         name = pulled_name(config)
         grads[name] = grads[name] - weight * pull
     loss = error - weight * aligned
+    loss = loss if extra is None else loss + extra
     return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
 
 
@@ -151,33 +152,41 @@ def _reconstruction(
     params: Params,
     batch: Batch,
     context: Context,
-    scale: jax.Array,
+    kept: jax.Array,
+    unit: jax.Array,
     config: Config,
     execution: Execution,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """This device's rows' part of the reconstruction loss, their spread, what fired."""
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]]:
+    """This device's rows' part of the loss without its pull, and of what it consists.
+
+    That is the reconstruction loss, the activation's own term (None: it has none), the rows'
+    spread, and kept rows on which each feature fired.
+    """
     x = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
     split = execution == "dense" and x.shape[0] % jax.lax.axis_size(MODEL) == 0
-    how, given = _how(config, execution, context.given or {}, split_rows=split)
-    out = forward(params, x, how, keep, given)
+    given = context.given or {}
+    cfg = _forward_config(config, execution, given, split_rows=split)
+    out = forward(params, x, cfg, keep, k=given.get("k"), pre_bias=given.get("pre_bias"))
+    extra = None if out.extra_loss is None else jnp.sum(out.extra_loss * keep) / kept
     if split:
-        x, keep = own_rows(x, MODEL), own_rows(keep, MODEL)
+        x, keep = local_rows(x, MODEL), local_rows(keep, MODEL)
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
     spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)
     if split:
         error, spread = sum_parts(error, MODEL), sum_parts(spread, MODEL)
-    return error * scale, (spread, out.fired)
+    error = error * (1.0 / (kept * unit))
+    total = error if extra is None else error + extra
+    return total, (error, extra, spread, out.fired)
 
 
-def _how(
+def _forward_config(
     config: Config, execution: Execution, given: Given, *, split_rows: bool
-) -> tuple[ForwardConfig, GivenToPass]:
-    """The run's forward pass, and what of it is given; ``sae.k`` is then the largest k."""
-    k, pre_bias = given.get("k"), given.get("pre_bias")
-    how = ForwardConfig(
-        k=config.sae.k,
-        pre_bias=config.sae.pre_bias if pre_bias is None else 0.0,
+) -> ForwardConfig:
+    """The static settings of the run's forward pass; of a pack, ``sae.k`` is the largest k."""
+    return ForwardConfig(
+        activation=activation_of(config.sae),
+        pre_bias=0.0 if "pre_bias" in given else config.sae.pre_bias,
         execution=execution,
         compute_dtype=config.sae.compute_dtype,
         screen=config.sae.screen == "on",
@@ -186,7 +195,6 @@ def _how(
         rows_axis=DATA,
         split_rows=split_rows,
     )
-    return how, GivenToPass(k, pre_bias)
 
 
 def _share(rate: jax.Array, sqrt_rate: Number) -> jax.Array:

@@ -10,12 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from vasae_jax.activations import activation_of
 from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, on_all
-from vasae_jax.sae import encode, row_dots, unit_rows
-from vasae_jax.sae.topk import global_topk
+from vasae_jax.sae import ForwardConfig, row_dots, unit_rows
+from vasae_jax.sae.forward import active_features
 from vasae_jax.stream import next_tokens
 from vasae_jax.stream.source import Source
 from vasae_jax.training.boards import COSINES, SHARES, Histogram, Spread
@@ -122,7 +123,8 @@ def make_probe(config: Config, cache: Cache, mesh: Mesh, context: Context) -> Pr
     if tokens is None or not wants_probe(config):
         return None
     rows = on_all(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
-    how = _How(config.sae.k, config.sae.pre_bias, pulled_name(config))
+    forward = ForwardConfig(activation_of(config.sae), config.sae.pre_bias, axis=MODEL)
+    how = _How(forward, pulled_name(config))
     program, first = _program(mesh, how), sets_in(config)
 
     def look(number: int, state: TrainState) -> FeatureStats | None:
@@ -155,8 +157,7 @@ def histograms(found: FeatureStats) -> Spread:
 class _How(NamedTuple):
     """What a program depends on; runs of a pack share those that they can."""
 
-    k: int
-    pre_bias: float
+    forward: ForwardConfig
     pulled: Literal["W_enc", "W_dec"]
 
 
@@ -184,8 +185,7 @@ def _look(state: TrainState, rows: Any, tokens: AnchorTokens, how: _How) -> Feat
     assert state.anchor is not None
     near = state.anchor.anchor_near
     own, x = len(near), rows.x.astype(jnp.float32)
-    offers = encode(state.params, x, min(how.k, own), how.pre_bias)
-    active = global_topk(*offers, own, how.k, MODEL)
+    active = active_features(state.params, x, how.forward)
     fires = (active.values > 0) & rows.keep[:, None]
     later = tokens.before[near][active.ids]
     met = jnp.where(later, rows.following[:, None], rows.token[:, None])

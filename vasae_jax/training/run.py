@@ -93,14 +93,14 @@ def _trained(run: str) -> _Found:
 
 def _imported(folder: Path) -> _Found:
     sae, origin = read_import(folder)
-    said = {"library": sae.library, "activation": sae.activation, "model": sae.model}
+    training = {"library": sae.library, "activation": sae.architecture, "model": sae.model}
     return _Found(
         imported_config(sae, origin, folder),
         origin.cache_digest,
         None,
         0,
         imported_params(sae),
-        {**said, "source": origin.source},
+        {**training, "source": origin.source},
     )
 
 
@@ -113,13 +113,17 @@ def imported_config(sae: ForeignSAE, origin: Imported, folder: Path) -> Config:
         skip_positions=origin.skip_positions,
         max_norm=origin.max_norm,
     )
-    plain = SAEConfig(method="plain", d_sae=len(sae.W_dec), k=sae.k, pre_bias=sae.pre_bias)
+    plain = SAEConfig(
+        method="plain",
+        d_sae=len(sae.W_dec),
+        activation=sae.activation.kind,
+        k=sae.k,
+        pre_bias=sae.pre_bias,
+    )
     anchor = AnchorConfig(kind="embedding", weight=0.0)
     return Config(data=data, sae=plain, anchor=anchor, run=RunConfig(out=str(folder), steps=0))
 
 
 def imported_params(sae: ForeignSAE) -> Params:
     """Its parameters on the device."""
-    arrays: Any = {name: jnp.asarray(value) for name, value in sae.params.items()}
-    params: Params = arrays
-    return params
+    return {name: jnp.asarray(value) for name, value in sae.params.items()}

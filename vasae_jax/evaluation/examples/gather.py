@@ -1,11 +1,10 @@
-"""The pass over a split that gathers examples: sharded as evaluation is, and resumable."""
+"""Gathers examples in one pass over a split, sharded as evaluation is, and resumable."""
 
 import contextlib
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from vasae_jax.activations import Activation, activation_of
 from vasae_jax.config import MeshConfig
-from vasae_jax.distributed.mesh import DATA, Rules, make_mesh, shardings
-from vasae_jax.evaluation.evaluate import Slots, decoded, param_specs, winners
+from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
+from vasae_jax.evaluation.evaluate import GrowingProgram, param_specs
 from vasae_jax.evaluation.examples.collect import ByPosition, Collector, Examples, examples
 from vasae_jax.evaluation.run import screened
-from vasae_jax.sae.params import Params
+from vasae_jax.sae import Params, decode, encode
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.files import atomic_file, sha256_array
@@ -34,7 +34,7 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a pass over a split gives."""
+    """What one pass over a split gathered."""
 
     examples: Examples
     histogram: np.ndarray
@@ -48,55 +48,56 @@ def gather(run: Run, split: str, saved: Path | None = None) -> Gathered:
     Args:
         run: a trained run; its mesh splits the rows and the features.
         split: the split that is read.
-        saved: a file in which progress is kept, so that a stopped pass goes on; it is removed
-            at the end. One of other weights or rows is ignored.
+        saved: a file for progress, from which a stopped pass continues; it is removed at the
+            end. One of other weights or rows is ignored.
 
     Raises:
         UserError: the cache lacks the split, a chunk is damaged, or ``saved`` cannot be written.
     """
-    one = _Pass(run, split)
+    state = _Pass(run, split)
     if saved is not None and saved.exists():
-        one.load(saved)
-    with Progress(one.rows, done=one.done, unit="rows") as progress:
+        state.load(saved)
+    with Progress(state.rows, done=state.done, unit="rows") as progress:
         last = time.monotonic()
-        for _ in one.batches():
-            progress.update(one.done)
+        for _ in state.batches():
+            progress.update(state.done)
             if saved is not None and time.monotonic() - last > SAVE_SECONDS:
-                one.save(saved)
+                state.save(saved)
                 last = time.monotonic()
-        progress.finish(one.rows)
-    one.collector.finish()
-    found = examples(one.collector.top, one.collector.sample, run.cache, split)
+        progress.finish(state.rows)
+    state.collector.finish()
+    chosen = examples(state.collector.top, state.collector.sample, run.cache, split)
     if saved is not None:
         saved.unlink(missing_ok=True)
-    return Gathered(found, one.collector.histogram, one.positions)
+    return Gathered(chosen, state.collector.histogram, state.positions)
 
 
 class _Pass:
-    """A pass that stands at row ``done``."""
+    """A pass over a split, of which ``done`` rows are processed."""
 
     def __init__(self, run: Run, split: str) -> None:
         cache, features = run.cache, run.params["W_dec"].shape[0]
         self._run, self._split = run, split
         self.rows, self.done = cache.rows(split), 0
         self._at = cache.column("positions", split).read(0, self.rows)
-        self.collector = Collector(features, 0 if "threshold" in run.params else run.config.sae.k)
+        bound = activation_of(run.config.sae).max_active(features)
+        self.collector = Collector(features, bound or 0)
         self.positions = ByPosition.zeros(int(self._at.max()) + 1, cache.manifest.d_model)
 
     def batches(self) -> Any:
-        """Take in batch after batch, and yield after each."""
+        """Process one batch after another, and yield after each."""
         run, data = self._run, self._run.config.data
         mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
         chunk = run.cache.acts(data.input_site, self._split).chunk_rows
         size = _batch_rows(mesh.shape[DATA], chunk)
-        program = _slots(run, mesh)
+        program = _program(run, mesh)
         params = jax.device_put(run.params, shardings(mesh, Rules().state(run.params)))
         rows = rows_in_order(
             run.cache, data.input_site, self._split, data.mask, batch=size, start=self.done
         )
         for batch in rows:
             fired = program(params, batch.x)
-            self._take(batch, program.autotuned(fired, params, batch.x))
+            self._take(batch, program.complete(fired, params, batch.x))
             yield
 
     def _take(self, batch: Any, fired: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -108,14 +109,14 @@ class _Pass:
         self.done += real
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to go on from here."""
+        """Write what :meth:`load` needs to continue from here."""
         state = {f"positions_{name}": part for name, part in self.positions._asdict().items()}
         state |= self.collector.state()
         with atomic_file(path) as file:
             np.savez(file, identity=self._identity, done=self.done, **state)
 
     def load(self, path: Path) -> None:
-        """Go on from ``path`` if it is of this very pass, else begin anew."""
+        """Continue from ``path`` if it was saved by the same pass, else start at the first row."""
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
             with np.load(path, allow_pickle=False) as file:
                 state = dict(file)
@@ -127,45 +128,47 @@ class _Pass:
 
     @property
     def _identity(self) -> str:
-        """What saved progress belongs to: weights, rows, and which of them count."""
+        """Names the weights, the rows and the mask that saved progress is of."""
         data = self._run.config.data
         weights = sha256_array(np.asarray(self._run.params["W_enc"]))
         return f"{weights} {self._run.cache.digest} {self._split} {data.input_site} {data.mask}"
 
 
 def _batch_rows(devices: int, chunk: int) -> int:
-    """Rows of a batch: whole chunks that devices share evenly, so that a pass may start there."""
+    """Rows of a batch: chunks that devices share evenly, so that a pass can start at any batch."""
     step = int(np.lcm(devices, chunk))
     return -(-BATCH // step) * step
 
 
-def _slots(run: Run, mesh: Mesh) -> Slots:
-    sae, thresholds, by_screen = run.config.sae, "threshold" in run.params, screened(run)
-    return Slots(
-        lambda slots: fire_program(mesh, slots, sae.pre_bias, thresholds, by_screen),
+def _program(run: Run, mesh: Mesh) -> GrowingProgram:
+    sae, by_screen = run.config.sae, screened(run)
+    activation = activation_of(sae)
+    return GrowingProgram(
+        lambda room: fire_program(mesh, activation, room, sae.pre_bias, by_screen),
         lambda fired: fired[0],
-        sae.k,
-        thresholds,
+        activation,
+        run.params["W_dec"].shape[0],
     )
 
 
 def fire_program(
-    mesh: Mesh, k: int, pre_bias: float, thresholds: bool = False, screened: bool = False
+    mesh: Mesh, activation: Activation, max_active: int, pre_bias: float, screened: bool = False
 ) -> Callable[[Params, np.ndarray], tuple[jax.Array, jax.Array, jax.Array]]:
-    """The jitted (params, rows [B, d]) -> activations, features [B, k] and squared error [B]."""
+    """The jitted (params, rows [B, d]) -> activations, features [B, K] and squared error [B]."""
+
+    def fire(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = x.astype(jnp.float32)
+        values, ids = encode(
+            params, x, activation, pre_bias, max_active=max_active, screen=screened, axis=MODEL
+        )
+        error = jnp.sum(jnp.square(x - decode(params, values, ids, MODEL)), axis=1)
+        return values, ids, error
+
     local = jax.shard_map(
-        partial(_fire, k=k, pre_bias=pre_bias, screened=screened),
+        fire,
         mesh=mesh,
-        in_specs=(param_specs(thresholds), P(DATA)),
+        in_specs=(param_specs(activation), P(DATA)),
         out_specs=(P(DATA), P(DATA), P(DATA)),
         check_vma=False,
     )
     return jax.jit(local)
-
-
-def _fire(
-    params: Params, x: jax.Array, k: int, pre_bias: float, screened: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x = x.astype(jnp.float32)
-    values, ids = winners(params, x, k, pre_bias, screened=screened)
-    return values, ids, jnp.sum(jnp.square(x - decoded(params, values, ids)), axis=1)

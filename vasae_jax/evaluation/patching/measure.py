@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vasae_jax.activations import Activation, activation_of
 from vasae_jax.cache import Cache
 from vasae_jax.evaluation.patching.model import (
     Model,
@@ -257,7 +258,9 @@ class _Sums:
         x, logits = rows_and_logits(self._model, windows.tokens, self._site)
         reference = reference_of(logits)
         sae = self._run.config.sae
-        x_hat = _reconstruct(self._run.params, x, k=sae.k, pre_bias=sae.pre_bias)
+        x_hat = _reconstruct(
+            self._run.params, x, activation=activation_of(sae), pre_bias=sae.pre_bias
+        )
         self._positions += int(windows.scored.sum())
         self._rows += int(windows.real.sum())
         self._masked += int((windows.real & ~windows.keep).sum())
@@ -333,8 +336,10 @@ class _LensSums:
         return np.asarray(top_token(patched_logits(self._model, tokens, rows, last)))
 
 
-@partial(jax.jit, static_argnames=("k", "pre_bias"))
-def _reconstruct(params: Params, x: jax.Array, k: int, pre_bias: float) -> jax.Array:
+@partial(jax.jit, static_argnames=("activation", "pre_bias"))
+def _reconstruct(
+    params: Params, x: jax.Array, activation: Activation, pre_bias: float
+) -> jax.Array:
     """x_hat of ``x``, both [S, T, d] float32."""
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    return reconstruct(params, rows, k, pre_bias).reshape(x.shape)
+    return reconstruct(params, rows, activation, pre_bias).reshape(x.shape)
