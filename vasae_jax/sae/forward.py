@@ -162,14 +162,14 @@ def encode(
     features = params["W_dec"].shape[0]
     d_sae = features if axis is None else features * jax.lax.axis_size(axis)
     max_active = max_active or activation.max_active(d_sae) or d_sae
-    here = min(max_active, features)
+    local_k = min(max_active, features)
     if isinstance(activation, TopK):
-        cfg = ForwardConfig(TopK(here), pre_bias, screen=screen)
+        cfg = ForwardConfig(TopK(local_k), pre_bias, screen=screen)
         values, ids = active_features(params, x_BD, cfg)
     else:
         cfg, shift_D = ForwardConfig(activation, pre_bias, axis=axis), pre_bias * params["b_dec"]
         values, ids = by_tiles(
-            lambda rows: top_k(_select(params, rows, shift_D, cfg)[1], here), x_BD
+            lambda rows: top_k(_select(params, rows, shift_D, cfg)[1], local_k), x_BD
         )
     if axis is None:
         return values, ids
@@ -190,9 +190,9 @@ def decode(
         return sparse.weighted_rows(values_BK, ids_BK, params["W_dec"]) + params["b_dec"][None, :]
     features = params["W_dec"].shape[0]
     first = jax.lax.axis_index(axis) * features
-    here = (ids_BK >= first) & (ids_BK < first + features)
+    local = (ids_BK >= first) & (ids_BK < first + features)
     part_BD = sparse.weighted_rows(
-        jnp.where(here, values_BK, jnp.zeros_like(values_BK)),
+        jnp.where(local, values_BK, jnp.zeros_like(values_BK)),
         jnp.clip(ids_BK - first, 0, features - 1),
         params["W_dec"],
     )
