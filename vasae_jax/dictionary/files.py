@@ -20,7 +20,7 @@ from vasae_jax.dictionary.claims import RELATIONS, VERDICTS, bucket_names, bucke
 from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, with_threshold
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
-from vasae_jax.utils.hub import snapshot
+from vasae_jax.utils.hub import download
 
 # A dictionary's files, read and held against their digests; docs/dictionary.md describes them.
 
@@ -55,7 +55,7 @@ def load(path: str | os.PathLike[str]) -> Dictionary:
     given = Path(path)
     if str(path).startswith(_HUB):
         files = [CONFIG, WEIGHTS, NAME_ARRAYS, NAMES, META]
-        given = snapshot(str(path).removeprefix(_HUB), files)
+        given = download(str(path).removeprefix(_HUB), files)
     if not given.is_dir():
         return read_dictionary(given)
     if (given / NAME_ARRAYS).is_file():

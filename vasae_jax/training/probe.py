@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.distributed.mesh import DATA, MODEL, Rules, on_all
+from vasae_jax.distributed.mesh import DATA, MODEL, Rules, replicate
 from vasae_jax.sae import encode, row_dots, unit_rows
 from vasae_jax.sae.topk import global_topk
 from vasae_jax.stream import next_tokens
@@ -121,7 +121,7 @@ def make_probe(config: Config, cache: Cache, mesh: Mesh, context: Context) -> Pr
     tokens = context.tokens
     if tokens is None or not wants_probe(config):
         return None
-    rows = on_all(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
+    rows = replicate(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
     how = _How(config.sae.k, config.sae.pre_bias, pulled_name(config))
     program, first = _program(mesh, how), sets_in(config)
 
