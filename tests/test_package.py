@@ -25,7 +25,7 @@ def test_every_public_name_is_there(name):
 
 
 def test_another_name_is_no_attribute():
-    with pytest.raises(AttributeError, match="module vasae_jax has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         vasae_jax.nothing  # noqa: B018 (looking it up is the test)
 
 

@@ -41,7 +41,7 @@ from vasae_jax.aot import (
 )
 from vasae_jax.aot.programs import CONTEXT, WINDOWS
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import load_file, parse_overrides
+from vasae_jax.config.overrides import load_config, parse_overrides
 from vasae_jax.distributed.mesh import DATA, MODEL
 from vasae_jax.utils.errors import UserError
 
@@ -50,7 +50,7 @@ def main() -> int:
     """Compile and print; returns the exit code."""
     args, overrides = _parser().parse_known_args()
     try:
-        config = parse_overrides(load_file(args.config), overrides, "tools/aot.py")
+        config = parse_overrides(load_config(args.config), overrides, "tools/aot.py")
         tpu = open_slice(args.topology)
         rows = args.rows or config.data.batch
         shapes = Shapes(args.d, args.vocab, args.features or args.vocab, rows)

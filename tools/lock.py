@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""The lock of the test environment: every package but torch, by version and hash of its files.
+"""Lock the packages of the test environment (all but torch) by version and file hashes.
 
-    python tools/lock.py make                    # write tests/requirements.lock anew; needs uv
+    python tools/lock.py make                    # write tests/requirements.lock; needs uv
     pip install --no-deps --require-hashes -r tests/requirements.lock
-    python tools/lock.py check                   # does this environment have what the lock says?
+    python tools/lock.py check                   # compare this environment with the lock
     pip-audit --disable-pip --no-deps --require-hashes -r tests/requirements.lock
 
-One file serves Python 3.11 and 3.12: markers tell where they differ. torch is not in it, nor what a
-build of it for CUDA brings: its builds for CPU and CUDA have the same version and other files, and
-come from different places. setup.cfg has its version.
+The file is for Python 3.11 and 3.12, with markers where they differ. It leaves out torch and the
+packages of its CUDA builds: the CPU and CUDA builds have the same version but other files, from
+other indexes. setup.cfg has the version of torch.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "tests" / "requirements.lock"
-FREE = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
-"""Packages that are left out: torch, and those of its CUDA builds."""
+NOT_LOCKED = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)$")
+"""Packages left out: torch, and those of its CUDA builds."""
 OURS = {"vasae-jax", "pip", "setuptools", "wheel"}
-"""What else may be there: this package, and what a virtual environment begins with."""
+"""Packages that need no lock: this one, and those of an empty virtual environment."""
 COMMAND = [
     "uv", "pip", "compile", "setup.cfg", "--extra", "test", "--universal",
     "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header", "--no-config",
@@ -40,42 +40,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("verb", choices=("make", "check"))
     if parser.parse_args().verb == "make":
-        LOCK.write_text(made())
+        LOCK.write_text(make_lock())
         return
-    wrong = list(problems())
-    print("\n".join(wrong) or f"as {LOCK.relative_to(ROOT)} says")
-    sys.exit(bool(wrong))
+    differences = list(compare())
+    print("\n".join(differences) or f"equal to {LOCK.relative_to(ROOT)}")
+    sys.exit(bool(differences))
 
 
-def made() -> str:
-    """The lock's text, of the newest versions that setup.cfg allows."""
+def make_lock() -> str:
+    """The text of a lock of the newest versions that setup.cfg allows."""
     text = subprocess.run(COMMAND, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     blocks = re.split(r"\n(?=\S)", text.strip())
-    kept = [block for block in blocks if not FREE.match(block.partition("==")[0])]
+    kept = [block for block in blocks if not NOT_LOCKED.match(block.partition("==")[0])]
     return "# python tools/lock.py make\n" + "\n".join(kept) + "\n"
 
 
 def locked() -> Iterator[Requirement]:
-    """The lock's packages, of every interpreter and system."""
+    """The packages of the lock, for all interpreters and systems."""
     for line in LOCK.read_text().splitlines():
         if line and not line.startswith((" ", "#")):
             yield Requirement(line.rstrip("\\ "))
 
 
-def problems() -> Iterator[str]:
-    """What this environment has otherwise than the lock says."""
-    here = {canonicalize_name(found.name): found.version for found in distributions()}
+def compare() -> Iterator[str]:
+    """Yield the differences between this environment and the lock."""
+    installed = {canonicalize_name(each.name): each.version for each in distributions()}
     wanted = {
         canonicalize_name(each.name): str(each.specifier).removeprefix("==")
         for each in locked()
         if each.marker is None or each.marker.evaluate()
     }
     for name, version in sorted(wanted.items()):
-        if here.get(name) != version and name not in OURS:
-            yield f"{name} is {here.get(name, 'not installed')}; expected {version}"
-    for name in sorted(here.keys() - wanted.keys() - OURS):
-        if not FREE.match(name):
-            yield f"{name} {here[name]} is installed; expected no package that the lock lacks"
+        if installed.get(name) != version and name not in OURS:
+            yield f"{name} is {installed.get(name, 'not installed')}; expected {version}"
+    for name in sorted(installed.keys() - wanted.keys() - OURS):
+        if not NOT_LOCKED.match(name):
+            yield f"{name} {installed[name]} is installed; expected no package that the lock lacks"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check what would be released: build both archives, look into them, and use the wheel.
+"""Check a release: build both archives, look into them, and use the wheel.
 
     python tools/release_check.py
 
@@ -36,7 +36,7 @@ rows: np.ndarray = vj.open_cache("somewhere").acts(3, "heldout").read(0, 10)
 width: int = vj.open_trained(str(run)).config.sae.d_sae
 wrong: int = sae.names(0).verdict  # EXPECTED
 """
-"""A user's program with one mistake, which a type checker can see only if py.typed is there."""
+"""A user's program with one mistake, which type checkers find only if there is a py.typed."""
 UV = (sys.executable, "-m", "uv", "pip")
 PYTHONS = ("3.11", "3.12", "3.13")
 """Those that JAX has wheels for."""
@@ -44,7 +44,7 @@ IN_SDIST = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "setup.cfg",
 
 
 class Failed(Exception):
-    """A sentence on what is not as it should be."""
+    """A check failed; the message says which and how."""
 
 
 def main() -> int:
@@ -57,12 +57,12 @@ def main() -> int:
             check_content(sdist, wheel)
             check_use(wheel, Path(scratch))
             check_types(wheel, Path(scratch))
-            check_whole(wheel, Path(scratch))
+            check_install(wheel, Path(scratch))
             check_extras(wheel)
         except Failed as failed:
             print(f"release check: {failed}", file=sys.stderr)
             return 1
-    print("release check: both archives are as they should be")
+    print("release check: both archives passed")
     return 0
 
 
@@ -75,19 +75,19 @@ def build(scratch: Path) -> tuple[Path, Path]:
 
 
 def check_version(wheel: Path) -> None:
-    """The version is said in one place, and the changelog knows it."""
-    said = wheel.name.split("-")[1]
-    source = (ROOT / "vasae_jax" / "system" / "version.py").read_text()
+    """The wheel has the package's version, and the changelog has a section on it."""
+    version = wheel.name.split("-")[1]
+    source = (ROOT / "vasae_jax" / "__init__.py").read_text()
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    if f'"{said}"' not in source or not setup["metadata"]["version"].startswith("attr:"):
-        raise Failed(f"the wheel is {said}; expected the version of vasae_jax/system/version.py")
-    if f"## {said}" not in (ROOT / "CHANGELOG.md").read_text():
-        raise Failed(f"CHANGELOG.md has no section {said}")
+    if f'"{version}"' not in source or not setup["metadata"]["version"].startswith("attr:"):
+        raise Failed(f"the wheel is {version}; expected the version of vasae_jax/__init__.py")
+    if f"## {version}" not in (ROOT / "CHANGELOG.md").read_text():
+        raise Failed(f"CHANGELOG.md has no section {version}")
 
 
 def check_content(sdist: Path, wheel: Path) -> None:
-    """The wheel holds the package alone, with its marker of types; the sdist what builds it."""
+    """The wheel has only the package, with py.typed; the sdist has what is needed to build it."""
     inside = zipfile.ZipFile(wheel).namelist()
     foreign = [n for n in inside if not n.startswith("vasae_jax/") and ".dist-info/" not in n]
     if foreign or "vasae_jax/py.typed" not in inside:
@@ -100,19 +100,19 @@ def check_content(sdist: Path, wheel: Path) -> None:
 
 
 def check_use(wheel: Path, scratch: Path) -> None:
-    """With NumPy as its only neighbour the package imports, and its command says its version."""
+    """With NumPy alone the package can be imported, and its command prints the version."""
     home = scratch / "alone"
     venv.create(home, with_pip=True)
     python = str(home / "bin" / "python")
     run(python, "-m", "pip", "install", "-q", "--no-deps", str(wheel), "numpy")
     run(python, "-c", "import vasae_jax as vj; vj.load; vj.Dictionary; vj.UserError")
-    said = run(str(home / "bin" / "vasae"), "--version")
-    if wheel.name.split("-")[1] not in said:
-        raise Failed(f"vasae --version says {said!r}")
+    output = run(str(home / "bin" / "vasae"), "--version")
+    if wheel.name.split("-")[1] not in output:
+        raise Failed(f"vasae --version prints {output!r}")
 
 
 def check_types(wheel: Path, scratch: Path) -> None:
-    """mypy and pyright see the types of the installed package: the one mistake, and no other."""
+    """mypy and pyright find the one mistake in USER, through the types of the installed package."""
     python = str(scratch / "alone" / "bin" / "python")
     program = scratch / "user.py"
     program.write_text(USER)
@@ -128,9 +128,9 @@ def check_types(wheel: Path, scratch: Path) -> None:
             )
 
 
-def check_whole(wheel: Path, scratch: Path) -> None:
-    """With all that it needs, from wheels alone, every public name is there without a compiler."""
-    home = scratch / "whole"
+def check_install(wheel: Path, scratch: Path) -> None:
+    """Installed with its requirements, without a compiler, every public name loads."""
+    home = scratch / "installed"
     venv.create(home, with_pip=False)
     python = str(home / "bin" / "python")
     run(*UV, "install", "-q", "--python", python, "--only-binary", ":all:", str(wheel))
@@ -139,20 +139,20 @@ def check_whole(wheel: Path, scratch: Path) -> None:
 
 
 def check_extras(wheel: Path) -> None:
-    """All extras at once, and so each, resolve on each Python, from wheels alone."""
+    """All extras together can be resolved from wheels on each Python."""
     with zipfile.ZipFile(wheel) as archive:
         (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         extras = message_from_bytes(archive.read(file)).get_all("Provides-Extra", [])
     wanted = f"vasae-jax[{','.join(extras)}] @ {wheel.as_uri()}"
     for version in PYTHONS:
-        told = "--only-binary", ":all:", "--python-version", version
-        run(*UV, "compile", "-q", *told, "-", given=wanted)
+        options = "--only-binary", ":all:", "--python-version", version
+        run(*UV, "compile", "-q", *options, "-", stdin=wanted)
 
 
-def run(*command: str, given: str = "", **environment: str) -> str:
-    """What a command prints that is ``given`` a standard input; Failed where it fails."""
+def run(*command: str, stdin: str = "", **environment: str) -> str:
+    """Run a command and return what it prints; raises Failed if it fails."""
     env = os.environ | environment
-    done = subprocess.run(command, input=given, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, env=env)
     if done.returncode:
         raise Failed(f"{' '.join(command)} failed: {done.stderr[-500:]}")
     return done.stdout

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Train one run through random faults; it must end bit-equal to a run that had none.
+"""Train a run through random faults; it must end bit-equal to a run without faults.
 
     python tools/soak.py --out /tmp/soak                              # 60 faults in 6000 steps
     python tools/soak.py --out /tmp/soak --seed 7 --faults 6 --steps 600
 
-The run is started again and again as a user starts it, and each time one fault is done to it, drawn
-with its moment from the seed:
+The run is started again and again with its command. In each start there is one fault, whose kind
+and time are drawn from the seed:
 
     kill         SIGKILL
     stop         SIGTERM
     twice        SIGTERM, and again within a tenth of a second
-    full disk    no file can grow beyond so many bytes
-    cache        a bit of a file of the cache is flipped, and mended after the start
-    checkpoint   a bit of the last checkpoint is flipped; the start after falls back
+    full disk    files cannot grow beyond a number of bytes
+    cache        a bit of the cache is flipped, and restored after the start
+    checkpoint   a bit of the last checkpoint is flipped; the next start skips it
 
-A start may end as its fault allows and in no other way: a refusal is one sentence with code 2,
-and no traceback is ever shown. When all faults are done the run is left to end, and every array of
-its last checkpoint and every logged loss are compared with those of the run without faults.
+A start may end only as its fault allows: an error is one sentence with code 2, never a traceback.
+After all faults the run trains to its end. Every array of its last checkpoint and every logged loss
+are then compared with those of the run without faults.
 """
 
 import argparse
@@ -45,17 +45,17 @@ from vasae_jax.training.checkpoint import Checkpoints, load_params
 D, VOCAB, ROWS = 16, 64, 4000
 LOG_EVERY, SAVE_EVERY = 10, 100
 PATIENCE = 120.0
-"""Seconds in which a start must do something: a hang is a failure too."""
+"""Seconds after which a start counts as hanging, which is a failure."""
 
 
 @dataclass(frozen=True)
 class Soak:
-    """Where the run with faults and its cache lie, and what its moments are drawn from."""
+    """The directory of both runs, and the source of randomness."""
 
     home: Path
     steps: int
     lines: int
-    """Lines of the log up to which a start is let go before its fault."""
+    """Most lines that a start logs before its fault."""
     draw: random.Random
 
     @property
@@ -74,48 +74,44 @@ class Ended:
     """How a start ended."""
 
     code: int
-    said: str
-    """All that it wrote to stderr."""
+    stderr: str
 
     @property
     def sentence(self) -> str:
-        """Its last line."""
-        return self.said.strip().rpartition("\n")[2]
+        """The last line of stderr."""
+        return self.stderr.strip().rpartition("\n")[2]
 
     def expect(self, codes: set[int], words: str = "") -> "Ended":
-        """Raise SystemExit unless it ended with one of ``codes`` as it should."""
-        refused = self.code != 2 or (self.sentence.startswith("vasae: ") and words in self.sentence)
-        if self.code not in codes or not refused or "Traceback" in self.said:
-            raise SystemExit(f"code {self.code}, expected one of {codes}; it said:\n{self.said}")
+        """Raise SystemExit unless it ended with one of ``codes``, and an error with ``words``."""
+        valid = self.code != 2 or (self.sentence.startswith("vasae: ") and words in self.sentence)
+        if self.code not in codes or not valid or "Traceback" in self.stderr:
+            raise SystemExit(f"code {self.code}, expected one of {codes}; stderr:\n{self.stderr}")
         return self
 
 
 def start(soak: Soak, out: Path, *more: str, most: int = -1) -> subprocess.Popen[str]:
-    """The run's command, whose files cannot grow beyond ``most`` bytes (-1: any)."""
+    """Start the run's command, whose files cannot grow beyond ``most`` bytes (-1: no limit)."""
     settings = {
         "data.cache": soak.cache, "data.layer": 1, "data.batch": 64, "data.readers": 4,
-        "data.shuffle_chunks": 2, "sae.d-sae": 64, "sae.k": 4, "run.out": out, "run.steps": soak.steps,
-        "run.log-every": LOG_EVERY, "run.checkpoint-every": SAVE_EVERY, "mesh.data": 1,
-        "anchor.search-fraction": 0.5,
+        "data.shuffle-chunks": 2, "sae.d-sae": 64, "sae.k": 4, "run.out": out,
+        "run.steps": soak.steps, "run.log-every": LOG_EVERY, "run.checkpoint-every": SAVE_EVERY,
+        "mesh.data": 1, "anchor.search-fraction": 0.5,
     }  # fmt: skip
-    given = [f"--{name}={value}" for name, value in settings.items()]
-    limit = (
-        None if most is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most,) * 2)
-    )
+    args = [f"--{name}={value}" for name, value in settings.items()]
     return subprocess.Popen(
-        [sys.executable, "-m", "vasae_jax.cli.main", "train", *given, *more],
+        [sys.executable, "-m", "vasae_jax.cli.main", "train", *args, *more],
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(soak.home / "programs")},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        preexec_fn=limit,
+        preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most)),
     )
 
 
 def ended(process: "subprocess.Popen[str]") -> Ended:
-    """Wait for its end."""
-    _, said = process.communicate(timeout=PATIENCE)
-    return Ended(process.returncode, said)
+    """Wait for a start to end."""
+    _, stderr = process.communicate(timeout=PATIENCE)
+    return Ended(process.returncode, stderr)
 
 
 def lines(run: Path) -> int:
@@ -124,8 +120,8 @@ def lines(run: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def let_go(soak: Soak, process: "subprocess.Popen[str]", least: int = 0) -> None:
-    """Wait for the moment of a fault: some lines later, or sooner if the start ends by itself."""
+def wait(soak: Soak, process: "subprocess.Popen[str]", least: int = 0) -> None:
+    """Wait for a random time: some lines of the log, or until the start ends."""
     before, more = lines(soak.run), least + soak.draw.randrange(soak.lines)
     end = time.monotonic() + PATIENCE
     while lines(soak.run) < before + more and process.poll() is None:
@@ -136,22 +132,22 @@ def let_go(soak: Soak, process: "subprocess.Popen[str]", least: int = 0) -> None
 
 
 def until_killed(soak: Soak, *more: str, most: int = -1, least: int = 0) -> Ended:
-    """A start that is killed at a moment of the seed's, unless it ended before."""
+    """A start that is killed at a random time, unless it ends before."""
     process = start(soak, soak.run, *more, most=most)
-    let_go(soak, process, least)
+    wait(soak, process, least)
     process.kill()
     return ended(process)
 
 
 def kill(soak: Soak) -> Ended:
-    """SIGKILL at any moment."""
+    """SIGKILL at a random time."""
     return until_killed(soak).expect({0, -signal.SIGKILL})
 
 
 def stop(soak: Soak, again: bool = False) -> Ended:
-    """SIGTERM; before the first step it ends the process as it does any other."""
+    """SIGTERM; before the first step it has its usual effect."""
     process = start(soak, soak.run)
-    let_go(soak, process)
+    wait(soak, process)
     process.terminate()
     if again:
         time.sleep(soak.draw.random() * 0.1)
@@ -160,33 +156,33 @@ def stop(soak: Soak, again: bool = False) -> Ended:
 
 
 def full_disk(soak: Soak) -> Ended:
-    """Files that cannot grow, down to the first that is written; a large limit stops nothing."""
+    """Files that cannot grow beyond a random size; a large limit stops nothing."""
     most = int(10 ** soak.draw.uniform(1, 4))
-    found = until_killed(soak, most=most)
-    return found.expect({0, 2, -signal.SIGKILL}, "expected a writable place")
+    result = until_killed(soak, most=most)
+    return result.expect({0, 2, -signal.SIGKILL}, "expected a writable place")
 
 
 def damaged_cache(soak: Soak) -> Ended:
-    """A flipped bit where rows are read; what is not read of it is no reason to stop."""
+    """A flipped bit in the cache; it may be in a part that is not read."""
     file = soak.draw.choice(sorted(path for path in soak.cache.rglob("*") if path.is_file()))
-    whole = file.read_bytes()
+    content = file.read_bytes()
     flip(soak, file)
-    found = until_killed(soak).expect({0, 2, -signal.SIGKILL}, "expected")
-    file.write_bytes(whole)
-    return found
+    result = until_killed(soak).expect({0, 2, -signal.SIGKILL}, "expected")
+    file.write_bytes(content)
+    return result
 
 
 def damaged_checkpoint(soak: Soak) -> Ended:
-    """A flipped bit in the last checkpoint, where there is another before it."""
+    """A flipped bit in the last checkpoint, if there is one before it."""
     steps = sorted(int(path.name) for path in (soak.run / "checkpoints").glob("[0-9]*[0-9]"))
     if len(steps) > 1:
         last = soak.run / "checkpoints" / str(steps[-1])
         flip(soak, soak.draw.choice(sorted(path for path in last.rglob("*") if path.is_file())))
-    # After a line it has resumed: where the bit was flipped nothing is read.
-    found = until_killed(soak, least=1).expect({0, 2, -signal.SIGKILL}, "is damaged")
-    if found.code == 2:
-        until_killed(soak, "--run.fall-back", least=1).expect({0, -signal.SIGKILL})
-    return found
+    # With least=1 it is not killed before it has read the checkpoint.
+    result = until_killed(soak, least=1).expect({0, 2, -signal.SIGKILL}, "is damaged")
+    if result.code == 2:
+        until_killed(soak, "--run.skip-damaged", least=1).expect({0, -signal.SIGKILL})
+    return result
 
 
 def flip(soak: Soak, file: Path) -> None:
@@ -214,25 +210,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--steps", type=int, default=6000)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True)
-    each = max(1, 2 * given.steps // (LOG_EVERY * given.faults))
-    soak = Soak(given.out, given.steps, each, random.Random(given.seed))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True)
+    each = max(1, 2 * args.steps // (LOG_EVERY * args.faults))
+    soak = Soak(args.out, args.steps, each, random.Random(args.seed))
     make_cache(soak.cache)
-    ended(start(soak, soak.home / "whole")).expect({0})
+    ended(start(soak, soak.home / "unharmed")).expect({0})
     codes: Counter[int] = Counter()
-    for number, kind in zip(range(given.faults), kinds(soak.draw), strict=False):
-        found = FAULTS[kind](soak)
-        codes[found.code] += 1
-        print(f"{number:4} {kind:10} code {found.code:4}  {found.sentence[:150]}", flush=True)
+    for number, kind in zip(range(args.faults), kinds(soak.draw), strict=False):
+        result = FAULTS[kind](soak)
+        codes[result.code] += 1
+        print(f"{number:4} {kind:10} code {result.code:4}  {result.sentence[:150]}", flush=True)
     ended(start(soak, soak.run)).expect({0})
     compare(soak)
-    said = ", ".join(f"{count} with code {code}" for code, count in sorted(codes.items()))
-    print(f"{given.steps} steps through {given.faults} faults ({said}): bit-equal")
+    summary = ", ".join(f"{count} with code {code}" for code, count in sorted(codes.items()))
+    print(f"{args.steps} steps through {args.faults} faults ({summary}): bit-equal")
 
 
 def kinds(draw: random.Random) -> Iterator[str]:
-    """Kinds of faults without end: all of them in some order, and all again in another."""
+    """Yield kinds of faults without end: all in a random order, then all in another."""
     while True:
         yield from draw.sample(list(FAULTS), len(FAULTS))
 
@@ -261,20 +257,20 @@ def make_cache(place: Path) -> None:
 
 
 def compare(soak: Soak) -> None:
-    """Raise SystemExit unless both runs ended alike, and each start has its end in events.jsonl."""
-    one, other = (everything(run) for run in (soak.run, soak.home / "whole"))
-    if one[1] != other[1]:
+    """Raise SystemExit unless both runs are equal, and events.jsonl has the end of every start."""
+    harmed, unharmed = (results(run) for run in (soak.run, soak.home / "unharmed"))
+    if harmed[1] != unharmed[1]:
         raise SystemExit("the logged losses differ")
-    for a, b in zip(*map(jax.tree.leaves, (one[0], other[0])), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (harmed[0], unharmed[0])), strict=True):
         if not np.array_equal(a, b):
             raise SystemExit("the last checkpoints differ")
     events = [json.loads(line) for line in (soak.run / "events.jsonl").read_text().splitlines()]
-    around = [event["event"] for event in events if event["event"] != "train"]
-    if around != ["start", "end"] * (len(around) // 2):
+    pairs = [event["event"] for event in events if event["event"] != "train"]
+    if pairs != ["start", "end"] * (len(pairs) // 2):
         raise SystemExit("events.jsonl lacks the start or the end of a start")
 
 
-def everything(run: Path) -> tuple[object, list[tuple[int, float]]]:
+def results(run: Path) -> tuple[object, list[tuple[int, float]]]:
     """The arrays of a run's last checkpoint, and its logged losses by step."""
     step, params = load_params(run)
     with Checkpoints(run) as checkpoints:

@@ -1,15 +1,14 @@
-"""From a real model to a named dictionary in one command: every room, in order."""
+"""From a language model to a named dictionary in one call: all stages in order."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.presets import quickstart as preset
-from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.dictionary.files import check_outputs, write_dictionary
 from vasae_jax.evaluation.publish import publish
 from vasae_jax.extract import Settings, extract, read_documents
@@ -20,81 +19,94 @@ from vasae_jax.report.figures.alignment import alignment_figure
 from vasae_jax.report.labels import label_runs
 from vasae_jax.report.make import ReportOptions, make_report
 from vasae_jax.report.page.build import check_folder
-from vasae_jax.report.run_report import Published
 from vasae_jax.report.summary import summary
 from vasae_jax.training.log import print_once
 from vasae_jax.training.loop import train
-from vasae_jax.training.run import Run, open_trained
+from vasae_jax.training.run import open_trained
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 from vasae_jax.utils.progress import duration
 
 TEXT = "pydoc-topics"
-"""English that needs no download: the language reference that CPython carries."""
+"""English text that needs no download: the language reference in the standard library."""
 CONTEXT = 128
-"""Tokens in a window, where the model takes as many."""
+"""Tokens in a context window, if the model can take as many."""
 CHUNK_ROWS = 512
-"""Small, so that a short text still has a chunk for each reading lane."""
-T = TypeVar("T")
+"""Rows in a chunk; few, so that a short text has a chunk for each reader."""
 
 
 @dataclass(frozen=True)
 class Quickstart:
-    """What is made, from what, where."""
+    """The arguments of a quickstart."""
 
     out: str
-    """Directory of everything that is made."""
+    """Directory for all output."""
     model: str | None
-    """A model directory, a .gguf file or a hub name; None is the pinned SmolLM2-135M."""
+    """Model directory, .gguf file or hub name; None: SmolLM2-135M, at a fixed revision."""
     text: str
-    """Documents, as tools/extract_flax.py takes them."""
+    """Documents: a file, a directory, hf:NAME or pydoc-topics."""
     layers: tuple[int, ...] | None
-    """Layers to extract; None: see :func:`default_layers`."""
+    """Layers to extract; None: :func:`default_layers`."""
     layer: int | None
-    """The layer that is trained on; None is the middle one of ``layers``."""
+    """Layer to train on; None: the middle one of ``layers``."""
     max_rows: int
-    """Tokens of text used at most."""
+    """Most tokens of text to use."""
     overwrite: bool
-    """Replace what a run before this one left in ``out``."""
+    """Replace the output of an earlier quickstart."""
 
 
-def run_quickstart(wanted: Quickstart, override: Callable[[Config], Config]) -> None:
-    """Extract, train, evaluate, name, export, draw and write a report; print what came of it.
+def run_quickstart(args: Quickstart, override: Callable[[Config], Config]) -> None:
+    """Extract, train, evaluate, name, export, and write a figure and a report; print a summary.
 
-    An interrupted quickstart goes on where it was when the same command is run again.
-    ``override`` applies the user's settings to the training config.
+    An interrupted quickstart continues when it is run again.
+
+    Args:
+        args: what to run on.
+        override: applies the user's settings to the settings of the run.
 
     Raises:
-        UserError: something given cannot be used, or the outputs exist already.
-        Stopped: a signal asked for it; progress is kept.
+        UserError: an argument cannot be used, or output exists already.
+        Stopped: a signal stopped it; progress is saved.
     """
-    out = Path(wanted.out)
+    out = Path(args.out)
     npz, figure = out / "dictionary.npz", out / "alignment.png"
-    page = ReportOptions(str(out / "report"), overwrite=wanted.overwrite)
-    check_outputs(npz, wanted.overwrite)
-    check_folder(page.out, page.overwrite)
-    refuse_existing(figure, overwrite=wanted.overwrite)
-    stages: dict[str, float] = {}
+    report = ReportOptions(str(out / "report"), overwrite=args.overwrite)
+    check_outputs(npz, args.overwrite)
+    check_folder(report.out, report.overwrite)
+    refuse_existing(figure, overwrite=args.overwrite)
+    seconds: dict[str, float] = {}
 
-    layer = _make_cache(wanted, stages, str(out / "cache"))
+    with _timed(seconds, "model"):
+        model = _load_model(args)
+    layers = args.layers or default_layers(model.spec.n_layers)
+    layer = layers[len(layers) // 2] if args.layer is None else args.layer
+    if layer not in layers:
+        raise UserError(
+            f"layer {layer} is to be trained on but layers {', '.join(map(str, layers))} are "
+            "extracted; expected one of them"
+        )
+    with _timed(seconds, "extraction"):
+        _extract(args, model, layers, str(out / "cache"))
+    del model  # frees its memory for training
     config = override(preset(str(out / "cache"), layer, str(out / "run")))
-    if wanted.overwrite:
+    if args.overwrite:
         config = replace(config, run=replace(config.run, overwrite=True))
-    _timed(stages, "training", lambda: train(config))
-    trained = open_trained(config.run.out)
-    dictionary, evaluation, watch = _timed(
-        stages, "evaluation and naming", lambda: publish(trained)
-    )
-    _timed(stages, "files", lambda: _write(dictionary, npz, figure, wanted.overwrite))
-    index = _timed(
-        stages,
-        "report",
-        lambda: _report(wanted, page, config.run.out, trained, (dictionary, evaluation, watch)),
-    )
-    print(summary(trained, dictionary, evaluation, watch))
+    with _timed(seconds, "training"):
+        train(config)
+    run = open_trained(config.run.out)
+    with _timed(seconds, "evaluation and naming"):
+        dictionary, evaluation, watch = publish(run)
+    with _timed(seconds, "files"):
+        write_dictionary(npz, dictionary, args.overwrite)
+        alignment_figure(dictionary, figure, args.overwrite)
+    with _timed(seconds, "report"):
+        published = (dictionary, evaluation, watch)
+        runs = label_runs([(config.run.out, run)])
+        index = make_report(report, runs, _load_model(args), [published])
+    print(summary(run, dictionary, evaluation, watch))
     print(f"{out}: dictionary.npz, names.jsonl, meta.json, alignment.png")
     print(f"open {index} in a browser")
-    print(", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items()))
+    print(", ".join(f"{stage} {duration(taken)}" for stage, taken in seconds.items()))
 
 
 def default_layers(count: int) -> tuple[int, ...]:
@@ -102,66 +114,47 @@ def default_layers(count: int) -> tuple[int, ...]:
     return tuple(sorted({count // 3, count // 2, 2 * count // 3}))
 
 
-def _make_cache(wanted: Quickstart, stages: dict[str, float], url: str) -> int:
-    """Load the model and extract; the layer to train on. The model's memory is free after it."""
-    compute = faster_dtype()
-    model = _timed(stages, "model", lambda: load_lm(wanted.model or fetch_smollm2(), compute))
-    layers = wanted.layers or default_layers(model.spec.n_layers)
-    layer = layers[len(layers) // 2] if wanted.layer is None else wanted.layer
-    if layer not in layers:
-        raise UserError(
-            f"layer {layer} is to be trained on but layers {', '.join(map(str, layers))} are "
-            "extracted; expected one of them"
-        )
-    _timed(stages, "extraction", lambda: _extract(wanted, model, layers, url))
-    return layer
+def _load_model(args: Quickstart) -> LM:
+    return load_lm(args.model or fetch_smollm2(), faster_dtype())
 
 
-def _extract(wanted: Quickstart, model: LM, layers: tuple[int, ...], url: str) -> None:
-    """Make the cache, finish it, or take the finished one if it is what is wanted."""
-    if not wanted.overwrite and (Path(url) / "manifest.json").exists():
-        found = Cache.open(url).manifest
-        for what, old, new in (
-            ("model", found.model.source_digest, model.source_digest),
-            ("layers", tuple(site.layer for site in found.sites), layers),
-            ("text", found.text.source, wanted.text),
-        ):
-            if old != new:
-                raise UserError(
-                    f"{url} holds a cache with {what} {old}; expected {new}, another --out, "
-                    "or --overwrite"
-                )
+def _extract(args: Quickstart, model: LM, layers: tuple[int, ...], url: str) -> None:
+    """Make or finish the cache, or check that the finished one is as requested."""
+    if not args.overwrite and (Path(url) / "manifest.json").exists():
+        _check_cache(Cache.open(url), args, model, layers)
         print_once(f"{url} is complete")
         return
     settings = Settings(
         layers=layers,
-        max_rows=wanted.max_rows,
+        max_rows=args.max_rows,
         context_length=min(CONTEXT, model.spec.context_length),
         chunk_rows=CHUNK_ROWS,
     )
-    documents = read_documents(wanted.text)
+    documents = read_documents(args.text)
     print_once(
-        f"extracting layers {', '.join(map(str, layers))} of {model.id} over {wanted.text} "
+        f"extracting layers {', '.join(map(str, layers))} of {model.id} over {args.text} "
         f"({model.computed})"
     )
-    extract(model, documents, url, settings, source=wanted.text, overwrite=wanted.overwrite)
+    extract(model, documents, url, settings, source=args.text, overwrite=args.overwrite)
 
 
-def _write(dictionary: Dictionary, npz: Path, figure: Path, overwrite: bool) -> None:
-    write_dictionary(npz, dictionary, overwrite)
-    alignment_figure(dictionary, figure, overwrite)
+def _check_cache(cache: Cache, args: Quickstart, model: LM, layers: tuple[int, ...]) -> None:
+    """Raise UserError unless the cache is of this model, these layers and this text."""
+    manifest = cache.manifest
+    for name, old, new in (
+        ("model", manifest.model.source_digest, model.source_digest),
+        ("layers", tuple(site.layer for site in manifest.sites), layers),
+        ("text", manifest.text.source, args.text),
+    ):
+        if old != new:
+            raise UserError(
+                f"{cache.url} holds a cache with {name} {old}; expected {new}, another --out, "
+                "or --overwrite"
+            )
 
 
-def _report(
-    wanted: Quickstart, page: ReportOptions, path: str, run: Run, published: Published
-) -> Path:
-    """The page, with the model loaded once more for its sentences."""
-    model = load_lm(wanted.model or fetch_smollm2(), faster_dtype())
-    return make_report(page, label_runs([(path, run)]), model, [published])
-
-
-def _timed(stages: dict[str, float], name: str, stage: Callable[[], T]) -> T:
-    started = time.monotonic()
-    result = stage()
-    stages[name] = time.monotonic() - started
-    return result
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - began

@@ -125,10 +125,10 @@ def test_the_config_of_the_folder_for_the_hub_has_its_layer_names(tmp_path):
 def test_pushing_without_the_hub_is_one_sentence_and_the_folder_stays(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from vasae_jax.utils.hub import push
+    from vasae_jax.utils.hub import upload
 
     export_layout(dictionary(), "huggingface", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="me/mine cannot be written: HF_HUB_OFFLINE is set"):
-        push(tmp_path, "me/mine")
+        upload(tmp_path, "me/mine")
     assert (tmp_path / "README.md").is_file()

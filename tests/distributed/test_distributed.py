@@ -62,9 +62,9 @@ def start(config, process, port, **waits):
 
 def start_command(settings, process, port, **waits):
     """One process of a pair that trains what the arguments ``settings`` say."""
-    given = {"connect-timeout": 60, "heartbeat-timeout": HEARTBEAT, **waits}
+    timeouts = {"connect-timeout": 60, "heartbeat-timeout": HEARTBEAT, **waits}
     hosts = [f"--distributed=127.0.0.1:{port}", "--processes=2", f"--process-id={process}"]
-    hosts += [f"--{name}={value}" for name, value in given.items()]
+    hosts += [f"--{name}={value}" for name, value in timeouts.items()]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "vasae_jax.cli.main", "train", *settings, *hosts]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -76,14 +76,14 @@ def start_pair(config, other=None):
 
 
 def finish(processes, limit=60):
-    """Exit codes and what was said, of processes that must all end."""
-    said = []
+    """Exit codes and stderr of processes that must all end."""
+    errors = []
     try:
-        said = [process.communicate(timeout=limit)[1] for process in processes]
+        errors = [process.communicate(timeout=limit)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [process.returncode for process in processes], said
+    return [process.returncode for process in processes], errors
 
 
 def losses(out):
@@ -110,23 +110,23 @@ def assert_same_run(one, other, anchors):
 
 
 @pytest.fixture(scope="module")
-def whole(cache, tmp_path_factory):
+def one_process(cache, tmp_path_factory):
     """The run of one process with eight devices."""
     return train(config_for(cache, tmp_path_factory.mktemp("one") / "run"))
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(cache, whole, tmp_path):
+def test_two_processes_train_what_one_trains(cache, one_process, tmp_path):
     mesh = (1, 8)  # the features lie on all devices of both, which share the rows
     codes, said = finish(start_pair(config_for(cache, tmp_path / "run", mesh)))
     assert codes == [0, 0], said
-    assert_same_run(whole, tmp_path / "run", cache.embedding())
+    assert_same_run(one_process, tmp_path / "run", cache.embedding())
     assert "step 12/12" in said[0]
     assert "step 12/12" not in said[1]
 
 
 @pytest.mark.slow
-def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
+def test_two_processes_train_a_pack_one_run_each(cache, one_process, tmp_path):
     own = config_for(cache, tmp_path / "a")
     file = tmp_path / "pack.py"
     file.write_text(
@@ -142,13 +142,13 @@ def test_two_processes_train_a_pack_one_run_each(cache, whole, tmp_path):
     codes, said = finish([start_command([str(file), *axes], n, port) for n in (0, 1)])
     assert codes == [0, 0], said
     assert "a pack of 2 soft SAEs, 2 at a time" in said[0]
-    assert_same_run(whole, tmp_path / "a", cache.embedding())
+    assert_same_run(one_process, tmp_path / "a", cache.embedding())
     assert losses(tmp_path / "b")[0] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.slow
 @pytest.mark.fault
-def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_path):
+def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, one_process, tmp_path):
     mesh = (2, 4)  # each process has rows of its own
     # So many steps that no run here comes to its end before it is stopped.
     long = config_for(cache, tmp_path / "run", mesh, steps=100_000)
@@ -176,7 +176,7 @@ def test_a_killed_process_ends_the_other_and_a_rerun_goes_on(cache, whole, tmp_p
     assert f"after step {step}," in said[0]
     steps, values = losses(tmp_path / "run")
     assert steps == list(range(1, step + 1))
-    np.testing.assert_allclose(values[:STEPS], losses(whole)[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values[:STEPS], losses(one_process)[1], rtol=1e-5, atol=1e-6)
 
 
 def wait_for_checkpoint(out, step):
@@ -200,7 +200,7 @@ def wait_for_step(out, step, processes):
 
 
 @pytest.mark.slow
-def test_hosts_that_disagree_are_refused_by_both(cache, tmp_path):
+def test_hosts_with_other_settings_are_refused_by_both(cache, tmp_path):
     config = config_for(cache, tmp_path / "run")
     other = replace(config, sae=replace(config.sae, k=4))
     codes, said = finish(start_pair(config, other))
@@ -211,7 +211,7 @@ def test_hosts_that_disagree_are_refused_by_both(cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_process_lacks_ends_both(cache, tmp_path):
+def test_an_error_of_one_process_ends_both(cache, tmp_path):
     config = config_for(cache, tmp_path / "run")
     other = replace(config, data=replace(config.data, cache=str(tmp_path / "nothing")))
     codes, said = finish(start_pair(config, other))
@@ -222,7 +222,7 @@ def test_what_one_process_lacks_ends_both(cache, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_that_stays_alone_gives_up(cache, tmp_path, process):
+def test_a_process_without_the_others_gives_up(cache, tmp_path, process):
     config = config_for(cache, tmp_path / "run")
     alone = start(config, process, free_port(), **{"connect-timeout": 1})
     codes, said = finish([alone])
@@ -231,37 +231,38 @@ def test_a_process_that_stays_alone_gives_up(cache, tmp_path, process):
 
 
 @pytest.mark.parametrize(
-    ("hosts", "words"),
+    ("hosts", "value"),
     [
-        (Hosts("nowhere", 0, 2), "auto or HOST:PORT"),
-        (Hosts("10.0.0.1:1234", 0, None), "lacks --process-id or --processes"),
-        (Hosts("10.0.0.1:1234", 2, 2), "expected 0 to 1"),
-        (Hosts("auto", 0, 2), "were given with --distributed=auto"),
+        (Hosts("nowhere", 0, 2), "'nowhere'"),
+        (Hosts("10.0.0.1:1234", 0, None), "--processes"),
+        (Hosts("10.0.0.1:1234", 2, 2), "--process-id is 2"),
+        (Hosts("auto", 0, 2), "--distributed=auto"),
+        (Hosts("", 0, 2), "--process-id"),
     ],
 )
-def test_hosts_that_cannot_be_meant_are_refused(hosts, words):
-    with pytest.raises(UserError, match=words):
+def test_wrong_addresses_and_numbers_are_refused(hosts, value):
+    with pytest.raises(UserError, match=value):
         hosts.check()
 
 
-def test_the_first_process_works_first_and_all_hear_what_fails(monkeypatch):
-    """As the second of two processes: it works after the first, where errors are told to all."""
-    told = []
+def test_the_first_process_works_before_the_others(monkeypatch):
+    """Both parts are within raise_on_all, so an error in either is raised on all."""
+    calls = []
 
     def raise_on_all(work):
-        told.append("begins")
+        calls.append("begins")
         try:
             return work()
         finally:
-            told.append("ends")
+            calls.append("ends")
 
     monkeypatch.setattr(distributed.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(distributed, "together", raise_on_all)
+    monkeypatch.setattr(distributed, "raise_on_all", raise_on_all)
     for first, expected in (
         (False, ["begins", "ends", "begins", "works", "ends"]),
         (True, ["begins", "works", "ends", "begins", "ends"]),
     ):
-        told.clear()
+        calls.clear()
         monkeypatch.setattr(distributed, "is_first", lambda first=first: first)
-        assert distributed.first_then_all(lambda: told.append("works") or "made") == "made"
-        assert told == expected
+        assert distributed.first_then_others(lambda: calls.append("works") or "made") == "made"
+        assert calls == expected

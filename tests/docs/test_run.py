@@ -19,7 +19,7 @@ CONFIG = """\
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 
 config = Config(
-    data=DataConfig(cache="caches/mine", layer=9, batch=64, lanes=2),
+    data=DataConfig(cache="caches/mine", layer=9, batch=64, readers=2),
     sae=SAEConfig(d_sae=64, k=4),
     mesh=MeshConfig(data=1),
     run=RunConfig(out="runs/mine", steps=6, log_every=3),

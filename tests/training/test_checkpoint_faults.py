@@ -89,22 +89,22 @@ def test_a_lost_item_is_missed(run):
 def test_a_damaged_step_is_refused_and_passed_over_when_asked(run, capsys):
     flip(run / "checkpoints" / "2" / "rest" / "manifest.ocdbt")
     with Checkpoints(run) as checkpoints:
-        with pytest.raises(UserError, match=r"--run\.fall-back to go on after step 1 instead$"):
-            step_to_resume([checkpoints], fall_back=False)
+        with pytest.raises(UserError, match=r"--run\.skip-damaged to go on after step 1 instead$"):
+            step_to_resume([checkpoints], skip_damaged=False)
         assert checkpoints.steps() == [1, 2]
-        assert step_to_resume([checkpoints], fall_back=True) == 1
+        assert step_to_resume([checkpoints], skip_damaged=True) == 1
         assert "rest/manifest.ocdbt is not what was written: passed over" in capsys.readouterr().err
         checkpoints.save(2, small_state(2))
-        assert step_to_resume([checkpoints], fall_back=False) == 2
+        assert step_to_resume([checkpoints], skip_damaged=False) == 2
 
 
 def test_where_no_step_is_whole_nothing_is_deleted_or_begun_again(run):
     for step in ("1", "2"):
         flip(run / "checkpoints" / step / "params" / "_METADATA")
     with Checkpoints(run) as checkpoints:
-        for fall_back in (False, True):
+        for skip_damaged in (False, True):
             with pytest.raises(UserError, match=r"is damaged: params/_METADATA"):
-                step_to_resume([checkpoints], fall_back=fall_back)
+                step_to_resume([checkpoints], skip_damaged=skip_damaged)
         assert checkpoints.steps() == [1, 2]
 
 
@@ -113,8 +113,8 @@ def test_a_pack_goes_back_together(saved, run):
     other = shutil.copytree(saved, run.parent / "other")
     with Checkpoints(other) as first, Checkpoints(run) as second:
         with pytest.raises(UserError, match=rf"{run}/checkpoints/2 is damaged"):
-            step_to_resume([first, second], fall_back=False)
-        assert step_to_resume([first, second], fall_back=True) == 1
+            step_to_resume([first, second], skip_damaged=False)
+        assert step_to_resume([first, second], skip_damaged=True) == 1
         assert first.steps() == second.steps() == [1]
 
 
@@ -122,7 +122,7 @@ def test_checkpoints_of_earlier_versions_are_read(run, capsys):
     for file in (run / "checkpoints").rglob("digests.json"):
         file.unlink()
     with Checkpoints(run) as checkpoints:
-        assert step_to_resume([checkpoints], fall_back=False) == 2
+        assert step_to_resume([checkpoints], skip_damaged=False) == 2
         assert "checkpoints/2 has no digests and is read unchecked" in capsys.readouterr().err
         assert checkpoints.restore(2, small_state(0)).step == 2
     assert load_params(run)[0] == 2
@@ -179,7 +179,7 @@ def test_a_disk_that_fills_in_a_save_is_one_sentence(run, monkeypatch, capfd, ba
     assert "expected a writable place with free space" in said and "tensorstore" not in said
     with Checkpoints(run) as checkpoints:
         # Where only Orbax's own note failed, and the rest found room afterwards, 3 is whole.
-        assert step_to_resume([checkpoints], fall_back=False) in (2, 3)
+        assert step_to_resume([checkpoints], skip_damaged=False) in (2, 3)
         checkpoints.save(3, small_state(3))
     assert load_params(run)[0] == 3
     assert "Traceback" not in capfd.readouterr().err

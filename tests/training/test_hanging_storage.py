@@ -13,9 +13,9 @@ from test_train import config_for
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache import store as waiting
-from vasae_jax.cli.main import guarded
+from vasae_jax.cli.main import exit_code
 from vasae_jax.config import RunConfig
-from vasae_jax.distributed.hosts import Stop
+from vasae_jax.distributed.hosts import StopOnAll
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.loop import Hooks, advance, train
 from vasae_jax.utils.errors import UserError
@@ -108,7 +108,7 @@ def test_a_signal_is_honoured_while_a_batch_is_waited_for(cache, tmp_path, capsy
     config = config_for(str(cache), out, log_every=1, steps=10**6)
     watcher = threading.Thread(target=hang_and_stop, args=(cache, out / "metrics.jsonl", hang))
     watcher.start()
-    assert guarded(lambda: train(config)) == 128 + signal.SIGTERM
+    assert exit_code(lambda: train(config)) == 128 + signal.SIGTERM
     ended = time.monotonic()
     watcher.join()
     assert ended - watcher.told < 5
@@ -138,7 +138,7 @@ def wait_until(holds):
 
 
 def test_a_signal_before_the_first_batch_has_nothing_to_keep():
-    with Stop() as stop:
+    with StopOnAll() as stop:
         signal.raise_signal(signal.SIGTERM)
         hooks = Hooks(None, None, stop)
         with pytest.raises(Stopped, match="stopped by SIGTERM before a batch was read"):

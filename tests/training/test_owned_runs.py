@@ -12,7 +12,7 @@ from vasae_jax.training.loop import train
 from vasae_jax.training.pack_loop import train_pack
 from vasae_jax.training.run_dir import own_runs
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.lock import Owner
+from vasae_jax.utils.lock import FolderLock
 
 pytestmark = pytest.mark.fault
 HELD = r"{}.owner\.json is held by process \d+ on .* since 20"
@@ -40,14 +40,14 @@ def test_a_second_trainer_in_a_run_is_refused(cache, tmp_path, overwrite):
 
 
 def test_train_owns_its_run(cache, tmp_path):
-    with Owner(tmp_path / "run"), pytest.raises(UserError, match=HELD.format("run")):
+    with FolderLock(tmp_path / "run"), pytest.raises(UserError, match=HELD.format("run")):
         train(config_for(cache, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_pack_that_shares_a_run_is_refused_and_makes_no_other(cache, tmp_path):
     configs = [config_for(cache, tmp_path / name) for name in ("a", "b", "c")]
-    with Owner(tmp_path / "b"), pytest.raises(UserError, match=HELD.format("b")):
+    with FolderLock(tmp_path / "b"), pytest.raises(UserError, match=HELD.format("b")):
         train_pack(configs)
     assert not list(tmp_path.iterdir())
 

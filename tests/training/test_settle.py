@@ -6,7 +6,7 @@ import pytest
 from cache_fixtures import make_cache
 
 from vasae_jax.config import Config, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.distributed.autotune import Fastest
+from vasae_jax.distributed.autotune import Timing
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
 from vasae_jax.training import autotune as settle
@@ -28,7 +28,7 @@ def machine(monkeypatch):
     def make(name):
         def fastest(question, ways):
             asked.append(question)
-            return Fastest(name, {name: 0.1})
+            return Timing(name, {name: 0.1})
 
         monkeypatch.setattr(settle, "fastest", fastest)
         return asked

@@ -10,7 +10,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.distributed.hosts import Stop
+from vasae_jax.distributed.hosts import StopOnAll
 from vasae_jax.training.boards import config_hash, run_id
 from vasae_jax.training.loop import train
 from vasae_jax.training.run_dir import RunDir, read_run
@@ -77,7 +77,7 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
     out = tmp_path / "run"
     config = config_for(cache, out, steps=6, wandb="tiny")
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Stop, "after", lambda self, step: signal.SIGTERM if step == 3 else None)
+        patch.setattr(StopOnAll, "after", lambda self, step: signal.SIGTERM if step == 3 else None)
         train(config)
     train(config)
     found = offline_records(out)

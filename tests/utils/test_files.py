@@ -1,4 +1,4 @@
-"""Files are whole or not there, and nothing is replaced unasked."""
+"""Files are complete or not there, and are replaced only with --overwrite."""
 
 import shutil
 
@@ -29,12 +29,12 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(UserError, match=r"cannot write .*file/below; .*|cannot write .*below"):
+    with pytest.raises(UserError, match=r"file/below"):
         write_bytes(tmp_path / "file" / "below", b"x")
 
 
 def test_json_refuses_what_other_readers_cannot_read(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
 
@@ -43,7 +43,7 @@ def test_existing_files_are_refused_unless_asked(tmp_path):
     file = tmp_path / "file"
     refuse_existing(file, overwrite=False)
     file.write_text("x")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"file.*--overwrite"):
         refuse_existing(file, overwrite=False)
     refuse_existing(file, overwrite=True)
 
@@ -51,7 +51,7 @@ def test_existing_files_are_refused_unless_asked(tmp_path):
 @pytest.mark.fault
 def test_space_is_asked_for_before_it_is_needed(tmp_path):
     require_space(tmp_path, 1)
-    with pytest.raises(UserError, match=r"MiB free; expected .* MiB"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         require_space(tmp_path, shutil.disk_usage(tmp_path).total + 1)
 
 

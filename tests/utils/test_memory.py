@@ -1,4 +1,4 @@
-"""Freed memory is reused instead of being mapped anew."""
+"""Freed memory is reused instead of being mapped again."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ import pytest
 # Counts the page faults of filling 64 MiB again and again, as every step of training does.
 PROGRAM = """
 import ctypes, resource, sys
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 if sys.argv[1] == "keep":
-    keep_pages()
+    reuse_memory()
 c = ctypes.CDLL(None)
 c.malloc.restype = ctypes.c_void_p
 c.free.argtypes = [ctypes.c_void_p]
@@ -29,8 +29,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 ADVISED = """
-from vasae_jax.utils.memory import keep_pages
-keep_pages()
+from vasae_jax.utils.memory import reuse_memory
+reuse_memory()
 maps = open("/proc/self/smaps").read().split("VmFlags:")
 print(any("[heap]" in before and " hg" in flags.splitlines()[0]
           for before, flags in zip(maps, maps[1:])))

@@ -36,7 +36,7 @@ from vasae_jax.training.hparams import phases, pulled
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
 from vasae_jax.training.step import make_step
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 MEASURES = ("mismatch", "shortfall", "uncertified")
 
@@ -52,24 +52,24 @@ def main() -> None:
     parser.add_argument("--every-step", type=int, default=50, help="evaluate each step up to here")
     parser.add_argument("--then", type=int, default=50, help="steps between evaluations after it")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args()
-    keep_pages()
-    found = {name: measure(config, given) for name, config in recipes(given).items()}
-    if given.json:
+    args = parser.parse_args()
+    reuse_memory()
+    found = {name: measure(config, args) for name, config in recipes(args).items()}
+    if args.json:
         print(json.dumps(found))
         return
     for name, record in found.items():
         show(name, record)
 
 
-def recipes(given: argparse.Namespace) -> dict[str, Config]:
+def recipes(args: argparse.Namespace) -> dict[str, Config]:
     """The published and the default recipe at the same shape."""
-    data = {"cache": given.cache, "layer": given.layer, "batch": given.rows}
-    run = RunConfig(out="unused", steps=given.steps)
+    data = {"cache": args.cache, "layer": args.layer, "batch": args.rows}
+    run = RunConfig(out="unused", steps=args.steps)
     mesh = MeshConfig(data=1, model=1)
     return {
         name: replace(
-            config, sae=replace(config.sae, d_sae=given.features, k=32), run=run, mesh=mesh
+            config, sae=replace(config.sae, d_sae=args.features, k=32), run=run, mesh=mesh
         )
         for name, config in (
             ("published", published(**data)),
@@ -78,23 +78,23 @@ def recipes(given: argparse.Namespace) -> dict[str, Config]:
     }
 
 
-def measure(config: Config, given: argparse.Namespace) -> dict[str, Any]:
+def measure(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """One recipe's record."""
-    cache = Cache.open(given.cache)
+    cache = Cache.open(args.cache)
     mesh = make_mesh(config.mesh)
-    context, state = begin(config, cache, mesh, given.features)
+    context, state = begin(config, cache, mesh, args.features)
     execution = choose_execution("auto", jax.default_backend())
     steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
     record: dict[str, Any] = {name: [] for name in ("step", *MEASURES)}
     seconds = []
     with make_stream(config, cache).prefetch(0) as batches:
-        for (_, host), number in zip(batches, range(1, given.steps + 1), strict=False):
+        for (_, host), number in zip(batches, range(1, args.steps + 1), strict=False):
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
             began = time.perf_counter()
             state, metrics = steps(number)(state, batch, context)
             jax.block_until_ready((state, metrics))
             seconds.append(time.perf_counter() - began)
-            if number <= given.every_step or number % given.then == 0:
+            if number <= args.every_step or number % args.then == 0:
                 record["step"].append(number)
                 found = compare(pulled(state.params, config), context.anchors, state.anchor)
                 for name, value in zip(MEASURES, found, strict=True):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from vasae_jax.sae import Params
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.state import Counters, TrainState, adam
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 
 def main() -> None:
@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument(
         "--out", help="directory on the disk to be timed (default: a temporary one)"
     )
-    given = parser.parse_args()
-    keep_pages()
-    state = make_state(given.features, given.width)
+    args = parser.parse_args()
+    reuse_memory()
+    state = make_state(args.features, args.width)
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     print(f"{nbytes / 1e6:,.0f} MB on {jax.devices()[0].device_kind}", flush=True)
-    with tempfile.TemporaryDirectory(dir=given.out) as folder, Checkpoints(folder) as kept:
-        idle = [timed(kept, step, state) for step in range(1, given.saves + 1)]
-        busy = [slowed(kept, 100 + step, state) for step in range(given.saves)]
+    with tempfile.TemporaryDirectory(dir=args.out) as folder, Checkpoints(folder) as kept:
+        idle = [timed(kept, step, state) for step in range(1, args.saves + 1)]
+        busy = [slowed(kept, 100 + step, state) for step in range(args.saves)]
     lost, save = (statistics.median(times) for times in zip(*idle, strict=True))
     print(f"save {save:.2f} s, of which the run loses {lost:.2f} s ({lost / save:.1%})")
     print(f"a busy processor loses {statistics.median(busy):.2f} s more to a save")

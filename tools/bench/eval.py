@@ -48,7 +48,7 @@ from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae.params import Params, init_params
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run, open_trained
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 D_IN, FEATURES, K = 768, 50257, 32
 TYPES = ("float32", "bfloat16")
@@ -198,16 +198,16 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=16, help="windows to patch")
     parser.add_argument("--skip-rows", action="store_true", help="only patch")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args()
-    keep_pages()
+    args = parser.parse_args()
+    reuse_memory()
     found: dict[str, Any] = {"bench": "eval", **describe()}
-    if not given.skip_rows:
-        found |= measure_rows(given.rounds, given.batches)
-    if given.run:
-        run = open_trained(given.run)
+    if not args.skip_rows:
+        found |= measure_rows(args.rounds, args.batches)
+    if args.run:
+        run = open_trained(args.run)
         model = open_model(str(fetch_smollm2()), "auto", run.cache)
-        found["lm"] = measure_patching(run, model, given.windows)
-    tell(found, as_json=given.json)
+        found["lm"] = measure_patching(run, model, args.windows)
+    tell(found, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
 from vasae_jax.quickstart import CONTEXT, TEXT, default_layers
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 WINDOWS = 32
 """Windows in a forward pass, as extraction has by default."""
@@ -175,20 +175,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed passes of each (default: 5)")
     parser.add_argument("--without-torch", action="store_true", help="only what is ours")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args()
-    keep_pages()
+    args = parser.parse_args()
+    reuse_memory()
     found: dict[str, Any] = {"bench": "extract", **describe()}
-    if not given.without_torch:
+    if not args.without_torch:
         import torch
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         found["torch"] = torch.__version__
     found["padding"] = padding(load_lm(fetch_smollm2(), "bfloat16"))
     found["types"], found["cpu"] = {}, {}
-    for dtype in given.types:
-        record = measure(dtype, given.rounds, not given.without_torch)
+    for dtype in args.types:
+        record = measure(dtype, args.rounds, not args.without_torch)
         found["types"][dtype], found["cpu"][dtype] = record
-    if given.json:
+    if args.json:
         print(json.dumps(found))
         return
     print(f"{found['device']}: padding {found['padding']:.2%}")

@@ -67,14 +67,14 @@ def sae_lens(x: torch.Tensor, d_sae: int, k: int) -> Callable[[], None]:
 
     def step() -> None:
         optimiser.zero_grad()
-        given = TrainStepInput(
+        step_input = TrainStepInput(
             sae_in=x,
             coefficients={},
             dead_neuron_mask=None,
             n_training_steps=0,
             is_logging_step=False,
         )
-        sae.training_forward_pass(given).loss.backward()
+        sae.training_forward_pass(step_input).loss.backward()
         optimiser.step()
 
     return step

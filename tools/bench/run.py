@@ -46,7 +46,7 @@ from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
 from vasae_jax.training.state import pulled_to
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 T = TypeVar("T")
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -85,19 +85,19 @@ class Made:
     layers: tuple[int, ...]
 
 
-def run(given: argparse.Namespace, clock: Clock) -> Made:
+def run(args: argparse.Namespace, clock: Clock) -> Made:
     """Make a quickstart in ``given.out``, every stage timed."""
-    out = given.out
+    out = args.out
     clock.stage("start-up", start_up)
     model = clock.stage("model", lambda: load_lm(fetch_smollm2(), faster_dtype()))
     layers, url = default_layers(model.spec.n_layers), str(out / "cache")
     settings = Settings(
-        layers=layers, context_length=CONTEXT, max_rows=given.rows, chunk_rows=CHUNK_ROWS
+        layers=layers, context_length=CONTEXT, max_rows=args.rows, chunk_rows=CHUNK_ROWS
     )
     text = read_documents(TEXT)
     clock.stage("extraction", lambda: extract(model, text, url, settings, source=TEXT))
     config = preset(url, layers[len(layers) // 2], str(out / "run"))
-    config = replace(config, run=replace(config.run, steps=given.steps))
+    config = replace(config, run=replace(config.run, steps=args.steps))
     cache, data = Cache.open(url), config.data
     anchors = clock.stage(
         "layer anchors",
@@ -181,14 +181,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="most tokens (default: all)")
     parser.add_argument("--steps", type=int, default=600, help="training steps (default: 600)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args()
-    if given.out.exists() and any(given.out.iterdir()):
-        parser.error(f"--out {given.out} is not empty; expected a new or empty directory")
-    keep_pages()
+    args = parser.parse_args()
+    if args.out.exists() and any(args.out.iterdir()):
+        parser.error(f"--out {args.out} is not empty; expected a new or empty directory")
+    reuse_memory()
     clock = Clock()
-    made = run(given, clock)
+    made = run(args, clock)
     found = record(made, clock, floors(made))
-    if given.json:
+    if args.json:
         print(json.dumps(found))
     else:
         show(found)

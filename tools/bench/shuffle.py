@@ -41,38 +41,38 @@ from vasae_jax.training.loss import Batch as DeviceBatch
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.step import Step, make_step
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 Order = Iterator[Batch]
 
 
 def main() -> None:
     """Train every order with every seed, and print."""
-    keep_pages()
+    reuse_memory()
     parser = _parser()
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        rows = train_all(given)
+        rows = train_all(args)
     except UserError as error:
         parser.exit(2, f"shuffle: {error}\n")
-    print("\n".join(map(json.dumps, rows)) if given.json else table(rows))
+    print("\n".join(map(json.dumps, rows)) if args.json else table(rows))
 
 
-def train_all(given: argparse.Namespace) -> list[dict]:
+def train_all(args: argparse.Namespace) -> list[dict]:
     """A row for each order, seed and marked step."""
-    cache = Cache.open(given.cache)
+    cache = Cache.open(args.cache)
     orders: dict[str, Callable[[Config], Order]] = {
         "global": lambda config: permuted(whole, config, np.random.default_rng(config.run.seed)),
         "stored": lambda config: permuted(whole, config, None),
     }
-    configs = {name: make_config(given, name) for name in given.orders}
+    configs = {name: make_config(args, name) for name in args.orders}
     for config in configs.values():
         check_settings(config)
         check_cache(config, cache)
     whole = read_split(cache, config, "train")
     measure = make_measure(config, read_split(cache, config, "heldout"))
     found, steps = [], None
-    for seed in given.seeds:
+    for seed in args.seeds:
         for name, config in configs.items():
             config = replace(config, run=replace(config.run, seed=seed))
             order = orders.get(name, lambda config: in_stream_order(cache, config))(config)
@@ -80,7 +80,7 @@ def train_all(given: argparse.Namespace) -> list[dict]:
             context, state = begin(config, cache, mesh, config.sae.d_sae)
             # Neither the seed nor the order is in the program.
             steps = steps or make_steps(config, mesh, state)
-            for row in train(order, steps, state, context, given.marks, measure):
+            for row in train(order, steps, state, context, args.marks, measure):
                 found.append({"order": name, "seed": seed, **row})
                 print(json.dumps(found[-1]), file=sys.stderr)
     return found
@@ -92,9 +92,9 @@ def make_steps(config: Config, mesh: Mesh, state: TrainState) -> Callable[[int],
     return phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
 
 
-def make_config(given: argparse.Namespace, order: str) -> Config:
+def make_config(args: argparse.Namespace, order: str) -> Config:
     """The settings of an order: ``LANESxWINDOW`` of the stream, or one without a stream."""
-    data = DataConfig(cache=given.cache, layer=given.layer, batch=given.batch)
+    data = DataConfig(cache=args.cache, layer=args.layer, batch=args.batch)
     if order not in ("global", "stored"):
         try:
             readers, window = map(int, order.split("x"))
@@ -105,9 +105,9 @@ def make_config(given: argparse.Namespace, order: str) -> Config:
         data = replace(data, readers=readers, shuffle_chunks=window)
     return Config(
         data=data,
-        sae=SAEConfig(method=given.method, d_sae=given.d_sae, k=given.k),
+        sae=SAEConfig(method=args.method, d_sae=args.d_sae, k=args.k),
         mesh=MeshConfig(data=1, model=1),
-        run=RunConfig(out="unused", steps=max(given.marks)),
+        run=RunConfig(out="unused", steps=max(args.marks)),
     )
 
 

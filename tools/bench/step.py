@@ -50,7 +50,7 @@ from vasae_jax.training.autotune import measured
 from vasae_jax.training.loss import Batch, Context
 from vasae_jax.training.state import Start, TrainState, make_state
 from vasae_jax.training.step import make_step
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 SHAPES = {  # d_in, d_sae, vocabulary
     "quickstart": (576, 4096, 49152),
@@ -119,29 +119,29 @@ class Peers:
         return line
 
 
-def measure(given: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, Any]:
+def measure(args: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, Any]:
     """All figures of one shape, medians of ``given.repeats`` steps."""
     d_in, d_sae, vocab = shape
-    configs = settings(given)
+    configs = settings(args)
     rng = np.random.default_rng(0)
     anchors = rng.normal(size=(vocab, d_in)).astype(np.float32)
     anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
     runners = {
         name: Runner(config, shape, jnp.asarray(anchors)) for name, config in configs.items()
     }
-    product, copy = floor_parts(runners["plain"].state, given.rows, given.compute)
+    product, copy = floor_parts(runners["plain"].state, args.rows, args.compute)
     k = configs["plain"].sae.k
-    peers = Peers(given.peers, given.rows, d_in, d_sae, k) if given.peers else None
+    peers = Peers(args.peers, args.rows, d_in, d_sae, k) if args.peers else None
     names = peers.names if peers else []
     turns: dict[str, Callable[[Batch], float]] = {name: one.run for name, one in runners.items()}
     turns |= {"product": lambda _: timed(product), "copy": lambda _: timed(copy)}
     for name in names:
         turns[name] = lambda _, name=name: peers.run(name)
-    times = take_turns(turns, rng, given.rows, d_in, given.repeats)
+    times = take_turns(turns, rng, args.rows, d_in, args.repeats)
     middle = {name: statistics.median(values) for name, values in times.items()}
     floor_s = middle["product"] + 7 * middle["copy"]
     return {
-        "rows": given.rows,
+        "rows": args.rows,
         "d_in": d_in,
         "d_sae": d_sae,
         "vocab": vocab,
@@ -187,15 +187,15 @@ def take_turns(
     return times
 
 
-def settings(given: argparse.Namespace) -> dict[str, Config]:
+def settings(args: argparse.Namespace) -> dict[str, Config]:
     """The settings of every step that is timed, for the command line."""
 
     def with_pull(anchor: AnchorConfig, method: Literal["plain", "soft"] = "soft") -> Config:
         return Config(
             sae=SAEConfig(
-                k=32, method=method, compute_dtype=given.compute, execution=given.execution
+                k=32, method=method, compute_dtype=args.compute, execution=args.execution
             ),
-            anchor=replace(anchor, search_fraction=given.search_fraction, start=0.0, warmup=0.0),
+            anchor=replace(anchor, search_fraction=args.search_fraction, start=0.0, warmup=0.0),
             mesh=MeshConfig(data=1, model=1),
             run=RunConfig(steps=1000),
         )
@@ -269,14 +269,14 @@ def main() -> None:
     parser.add_argument("--search-share", type=float, default=AnchorConfig.search_fraction)
     parser.add_argument("--peers", help="Python of an environment with other libraries")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args()
-    keep_pages()
+    args = parser.parse_args()
+    reuse_memory()
     found = {
-        "compute": given.compute,
+        "compute": args.compute,
         "device": jax.devices()[0].device_kind,
-        **measure(given, given.shape),
+        **measure(args, args.shape),
     }
-    tell(found, as_json=given.json)
+    tell(found, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ MASK = Mask(skip_positions=1, max_norm=10.0)
 
 def main() -> None:
     """Measure one cache and print it."""
-    given = parse()
+    args = parse()
     with tempfile.TemporaryDirectory() as place:
-        url = given.cache or make_cache(f"{place}/cache", given.make)
-        record = measure(Cache.open(url), given)
-    if given.json:
+        url = args.cache or make_cache(f"{place}/cache", args.make)
+        record = measure(Cache.open(url), args)
+    if args.json:
         print(json.dumps(record))
         return
     for key, value in record.items():
@@ -60,8 +60,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--make", type=int, default=512, help="MiB of a made-up cache")
     parser.add_argument("--layer", type=int, default=0, help="layer that is read")
     parser.add_argument("--batch", type=int, default=4096, help="rows in a batch")
-    parser.add_argument("--lanes", type=int, default=8, help="reading lanes")
-    parser.add_argument("--window", type=int, default=4, help="chunks shuffled together")
+    parser.add_argument("--readers", type=int, default=8, help="parallel readers")
+    parser.add_argument(
+        "--shuffle-chunks", type=int, default=4, help="chunks that a reader shuffles together"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns to take the median of")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
@@ -94,19 +96,19 @@ def make_cache(url: str, mib: int, d: int = 768) -> str:
     return url
 
 
-def measure(cache: Cache, given: argparse.Namespace) -> dict:
+def measure(cache: Cache, args: argparse.Namespace) -> dict:
     """The object that ``--json`` prints."""
-    acts = cache.acts(given.layer, "train")
-    batches = max(1, acts.shape[0] // given.batch)
-    mib = batches * given.batch * acts.shape[1] * acts.dtype.itemsize / 2**20
-    rows = batches * given.batch
+    acts = cache.acts(args.layer, "train")
+    batches = max(1, acts.shape[0] // args.batch)
+    mib = batches * args.batch * acts.shape[1] * acts.dtype.itemsize / 2**20
+    rows = batches * args.batch
     shape = (cache.manifest.shard_rows, acts.shape[1])
     buffers = [np.zeros(shape, acts.dtype) for _ in range(2)]
-    shuffle = Shuffle(given.batch, seed=0, readers=given.readers, shuffle_chunks=given.window)
-    stream = Stream(cache, given.layer, "train", MASK, shuffle)
+    shuffle = Shuffle(args.batch, seed=0, readers=args.readers, shuffle_chunks=args.shuffle_chunks)
+    stream = Stream(cache, args.layer, "train", MASK, shuffle)
     taken = iter(itertools.count(0, batches))
     raw, shuffled = [], []
-    for turn in range(given.rounds + 1):
+    for turn in range(args.rounds + 1):
         seconds = (
             timed(lambda: read_raw(acts, rows, buffers)),
             timed(lambda: read_batches(stream, next(taken), batches)),
@@ -120,8 +122,8 @@ def measure(cache: Cache, given: argparse.Namespace) -> dict:
         "raw_mib_s": round(both[0]),
         "stream_mib_s": round(both[1]),
         "raw_share": round(both[1] / both[0], 3),
-        "rounds": given.rounds,
-        **quality(cache, stream, given.batch),
+        "rounds": args.rounds,
+        **quality(cache, stream, args.batch),
     }
 
 

@@ -184,7 +184,7 @@ def _train(runs: list[Config], steps: int = 0) -> float:
             "def made(point):\n"
             "    out = point.pop('run.out')\n"
             "    point = {k: v for k, v in point.items() if k not in "
-            "('run.overwrite', 'run.fall_back')}\n"
+            "('run.overwrite', 'run.skip_damaged')}\n"
             "    config = apply_point(Config(), point, 0)\n"
             "    return replace(config, run=replace(config.run, out=out))\n"
             f"config = [made(point) for point in {settings!r}]\n"

@@ -57,12 +57,12 @@ sweep = Sweep(base, points, out={out!r})
 
 def main() -> None:
     """Run the three and print."""
-    given = _parser().parse_args()
-    chance = random.Random(given.seed)
+    args = _parser().parse_args()
+    chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        found = measure(given, place, chance)
-    print(json.dumps(found) if given.json else found)
+        found = measure(args, place, chance)
+    print(json.dumps(found) if args.json else found)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,14 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace, place: Path, chance: random.Random) -> dict[str, Any]:
+def measure(args: argparse.Namespace, place: Path, chance: random.Random) -> dict[str, Any]:
     """The object that ``--json`` prints."""
-    layers = tuple(int(part) for part in given.layers.split(","))
+    layers = tuple(int(part) for part in args.layers.split(","))
 
     def file(name: str) -> Path:
         path = place / f"{name}.py"
         out = str(place / name)
-        path.write_text(GRID.format(cache=given.cache, steps=STEPS, layers=layers, out=out))
+        path.write_text(GRID.format(cache=args.cache, steps=STEPS, layers=layers, out=out))
         return path
 
     _finish([_start(file("whole"))])

@@ -157,16 +157,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--into", type=Path, help="a Markdown file with the lines MARKS")
-    given = parser.parse_args()
-    made = tables([read(path) for path in given.files])
-    if given.into is None:
+    args = parser.parse_args()
+    made = tables([read(path) for path in args.files])
+    if args.into is None:
         sys.stdout.write(made + "\n")
         return
-    head, found, rest = given.into.read_text().partition(MARKS[0])
+    head, found, rest = args.into.read_text().partition(MARKS[0])
     _, closed, tail = rest.partition(MARKS[1])
     if not found or not closed:
-        raise SystemExit(f"{given.into} lacks the lines {MARKS[0]} and {MARKS[1]}")
-    given.into.write_text(f"{head}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{tail}")
+        raise SystemExit(f"{args.into} lacks the lines {MARKS[0]} and {MARKS[1]}")
+    args.into.write_text(f"{head}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{tail}")
 
 
 if __name__ == "__main__":

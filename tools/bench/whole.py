@@ -37,7 +37,7 @@ from vasae_jax.training.hparams import phases, pulled, sets_in
 from vasae_jax.training.loop import begin, make_stream
 from vasae_jax.training.loss import Batch
 from vasae_jax.training.step import make_step
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 
 PARTS = 10
 
@@ -71,18 +71,18 @@ class Runner:
         return float(found.mismatch), float(found.shortfall)
 
 
-def settings(given: argparse.Namespace) -> dict[str, Config]:
+def settings(args: argparse.Namespace) -> dict[str, Config]:
     """The runs by name."""
-    data = DataConfig(cache=given.cache, layer=given.layer, batch=given.rows)
+    data = DataConfig(cache=args.cache, layer=args.layer, batch=args.rows)
 
     def of(recipe: Config, **anchor: Any) -> Config:
         return replace(
             recipe,
             data=data,
-            sae=replace(recipe.sae, d_sae=given.features),
+            sae=replace(recipe.sae, d_sae=args.features),
             anchor=replace(recipe.anchor, **anchor),
             mesh=MeshConfig(data=1, model=1),
-            run=RunConfig(out="unused", steps=given.steps),
+            run=RunConfig(out="unused", steps=args.steps),
         )
 
     return {
@@ -92,15 +92,15 @@ def settings(given: argparse.Namespace) -> dict[str, Config]:
     }
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace) -> dict[str, Any]:
     """What ``--json`` prints but for the machine."""
-    cache = Cache.open(given.cache)
-    runners = {name: Runner(config, cache) for name, config in settings(given).items()}
+    cache = Cache.open(args.cache)
+    runners = {name: Runner(config, cache) for name, config in settings(args).items()}
     first = {name: {1, sets_in(runner.config)} for name, runner in runners.items()}
     compiled = sorted(set().union(*first.values()))
     times: dict[str, list[float]] = {name: [] for name in runners}
     with make_stream(runners["plain"].config, cache).prefetch(0) as batches:
-        for number in range(1, given.steps + 1):
+        for number in range(1, args.steps + 1):
             _, host = next(batches)
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
             for name, runner in runners.items():
@@ -138,11 +138,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1024, help="rows of a batch")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    given = parser.parse_args()
-    keep_pages()
-    shape = {"rows": given.rows, "d_sae": given.features, "steps": given.steps}
-    found = {"bench": "whole", **describe(), **shape, **measure(given)}
-    if given.json:
+    args = parser.parse_args()
+    reuse_memory()
+    shape = {"rows": args.rows, "d_sae": args.features, "steps": args.steps}
+    found = {"bench": "whole", **describe(), **shape, **measure(args)}
+    if args.json:
         print(json.dumps(found))
         return
     for name, value in found.items():

@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, sha256_file, write_bytes
-from vasae_jax.utils.lock import OWNER, Owner
+from vasae_jax.utils.lock import OWNER, FolderLock
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -153,7 +153,7 @@ class Store:
         Raises:
             UserError: another process, which is named, writes there.
         """
-        return Owner(self.url, name) if self.local else contextlib.nullcontext()
+        return FolderLock(self.url, name) if self.local else contextlib.nullcontext()
 
     def sha256(self, key: str) -> str | None:
         """SHA-256 of a file's bytes, or None where there is none."""

@@ -1,1 +1,1 @@
-"""The command line, ``vasae VERB``: thin, every verb calls one function of a room."""
+"""The command line ``vasae VERB``, one module for each verb."""

@@ -1,16 +1,16 @@
-"""``vasae eval``."""
+"""``vasae eval``: measure a run."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.options import add_mesh, add_model, asked_mesh
+from vasae_jax.cli.options import add_mesh, add_model, add_split, at_least, requested_mesh
 from vasae_jax.utils.files import refuse_existing, write_json
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Print every measure of a run over a split, and write them as JSON."""
-    given = _parser().parse_args(arguments)
+    """Measure a run on a split; print tables and write the figures as JSON."""
+    args = _parser().parse_args(arguments)
 
     from vasae_jax.evaluation.log import log_evaluation
     from vasae_jax.evaluation.names import measure_names, open_other_run
@@ -20,27 +20,27 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.names.firings import FiringObserver
     from vasae_jax.training.run import open_trained
 
-    trained = open_trained(given.run, given.cache, asked_mesh(given))
-    out = Path(given.out or Path(given.run) / f"eval-{given.split}.json")
-    refuse_existing(out, overwrite=given.overwrite)
-    anchors_of = open_anchors_of(given.anchors, trained) if given.anchors else None
-    other = open_other_run(given.against, trained) if given.against else None
-    model = open_model(given.lm, given.backend, trained.cache) if given.lm else None
+    trained = open_trained(args.run, args.cache, requested_mesh(args))
+    out = Path(args.out or Path(args.run) / f"eval-{args.split}.json")
+    refuse_existing(out, overwrite=args.overwrite)
+    anchors_of = open_anchors_of(args.anchors, trained) if args.anchors else None
+    other = open_other_run(args.against, trained) if args.against else None
+    model = open_model(args.lm, args.backend, trained.cache) if args.lm else None
 
-    names, watch = run_names(trained, anchors_of), FiringObserver(trained.cache, given.split)
-    evaluation = evaluate_run(trained, names, given.split, watch)
-    worth = measure_names(
-        trained, names, watch, given.split, model=model, other=other, against=given.against
+    names, watch = run_names(trained, anchors_of), FiringObserver(trained.cache, args.split)
+    evaluation = evaluate_run(trained, names, args.split, watch)
+    name_measures = measure_names(
+        trained, names, watch, args.split, model=model, other=other, against=args.against
     )
-    result, tables = evaluation.to_json(), [evaluation.table(), worth.table()]
-    result["names"] = worth.to_json()
+    result, tables = evaluation.to_json(), [evaluation.table(), name_measures.table()]
+    result["names"] = name_measures.to_json()
     if model is not None:
-        patched = measure_lm(trained, model, given.split, given.lm_windows)
+        patched = measure_lm(trained, model, args.split, args.lm_windows)
         result["lm"] = patched.to_json()
         tables.append(patched.table())
     write_json(out, result)
-    if not (given.cache or given.anchors):  # the boards' figures are all of the run's own cache
-        log_evaluation(trained, Path(given.run), result, names, watch)
+    if not (args.cache or args.anchors):  # the boards' figures are all of the run's own cache
+        log_evaluation(trained, Path(args.run), result, names, watch)
     print("\n\n".join(tables))
     print(f"\nwritten to {out}")
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="vasae eval",
         description="Measure a run on documents that it was not trained on. The main figures are "
         "over the features that fire. docs/evaluation.md defines every figure. A name is a "
-        "geometric label, not an explanation.",
+        "label, not an explanation.",
     )
     add = parser.add_argument
     add("run", help="directory of a run of vasae train")
@@ -58,41 +58,28 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--anchors",
         metavar="CACHE",
-        help="the cache whose layer anchors name the features, to see whether names that one text "
-        "gives hold on another (default: the cache that is measured)",
+        help="take names from the layer anchors of this cache, to test whether names from one text "
+        "hold on another (default: the cache that is measured)",
     )
-    add(
-        "--split",
-        choices=("heldout", "train"),
-        default="heldout",
-        help="split to measure (default: heldout)",
-    )
+    add_split(parser, "split to measure")
     add_model(
         parser,
-        "the cache's language model (directory, .gguf file or Hugging Face name). Patches its "
-        "layer: cross-entropy recovered, KL, logit lens, and the effect of features on their names",
+        "the cache's language model (directory, .gguf file or Hugging Face name); adds measures of "
+        "the patched model: cross-entropy recovered, KL, logit lens, effects on named tokens",
     )
     add(
         "--lm-windows",
-        type=window_count,
+        type=at_least(1),
         default=64,
         metavar="N",
-        help="windows to patch, evenly spaced (default: 64)",
+        help="number of windows to patch, evenly spaced (default: %(default)s)",
     )
     add(
         "--against",
         metavar="RUN2",
-        help="another run on the same layer, to compare the names of matching features",
+        help="another run on the same layer; compares the names of matching features",
     )
     add_mesh(parser)
     add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
     add("--overwrite", action="store_true", help="replace that file")
     return parser
-
-
-def window_count(text: str) -> int:
-    """A number from 1; argparse names this function when the text is none."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value

@@ -1,31 +1,30 @@
-"""``vasae VERB``: finds the verb, runs it, and turns errors into one sentence and a code."""
+"""``vasae VERB``: run a verb, and turn errors into one sentence and an exit code."""
 
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from vasae_jax.distributed.compilation import keep_programs
-from vasae_jax.distributed.hosts import pass_over_absent_tpu
+from vasae_jax.distributed.environment import cache_compiled_programs, skip_absent_tpu
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.memory import keep_pages
-from vasae_jax.utils.signals import quiet_libraries
+from vasae_jax.utils.memory import reuse_memory
+from vasae_jax.utils.signals import Stopped, quiet_libraries
 
 VERBS = {
-    "quickstart": "from a real model to a named dictionary in one command",
+    "quickstart": "go from a language model to a named dictionary in one command",
     "train": "train an SAE from a config and an activation cache, or resume it",
-    "sweep": "train a grid of runs from one file, and show its table",
+    "sweep": "train a grid of runs, and show its table and figures",
     "eval": "measure a run on held-out documents",
-    "name": "print the names of a run's features, and write them to a file",
-    "report": "write a page about a run's features, or several runs', for a browser",
-    "heatmap": "draw which names are most active along a sentence",
-    "export": "write a run's named dictionary for NumPy and other libraries",
-    "import": "take in an SAE that another library trained, to name and measure it",
-    "cache": "show, verify, import or export an activation cache",
-    "anchors": "read off a cache where its layers put each token",
+    "name": "print the names of features, and write them to a file",
+    "report": "write a page about the features of runs, for a browser",
+    "heatmap": "draw the most active names along a sentence",
+    "export": "write a named dictionary for NumPy or another library",
+    "import": "read an SAE of another library, to name and measure it",
+    "cache": "show, verify, finish, import or export an activation cache",
+    "anchors": "compute the layer anchors of a cache",
 }
 
 MODULES = {"import": "import_sae"}
-"""Verbs whose module cannot bear their name."""
+"""Verbs whose names cannot be names of modules."""
 
 USAGE = """usage: vasae VERB [ARGUMENTS]
 
@@ -35,16 +34,16 @@ Train sparse autoencoders whose features come with names.
 
 Run vasae VERB --help for the arguments of a verb. tools/extract_flax.py and
 tools/extract_torch.py make activation caches; vasae quickstart makes its own.
-A layer name is the token at which, or just before which, a feature should fire, with what it holds
-on held-out text. It is not an explanation of the feature, not a causal claim, and not one-to-one.
+A feature's name is the token at which, or just before which, it should fire, with evidence from
+held-out text. It is not an explanation of the feature, not a causal claim, and not one-to-one.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code.
 
-    0: done. 2: something given cannot be used (one sentence on stderr). 130 and 143:
-    stopped by SIGINT and SIGTERM, progress kept.
+    0: done. 2: an argument, setting or file cannot be used (one sentence on stderr). 130 and 143:
+    stopped by SIGINT and SIGTERM; progress is saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -58,18 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
-    keep_pages()
-    pass_over_absent_tpu()
-    keep_programs()
+    reuse_memory()
+    skip_absent_tpu()
+    cache_compiled_programs()
     quiet_libraries()
     module = f"vasae_jax.cli.{MODULES.get(verb, verb)}"
-    return guarded(lambda: importlib.import_module(module).run(arguments[1:]))
+    return exit_code(lambda: importlib.import_module(module).run(arguments[1:]))
 
 
-def guarded(run: Callable[[], None]) -> int:
-    """Run a command; what a user can mend becomes one sentence and its exit code."""
-    from vasae_jax.utils.signals import Stopped
-
+def exit_code(run: Callable[[], None]) -> int:
+    """Call ``run`` and return the exit code; print errors that a user can fix in one sentence."""
     try:
         run()
     except UserError as error:
@@ -81,7 +78,7 @@ def guarded(run: Callable[[], None]) -> int:
         print("vasae: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader, such as head, has enough
+        sys.stderr.close()  # the reader, such as head, has ended
         return 0
     return 0
 

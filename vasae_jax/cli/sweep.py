@@ -1,125 +1,127 @@
-"""``vasae sweep``: a grid of runs, and ``status``, ``table`` and ``plot`` of one."""
+"""``vasae sweep``: train a grid of runs; ``status``, ``table`` and ``plot`` show one."""
 
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vasae_jax.cli.options import add_hosts, need_matplotlib, run_joined
+from vasae_jax.cli.options import add_hosts, require_matplotlib, run_on_hosts
 from vasae_jax.config.overrides import parse_overrides
 from vasae_jax.utils.errors import UserError
 
 PROGRAM = "vasae sweep"
-SHOWN = "id,name,status,unmasked.variance_explained"
-"""Columns of ``vasae sweep table`` by default."""
+COLUMNS = "id,name,status,unmasked.variance_explained"
+"""Default columns of ``vasae sweep table``."""
 FRONTIER = ("unmasked.variance_explained", "hold10")
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train a sweep, or look at one."""
-    looks: dict[str, Callable[[Sequence[str]], None]] = {
+    """Train a sweep, or show one."""
+    actions: dict[str, Callable[[Sequence[str]], None]] = {
         "status": _status,
         "table": _table,
         "plot": _plot,
     }
-    if arguments and arguments[0] in looks:
-        looks[arguments[0]](arguments[1:])
+    if arguments and arguments[0] in actions:
+        actions[arguments[0]](arguments[1:])
     else:
         _train(arguments)
 
 
 def _train(arguments: Sequence[str]) -> None:
-    given, settings = _parser().parse_known_args(list(arguments))
+    args, settings = _parser().parse_known_args(list(arguments))
 
     from vasae_jax.sweep import load_sweep
     from vasae_jax.sweep.packs import parse_shard
     from vasae_jax.sweep.run import SweepOptions, run_sweep
 
-    sweep = load_sweep(given.file)
+    sweep = load_sweep(args.file)
     base = parse_overrides(sweep.base, settings, PROGRAM)
-    sweep = dataclasses.replace(sweep, base=base, out=given.out or sweep.out)
-    shard = parse_shard(given.shard)
-    if given.max_members < 0:
-        raise UserError(f"--max-members is {given.max_members}; expected at least 1, or 0")
-    options = SweepOptions(shard, given.max_members, given.on or "", given.hosts)
-    if given.dry_run:
+    sweep = dataclasses.replace(sweep, base=base, out=args.out or sweep.out)
+    shard = parse_shard(args.shard)
+    if args.max_members < 0:
+        raise UserError(f"--max-members is {args.max_members}; expected at least 1, or 0")
+    options = SweepOptions(shard, args.max_members, args.on or "", args.hosts)
+    if args.dry_run:
         from vasae_jax.sweep.dry_run import dry_run
 
-        print(dry_run(sweep, options, given.topology))
+        print(dry_run(sweep, options, args.topology))
         return
-    if given.on and given.distributed:
+    if args.on and args.distributed:
         raise UserError(
             "--on and --distributed were both given; expected --hosts for hosts of packs on Ray"
         )
-    run_joined(given, lambda: list(map(str, run_sweep(sweep, options))))
+    run_on_hosts(args, lambda: list(map(str, run_sweep(sweep, options))))
 
 
 def _status(arguments: Sequence[str]) -> None:
-    parser = _looking("status", "The status of each run of a sweep, and how long is left.")
-    given = parser.parse_args(arguments)
+    parser = _show_parser("status", "Show the status of each run of a sweep, and the time left.")
+    args = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members
     from vasae_jax.sweep.status import status_text
 
-    print(status_text(read_members(Path(given.dir))))
+    print(status_text(read_members(Path(args.dir))))
 
 
 def _table(arguments: Sequence[str]) -> None:
-    parser = _looking("table", "The table of a sweep, written anew and shown in part.")
+    parser = _show_parser("table", "Write the table of a sweep, and print some of its columns.")
     add = parser.add_argument
-    add("--sort", metavar="KEY", help="show runs that have it, the best first")
+    add("--sort", metavar="KEY", help="show the runs that have this column, the best first")
     add(
         "--where",
         nargs="+",
         default=[],
         metavar="COND",
-        help="only runs such as sae.k=32 or fvu<0.3; all conditions hold",
+        help="show only runs that meet all conditions, such as sae.k=32 or fvu<0.3",
     )
-    add("--columns", default=SHOWN, help="columns, or the ends of their names (%(default)s)")
-    given = parser.parse_args(arguments)
+    add("--columns", default=COLUMNS, help="columns, or ends of their names (default: %(default)s)")
+    args = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members
     from vasae_jax.sweep.table import format_rows, select_rows, table, write_table
 
-    out = Path(given.dir)
+    out = Path(args.dir)
     rows = table(read_members(out))
     written = write_table(out, rows)
-    keys = given.columns.split(",")
-    if given.sort and given.sort not in keys:
-        keys.append(given.sort)
-    keys += [key for key in map(_key, given.where) if key not in keys]
-    print(format_rows(select_rows(rows, given.where), keys, given.sort))
+    keys = args.columns.split(",")
+    if args.sort and args.sort not in keys:
+        keys.append(args.sort)
+    keys += [key for key in map(_column, args.where) if key not in keys]
+    print(format_rows(select_rows(rows, args.where), keys, args.sort))
     print("written to", *written)
 
 
-def _key(condition: str) -> str:
+def _column(condition: str) -> str:
     return condition.split("=")[0].split("<")[0].split(">")[0].rstrip("!").strip()
 
 
 def _plot(arguments: Sequence[str]) -> None:
-    parser = _looking("plot", "Figures of a sweep: a frontier of two measures, and each axis.")
+    parser = _show_parser(
+        "plot", "Draw the frontier of two measures, and each setting that varies."
+    )
     add = parser.add_argument
-    add("--x", default=FRONTIER[0], help="measure along the frontier (default: %(default)s)")
-    add("--y", default=FRONTIER[1], help="measure up the frontier (default: %(default)s)")
+    add("--x", default=FRONTIER[0], help="measure on the x axis (default: %(default)s)")
+    add("--y", default=FRONTIER[1], help="measure on the y axis (default: %(default)s)")
     add("--by", metavar="KEY", help="setting to colour points by (default: the first that varies)")
     add("--overwrite", action="store_true", help="replace the figures")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
-    need_matplotlib()
+    require_matplotlib()
     from vasae_jax.report.figures.sweep import sweep_figures
     from vasae_jax.sweep.points import read_members, varied
     from vasae_jax.sweep.table import column, table
 
-    out = Path(given.dir)
+    out = Path(args.dir)
     members = read_members(out)
     rows = table(members)
     keys = varied([member.config for member in members])
-    pair = column(rows, given.x), column(rows, given.y)
-    by = column(rows, given.by) if given.by else None
-    print(*sweep_figures(rows, keys, pair, out, by, given.overwrite), sep="\n")
+    pair = column(rows, args.x), column(rows, args.y)
+    by = column(rows, args.by) if args.by else None
+    print(*sweep_figures(rows, keys, pair, out, by, args.overwrite), sep="\n")
 
 
-def _looking(verb: str, description: str) -> argparse.ArgumentParser:
+def _show_parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {verb}", description=description)
     parser.add_argument("dir", help="directory of a sweep")
     return parser
@@ -128,35 +130,35 @@ def _looking(verb: str, description: str) -> argparse.ArgumentParser:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Train and measure every point of a sweep file, those together that can be, "
-        "and write one table. Run again, it does what is missing. vasae sweep status|table|plot "
-        "DIR look at one. docs/sweeps.md has the rest.",
-        epilog="Settings of vasae train, such as --run.steps=200, may follow: they change the base "
-        "of every point.",
+        description="Train and measure every point of a sweep file, several together where "
+        "possible, and write one table. Run the command again to train what is missing. vasae "
+        "sweep status|table|plot DIR shows a sweep. docs/sweeps.md has the rest.",
+        epilog="Settings of vasae train, such as --run.steps=200, may follow; they apply to every "
+        "point.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("file", help="a Python file with sweep = Sweep(...)")
     add("--out", help="directory of the sweep (default: the file's)")
-    add("--dry-run", action="store_true", help="say what would be trained, and start nothing")
+    add("--dry-run", action="store_true", help="print what would be trained, and stop")
     add(
         "--topology",
-        help="with --dry-run: a TPU slice such as v5e:4x4 to estimate the time for (needs libtpu)",
+        help="with --dry-run: estimate the time on this TPU slice, such as v5e:4x4 (needs libtpu)",
     )
     add(
         "--shard",
         default="0/1",
         metavar="I/N",
-        help="train only part I, from 0, of N equal parts of the runs",
+        help="train only part I (from 0) of N equal parts of the runs",
     )
     add(
         "--max-members",
         type=int,
         default=0,
         metavar="N",
-        help="most runs of a pack (default: as many as memory holds)",
+        help="runs of a pack at most (default: as many as fit in memory)",
     )
-    add("--on", metavar="ray|ray://HOST:PORT", help="train packs as tasks of Ray")
-    add("--hosts", type=int, default=1, help="with --on: hosts of each pack (default: 1)")
+    add("--on", metavar="ray|ray://HOST:PORT", help="train packs as Ray tasks")
+    add("--hosts", type=int, default=1, help="with --on: hosts per pack (default: %(default)s)")
     add_hosts(parser)
     return parser

@@ -1,78 +1,71 @@
-"""``vasae train``."""
+"""``vasae train``: train or resume a run, or a pack of runs."""
 
 import argparse
 from collections.abc import Sequence
 
-from vasae_jax.cli.options import add_hosts, run_joined
+from vasae_jax.cli.options import add_hosts, run_on_hosts
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import load_runs, parse_overrides
+from vasae_jax.config.overrides import load_config_or_pack, parse_overrides
 
 PROGRAM = "vasae train [CONFIG.py]"
-Asked = Config | list[Config]
-"""A run, or a pack of them."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train the run, or the pack, of a config file, or of the defaults; overrides go to all.
+    """Train the run or pack of a config file, or of the defaults, with the settings given.
 
-    As one of several processes it ends the process itself, where it fails.
+    If it fails as one of several processes, it ends the process.
     """
     parser = _parser()
     if {"-h", "--help"} & set(arguments):
         parser.print_help()
-    given, rest = parser.parse_known_args(list(arguments))
-    named = bool(rest) and not rest[0].startswith("-")
-    default = load_runs(rest.pop(0)) if named else Config()
-    asked: Asked = (
-        [parse_overrides(each, rest, PROGRAM) for each in default]
-        if isinstance(default, list)
-        else parse_overrides(default, rest, PROGRAM)
-    )
-    if given.dry_run:
-        _check(asked)
-        print(_dry_run(asked))
+    args, rest = parser.parse_known_args(list(arguments))
+    has_file = bool(rest) and not rest[0].startswith("-")
+    default = load_config_or_pack(rest.pop(0)) if has_file else Config()
+    is_pack = isinstance(default, list)
+    configs = [
+        parse_overrides(config, rest, PROGRAM)
+        for config in (default if isinstance(default, list) else [default])
+    ]
+    # Of several processes none may fail alone: they check together, once they are connected.
+    if args.dry_run or (args.distributed, args.process_id, args.processes) == (None, None, None):
+        _check(configs)
+    if args.dry_run:
+        print(_memory(configs))
         return
-    if (given.distributed, given.process_id, given.processes) == (None, None, None):
-        _check(asked)
-    run_joined(given, lambda: _train(asked))
+    run_on_hosts(args, lambda: _train(configs, is_pack))
 
 
-def _check(asked: Asked) -> None:
-    """Raise the UserError that stands against settings or cache before JAX is loaded for it.
-
-    Of several processes none may fail alone: they check together, once they are joined.
-    """
+def _check(configs: list[Config]) -> None:
+    """Raise UserError for wrong settings or caches, before JAX is loaded."""
     from vasae_jax.cache import Cache
     from vasae_jax.training.checks import check_cache, check_settings
 
-    for config in asked if isinstance(asked, list) else [asked]:
+    for config in configs:
         check_settings(config)
         check_cache(config, Cache.open(config.data.cache))
 
 
-def _dry_run(asked: Asked) -> str:
-    """What the run would take of each device's memory; nothing is compiled or written."""
+def _memory(configs: list[Config]) -> str:
+    """The memory that the run needs on each device; nothing is compiled or written."""
     from vasae_jax.training.shapes import planned
 
-    return str(planned(asked if isinstance(asked, list) else [asked]))
+    return str(planned(configs))
 
 
-def _train(asked: Asked) -> list[str]:
-    """The directories of what was asked for, trained."""
-    from vasae_jax.training.loop import train  # this loads JAX
+def _train(configs: list[Config], is_pack: bool) -> list[str]:
+    """Train, and return the run directories."""
+    from vasae_jax.training.loop import train
     from vasae_jax.training.pack_loop import train_pack
 
-    paths = train_pack(asked) if isinstance(asked, list) else [train(asked)]
-    return list(map(str, paths))
+    return list(map(str, train_pack(configs) if is_pack else [train(configs[0])]))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vasae train",
-        description="Train the run of CONFIG.py, or the pack of runs that it lists. A stopped run "
-        "resumes when its command is run again. --distributed and what follows it join the "
-        "processes of a run on several hosts: run the same command on each. All settings of the "
-        "run follow below.",
+        description="Train the run of CONFIG.py, or a pack of runs if it lists several. Run the "
+        "command again to resume a run that was stopped. For a run on several hosts, run the same "
+        "command on each with --distributed. All settings of a run follow below.",
         usage="vasae train [CONFIG.py] [arguments]",
         add_help=False,
         allow_abbrev=False,
@@ -80,8 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything and print the memory that the run takes, a device; compile and "
-        "write nothing",
+        help="check the settings and the cache, print the memory needed on each device, and stop",
     )
     add_hosts(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Reading a config from ``configs/*.py``, from the command line and from a finished run."""
+"""Read a run's settings from a Python file, from command-line arguments and from config.json."""
 
 import contextlib
 import dataclasses
@@ -7,8 +7,9 @@ import io
 import re
 import runpy
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vasae_jax.config.settings import Config
 from vasae_jax.utils.errors import UserError
@@ -24,29 +25,52 @@ RENAMED = {
     "anchor.ramp": "anchor.warmup",
     "anchor.ramp_from": "anchor.start",
     "anchor.search_share": "anchor.search_fraction",
+    "run.fall_back": "run.skip_damaged",
 }
-"""Settings of earlier versions, by the name that each has now."""
-RENAMED_VALUES = {"anchor.kind": {"here": "at", "next": "before"}}
-"""Choices of earlier versions, by the name that each has now."""
+"""Settings of earlier versions, and their names now."""
+RENAMED_VALUES = {
+    "anchor.kind": {"here": "at", "next": "before"},
+    "anchor.feature_weight": {"root_rate": "sqrt_rate"},
+}
+"""Choices of earlier versions, and their names now."""
 
 
-def load_file(path: str) -> Config:
-    """The one ``config`` that a Python file defines.
+def load_config(path: str) -> Config:
+    """The ``config`` that a Python file defines.
 
     Raises:
-        UserError: no such file, it fails to run, or it defines no ``config = Config(...)``.
+        UserError: there is no such file, it fails, or it does not define one Config.
     """
-    found = load_runs(path)
-    if not isinstance(found, Config):
-        raise UserError(f"config {path} has a pack of {len(found)} runs; expected one Config")
-    return found
+    config = load_config_or_pack(path)
+    if not isinstance(config, Config):
+        raise UserError(f"config {path} has a pack of {len(config)} runs; expected one Config")
+    return config
 
 
-def variable_of(path: str, name: str, expected: str) -> object:
-    """What a Python file sets variable ``name`` to, None if it does not.
+def load_config_or_pack(path: str) -> Config | list[Config]:
+    """The ``config`` that a Python file defines: one Config, or a list of them (a pack).
 
     Raises:
-        UserError: no such file, where one with ``expected`` was, or it fails to run.
+        UserError: there is no such file, it fails, or ``config`` is something else.
+    """
+    value = read_variable(path, "config", "config = Config(...)")
+    values = value if isinstance(value, list | tuple) else [value]
+    configs = [each for each in values if isinstance(each, Config)]
+    if not configs or len(configs) < len(values):
+        raise UserError(
+            f"config {path} has config = {type(value).__name__}; expected a "
+            "vasae_jax.config.settings.Config, or a list of them to train together"
+        )
+    for config in configs:
+        _check_choices(config, f"config {path}")
+    return value if isinstance(value, Config) else configs
+
+
+def read_variable(path: str, name: str, expected: str) -> object:
+    """Run a Python file and return its global variable ``name``, or None if it has none.
+
+    Raises:
+        UserError: the file does not exist (the message says ``expected``) or it fails.
     """
     if not Path(path).is_file():
         raise UserError(f"{name} {path} is not there; expected a Python file with {expected}")
@@ -55,67 +79,53 @@ def variable_of(path: str, name: str, expected: str) -> object:
     except UserError as error:
         raise UserError(f"{name} {path}: {error}") from error
     except Exception as error:
-        raise UserError(f"{name} {path} fails: {type(error).__name__}: {error}") from error
-
-
-def load_runs(path: str) -> Config | list[Config]:
-    """The ``config`` that a Python file defines, or the list of them: a pack.
-
-    Raises:
-        UserError: as :func:`load_file` does.
-    """
-    found = variable_of(path, "config", "config = Config(...)")
-    if isinstance(found, list | tuple) and found and all(isinstance(c, Config) for c in found):
-        return list(found)
-    if not isinstance(found, Config):
         raise UserError(
-            f"config {path} has config = {type(found).__name__}; expected a "
-            "vasae_jax.config.settings.Config, or a list of them to train together"
-        )
-    return found
+            f"{name} {path} fails: {type(error).__name__}: {error}{_renamed_argument(error)}"
+        ) from error
 
 
 def parse_overrides(default: Config, arguments: Sequence[str], program: str) -> Config:
-    """``default`` with ``--section.field=value`` arguments applied, each by its type.
+    """Apply arguments of the form ``--section.field=value`` to the settings ``default``.
 
     Raises:
-        UserError: an unknown setting (with the nearest known ones) or a value of a wrong type.
+        UserError: a setting is unknown (the message names similar ones), or a value is wrong.
     """
-    import tyro  # takes a third of a second that other commands need not spend
+    import tyro  # takes a third of a second to load
 
-    for argument in arguments:
-        name, _, value = argument.removeprefix("--").partition("=")
-        if new := _renamed_value(name, value):
-            raise UserError(f"{argument} is now --{name}={new}")
-    said = io.StringIO()
+    _refuse_renamed_values(arguments)
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             config, unknown = tyro.cli(
                 Config,
                 default=default,
-                args=[_as_flag(argument) for argument in arguments],
+                args=[_to_flag(argument) for argument in arguments],
                 prog=program,
                 return_unknown_args=True,
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(_plain(said.getvalue())) from None
+        raise UserError(_unbox(stderr.getvalue())) from None
     if unknown:
-        raise UserError(_unknown(unknown[0]))
+        raise UserError(_unknown_setting(unknown[0]))
     return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain JSON values."""
+    """The settings as plain JSON values."""
     return dataclasses.asdict(config)
 
 
 def from_dict(value: dict[str, Any], origin: str) -> Config:
-    """The config that :func:`to_dict` gave.
+    """The inverse of :func:`to_dict`.
+
+    Args:
+        value: sections of settings.
+        origin: the file that they are from, for messages.
 
     Raises:
-        UserError: sections or fields that this version does not know; ``origin`` names the file.
+        UserError: a section, setting or value that this version does not have.
     """
     for section, fields in value.items():
         for name in fields if isinstance(fields, dict) else ():
@@ -124,11 +134,6 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
                     f"{origin} has {section}.{name}, which is now called {new}; expected a file of "
                     "this version"
                 )
-            if new := _renamed_value(f"{section}.{name}", fields[name]):
-                raise UserError(
-                    f"{origin} has {section}.{name} = {fields[name]}, which is now called {new}; "
-                    "expected a file of this version"
-                )
     try:
         sections = {
             section.name: type(getattr(Config(), section.name))(**value[section.name])
@@ -136,20 +141,22 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
         }
     except (KeyError, TypeError) as error:
         raise UserError(f"{origin} is not a config of this version: {error}") from error
-    return Config(**sections)
+    config = Config(**sections)
+    _check_choices(config, origin)
+    return config
 
 
 def difference(old: Config, new: Config) -> str | None:
-    """The first setting in which two configs differ, in words; None where they are equal."""
+    """The first setting in which two configs differ, in words; None if they are equal."""
+    before = flatten(old)
     for name, value in flatten(new).items():
-        before = flatten(old)[name]
-        if before != value:
-            return f"{name} was {before!r} and is now {value!r}"
+        if before[name] != value:
+            return f"{name} was {before[name]!r} and is now {value!r}"
     return None
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Every setting by its dotted name, such as ``sae.k``."""
+    """Every setting under its dotted name, such as ``sae.k``."""
     return {
         f"{section}.{name}": value
         for section, fields in to_dict(config).items()
@@ -157,41 +164,80 @@ def flatten(config: Config) -> dict[str, Any]:
     }
 
 
-def _renamed_value(setting: str, value: object) -> str | None:
-    """The present name of a choice of an earlier version, None where it had no other."""
-    return RENAMED_VALUES.get(setting, {}).get(str(value))
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The values that each setting with a fixed choice may have, by its dotted name."""
+    return {
+        f"{section}.{name}": get_args(kind)
+        for section, settings in get_type_hints(Config).items()
+        for name, kind in get_type_hints(settings).items()
+        if get_origin(kind) is Literal
+    }
 
 
-def _as_flag(argument: str) -> str:
-    """``--a.b=true`` and ``--a.b=false`` as the parser has them: ``--a.b`` and ``--a.no-b``."""
-    found = re.fullmatch(r"--(\w+)\.([\w-]+)=(true|false)", argument, re.IGNORECASE)
-    if found is None:
+def _check_choices(config: Config, origin: str) -> None:
+    """Raise UserError for a value that is not one of its setting's choices."""
+    values = flatten(config)
+    for name, choices in _choices().items():
+        if values[name] not in choices:
+            new = RENAMED_VALUES.get(name, {}).get(str(values[name]))
+            renamed = f", which is now called {new}" if new else ""
+            raise UserError(
+                f"{origin} has {name}={values[name]}{renamed}; expected one of {', '.join(choices)}"
+            )
+
+
+def _refuse_renamed_values(arguments: Sequence[str]) -> None:
+    """Raise UserError for a value of an earlier version."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    for option, value in pairwise(words):
+        name = _to_name(option)
+        new = RENAMED_VALUES.get(name, {}).get(value)
+        if new and value not in _choices()[name]:
+            raise UserError(f"{option}={value} is now called {option}={new}")
+
+
+def _renamed_argument(error: Exception) -> str:
+    """What to add to the error of a Python file that sets a renamed setting; empty otherwise."""
+    match = re.search(r"(\w+)Config\..* unexpected keyword argument '(\w+)'", str(error))
+    new = match and RENAMED.get(f"{match[1].lower()}.{match[2]}")
+    return f" ({match[2]} is now called {new})" if match and new else ""
+
+
+def _to_name(option: str) -> str:
+    """``--sae.d-sae=3`` as the name of a setting, ``sae.d_sae``."""
+    return option.lstrip("-").split("=")[0].replace("-", "_")
+
+
+def _to_option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _to_flag(argument: str) -> str:
+    """``--a.b=true`` and ``--a.b=false`` as tyro expects them: ``--a.b`` and ``--a.no-b``."""
+    match = re.fullmatch(r"--(\w+)\.([\w-]+)=(true|false)", argument, re.IGNORECASE)
+    if match is None or not isinstance(flatten(Config()).get(_to_name(argument)), bool):
         return argument
-    section, name, value = found.groups()
-    if not isinstance(flatten(Config()).get(f"{section}.{name.replace('-', '_')}"), bool):
-        return argument
+    section, name, value = match.groups()
     return f"--{section}.{name}" if value.lower() == "true" else f"--{section}.no-{name}"
 
 
-def _unknown(argument: str) -> str:
-    key = argument.lstrip("-").split("=")[0].replace("-", "_")
-    if new := RENAMED.get(key):
-        return f"{argument.split('=')[0]} is now called --{new.replace('_', '-')}"
+def _unknown_setting(argument: str) -> str:
+    option, name = argument.split("=")[0], _to_name(argument)
+    if new := RENAMED.get(name):
+        return f"{option} is now called {_to_option(new)}"
     names = list(flatten(Config()))
-    near = difflib.get_close_matches(key, names, n=2, cutoff=0.5)
-    near = near or [name for name in names if name.split(".")[1] == key.split(".")[-1]]
-    hint = " or ".join(f"--{name.replace('_', '-')}" for name in near)
-    asked = f"did you mean {hint}?" if hint else "see vasae train --help for all settings"
-    return f"unknown setting {argument.split('=')[0]}; {asked}"
+    similar = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    similar = similar or [each for each in names if each.split(".")[1] == name.split(".")[-1]]
+    if not similar:
+        return f"unknown setting {option}; see vasae train --help for all settings"
+    return f"unknown setting {option}; did you mean {' or '.join(map(_to_option, similar))}?"
 
 
-def _plain(box: str) -> str:
-    """The first paragraph of a message drawn in a box, as one line."""
-    text = re.sub(r"[╭╮╰╯│]", "", box)
-    body = [line.strip() for line in text.splitlines()]
-    kept: list[str] = []
-    for line in body[1:]:
-        if line.startswith("──"):
+def _unbox(text: str) -> str:
+    """The first paragraph of a message that tyro has drawn in a box, as one line."""
+    paragraph: list[str] = []
+    for line in re.sub(r"[╭╮╰╯│]", "", text).splitlines()[1:]:
+        if line.strip().startswith("──"):
             break
-        kept.append(line)
-    return " ".join(kept).strip() or "the settings could not be read; see vasae train --help"
+        paragraph.append(line.strip())
+    return " ".join(paragraph).strip() or "a setting is wrong; see vasae train --help"

@@ -1,4 +1,4 @@
-"""Settings that have a name."""
+"""Named sets of settings; ``data`` fills :class:`DataConfig` in each."""
 
 from typing import Any
 
@@ -13,14 +13,13 @@ from vasae_jax.config.settings import (
 
 
 def published(**data: Any) -> Config:
-    """The recipe of arXiv:2606.27941's public code; ``data`` fills :class:`DataConfig`.
+    """The recipe of the public code of arXiv:2606.27941.
 
-    Mean squared error over d on raw activations, weights from N(0, 0.02) and biases 0 (its
-    model is a Hugging Face one, which starts every linear layer so), free decoder norms,
-    constant Adam 1e-3, k 32, as many features as tokens, lambda 1e-4, raw embeddings as
-    anchors, batches of 32 x 128 tokens, every row kept (padding is never in a cache).
-    Nearest anchors are cached and certified, as in every run; ``anchor.search_fraction=1``
-    searches all of them at every step, as the paper's own code does, at that code's cost.
+    Mean squared error on raw activations, weights from N(0, 0.02) and biases 0 (the default of
+    Hugging Face models, of which that code's SAE is one), free decoder norms, constant Adam 1e-3,
+    k 32, as many features as tokens, lambda 1e-4, raw embeddings as anchors, batches of 32 x 128
+    tokens, all rows kept (a cache has no padding). Nearest anchors are cached and certified as in
+    every run; with ``anchor.search_fraction=1`` all are searched in every step, as that code does.
     """
     return Config(
         data=DataConfig(**{"batch": 4096, "skip_positions": 0, "max_norm": 0.0, **data}),
@@ -49,23 +48,23 @@ def published(**data: Any) -> Config:
 
 
 def default(**data: Any) -> Config:
-    """The defaults of every setting; ``data`` fills :class:`DataConfig`."""
+    """All settings at their defaults."""
     return Config(data=DataConfig(**data))
 
 
 def named(**data: Any) -> Config:
-    """For names first: a pull that ends later, for 0.004 to 0.007 more of the variance explained.
+    """Better names: the pull ends later, which costs 0.004 to 0.007 of the variance explained.
 
-    docs/names.md has what it holds, on one seed.
+    Measured on one seed; docs/names.md has the figures.
     """
     return Config(data=DataConfig(**data), anchor=AnchorConfig(target_cosine=0.6))
 
 
 def embedding(**data: Any) -> Config:
-    """The decoder pulled to the token embeddings, as the paper has it, with features kept alive.
+    """The decoder is pulled to the token embeddings, as in the paper, but fewer features die.
 
-    The pull ends at cosine 0.82, so that a row keeps part of itself to reconstruct with;
-    docs/frontier.md has what it was chosen by.
+    The pull ends at cosine 0.82, which leaves a row some freedom to reconstruct;
+    docs/frontier.md has the measurements behind that value.
     """
     anchor = AnchorConfig(
         kind="embedding", pulls="decoder", weight=3.5, target_cosine=0.82, start=0.0, warmup=0.0
@@ -74,15 +73,12 @@ def embedding(**data: Any) -> Config:
 
 
 def plain(**data: Any) -> Config:
-    """No anchor, all else as ``default``: what names cost is measured against it."""
+    """``default`` without anchors, the baseline that shows what names cost."""
     return Config(data=DataConfig(**data), sae=SAEConfig(method="plain"))
 
 
 def quickstart(cache: str, layer: int, out: str) -> Config:
-    """A small dictionary that trains in a little over a minute on two CPU cores.
-
-    For a corpus of some 100 000 tokens: 4096 features, six passes over the rows.
-    """
+    """4096 features, six passes over about 100 000 rows: a minute of training on two CPU cores."""
     return Config(
         data=DataConfig(cache=cache, layer=layer, batch=1024),
         sae=SAEConfig(d_sae=4096, k=32),

@@ -1,7 +1,7 @@
-"""What a training run is: frozen, typed settings, each field explained with its unit.
+"""The settings of a training run; the docstring of each field is its help on the command line.
 
-No JAX here, so that a mistake is found before a device is touched. Cross-checks against
-a cache live in :mod:`vasae_jax.training.checks`.
+This module loads no JAX. Checks of settings against each other and against a cache are in
+:mod:`vasae_jax.training.checks`.
 """
 
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from vasae_jax.sites import Kind, Site
 
 @dataclass(frozen=True)
 class Mask:
-    """Which rows do not count.
+    """Which rows are left out of training and of the main measures.
 
     A row is masked if its position is below ``skip_positions``, or if its norm exceeds
-    ``max_norm`` times the median norm of its layer and split (0: no row is too long).
+    ``max_norm`` times the median norm of its layer and split; ``max_norm`` 0 means no limit.
     """
 
     skip_positions: int
@@ -24,27 +24,26 @@ class Mask:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which rows are trained on."""
+    """The training data."""
 
     cache: str = ""
     """Activation cache: a directory or a gs:// or s3:// URL."""
     layer: int = 0
-    """Block whose rows are reconstructed (0 is the first)."""
+    """Block whose rows are reconstructed; 0 is the first."""
     site: Kind = "resid_post"
     """Where in the block the rows are read; resid_post is the residual stream after it."""
     batch: int = 4096
-    """Rows (tokens) per step, over all devices."""
+    """Rows (one per token) in a training step, over all devices."""
     readers: int = 8
-    """Independent readers of the cache; batches interleave one part from each. Divides batch."""
+    """Parallel readers of the cache; each gives an equal part of a batch. Must divide batch."""
     shuffle_chunks: int = 4
-    """Chunks that a reader reads together and shuffles as one (chunks)."""
+    """Chunks that each reader loads and shuffles together."""
     skip_positions: int = 1
-    """Rows at the first this-many positions of a context are masked (positions)."""
+    """Leave out the rows at this many positions at the start of every context window."""
     max_norm: float = 3.0
-    """Rows whose norm exceeds this many times the median norm are masked; 0 keeps all. Where
-    they start differs by layer: see docs/frontier.md."""
+    """Leave out rows with a norm of more than this many times the median norm; 0 keeps all."""
     seed: int | None = None
-    """Seed of the order of the rows; None takes run.seed."""
+    """Seed for the order of the rows; None: run.seed."""
 
     @property
     def input_site(self) -> Site:
@@ -53,7 +52,7 @@ class DataConfig:
 
     @property
     def mask(self) -> Mask:
-        """Which rows do not count."""
+        """The rows to leave out."""
         return Mask(self.skip_positions, self.max_norm)
 
 
@@ -62,138 +61,136 @@ class SAEConfig:
     """The sparse autoencoder."""
 
     method: Literal["plain", "soft", "tied"] = "soft"
-    """plain: no anchor; soft: anchored to tokens; tied: decoder frozen to the embeddings."""
+    """plain: an SAE without anchors. soft: features are pulled to token anchors. tied: the decoder
+    is the token embeddings, and is not trained."""
     d_sae: int = 4096
-    """Features in the dictionary; 0 means as many as the vocabulary has tokens."""
+    """Number of features; 0: as many as the vocabulary has tokens."""
     activation: str = "topk"
     """Which features fire (a name in vasae_jax.activations). topk: the k largest of a row."""
     k: int = 32
-    """Features that may fire on one row."""
+    """Number of features active on each row (TopK)."""
     pre_bias: float = 1.0
-    """Share of b_dec taken from the input before encoding (published recipe: 0)."""
+    """Part of b_dec that is subtracted from the input before encoding: 1 is all of it, 0 nothing
+    (as in the paper)."""
     encoder_init: Literal["normal", "uniform", "transpose"] = "transpose"
-    """normal: N(0, 0.02), b_enc 0; uniform: as torch.nn.Linear; transpose: W_enc = W_dec^T."""
+    """Initial encoder. normal: N(0, 0.02) with b_enc 0. uniform: as torch.nn.Linear. transpose:
+    W_enc = W_dec^T."""
     decoder_init: Literal["normal", "uniform", "random", "tokens"] = "tokens"
-    """normal: N(0, 0.02); uniform: as torch.nn.Linear; random: random unit rows; tokens: the
-    anchors of the tokens that occur most often in the training rows."""
+    """Initial decoder. normal: N(0, 0.02). uniform: as torch.nn.Linear. random: random unit rows.
+    tokens: the anchors of the most frequent tokens of the training rows."""
     b_dec_init: Literal["zero", "uniform", "mean"] = "mean"
-    """b_dec at the start. uniform: as torch.nn.Linear; mean: mean of the training rows."""
+    """Initial b_dec. uniform: as torch.nn.Linear. mean: the mean of the training rows."""
     normalize_decoder: bool = True
-    """Keep decoder rows at norm 1 (gradient projected, rows renormalised each step)."""
+    """Keep decoder rows at norm 1: gradients are projected, and rows normalized in each step."""
     execution: Literal["auto", "dense", "sparse"] = "auto"
-    """How the k active features are multiplied; auto chooses by platform and logs it."""
+    """How the k active features are multiplied with the decoder; auto: chosen by platform."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Input type of the encoder product; weights and accumulation stay float32."""
+    """Type of the inputs of the encoder's matrix product; weights and sums are float32."""
     screen: Literal["auto", "on", "off"] = "auto"
-    """Whether candidates for the k are looked for in bfloat16 and then measured in float32 (sparse
-    execution in float32). The same features fire; the last digits may differ. auto measures which
-    is faster on this machine, and the run's config.json has what it found."""
+    """Find candidates for the k features in bfloat16 and compute only those in float32. The same
+    features are active; last digits may differ. auto: measured, the faster way on this machine."""
 
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """The pull of features towards their nearest anchor."""
+    """The pull of each feature towards its nearest token anchor."""
 
     kind: Literal["embedding", "at", "before", "both"] = "both"
-    """What anchors are. embedding: the model's token embeddings (published recipe). Or where the
-    layer itself puts each token (docs/anchors.md): at, the mean of its rows; before, the mean
-    of the rows before it; both."""
+    """A token's anchors. embedding: its embedding, as in the paper. at: the layer's mean row at
+    the token. before: the layer's mean row just before the token. both: these two."""
     pulls: Literal["decoder", "encoder"] = "encoder"
-    """Whose rows are pulled: the decoder's, so that a feature writes what its anchor is (published
-    recipe), or the encoder's, so that it fires where its anchor does. Layer anchors for the
-    encoder are the directions that best tell each token's rows from all others, and cosines with
-    them are taken in the measure of how the layer's rows scatter (docs/names.md)."""
+    """Which weights are pulled. decoder: a feature then writes its token, as in the paper. encoder:
+    it then fires on its token; layer anchors are whitened for this (docs/names.md)."""
     weight: float = 2.0
-    """Lambda: weight of the mean nearest cosine against the reconstruction loss."""
+    """Lambda, the weight of the mean nearest cosine against the reconstruction loss."""
     start: float = 0.3
-    """Share of the steps before the pull sets in: features first find what they respond to."""
+    """Fraction of the steps that are trained before the pull begins."""
     warmup: float = 0.2
-    """Share of the steps over which the pull then rises linearly to its full weight."""
+    """Fraction of the steps over which the pull then rises linearly to its full weight."""
     relative: bool = True
-    """Lambda is multiplied by the batch's reconstruction loss, as if that entered by its logarithm:
-    one value then means the same on layers that are easy and hard to reconstruct, and early and
-    late in a run (published recipe: off)."""
+    """Multiply lambda by the batch's reconstruction loss, so that one value suits easy and hard
+    layers, early and late in a run (off in the paper)."""
     mode: Literal["nearest", "logsumexp", "softmax"] = "nearest"
-    """Which cosines count: the largest, or a soft mean of the ten largest (slow)."""
+    """nearest: only the largest cosine counts. logsumexp, softmax: soft means of the ten largest
+    cosines (slow)."""
     center: bool = True
-    """Embeddings as anchors are taken minus their mean (published recipe: raw). Layer anchors are
-    always less the mean of all rows."""
+    """Subtract the mean embedding from embedding anchors (off in the paper). Layer anchors always
+    have the mean of all rows subtracted."""
     feature_weight: Literal["uniform", "sqrt_rate"] = "sqrt_rate"
-    """Weight of a feature in the mean: equal, or by the root of its recent firing rate."""
+    """Weight of a feature in the mean cosine: equal, or the root of its recent firing rate."""
     target_cosine: float = 0.5
-    """Cosine at which a feature is near enough, so that its pull ends and the rest of its
-    direction is free to reconstruct with; at 1 it never does (published recipe).
-    The modes logsumexp and softmax take no notice of it."""
+    """A feature is no longer pulled once its nearest cosine reaches this; at 1 the pull never ends,
+    as in the paper. Ignored by the modes logsumexp and softmax."""
     search_fraction: float = 0.25
-    """Share of features whose nearest anchor may be searched again in a step, which it is only
-    where that is worth it; 1 searches all at every step."""
+    """Largest fraction of the features whose nearest anchor is searched again in one step; at 1 all
+    are, in every step."""
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam and its learning rate over the run."""
+    """Adam, its learning rate and the loss."""
 
     lr: float = 4e-3
-    """Peak learning rate of Adam (b1 0.9, b2 0.999, eps 1e-8). 4e-3 is for some thousand features;
-    of as many as a vocabulary has tokens it lets some die, and 1.5e-3 none."""
+    """Peak learning rate of Adam (b1 0.9, b2 0.999, eps 1e-8). 4e-3 suits a few thousand features,
+    1.5e-3 as many as a vocabulary has tokens, where 4e-3 lets some die."""
     warmup: float = 0.25
-    """Share of the steps over which the rate rises linearly from 0."""
+    """Fraction of the steps, at the start, over which the learning rate rises linearly from 0."""
     decay: float = 0.5
-    """Share of the steps, at the end, over which the rate falls linearly to 0."""
+    """Fraction of the steps, at the end, over which the learning rate falls linearly to 0."""
     loss: Literal["variance", "mse"] = "variance"
-    """Unit of the reconstruction loss: share of the variance, or mean squared error over d."""
+    """Reconstruction loss. variance: the fraction of variance unexplained. mse: the mean squared
+    error over the row's entries."""
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are laid out; their product is the number of devices used."""
+    """The device mesh; the product of its axes is the number of devices used."""
 
     data: int | Literal["auto"] = "auto"
-    """Devices that split the rows of a batch; auto (or 0) takes all that the others leave."""
+    """Devices that split the rows of a batch; auto (or 0): all that the other axes leave."""
     model: int = 1
     """Devices that split the features."""
     member: int = 1
-    """Devices, or groups of them, that split the members of a pack; 1 for a single run."""
+    """Groups of data x model devices that split the runs of a pack; 1 for a single run."""
 
     @property
     def rows_over(self) -> int:
-        """``data`` as a number, 0 where it is auto."""
+        """``data`` as a number; 0 for auto."""
         return 0 if self.data == "auto" else self.data
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The run itself: length, output, logging."""
+    """Length, output and logging of the run."""
 
     out: str = ""
-    """Run directory: config.json, metrics.jsonl, events.jsonl, checkpoints/. Rerun to resume."""
+    """Run directory. A run that is already there is resumed."""
     steps: int = 1000
-    """Training steps."""
+    """Number of training steps."""
     seed: int = 0
-    """Seed of the initial weights and, unless data.seed is given, of the order of the rows."""
+    """Seed for the initial weights and, unless data.seed is set, for the order of the rows."""
     log_every: int = 50
     """Steps between two lines of metrics."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints (the last step is always kept)."""
+    """Steps between two checkpoints; there is always one of the last step."""
     keep: int = 2
-    """Newest checkpoints that are kept; with one alone, damage to it leaves nothing."""
+    """Number of newest checkpoints to keep. With 1, nothing is left if that one is damaged."""
     keep_every: int = 0
-    """Checkpoints of steps that are a multiple of this are kept for good; 0 keeps none so."""
+    """Also keep the checkpoint of every step that is a multiple of this; 0: of none."""
     tensorboard: bool = False
-    """Also write TensorBoard event files under OUT/tensorboard: curves, and histograms of alignment
-    and hold, for which features are looked at on held-out rows at each logged step."""
+    """Also write TensorBoard files to OUT/tensorboard: curves, and histograms of alignment and hold
+    from held-out rows at every logged step."""
     wandb: str = ""
-    """Also log to this Weights & Biases project, histograms too; a resumed run goes on in its own
-    run there."""
+    """Also log curves and histograms to this Weights & Biases project."""
     overwrite: bool = False
-    """Delete an existing run directory first instead of resuming it."""
-    fall_back: bool = False
-    """Where the last checkpoint is damaged, resume from the one before it instead of refusing."""
+    """Delete an existing run directory instead of resuming it."""
+    skip_damaged: bool = False
+    """If the last checkpoint is damaged, resume from the one before it instead of refusing."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training run."""
+    """All settings of one training run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     sae: SAEConfig = field(default_factory=SAEConfig)

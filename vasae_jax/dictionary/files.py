@@ -21,7 +21,7 @@ from vasae_jax.dictionary.claims import RELATIONS, VERDICTS, bucket_names, bucke
 from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, read_activation
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
-from vasae_jax.utils.hub import snapshot
+from vasae_jax.utils.hub import download
 
 FORMAT, VERSION = "vasae-dictionary", 4
 READABLE = (2, 3, VERSION)
@@ -53,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> Dictionary:
     place = Path(path)
     if str(path).startswith(_HUB):
         files = [CONFIG, WEIGHTS, NAME_ARRAYS, NAMES, META]
-        place = snapshot(str(path).removeprefix(_HUB), files)
+        place = download(str(path).removeprefix(_HUB), files)
     if not place.is_dir():
         return read_dictionary(place)
     if (place / NAME_ARRAYS).is_file():

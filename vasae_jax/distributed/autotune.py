@@ -1,4 +1,4 @@
-"""Which of several ways is fastest on this machine, measured once for its kind of processor."""
+"""Measure once which of several implementations is fastest on this machine, and remember it."""
 
 import contextlib
 import json
@@ -10,62 +10,71 @@ from typing import NamedTuple
 import jax
 from jaxlib import version as jaxlib_version
 
-from vasae_jax.distributed.compilation import processor_digest
+from vasae_jax.distributed.environment import processor_digest
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import default_cache, write_json
+from vasae_jax.utils.files import user_cache, write_json
 
 SECONDS = 0.3
-"""What measuring takes, beside compiling and the turns that are under way."""
-LEAST_TURNS = 3
+"""Time spent measuring, without compilation and the repeats under way when it is over."""
+MIN_REPEATS = 3
 
 
-class Fastest(NamedTuple):
-    """An answer."""
+class Timing(NamedTuple):
+    """How long each of several implementations took."""
 
     name: str
-    """of the fastest way"""
+    """Name of the fastest."""
     seconds: dict[str, float]
-    """of each way, its fastest turn"""
+    """Shortest time of each, by name (seconds)."""
 
     def __str__(self) -> str:
         times = ", ".join(f"{name} {1e3 * taken:.1f} ms" for name, taken in self.seconds.items())
         return f"{self.name} ({times})"
 
 
-def fastest(question: str, ways: Callable[[], Mapping[str, Callable[[], jax.Array]]]) -> Fastest:
-    """The fastest of ``ways``, as kept under ``question`` or else measured and kept.
+def fastest(task: str, make: Callable[[], Mapping[str, Callable[[], jax.Array]]]) -> Timing:
+    """The fastest implementation of ``task``, as measured now or by an earlier process.
 
-    The ways take turns, so that a machine whose speed drifts favours none, and the fastest turn
-    of each counts: others may use the machine. ``ways`` are made only where they are measured.
+    Results are kept in a file for each kind of processor, under ``task`` and jaxlib's version.
+    The implementations take turns, since other programs may slow the machine down for a while,
+    and the shortest time of each counts.
+
+    Args:
+        task: what is measured, with all that the result depends on, such as shapes.
+        make: returns the implementations by name; called only if they must be measured.
     """
-    key = f"{question}, jaxlib {jaxlib_version.__version__}"
-    file = default_cache() / "measured" / f"{processor_digest()}.json"
-    known = _read(file)
+    key = f"{task}, jaxlib {jaxlib_version.__version__}"
+    file = user_cache() / "measured" / f"{processor_digest()}.json"
+    results = _read(file)
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        found = {str(name): float(taken) for name, taken in known[key].items()}
-        return Fastest(min(found, key=found.__getitem__), found)
-    seconds = _measure(ways())
-    with contextlib.suppress(UserError):  # what cannot be kept is measured again
-        write_json(file, known | {key: seconds})
-    return Fastest(min(seconds, key=seconds.__getitem__), seconds)
+        return _timing({str(name): float(taken) for name, taken in results[key].items()})
+    seconds = _measure(make())
+    with contextlib.suppress(UserError):  # if it cannot be kept it is measured again
+        write_json(file, results | {key: seconds})
+    return _timing(seconds)
 
 
-def _measure(ways: Mapping[str, Callable[[], jax.Array]]) -> dict[str, float]:
-    for way in ways.values():
-        jax.block_until_ready(way())  # compiled, and its memory touched
-    best, turns, began = dict.fromkeys(ways, float("inf")), 0, time.perf_counter()
-    while turns < LEAST_TURNS or time.perf_counter() - began < SECONDS:
-        for name, way in ways.items():
+def _timing(seconds: dict[str, float]) -> Timing:
+    return Timing(min(seconds, key=seconds.__getitem__), seconds)
+
+
+def _measure(implementations: Mapping[str, Callable[[], jax.Array]]) -> dict[str, float]:
+    for call in implementations.values():
+        jax.block_until_ready(call())  # compiles it, and touches its memory
+    best, repeats = dict.fromkeys(implementations, float("inf")), 0
+    began = time.perf_counter()
+    while repeats < MIN_REPEATS or time.perf_counter() - began < SECONDS:
+        for name, call in implementations.items():
             start = time.perf_counter()
-            jax.block_until_ready(way())
+            jax.block_until_ready(call())
             best[name] = min(best[name], time.perf_counter() - start)
-        turns += 1
+        repeats += 1
     return best
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:
     try:
-        found = json.loads(file.read_bytes())
+        results = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return results if isinstance(results, dict) else {}

@@ -1,4 +1,4 @@
-"""The device mesh and the one place that says how each array lies on it."""
+"""The device mesh, and how each array is sharded over it."""
 
 import functools
 from dataclasses import dataclass
@@ -14,85 +14,91 @@ from vasae_jax.utils.errors import UserError
 
 MEMBER, DATA, MODEL = "member", "data", "model"
 AXES = (MEMBER, DATA, MODEL)
-"""Axes of every mesh of a run, the slowest first."""
+"""Axes of every mesh, from the slowest to the fastest varying device number."""
+_NOT_BY_FEATURE = {"b_dec"}
+"""Names of arrays without a feature axis."""
+_TPU_TILE_KIB = "65536"
+"""On-chip memory of a TPU for the tiles of one operation, in KiB; XLA's default is 16384, and a
+v5e or v6e has twice this. With the default, a matrix product that also masks or converts takes up
+to half as long again."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Sharding by logical axis: a mesh axis name, or None for a copy on every device."""
+    """The mesh axis that splits each kind of axis; None keeps a copy on every device."""
 
     members: str | None = MEMBER
-    """Runs of a pack: parts of the leading axis of everything that each has its own of."""
+    """Runs of a pack, laid end to end along the leading axis of their arrays."""
     rows: str | None = DATA
     """Rows of a batch."""
     features: str | None = MODEL
     """Features: rows of W_enc and W_dec, their moments, anchor state and counters."""
 
     def batch(self) -> P:
-        """Any [rows, ...] array."""
+        """The PartitionSpec of a [rows, ...] array."""
         return P(self.rows)
 
     def state(self, tree: Any) -> Any:
-        """A PartitionSpec for every leaf of a train state (or any part of one).
+        """A PartitionSpec for every leaf of a train state, or of a part of one.
 
-        A leaf is split by feature unless it is a scalar or bears the name of something
-        that all features share.
+        Arrays are split along their leading axis, the features, except scalars and b_dec.
         """
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: P(*self._axes(path, np.ndim(leaf))), tree
         )
 
     def pack(self, tree: Any) -> Any:
-        """A PartitionSpec for every leaf of several states like ``tree``, laid end to end.
+        """A PartitionSpec for every leaf of a pack's states, concatenated along the leading axis.
 
-        Leading axes then hold one run after the other, and within a run its parts as alone.
+        ``tree`` is the state of one run. Each run's part is sharded as :meth:`state` shards it.
         """
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: P((self.members, *self._axes(path, np.ndim(leaf)))), tree
         )
 
     def _axes(self, path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
-        """Mesh axes of a leaf of one state that has ``ndim`` axes."""
-        whole = ndim == 0 or _last_name(path) in _SHARED
-        return () if whole else (self.features,)
-
-
-_SHARED = {"b_dec"}
+        """Mesh axes of a leaf of one run's state with ``ndim`` axes."""
+        by_feature = ndim > 0 and _last_name(path) not in _NOT_BY_FEATURE
+        return (self.features,) if by_feature else ()
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of ``config`` over this program's devices, with the axes AXES.
+    """The mesh that ``config`` describes, over this program's devices and with the axes AXES.
 
     Raises:
-        UserError: the product of the axes is not a number of devices there are.
+        UserError: there are not enough devices, or a run on several hosts leaves some unused.
     """
     devices = jax.devices()
     member, model = config.member, config.model
     data = config.rows_over or max(1, len(devices) // max(member * model, 1))
     sizes = (member, data, model)
-    said = f"mesh member={member} x data={data} x model={model}"
+    layout = f"mesh member={member} x data={data} x model={model}"
     size = member * data * model
     if min(sizes) < 1 or size > len(devices):
         raise UserError(
-            f"{said} cannot be laid out: found {len(devices)} device(s), expected axes of at "
+            f"{layout} cannot be laid out: found {len(devices)} device(s), expected axes of at "
             "least 1 whose product is at most that"
         )
     if jax.process_count() > 1 and size != len(devices):
         raise UserError(
-            f"{said} uses {size} of {len(devices)} devices; "
+            f"{layout} uses {size} of {len(devices)} devices; "
             "expected all of them where a run has several processes"
         )
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices[:size])
 
 
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """XLA options for a training step over ``mesh``; none except on a TPU."""
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    return {"xla_tpu_scoped_vmem_limit_kib": _TPU_TILE_KIB} if on_tpu else {}
+
+
 def shardings(mesh: Mesh, specs: Any) -> Any:
-    """NamedSharding for every PartitionSpec of a tree."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
-
-
-def _is_spec(leaf: Any) -> bool:
-    return isinstance(leaf, P)
+    """A NamedSharding for every PartitionSpec of the tree ``specs``."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
 
 
 def _last_name(path: tuple[Any, ...]) -> str:
@@ -102,13 +108,13 @@ def _last_name(path: tuple[Any, ...]) -> str:
     return str(getattr(entry, "name", getattr(entry, "key", entry)))
 
 
-# Host arrays on a mesh that may span processes.
+# NumPy arrays to a mesh that may span processes.
 
 
-def on_all(mesh: Mesh, tree: Any) -> Any:
-    """A copy of every array of ``tree`` on every device; all processes give equal arrays."""
-    layout = NamedSharding(mesh, P())
-    return jax.tree.map(lambda a: _place(layout, np.asarray(a), np.shape(a)), tree)
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Copy every array of ``tree`` to every device; it must be equal on all processes."""
+    sharding = NamedSharding(mesh, P())
+    return jax.tree.map(lambda a: _to_devices(sharding, np.asarray(a), np.shape(a)), tree)
 
 
 def seed_key(seed: int, mesh: Mesh) -> jax.Array:
@@ -119,10 +125,8 @@ def seed_key(seed: int, mesh: Mesh) -> jax.Array:
 
 
 def check_rows(batch: int, mesh: Mesh) -> None:
-    """Raise UserError where this program's processes cannot split a batch between them."""
-    if not _share_rows(mesh):
-        return
-    if batch % mesh.size:
+    """Raise UserError if the processes of this run cannot divide a batch between them."""
+    if _processes_share_rows(mesh) and batch % mesh.size:
         raise UserError(
             f"--data.batch is {batch}; expected a multiple of the {mesh.size} devices, which each "
             "take a part of it where the mesh's model or member axis spans processes"
@@ -130,32 +134,31 @@ def check_rows(batch: int, mesh: Mesh) -> None:
 
 
 def rows_on_mesh(mesh: Mesh, tree: Any) -> Any:
-    """Rows split over ``data``, from the part of them that this process has read.
+    """Batch arrays sharded over ``data``, from the rows that each process has read.
 
-    Every array of ``tree`` is this process's [rows / processes, ...]. Where devices of
-    several processes share rows, each process sends its own to its own devices and they are
-    gathered from there, so that no host reads rows that another has read. Rows then lie in
-    another order over the mesh than over the processes, which no result depends on.
+    Every array of ``tree`` is this process's part, [rows / processes, ...]. If devices of several
+    processes need the same rows, each process sends its rows to its own devices and the devices
+    exchange them, so each row is read by one host only. The order of the rows then differs from
+    that of the processes; no result depends on it.
     """
-    rules = Rules()
-    spread = _share_rows(mesh)
-    layout = NamedSharding(mesh, P(AXES) if spread else rules.batch())
+    shared = _processes_share_rows(mesh)
+    sharding = NamedSharding(mesh, P(AXES) if shared else Rules().batch())
     count = jax.process_count()
-    placed = jax.tree.map(lambda a: _place(layout, a, (len(a) * count, *a.shape[1:])), tree)
-    return _gather(mesh)(placed) if spread else placed
+    arrays = jax.tree.map(lambda a: _to_devices(sharding, a, (len(a) * count, *a.shape[1:])), tree)
+    return _gather_rows(mesh)(arrays) if shared else arrays
 
 
 @functools.cache
-def _gather(mesh: Mesh) -> Any:
+def _gather_rows(mesh: Mesh) -> Any:
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, Rules().batch()))
 
 
-def _place(layout: NamedSharding, array: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
-    placed: jax.Array = jax.make_array_from_process_local_data(layout, array, shape)
-    return placed
+def _to_devices(sharding: NamedSharding, array: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    result: jax.Array = jax.make_array_from_process_local_data(sharding, array, shape)
+    return result
 
 
-def _share_rows(mesh: Mesh) -> bool:
+def _processes_share_rows(mesh: Mesh) -> bool:
     """Whether devices of more than one process hold the same rows."""
-    by_rows = np.moveaxis(mesh.devices, AXES.index(DATA), 0).reshape(mesh.shape[DATA], -1)
-    return any(len({device.process_index for device in same}) > 1 for same in by_rows)
+    groups = np.moveaxis(mesh.devices, AXES.index(DATA), 0).reshape(mesh.shape[DATA], -1)
+    return any(len({device.process_index for device in group}) > 1 for group in groups)

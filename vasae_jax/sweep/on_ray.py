@@ -12,7 +12,7 @@ from vasae_jax.sweep.train import train_one
 from vasae_jax.training.log import print_once
 from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError, first_line
-from vasae_jax.utils.memory import keep_pages
+from vasae_jax.utils.memory import reuse_memory
 from vasae_jax.utils.signals import quiet_libraries
 
 RETRIES = 10
@@ -111,7 +111,7 @@ def _resources(kind: str, amount: int) -> dict[str, Any]:
 
 
 def _train_alone(pack: Pack, rules: Rules) -> None:
-    keep_pages()
+    reuse_memory()
     quiet_libraries()
     train_one(pack, rules)
 
@@ -158,7 +158,7 @@ def _train_on_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
 def _train_as_host(pack: Pack, rules: Rules, host: tuple[str, int, int]) -> None:
     from vasae_jax.distributed.hosts import Hosts, joined
 
-    keep_pages()
+    reuse_memory()
     quiet_libraries()
     address, index, hosts = host
     with joined(Hosts(address, index, hosts)):

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import RENAMED, flatten, from_dict, to_dict, variable_of
+from vasae_jax.config.overrides import RENAMED, flatten, from_dict, read_variable, to_dict
 from vasae_jax.sweep.grid import Grid, Point
 from vasae_jax.training.run_dir import lasting
 from vasae_jax.training.status import Rules
@@ -19,7 +19,7 @@ from vasae_jax.utils.files import sha256_bytes, write_json
 SWEEP, RUNS = "sweep.json", "runs"
 ID_DIGITS = 10
 """Hexadecimal digits of an id."""
-REFUSED = ("run.out", "run.overwrite", "run.fall_back")
+REFUSED = ("run.out", "run.overwrite", "run.skip_damaged")
 """Settings that a sweep sets itself, or that are no part of a run."""
 
 
@@ -206,7 +206,7 @@ def load_sweep(path: str) -> Sweep:
     Raises:
         UserError: no such file, it fails to run, or it defines no ``sweep = Sweep(...)``.
     """
-    sweep = variable_of(path, "sweep", "sweep = Sweep(...)")
+    sweep = read_variable(path, "sweep", "sweep = Sweep(...)")
     if not isinstance(sweep, Sweep):
         raise UserError(
             f"sweep {path} has sweep = {type(sweep).__name__}; expected a vasae_jax.sweep.Sweep"

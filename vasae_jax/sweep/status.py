@@ -12,7 +12,7 @@ from typing import Any
 from vasae_jax.sweep.points import Member
 from vasae_jax.training.run_dir import METRICS
 from vasae_jax.training.status import DIVERGED, STOPPED, read_ended
-from vasae_jax.utils.lock import OWNER, SILENCE
+from vasae_jax.utils.lock import OWNER, TIMEOUT_SECONDS
 from vasae_jax.utils.progress import duration
 
 MEASURES = "eval-heldout.json"
@@ -107,5 +107,5 @@ def _logged(run: Path) -> list[dict[str, Any]]:
 def _owned(run: Path) -> bool:
     """Whether the owner of a run has shown signs of life lately."""
     with contextlib.suppress(FileNotFoundError):
-        return time.time() - (run / OWNER).stat().st_mtime < SILENCE
+        return time.time() - (run / OWNER).stat().st_mtime < TIMEOUT_SECONDS
     return False

@@ -29,7 +29,7 @@ from vasae_jax.training.log import print_once
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import Growth
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import require_space, sha256_bytes, unwritable
+from vasae_jax.utils.files import require_space, sha256_bytes, write_error
 from vasae_jax.utils.signals import quiet_orbax
 
 ITEMS = ("params", "rest")
@@ -86,7 +86,7 @@ class Checkpoints:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(directory, error) from error
+            raise write_error(directory, error) from error
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every,
@@ -310,15 +310,15 @@ def _unreadable(directory: Path, error: Exception) -> UserError:
 # The step that a run, or a pack of them, goes on after.
 
 
-def step_to_resume(kept: Sequence[Checkpoints], *, fall_back: bool) -> int:
+def step_to_resume(kept: Sequence[Checkpoints], *, skip_damaged: bool) -> int:
     """The last step that all runs have kept, found whole; 0 where none has kept any.
 
-    With ``fall_back`` a step of which a checkpoint is damaged is passed over, and deleted
+    With ``skip_damaged`` a step of which a checkpoint is damaged is passed over, and deleted
     once one before it is found whole.
 
     Raises:
         UserError: the runs have no step in common, its checkpoint is damaged, or with
-            ``fall_back`` those of all steps are.
+            ``skip_damaged`` those of all steps are.
     """
     steps = common_steps(kept)
     wrong = ""
@@ -327,7 +327,7 @@ def step_to_resume(kept: Sequence[Checkpoints], *, fall_back: bool) -> int:
         if not wrong:
             _drop(kept, steps[:place])
             return step
-        if not fall_back:
+        if not skip_damaged:
             raise UserError(f"{wrong}; {_expected(steps[place + 1 :])}")
         print_once(f"{wrong}: passed over")
     if steps:
@@ -367,7 +367,7 @@ def _drop(kept: Sequence[Checkpoints], steps: Sequence[int]) -> None:
 
 def _expected(before: Sequence[int]) -> str:
     if before:
-        return f"expected it whole, or --run.fall-back to go on after step {before[0]} instead"
+        return f"expected it whole, or --run.skip-damaged to go on after step {before[0]} instead"
     return (
         "expected it whole; no checkpoint before it is left, and --run.overwrite starts again "
         "from nothing"

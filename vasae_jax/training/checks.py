@@ -140,7 +140,7 @@ def _require(holds: bool, sentence: str) -> None:
 
 FREE = (*SETTINGS.values(), "data.layer", "data.site", "run.seed", "run.out")
 """Settings in which members of a pack may differ."""
-_PLACES = ("run.overwrite", "run.fall_back")
+_PLACES = ("run.overwrite", "run.skip_damaged")
 """Of one start only: no part of what is trained."""
 
 

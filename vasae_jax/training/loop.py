@@ -16,13 +16,13 @@ from vasae_jax.anchor import sharded_staleness
 from vasae_jax.anchor.whitening import whitened_anchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
-from vasae_jax.distributed.hosts import Stop, check_same, raise_on_all
+from vasae_jax.distributed.hosts import StopOnAll, check_same_on_all, raise_on_all
 from vasae_jax.distributed.mesh import (
     DATA,
     MODEL,
     check_rows,
     make_mesh,
-    on_all,
+    replicate,
     rows_on_mesh,
     seed_key,
 )
@@ -65,13 +65,13 @@ def train(config: Config) -> Path:
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
     """
     cache, mesh, d_sae, stream = raise_on_all(lambda: _checked_alone(config))
-    check_same([config], cache.digest)
+    check_same_on_all([config], cache.digest)
     config = autotuned(config, mesh, (d_sae, cache.manifest.d_model))
     with contextlib.ExitStack() as held:
         (run,) = raise_on_all(lambda: own_runs([config], cache, held))
         events = raise_on_all(lambda: held.enter_context(Events(config, cache, mesh)))
         checkpoints = held.enter_context(kept_checkpoints(config))
-        done = step_to_resume([checkpoints], fall_back=config.run.fall_back)
+        done = step_to_resume([checkpoints], skip_damaged=config.run.skip_damaged)
         if done >= config.run.steps:
             print_once(f"{run.path} is complete: {done} steps")
             return run.path
@@ -86,7 +86,7 @@ def train(config: Config) -> Path:
         raise_on_all(lambda: events.train(done))  # a full disk on one host is told on all
         steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
         with (
-            Stop() as stop,  # only now that there is something to lose: before, signals end us
+            StopOnAll() as stop,  # only now that there is something to lose: before, signals end us
             stream.prefetch(done) as host_batches,
             contextlib.closing(Log(run, config, done, stream, probe=probe)) as log,
         ):
@@ -118,7 +118,7 @@ class Hooks(Generic[S, M]):
     log: Notes[S, M]
     save: Callable[[int, S], None]
     """Keeps the state after the step of that number."""
-    stop: Stop
+    stop: StopOnAll
 
 
 def advance(
@@ -149,7 +149,7 @@ def advance(
         if stopped:
             raise Stopped(stopped, _stop_message(stopped, number, config.out))
         done = number
-    if done < config.steps and (stopped := hooks.stop.asked):
+    if done < config.steps and (stopped := hooks.stop.requested):
         raise Stopped(stopped, f"stopped by {_name(stopped)} before a batch was read")
     return state
 
@@ -235,24 +235,24 @@ def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
     stats = run_statistics(config, cache)
     rows = starting_rows(config, cache)
     targets = target_rows(config, cache, rows)
-    anchors, mean = on_all(mesh, (rows, stats.mean.astype(np.float32)))
-    pulled_to = anchors if targets.rows is rows else on_all(mesh, targets.rows)
-    frequent = on_all(mesh, tokens_by_count(cache, "train"))
+    anchors, mean = replicate(mesh, (rows, stats.mean.astype(np.float32)))
+    pulled_to = anchors if targets.rows is rows else replicate(mesh, targets.rows)
+    frequent = replicate(mesh, tokens_by_count(cache, "train"))
     start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, frequent)
-    variance = on_all(mesh, np.float32(stats.variance))
+    variance = replicate(mesh, np.float32(stats.variance))
     within_cov = targets.within_cov
     by_scatter = (
-        None if within_cov is None else on_all(mesh, whitened_anchors(targets.rows, within_cov))
+        None if within_cov is None else replicate(mesh, whitened_anchors(targets.rows, within_cov))
     )
-    tokens = on_all(mesh, targets.tokens) if wants_probe(config) else None
+    tokens = replicate(mesh, targets.tokens) if wants_probe(config) else None
     return Context(pulled_to, mean, variance, by_scatter, tokens=tokens), start
 
 
-def until_asked(batches: Prefetch[T], stop: Stop) -> Iterator[T]:
+def until_asked(batches: Prefetch[T], stop: StopOnAll) -> Iterator[T]:
     """The endless ``batches``, up to the first that a signal comes in the wait for."""
     while True:
         while not batches.wait(_POLL):
-            if stop.asked:
+            if stop.requested:
                 return
         yield next(batches)
 

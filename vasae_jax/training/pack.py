@@ -10,8 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.config import Config
-from vasae_jax.distributed.compilation import options
-from vasae_jax.distributed.mesh import MEMBER, Rules, shardings
+from vasae_jax.distributed.mesh import MEMBER, Rules, compiler_options, shardings
 from vasae_jax.sae.config import Execution
 from vasae_jax.sites import Site
 from vasae_jax.training.hparams import Given, knobs_of, phases
@@ -226,7 +225,7 @@ def make_round(
         out_specs=(layout.specs, members),
         check_vma=False,
     )
-    return jax.jit(local, donate_argnums=0, compiler_options=options(mesh))
+    return jax.jit(local, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def widest(configs: Sequence[Config]) -> Config:

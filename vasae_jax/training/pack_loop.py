@@ -13,8 +13,13 @@ from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.distributed.hosts import Stop, broadcast_from_first, check_same, raise_on_all
-from vasae_jax.distributed.mesh import MEMBER, MODEL, on_all, seed_key
+from vasae_jax.distributed.hosts import (
+    StopOnAll,
+    broadcast_from_first,
+    check_same_on_all,
+    raise_on_all,
+)
+from vasae_jax.distributed.mesh import MEMBER, MODEL, replicate, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.sites import Site
 from vasae_jax.stream import Batch as HostBatch
@@ -234,14 +239,14 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
     if not configs:
         return paths
     cache, mesh, d_sae, stream = raise_on_all(lambda: _checked(configs))
-    check_same(configs, cache.digest)
+    check_same_on_all(configs, cache.digest)
     first = autotuned(configs[0], mesh, (d_sae, cache.manifest.d_model))
     configs = [replace(one, sae=replace(one.sae, screen=first.sae.screen)) for one in configs]
     with contextlib.ExitStack() as held:
         runs = raise_on_all(lambda: own_runs(configs, cache, held))
         events = raise_on_all(lambda: [held.enter_context(Events(c, cache, mesh)) for c in configs])
         kept = [held.enter_context(kept_checkpoints(config)) for config in configs]
-        done = step_to_resume(kept, fall_back=first.run.fall_back)
+        done = step_to_resume(kept, skip_damaged=first.run.skip_damaged)
         if done >= first.run.steps:
             print_once(f"all {len(runs)} runs of the pack are complete: {done} steps")
             return paths
@@ -259,7 +264,7 @@ def run_pack(configs: Sequence[Config], rules: Rules) -> list[Path]:
         for log in logs:
             held.enter_context(contextlib.closing(log))
         opened = [Member(*one) for one in zip(configs, runs, kept, events, logs, strict=True)]
-        stop = held.enter_context(Stop())
+        stop = held.enter_context(StopOnAll())
         batches = until_asked(held.enter_context(stream.prefetch(done)), stop)
         members = Members(opened, step, layout, stream, rules)
         members.start(done)
@@ -355,7 +360,7 @@ def _begin(
             contexts.update(own)
         if done:
             return kept[run].restore(done, layout.single)
-        rate = on_all(mesh, np.float32(config.sae.k / d_sae))
+        rate = replicate(mesh, np.float32(config.sae.k / d_sae))
         key = seed_key(config.run.seed, mesh)
         state: TrainState = make(started[layer]._replace(key=key, rate=rate))
         return state

@@ -14,7 +14,7 @@ from vasae_jax.activations import activation_of
 from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.distributed.mesh import DATA, MODEL, Rules, on_all
+from vasae_jax.distributed.mesh import DATA, MODEL, Rules, replicate
 from vasae_jax.sae import ForwardConfig, row_dots, unit_rows
 from vasae_jax.sae.forward import active_features
 from vasae_jax.stream import next_tokens
@@ -122,7 +122,7 @@ def make_probe(config: Config, cache: Cache, mesh: Mesh, context: Context) -> Pr
     tokens = context.tokens
     if tokens is None or not wants_probe(config):
         return None
-    rows = on_all(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
+    rows = replicate(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
     forward = ForwardConfig(activation_of(config.sae), config.sae.pre_bias, axis=MODEL)
     how = _How(forward, pulled_name(config))
     program, first = _program(mesh, how), sets_in(config)

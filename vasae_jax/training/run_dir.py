@@ -16,8 +16,8 @@ from vasae_jax.config import Config
 from vasae_jax.config.overrides import difference, from_dict, to_dict
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import unwritable, write_bytes, write_json
-from vasae_jax.utils.lock import OWNER, Owner
+from vasae_jax.utils.files import write_bytes, write_error, write_json
+from vasae_jax.utils.lock import OWNER, FolderLock
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -69,7 +69,7 @@ class RunDir:
             with open(self.path / METRICS, "a") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
-            raise unwritable(self.path / METRICS, error) from error
+            raise write_error(self.path / METRICS, error) from error
 
 
 def own_runs(configs: Sequence[Config], cache: Cache, held: contextlib.ExitStack) -> list[RunDir]:
@@ -85,7 +85,7 @@ def own_runs(configs: Sequence[Config], cache: Cache, held: contextlib.ExitStack
     for config in configs:
         check_run(config, cache)
     for config in configs:
-        held.enter_context(Owner(config.run.out))
+        held.enter_context(FolderLock(config.run.out))
     return [open_run(config, cache) for config in configs]
 
 
@@ -142,7 +142,7 @@ def read_run(path: Path) -> Recorded:
 
 
 def _begin(path: Path, config: Config, cache: Cache) -> None:
-    run = replace(config.run, overwrite=False, fall_back=False)  # said of one start only
+    run = replace(config.run, overwrite=False, skip_damaged=False)  # said of one start only
     record = {
         "created_by": f"vasae_jax {__version__}",
         "cache_digest": cache.digest,
@@ -168,7 +168,7 @@ def lasting(config: Config) -> Config:
         config.run,
         out="",
         overwrite=False,
-        fall_back=False,
+        skip_damaged=False,
         tensorboard=False,
         wandb="",
         log_every=blank.run.log_every,

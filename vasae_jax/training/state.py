@@ -20,7 +20,7 @@ from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.anchor.whitening import WithinCov, anchor_rows, detector_rows
 from vasae_jax.cache import Cache
 from vasae_jax.config import AnchorConfig, Config
-from vasae_jax.distributed.hosts import first_then_all
+from vasae_jax.distributed.hosts import first_then_others
 from vasae_jax.distributed.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
 from vasae_jax.training.hparams import pulled
@@ -61,7 +61,7 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
     if config.anchor.kind == "embedding":
         return Targets(start, tokens=vocabulary_tokens(len(start)))
     data = config.data
-    anchors = first_then_all(
+    anchors = first_then_others(
         lambda: layer_anchors(cache, data.input_site, data.skip_positions, data.max_norm)
     )
     return pulled_to(anchors, config.anchor)

@@ -16,8 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config
-from vasae_jax.distributed.compilation import options
-from vasae_jax.distributed.mesh import MODEL, Rules
+from vasae_jax.distributed.mesh import MODEL, Rules, compiler_options
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.config import Execution
 from vasae_jax.training.hparams import Knobs, keeps_unit, knobs_of, pulled, pulls_unit
@@ -65,7 +64,7 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
         out_specs=(specs, P()),
         check_vma=False,
     )
-    return jax.jit(local, donate_argnums=0, compiler_options=options(mesh))
+    return jax.jit(local, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def learning_rate(step: jax.Array, knobs: Knobs, steps: int) -> jax.Array:

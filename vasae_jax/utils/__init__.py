@@ -1,1 +1,1 @@
-"""General helpers without a model or a device: files, locks, errors, signals, progress."""
+"""General helpers that need no model and no device: files, locks, errors, signals, progress."""

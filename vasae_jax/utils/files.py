@@ -1,4 +1,4 @@
-"""Writing files so that nothing stored is ever lost or half-written, and digests of what is."""
+"""Atomic writes, checks before writing, and SHA-256 digests."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,10 @@ from vasae_jax.utils.errors import UserError
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a temporary file that becomes ``path`` when the block ends without an error.
+    """Open a temporary file that is renamed to ``path`` when the block ends without an error.
 
-    The file is flushed to disk before the rename and the directory after it, so after a
-    crash ``path`` holds either its old content or all of the new one.
+    The file is flushed to disk before the rename and the directory after it, so after a crash
+    ``path`` has either its old content or the complete new one.
 
     Raises:
         UserError: the directory cannot be created or written, or the disk is full.
@@ -32,7 +32,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             dir=target.parent, prefix=target.name + ".", delete=False
         )
     except OSError as error:
-        raise unwritable(target, error) from error
+        raise write_error(target, error) from error
     try:
         with handle:
             yield handle
@@ -43,39 +43,39 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         _sync_directory(target.parent)
     except OSError as error:
         _discard(handle.name)
-        raise unwritable(target, error) from error
+        raise write_error(target, error) from error
     except BaseException:
         _discard(handle.name)
         raise
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically; raises UserError where that is impossible."""
+    """Write ``data`` to ``path`` atomically; raises UserError if that fails."""
     with atomic_file(path) as handle:
         handle.write(data)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON to ``path`` atomically (NaN is refused)."""
+    """Write ``value`` as indented UTF-8 JSON to ``path`` atomically; NaN is a ValueError."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
-def unwritable(path: str | os.PathLike[str], error: OSError) -> UserError:
-    """The sentence for a path that could not be written, and why."""
+def write_error(path: str | os.PathLike[str], error: OSError) -> UserError:
+    """The UserError for a ``path`` that could not be written."""
     return UserError(
         f"cannot write {path}: {error.strerror or error}; expected a writable place with free space"
     )
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise UserError if ``path`` exists and the user did not ask to overwrite it."""
+    """Raise UserError if ``path`` exists, unless ``overwrite`` is set."""
     if Path(path).exists() and not overwrite:
         raise UserError(f"{path} exists already; expected a new path, or --overwrite to replace it")
 
 
 def require_space(directory: str | os.PathLike[str], nbytes: int) -> None:
-    """Raise UserError if ``directory`` (which exists) has less than ``nbytes`` of free space."""
+    """Raise UserError if the disk of an existing ``directory`` has less than ``nbytes`` free."""
     free = shutil.disk_usage(directory).free
     if free < nbytes:
         raise UserError(
@@ -102,6 +102,17 @@ def sha256_array(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def user_cache() -> Path:
+    """The user's directory for downloads, compiled programs and measurements.
+
+    ``$VASAE_CACHE``, or else ``vasae_jax`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    if directory := os.environ.get("VASAE_CACHE"):
+        return Path(directory).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "vasae_jax"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -119,15 +130,3 @@ def _sync_directory(directory: Path) -> None:
 def _discard(name: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(name)
-
-
-# Where this project keeps what it need not fetch or make twice.
-
-
-def default_cache() -> Path:
-    """``$VASAE_CACHE``, else ``vasae_jax`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    own = os.environ.get("VASAE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "vasae_jax"

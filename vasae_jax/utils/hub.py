@@ -1,4 +1,4 @@
-"""Where a model lies: a path, or a repository on the Hugging Face hub."""
+"""Find a model on disk or on the Hugging Face hub, and upload a folder to the hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from vasae_jax.utils.errors import UserError, first_line
 
 
-def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]:
-    """Path, name and hub revision (None for a local path) of the model ``source``.
+def find_model(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]:
+    """The path, name and hub revision (None if local) of the model ``source``.
 
     Args:
-        source: a directory, a .gguf file, or else a name on the hub, which is downloaded.
-        patterns: the files to download.
+        source: a directory, a .gguf file, or the name of a hub repository, which is downloaded.
+        patterns: glob patterns of the files to download.
 
     Raises:
-        UserError: no such path, or the hub does not have it or cannot be reached.
+        UserError: there is no such path or repository, or the hub cannot be reached.
     """
     if not source:
         raise UserError("the model's name is empty; expected a path or a Hugging Face name")
@@ -30,12 +30,12 @@ def locate(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]
             f"{source} does not exist; expected a directory with config.json, "
             "a .gguf file, or a Hugging Face name such as openai-community/gpt2"
         )
-    path = snapshot(source, patterns)
+    path = download(source, patterns)
     return path, source, path.name
 
 
-def snapshot(name: str, patterns: Sequence[str]) -> Path:
-    """The local copy of hub repository ``name``, its files that match ``patterns``.
+def download(name: str, patterns: Sequence[str]) -> Path:
+    """Download the files of hub repository ``name`` that match ``patterns``; their directory.
 
     Raises:
         UserError: there is no such repository, or the hub cannot be reached.
@@ -51,11 +51,11 @@ def snapshot(name: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def push(folder: Path, repository: str) -> str:
-    """Upload a folder to the hub repository ``repository``, which is made if need be; its URL.
+def upload(folder: Path, repository: str) -> str:
+    """Upload a folder to a hub repository, which is created if it does not exist; its URL.
 
     Raises:
-        UserError: the hub is off (``HF_HUB_OFFLINE``), cannot be reached, or refuses.
+        UserError: HF_HUB_OFFLINE is set, the hub cannot be reached, or it refuses.
     """
     from huggingface_hub import HfApi, constants
 

@@ -1,8 +1,8 @@
-"""One writer at a time: a file says who owns a folder, and is locked while its process lives.
+"""A lock on a folder, so that only one process writes to it.
 
-The lock (flock) ends with its process, however that ends. Some network file systems keep it
-from other hosts, so the owner also touches its file every BEAT seconds: one that is not heard
-of for SILENCE seconds is gone.
+The lock is a file in the folder that names its owner and is locked with flock, which ends with the
+process. On some network file systems other hosts do not see that lock. The owner therefore touches
+the file every HEARTBEAT_SECONDS, and counts as dead after TIMEOUT_SECONDS without it.
 """
 
 import contextlib
@@ -19,49 +19,50 @@ from types import TracebackType
 from typing import Any, Self
 
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import unwritable
+from vasae_jax.utils.files import write_error
 
 OWNER = "owner.json"
-BEAT = 10.0
-SILENCE = 60.0
+HEARTBEAT_SECONDS = 10.0
+TIMEOUT_SECONDS = 60.0
 
 
-class Owner:
-    """Owns a folder until released; use as a context manager.
+class FolderLock:
+    """Locks a folder until it is released; a context manager.
 
     Args:
-        folder: made if it is not there.
-        name: of the file in it that says who the owner is; removed on release.
+        folder: created if it does not exist.
+        name: the lock file in it, which is removed on release.
 
     Raises:
-        UserError: another process owns it (which, where and since when is said), or the file
-            cannot be written.
+        UserError: another process holds the lock, or the file cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str = OWNER) -> None:
         self._file = Path(folder) / name
-        self._made = not self._file.parent.exists()
+        self._created_folder = not self._file.parent.exists()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = _claim(self._file)
-            _sign(self._handle)
+            self._handle = _acquire(self._file)
+            _write_owner(self._handle)
         except OSError as error:
-            raise unwritable(self._file, error) from error
+            raise write_error(self._file, error) from error
         self._released = threading.Event()
-        self._heart = threading.Thread(target=self._beat, args=(BEAT,), daemon=True)
-        self._heart.start()
+        self._heartbeat = threading.Thread(
+            target=self._touch, args=(HEARTBEAT_SECONDS,), daemon=True
+        )
+        self._heartbeat.start()
 
     def release(self) -> None:
-        """Let the next one have it; may be called twice."""
+        """Give up the lock; calling it again does nothing."""
         if self._released.is_set():
             return
         self._released.set()
-        self._heart.join()
+        self._heartbeat.join()
         with contextlib.suppress(OSError):
             self._file.unlink()
         os.close(self._handle)
-        if self._made:
-            with contextlib.suppress(OSError):  # something was written there, as it should
+        if self._created_folder:
+            with contextlib.suppress(OSError):  # the folder has files
                 self._file.parent.rmdir()
 
     def __enter__(self) -> Self:
@@ -75,70 +76,73 @@ class Owner:
     ) -> None:
         self.release()
 
-    def _beat(self, every: float) -> None:
+    def _touch(self, every: float) -> None:
         while not self._released.wait(every):
             with contextlib.suppress(OSError):
                 os.utime(self._handle)
 
 
-def _claim(file: Path) -> int:
-    """The open file, locked where the file system has locks; UserError if an owner lives."""
+def _acquire(file: Path) -> int:
+    """Open and lock the file; its descriptor. Raises UserError if its owner is alive."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = _lock(handle)
-            owner = _read(file)
-            if locked is False or (owner and not _gone(file, owner, locked)):
-                raise UserError(_refusal(file, owner))
-            if _same(handle, file):
+            locked = _flock(handle)
+            owner = _read_owner(file)
+            if locked is False or (owner and not _is_dead(file, owner, locked)):
+                raise UserError(_locked_message(file, owner))
+            if _is_same_file(handle, file):
                 return handle
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its owner has removed it since it was opened
+        os.close(handle)  # the owner removed the file after it was opened
 
 
-def _lock(handle: int) -> bool | None:
-    """Whether the lock was free; None where the file system has none."""
+def _flock(handle: int) -> bool | None:
+    """Whether the lock was free; None if the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # some file systems say the second
+    except (BlockingIOError, PermissionError):  # some file systems raise the second
         return False
     except OSError:
         return None
     return True
 
 
-def _gone(file: Path, owner: dict[str, Any], locked: bool | None) -> bool:
-    """Whether the owner that the file names lives no more; may take SILENCE seconds."""
+def _is_dead(file: Path, owner: dict[str, Any], locked: bool | None) -> bool:
+    """Whether the owner has ended; may wait TIMEOUT_SECONDS for a sign of life."""
     if locked and owner.get("host") == socket.gethostname():
         return True
-    said = f"{file} was left by {_words(owner)}: waiting {SILENCE:.0f} s for a sign of it"
-    print(said, file=sys.stderr, flush=True)
-    heard, end = _heard(file), time.monotonic() + SILENCE
+    print(
+        f"{file} was left by {_describe(owner)}: waiting {TIMEOUT_SECONDS:.0f} s for a sign of it",
+        file=sys.stderr,
+        flush=True,
+    )
+    touched, end = _last_touched(file), time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
-        time.sleep(min(SILENCE / 20, 1.0))
-        if _heard(file) != heard:
+        time.sleep(min(TIMEOUT_SECONDS / 20, 1.0))
+        if _last_touched(file) != touched:
             return False
     return True
 
 
-def _heard(file: Path) -> int:
-    """When the owner last touched its file; 0 if it has removed it, by the file system's clock."""
+def _last_touched(file: Path) -> int:
+    """When the owner last touched the file, in ns of the file system's clock; 0 if removed."""
     with contextlib.suppress(FileNotFoundError), open(file, "rb") as fresh:
         return os.fstat(fresh.fileno()).st_mtime_ns
     return 0
 
 
-def _sign(handle: int) -> None:
+def _write_owner(handle: int) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    own = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
+    owner = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
     os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(own).encode(), 0)
+    os.pwrite(handle, json.dumps(owner).encode(), 0)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """What the file says of its owner: nothing where it is new, or was left half written."""
+def _read_owner(file: Path) -> dict[str, Any]:
+    """The owner that the file names; empty if the file is new or incomplete."""
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -146,20 +150,20 @@ def _read(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _same(handle: int, file: Path) -> bool:
+def _is_same_file(handle: int, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), file.stat())
     except FileNotFoundError:
         return False
 
 
-def _refusal(file: Path, owner: dict[str, Any]) -> str:
+def _locked_message(file: Path, owner: dict[str, Any]) -> str:
     return (
-        f"{file} is held by {_words(owner)}; expected one writer at a time: let it end, or stop "
+        f"{file} is held by {_describe(owner)}; expected one writer at a time: let it end, or stop "
         "it first"
     )
 
 
-def _words(owner: dict[str, Any]) -> str:
+def _describe(owner: dict[str, Any]) -> str:
     known = {"host": "an unknown host", "process": "?", "since": "an unknown time"} | owner
     return f"process {known['process']} on {known['host']} since {known['since']}"

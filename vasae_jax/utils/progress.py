@@ -1,35 +1,32 @@
-"""One line that says how far a long job is, how fast it goes and when it will end."""
+"""A progress line for long jobs: done, rate and time left."""
 
 import sys
 import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
-# Durations in words.
-
 
 def duration(seconds: float) -> str:
     """Seconds as ``12 s``, ``3 min 05 s`` or ``2 h 07 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 class Progress:
-    """Done of a total, rate and time left, on stderr.
+    """A progress line on stderr.
 
-    On a terminal the line is rewritten in place; elsewhere one is printed every few seconds.
-    Use it in a ``with`` block, so that an error's sentence begins on a line of its own.
+    On a terminal the line is rewritten in place; otherwise a line is printed every five seconds.
+    Used as a context manager, it starts a new line before an error is printed.
 
     Args:
-        total: how much there is to do, or None where that is unknown.
-        done: how much was done before the clock starts.
-        unit: what is counted.
-        stream: where to write, stderr by default.
-        clock: seconds.
+        total: number of units to do, or None if unknown.
+        done: number of units that were already done at the start.
+        unit: what is counted, such as ``rows``.
+        stream: file to write to, stderr by default.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -45,19 +42,19 @@ class Progress:
         self._clock = clock
         self._tty = self._stream.isatty()
         self._first, self._began = done, clock()
-        self._shown = self._began
+        self._last_shown = self._began
         self._open = False
 
     def update(self, done: int) -> None:
-        """Show ``done`` if the last line is old enough."""
+        """Show that ``done`` units are done, if the last line is old enough."""
         now = self._clock()
-        if now - self._shown >= (0.2 if self._tty else 5.0):
-            self._shown = now
+        if now - self._last_shown >= (0.2 if self._tty else 5.0):
+            self._last_shown = now
             self._open = self._tty
             self._show(self.line(done, now), end="" if self._tty else "\n")
 
     def finish(self, done: int) -> None:
-        """Show the last line, whatever the time, and end it."""
+        """Show the final line."""
         self._open = False
         self._show(self.line(done, self._clock()), end="\n")
 
@@ -65,11 +62,11 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._open:  # a line was being rewritten: other text must not follow on it
+        if self._open:
             print(file=self._stream, flush=True)
 
     def line(self, done: int, now: float) -> str:
-        """The text of a progress line at time ``now``."""
+        """The text of the line at time ``now`` (seconds of the clock)."""
         seconds = max(now - self._began, 1e-9)
         rate = (done - self._first) / seconds
         if self.total is None:

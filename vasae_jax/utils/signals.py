@@ -1,4 +1,4 @@
-"""Ending a long job between two steps when the user or the scheduler asks for it."""
+"""Stop a long job between two steps on SIGINT or SIGTERM, and silence chatty libraries."""
 
 import logging
 import signal
@@ -12,22 +12,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While open, the first SIGINT or SIGTERM is noted instead of ending the process.
+    """Records the first SIGINT or SIGTERM instead of letting it end the process.
 
-    ``signals`` are those that are noted, if not both. A second one has its usual effect, for
-    whoever cannot wait for the step to end. Outside the main thread, where Python allows no
-    handlers, nothing is changed.
+    A context manager. A second signal has its usual effect. Does nothing outside the main thread,
+    where Python allows no signal handlers.
+
+    Args:
+        signals: the signals to record.
     """
 
     def __init__(self, signals: Sequence[int] = SIGNALS) -> None:
         self.signal: int | None = None
         self._signals = signals
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self._signals}
+            self._handlers = {
+                number: signal.signal(number, self._record) for number in self._signals
+            }
         return self
 
     def __exit__(
@@ -36,48 +40,43 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the handlers of before back."""
+        """Restore the previous handlers."""
         self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
 
 class Stopped(Exception):
-    """The job ended early because a signal asked it to; its progress is kept."""
+    """The job ended early because of a signal; its progress is saved."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + number
 
 
-# Keeping libraries from telling a user what is no news.
-
-
-class _NoBookkeeping(logging.Filter):
-    """Lets pass what others than Orbax say, and what Orbax says at a level above warning."""
-
+class _DropOrbaxWarnings(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is said."""
+        """Whether to log a record: any but Orbax's warnings and below."""
         return record.levelno > logging.WARNING or "orbax" not in record.pathname
 
 
 def quiet_orbax() -> None:
-    """Drop what Orbax tells of its own bookkeeping, for those who call from Python."""
+    """Drop Orbax's warnings, which are about its own bookkeeping; for use from Python."""
     logger = logging.getLogger("absl")
-    if not any(isinstance(there, _NoBookkeeping) for there in logger.filters):
-        logger.addFilter(_NoBookkeeping())
+    if not any(isinstance(each, _DropOrbaxWarnings) for each in logger.filters):
+        logger.addFilter(_DropOrbaxWarnings())
 
 
 def quiet_libraries() -> None:
-    """Silence Orbax, for command lines and workers, which say what fails in a sentence.
+    """Silence Orbax and asyncio; for commands, which report errors in one sentence themselves.
 
-    It tells its own bookkeeping at warning level, and a failed save again for each array.
+    Orbax warns about its own bookkeeping, and logs a failed save once for every array.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -17,7 +17,7 @@ from vasae_jax.report.heatmap import Heatmap
 from vasae_jax.report.page.run_files import index_entry, write_run, write_shard
 from vasae_jax.report.run_report import RunReport
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import unwritable
+from vasae_jax.utils.files import write_error
 
 INDEX = "index.html"
 
@@ -67,7 +67,7 @@ def build_page(
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
     try:
         _fill(scratch, reports, matches, heatmaps, charts)
         scratch.chmod(0o755)
@@ -75,7 +75,7 @@ def build_page(
             shutil.rmtree(path)
         scratch.replace(path)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path / INDEX

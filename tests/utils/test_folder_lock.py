@@ -1,4 +1,4 @@
-"""A folder has one owner at a time, which is named to others, and is not missed when it is gone."""
+"""A folder is locked by one process at a time; the lock of a dead process does not count."""
 
 import json
 import os
@@ -10,18 +10,18 @@ import threading
 
 import pytest
 
-from vasae_jax.utils import lock as owner_module
+from vasae_jax.utils import lock as lock_module
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.lock import OWNER, Owner
+from vasae_jax.utils.lock import OWNER, FolderLock
 
 pytestmark = pytest.mark.fault
 
-HOLD = "import sys, time; from vasae_jax.utils.lock import Owner; owner = Owner(sys.argv[1]);"
+HOLD = "import sys, time; from vasae_jax.utils import lock; held = lock.FolderLock(sys.argv[1]);"
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that owns ``tmp_path``/run."""
+    """Another process that has locked ``tmp_path``/run."""
     code = HOLD + "print(flush=True); time.sleep(60)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
@@ -31,38 +31,38 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_the_second_is_told_of_the_first_until_that_is_killed(holder, tmp_path):
-    said = rf"owner\.json is held by process {holder.pid} on {socket.gethostname()} since 20.*; "
+def test_a_second_process_is_refused_until_the_first_is_killed(holder, tmp_path):
+    owner = rf"owner\.json.*{holder.pid}.*{socket.gethostname()}"
     for _ in range(2):
-        with pytest.raises(UserError, match=said + "expected one writer at a time"):
-            Owner(tmp_path / "run")
+        with pytest.raises(UserError, match=owner):
+            FolderLock(tmp_path / "run")
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / OWNER).exists()
-    with Owner(tmp_path / "run"):
+    with FolderLock(tmp_path / "run"):
         assert json.loads((tmp_path / "run" / OWNER).read_text())["process"] == os.getpid()
 
 
-def test_what_was_made_is_removed_unless_it_is_used(tmp_path):
-    with Owner(tmp_path / "unused"):
+def test_a_folder_that_was_created_is_removed_unless_it_has_files(tmp_path):
+    with FolderLock(tmp_path / "unused"):
         pass
-    with Owner(tmp_path / "used") as owner:
+    with FolderLock(tmp_path / "used") as lock:
         (tmp_path / "used" / "file").write_text("kept")
-        owner.release()
+        lock.release()
     assert [path.name for path in tmp_path.rglob("*")] == ["used", "file"]
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """The file of an owner on another host, whose lock does not reach this one."""
-    monkeypatch.setattr(owner_module, "SILENCE", 0.5)
+    """The lock file of a process on another host, whose flock is not seen here."""
+    monkeypatch.setattr(lock_module, "TIMEOUT_SECONDS", 0.5)
     file = tmp_path / OWNER
     file.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "yesterday"}))
     return file
 
 
-def test_an_owner_on_another_host_is_heard(elsewhere, monkeypatch):
-    """It beats as an Owner does, which holds no lock that this host could see."""
+def test_an_owner_on_another_host_shows_that_it_lives(elsewhere, monkeypatch):
+    """It touches the file as FolderLock does, without a flock that this host can see."""
     handle, over = os.open(elsewhere, os.O_RDWR), threading.Event()
 
     def beat():
@@ -72,8 +72,8 @@ def test_an_owner_on_another_host_is_heard(elsewhere, monkeypatch):
     heart = threading.Thread(target=beat)
     heart.start()
     try:
-        with pytest.raises(UserError, match=r"held by process 7 on elsewhere since yesterday"):
-            Owner(elsewhere.parent)
+        with pytest.raises(UserError, match=r"7.*elsewhere"):
+            FolderLock(elsewhere.parent)
     finally:
         over.set()
         heart.join()
@@ -81,15 +81,15 @@ def test_an_owner_on_another_host_is_heard(elsewhere, monkeypatch):
     assert "elsewhere" in elsewhere.read_text()
 
 
-def test_a_silent_owner_on_another_host_is_gone(elsewhere, capsys):
-    with Owner(elsewhere.parent):
+def test_a_silent_owner_on_another_host_is_dead(elsewhere, capsys):
+    with FolderLock(elsewhere.parent):
         assert json.loads(elsewhere.read_text())["process"] == os.getpid()
-    assert "was left by process 7 on elsewhere" in capsys.readouterr().err
+    assert "elsewhere" in capsys.readouterr().err
 
 
-def test_an_owner_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(owner_module, "BEAT", 0.01)
-    with Owner(tmp_path):
+def test_the_owner_touches_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_module, "HEARTBEAT_SECONDS", 0.01)
+    with FolderLock(tmp_path):
         first = (tmp_path / OWNER).stat().st_mtime_ns
         for _ in range(200):
             if (tmp_path / OWNER).stat().st_mtime_ns != first:
@@ -99,20 +99,20 @@ def test_an_owner_beats(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_a_garbled_file_of_no_owner_is_no_hindrance(tmp_path, text, monkeypatch):
-    monkeypatch.setattr(owner_module, "SILENCE", 0.1)
+def test_a_garbled_file_of_no_owner_is_ignored(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(lock_module, "TIMEOUT_SECONDS", 0.1)
     (tmp_path / OWNER).write_text(text)
-    with Owner(tmp_path):
+    with FolderLock(tmp_path):
         assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
 
 
-def test_many_at_once_leave_one(tmp_path):
+def test_of_many_threads_one_has_the_lock(tmp_path):
     inside, most, won = [0], [0], [0]
 
     def compete():
         for _ in range(30):
             try:
-                with Owner(tmp_path):
+                with FolderLock(tmp_path):
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
                     won[0] += 1
