@@ -103,7 +103,7 @@ def measure(cache: Cache, given: argparse.Namespace) -> dict:
     shape = (cache.manifest.shard_rows, acts.shape[1])
     buffers = [np.zeros(shape, acts.dtype) for _ in range(2)]
     shuffle = Shuffle(given.batch, seed=0, readers=given.readers, shuffle_chunks=given.window)
-    stream = Stream(cache, given.layer, "train", MASK, shuffle)
+    stream = Stream(cache, [given.layer], "train", MASK, shuffle)
     taken = iter(itertools.count(0, batches))
     raw, shuffled = [], []
     for turn in range(given.rounds + 1):

@@ -59,8 +59,7 @@ def _dry_run(asked: Asked) -> str:
 
 def _train(asked: Asked) -> list[str]:
     """The directories of what was asked for, trained."""
-    from vasae_jax.training.loop import train  # this loads JAX
-    from vasae_jax.training.pack_loop import train_pack
+    from vasae_jax.training.loop import train, train_pack  # this loads JAX
 
     paths = train_pack(asked) if isinstance(asked, list) else [train(asked)]
     return list(map(str, paths))
