@@ -25,9 +25,11 @@ def unit(rows):
 
 
 def alignment(W_dec, anchors, mode, weight, target_cosine=1.0):
-    """sum_i w_i min(s_i, enough) and its gradient [F, d]; anchors are unit rows, weight sums to 1.
+    """sum_i w_i min(s_i, target_cosine) and its gradient [F, d]; anchors are unit rows.
 
-    ``enough`` is for the mode nearest alone.
+    ``weight`` sums to 1.
+
+    ``target_cosine`` is for the mode nearest alone.
     """
     norm = np.linalg.norm(W_dec, axis=1, keepdims=True)
     d = W_dec / norm

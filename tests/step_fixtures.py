@@ -9,10 +9,9 @@ import numpy as np
 
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
-from vasae_jax.training.hparams import phases
-from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.state import Start, state_maker
-from vasae_jax.training.step import make_step
+from vasae_jax.training.loss import Batch, StepInputs
+from vasae_jax.training.state import InitInputs, state_maker
+from vasae_jax.training.step import make_steps
 
 V, D, F, ROWS, K = 70, 16, 64, 48, 5
 STEPS = 12
@@ -61,10 +60,11 @@ def make_config(mesh=ONE, loss="variance", search_fraction=1.0, **sae):
 def start(config, anchors, variance=float(D)):
     mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
     rows, tokens = jnp.asarray(anchors), jnp.arange(V, dtype=jnp.int32)
-    given = Start(jax.random.key(0), mean, rows, rows, tokens)
+    rate = jnp.float32(config.sae.k / config.sae.d_sae)
+    init = InitInputs(jax.random.key(0), mean, rows, rows, tokens, rate)
     if config not in _MAKERS:
-        _MAKERS[config] = state_maker(config, config.sae.d_sae, mesh, given)
-    return mesh, _MAKERS[config](given), Context(rows, mean, jnp.float32(variance))
+        _MAKERS[config] = state_maker(config, config.sae.d_sae, mesh, init)
+    return mesh, _MAKERS[config](init), StepInputs(rows, mean, jnp.float32(variance))
 
 
 _MAKERS: dict[Config, Callable] = {}
@@ -75,7 +75,7 @@ def run_steps(config, execution="sparse", steps=STEPS):
     """Final state and metrics [steps, ...] as host arrays."""
     x, keep, anchors = make_rows()
     mesh, state, context = start(config, anchors)
-    step = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
+    step = make_steps(config, mesh, state, execution)
     seen = []
     for t in range(steps):
         state, metrics = step(t + 1)(state, Batch(jnp.asarray(x[t]), jnp.asarray(keep[t])), context)

@@ -55,7 +55,7 @@ def test_a_bucket_holds_the_files_of_a_directory(bucket, tmp_path):
     assert "300 rows" in info(URL)
     shuffle = Shuffle(batch=64, seed=0, readers=4, shuffle_chunks=2)
     remote, near = (
-        Stream(Cache.open(url), 3, "train", Mask(1, 10.0), shuffle).batch(3)
+        Stream(Cache.open(url), [3], "train", Mask(1, 10.0), shuffle).batches(3)[0]
         for url in (URL, str(local))
     )
     assert (remote.x == near.x).all()

@@ -8,7 +8,7 @@ from vasae_jax.config import Config, SAEConfig
 from vasae_jax.distributed.autotune import Timing
 from vasae_jax.evaluation.run import screened
 from vasae_jax.sae import screen
-from vasae_jax.training import autotune as settle
+from vasae_jax.training import autotune
 from vasae_jax.training.run import Run
 
 K, D = 2, 8
@@ -34,5 +34,5 @@ def run(tmp_path, features, activation):
 def test_what_the_training_machine_chose_does_not_count(
     monkeypatch, tmp_path, name, features, activation, expected
 ):
-    monkeypatch.setattr(settle, "fastest", lambda question, ways: Timing(name, {name: 0.1}))
+    monkeypatch.setattr(autotune, "fastest", lambda question, ways: Timing(name, {name: 0.1}))
     assert screened(run(tmp_path, features, activation)) is expected

@@ -8,7 +8,7 @@ from cache_fixtures import make_cache
 
 from vasae_jax.cache import RowArray
 from vasae_jax.config import Mask
-from vasae_jax.stream import LayersStream, Shuffle, Stream
+from vasae_jax.stream import Shuffle, Stream
 from vasae_jax.utils.errors import UserError
 
 LAYERS = (3, 1, 5)
@@ -21,13 +21,13 @@ def cache(tmp_path_factory):
 
 
 def test_each_layer_has_the_batches_of_its_own_stream(cache):
-    together = LayersStream(cache, LAYERS, "train", MASK, SHUFFLE)
-    alone = [Stream(cache, layer, "train", MASK, SHUFFLE) for layer in LAYERS]
+    together = Stream(cache, LAYERS, "train", MASK, SHUFFLE)
+    alone = [Stream(cache, [layer], "train", MASK, SHUFFLE) for layer in LAYERS]
     with together.prefetch(3) as batches:
         for _ in range(20):
             step, found = next(batches)
             for own, stream in zip(found, alone, strict=True):
-                expected = stream.batch(step)
+                expected = stream.batches(step)[0]
                 for name in ("x", "keep", "docs"):
                     np.testing.assert_array_equal(getattr(own, name), getattr(expected, name))
     assert not np.array_equal(found[0].keep, found[1].keep)
@@ -41,16 +41,16 @@ def test_every_chunk_of_every_column_is_asked_for_once_an_epoch(cache, monkeypat
         return real(array, start, stop, out)
 
     monkeypatch.setattr(RowArray, "read_into", counting)
-    stream = LayersStream(cache, LAYERS, "train", MASK, SHUFFLE)
+    stream = Stream(cache, LAYERS, "train", MASK, SHUFFLE)
     for step in range(1000 // 60):
         stream.batches(step)
     names = {name for name, _ in asked}
     assert len(names) == 2 * len(LAYERS) + 2  # rows and norms of each, documents, positions
     first_epoch = [count for (name, row), count in asked.items()]
     assert max(first_epoch) <= 2 and sum(first_epoch) < 1.5 * 1000 * len(names)
-    alone = Stream(cache, 3, "train", MASK, SHUFFLE)
+    alone = Stream(cache, [3], "train", MASK, SHUFFLE)
     for step in range(1000 // 60):
-        alone.batch(step)
+        alone.batches(step)[0]
     acts, small = 1000 * 16 * 2, 1000 * 4
     each = stream.stats().bytes / (3 * acts + 5 * small)
     assert each == pytest.approx(alone.stats().bytes / (acts + 3 * small))
@@ -58,4 +58,4 @@ def test_every_chunk_of_every_column_is_asked_for_once_an_epoch(cache, monkeypat
 
 def test_a_layer_that_is_not_there_is_refused(cache):
     with pytest.raises(UserError, match=r"has no layers\.2"):
-        LayersStream(cache, (3, 2), "train", MASK, SHUFFLE)
+        Stream(cache, (3, 2), "train", MASK, SHUFFLE)

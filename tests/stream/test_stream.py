@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cache_fixtures import make_cache
-from test_stream_order import lane_sequence
+from test_stream_order import reader_sequence
 
 from vasae_jax.cache import RowArray
 from vasae_jax.config import Mask
@@ -39,7 +39,7 @@ def memory(cache):
 
 def make_stream(cache, batch=60, seed=0, readers=4, shuffle_chunks=3, **process):
     return Stream(
-        cache, LAYER, "train", MASK, Shuffle(batch, seed, readers, shuffle_chunks), **process
+        cache, [LAYER], "train", MASK, Shuffle(batch, seed, readers, shuffle_chunks), **process
     )
 
 
@@ -50,31 +50,31 @@ def same(one, other):
 
 def test_batches_equal_the_slow_twin(cache, memory):
     stream = make_stream(cache, batch=60)
-    readers = [lane_sequence(stream.order, lane, 5) for lane in range(4)]
+    readers = [reader_sequence(stream.order, reader, 5) for reader in range(4)]
     for step in range(70):
-        batch = stream.batch(step)
-        rows = [row for lane in readers for row in lane[step * 15 : (step + 1) * 15]]
+        batch = stream.batches(step)[0]
+        rows = [row for reader in readers for row in reader[step * 15 : (step + 1) * 15]]
         assert batch.x.dtype == ml_dtypes.bfloat16
         for found, expected in zip((batch.x, batch.keep, batch.docs), memory, strict=True):
             np.testing.assert_array_equal(found, expected[rows])
 
 
-def test_a_batch_may_span_windows_and_epochs(cache, memory):
+def test_a_batch_may_span_groups_and_epochs(cache, memory):
     stream = make_stream(cache, batch=2400, readers=4, shuffle_chunks=1)
-    readers = [lane_sequence(stream.order, lane, 5) for lane in range(4)]
-    rows = [row for lane in readers for row in lane[600:1200]]
-    np.testing.assert_array_equal(stream.batch(1).x, memory[0][rows])
+    readers = [reader_sequence(stream.order, reader, 5) for reader in range(4)]
+    rows = [row for reader in readers for row in reader[600:1200]]
+    np.testing.assert_array_equal(stream.batches(1)[0].x, memory[0][rows])
 
 
 def test_random_access_equals_walking_on(cache):
     walked = make_stream(cache)
-    batches = {step: walked.batch(step) for step in range(60)}
+    batches = {step: walked.batches(step)[0] for step in range(60)}
     jumped = make_stream(cache)
     for step in (17, 3, 59, 4, 5, 5, 0, 40):
-        same(jumped.batch(step), batches[step])
-    same(make_stream(cache).batch(33), batches[33])
+        same(jumped.batches(step)[0], batches[step])
+    same(make_stream(cache).batches(33)[0], batches[33])
     with pytest.raises(UserError, match="batch -1"):
-        jumped.batch(-1)
+        jumped.batches(-1)[0]
 
 
 @pytest.mark.fault
@@ -86,7 +86,7 @@ def test_processes_share_the_same_global_batches(cache, processes):
         for index in range(processes)
     ]
     for step in (0, 1, 25):
-        batch, local = whole.batch(step), [part.batch(step) for part in parts]
+        batch, local = whole.batches(step)[0], [part.batches(step)[0] for part in parts]
         for name in ("x", "keep", "docs"):
             joined = np.concatenate([getattr(part, name) for part in local])
             np.testing.assert_array_equal(joined, getattr(batch, name))
@@ -109,12 +109,12 @@ def test_each_chunk_is_read_once_an_epoch_and_only_by_its_owner(cache, monkeypat
     reads = record_reads(monkeypatch)
     own = [chunk for chunk in range(63) if chunk % 4 in (2, 3)]
     epochs = 3
-    steps = epochs * min(stream.order.reader_rows(lane) for lane in (2, 3)) // 15
+    steps = epochs * min(stream.order.reader_rows(reader) for reader in (2, 3)) // 15
     for step in range(steps):
-        stream.batch(step)
+        stream.batches(step)[0]
     chunks = [chunk for kind, chunk in reads if kind == "acts"]
     assert set(chunks) == set(own)
-    ahead = 2 * 2 * 3  # two lanes, two windows of three chunks beyond the last full epoch
+    ahead = 2 * 2 * 3  # two readers, two groups of three chunks beyond the last full epoch
     assert epochs * len(own) - ahead <= len(chunks) <= epochs * len(own) + ahead
     stats = stream.stats()
     assert stats.rows == steps * 30
@@ -125,31 +125,31 @@ def test_each_chunk_is_read_once_an_epoch_and_only_by_its_owner(cache, monkeypat
 
 def test_columns_that_no_mask_needs_are_not_read(cache, monkeypatch):
     reads = record_reads(monkeypatch)
-    stream = Stream(cache, LAYER, "train", NO_MASK, SHUFFLE)
-    assert stream.batch(0).keep.all()
+    stream = Stream(cache, [LAYER], "train", NO_MASK, SHUFFLE)
+    assert stream.batches(0)[0].keep.all()
     assert len([kind for kind, _ in reads if kind != "acts"]) == len(reads) // 2  # docs alone
 
 
 def test_streams_refuse_what_the_cache_lacks(cache):
     with pytest.raises(UserError, match=r"no layers\.2"):
-        Stream(cache, 2, "train", MASK, SHUFFLE)
+        Stream(cache, [2], "train", MASK, SHUFFLE)
     with pytest.raises(UserError, match="no split 'dev'"):
-        Stream(cache, LAYER, "dev", MASK, SHUFFLE)
+        Stream(cache, [LAYER], "dev", MASK, SHUFFLE)
     with pytest.raises(UserError, match="expected readers=60"):
         make_stream(cache, batch=600, readers=100)
     with pytest.raises(UserError, match="not negative"):
-        Stream(cache, LAYER, "train", Mask(-1, 0.0), SHUFFLE)
+        Stream(cache, [LAYER], "train", Mask(-1, 0.0), SHUFFLE)
     with pytest.raises(UserError, match="smaller skip_positions"):
-        Stream(cache, LAYER, "train", Mask(1000, 5.0), SHUFFLE)
+        Stream(cache, [LAYER], "train", Mask(1000, 5.0), SHUFFLE)
 
 
 def test_prefetch_yields_the_batches_in_order(cache):
     plain, stream = make_stream(cache), make_stream(cache)
     with stream.prefetch(7) as batches:
         for step in range(7, 30):
-            number, batch = next(batches)
+            number, (batch,) = next(batches)
             assert number == step
-            same(batch, plain.batch(step))
+            same(batch, plain.batches(step)[0])
         assert 0 <= stream.stats().queued <= 3
     assert list(batches) == []
 

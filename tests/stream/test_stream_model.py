@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from test_stream_order import lane_sequence
+from test_stream_order import reader_sequence
 
 from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.config import Mask
@@ -51,17 +51,17 @@ class Model(RuleBasedStateMachine):
         rows=st.integers(1, 120),
         chunk_rows=st.integers(1, 9),
         readers=st.sampled_from([1, 2, 3, 4, 6]),
-        per_lane=st.integers(1, 7),
-        window=st.integers(1, 4),
+        per_reader=st.integers(1, 7),
+        shuffle_chunks=st.integers(1, 4),
         seed=st.integers(0, 2**64 - 1),
         mask=st.tuples(st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0, 1.7])),
     )
-    def begin(self, rows, chunk_rows, readers, per_lane, window, seed, mask):
+    def begin(self, rows, chunk_rows, readers, per_reader, shuffle_chunks, seed, mask):
         assume(rows > mask[0] and readers <= -(-rows // chunk_rows))
         self.folder = Path(tempfile.mkdtemp(prefix="vasae-stream-"))
         self.cache = numbered_cache(str(self.folder / "cache"), rows, chunk_rows, context=6)
         self.rows, self.mask = rows, Mask(*mask)
-        self.shuffle = Shuffle(readers * per_lane, seed, readers, window)
+        self.shuffle = Shuffle(readers * per_reader, seed, readers, shuffle_chunks)
         self.step, self.streams = 0, self.open(1)
         self.order = self.streams[0].order
         norms = self.cache.norms(LAYER, "train").read(0, rows)
@@ -74,7 +74,7 @@ class Model(RuleBasedStateMachine):
     def open(self, hosts):
         return [
             Stream(
-                self.cache, LAYER, "train", self.mask, self.shuffle,
+                self.cache, [LAYER], "train", self.mask, self.shuffle,
                 process_index=index, process_count=hosts,
             )
             for index in range(hosts)
@@ -91,7 +91,7 @@ class Model(RuleBasedStateMachine):
     def read(self, count):
         """The next batches, which are those of the model whatever came before."""
         for _ in range(count):
-            parts = [stream.batch(self.step) for stream in self.streams]
+            parts = [stream.batches(self.step)[0] for stream in self.streams]
             x = np.concatenate([part.x for part in parts])
             rows = x[:, 0].astype(int)
             np.testing.assert_array_equal(x[:, 1], rows + np.float32(0.5))
@@ -104,13 +104,13 @@ class Model(RuleBasedStateMachine):
             self.step += 1
 
     def expected(self, step):
-        """Rows of global batch ``step``, by the plain sequences of its lanes."""
+        """Rows of global batch ``step``, by the plain sequences of its readers."""
         each = self.shuffle.batch // self.shuffle.readers
         start, stop = step * each, (step + 1) * each
         found = []
-        for lane in range(self.shuffle.readers):
-            epochs = -(-stop // self.order.reader_rows(lane))
-            found += lane_sequence(self.order, lane, epochs)[start:stop]
+        for reader in range(self.shuffle.readers):
+            epochs = -(-stop // self.order.reader_rows(reader))
+            found += reader_sequence(self.order, reader, epochs)[start:stop]
         return found
 
     def count(self, rows):
@@ -121,18 +121,18 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def every_row_comes_once_an_epoch(self):
-        """No row of a lane comes twice more often than another, and lanes share none."""
+        """No row of a reader comes twice more often than another, and readers share none."""
         if not hasattr(self, "seen"):
             return
-        for lane, seen in enumerate(self.seen):
+        for reader, seen in enumerate(self.seen):
             passed = self.walked * (self.shuffle.batch // self.shuffle.readers)
-            whole, rest = divmod(passed, self.order.reader_rows(lane))
+            whole, rest = divmod(passed, self.order.reader_rows(reader))
             assert set(seen.values()) <= {whole, whole + 1} - {0}
             assert sum(count == whole + 1 for count in seen.values()) == rest
-            assert whole == 0 or len(seen) == self.order.reader_rows(lane)
+            assert whole == 0 or len(seen) == self.order.reader_rows(reader)
         for one, other in itertools.combinations(self.seen, 2):
             assert not one.keys() & other.keys()
-        assert all(lane.keys() <= set(range(self.rows)) for lane in self.seen)
+        assert all(reader.keys() <= set(range(self.rows)) for reader in self.seen)
 
     def teardown(self):
         shutil.rmtree(getattr(self, "folder", ""), ignore_errors=True)

@@ -15,68 +15,68 @@ ORDERS = [
 ]
 
 
-def sort_by_draws(seed, lane, epoch, part, count):
-    key, counter = seed + (lane << 64), (part << 128) + (epoch << 192)
+def sort_by_draws(seed, reader, epoch, part, count):
+    key, counter = seed + (reader << 64), (part << 128) + (epoch << 192)
     draws = np.random.Philox(key=key, counter=counter).random_raw(count)
     return [int(i) for i in sorted(range(count), key=lambda index: int(draws[index]))]
 
 
-def lane_sequence(order, lane, epochs):
-    """Rows of a lane in order, epoch by epoch, the slow way."""
+def reader_sequence(order, reader, epochs):
+    """Rows of a reader in order, epoch by epoch, the slow way."""
     found = []
     for epoch in range(epochs):
         own = [
             chunk
             for chunk in range(-(-order.rows // order.chunk_rows))
-            if chunk % order.readers == lane
+            if chunk % order.readers == reader
         ]
-        own = [own[i] for i in sort_by_draws(order.seed, lane, epoch, 0, len(own))]
-        for window, start in enumerate(range(0, len(own), order.window)):
+        own = [own[i] for i in sort_by_draws(order.seed, reader, epoch, 0, len(own))]
+        for group, start in enumerate(range(0, len(own), order.shuffle_chunks)):
             rows = []
-            for chunk in own[start : start + order.window]:
+            for chunk in own[start : start + order.shuffle_chunks]:
                 first = chunk * order.chunk_rows
                 rows += range(first, min(first + order.chunk_rows, order.rows))
-            shuffled = sort_by_draws(order.seed, lane, epoch, window + 1, len(rows))
+            shuffled = sort_by_draws(order.seed, reader, epoch, group + 1, len(rows))
             found += [rows[i] for i in shuffled]
     return found
 
 
-def rows_of(order, lane, start, stop):
-    """Rows of a lane by the fast path's own pieces."""
+def rows_of(order, reader, start, stop):
+    """Rows of a reader by the fast path's own pieces."""
     found = []
-    for segment in order.segments(lane, start, stop):
-        chunks = order.window_chunks(lane, segment.epoch, segment.window)
+    for segment in order.segments(reader, start, stop):
+        chunks = order.group_chunks(reader, segment.epoch, segment.group)
         rows = np.concatenate([np.arange(*order.chunk_range(chunk)) for chunk in chunks])
-        places = order.shuffle(lane, segment.epoch, segment.window)
+        places = order.shuffle(reader, segment.epoch, segment.group)
         found += rows[places[segment.start : segment.stop]].tolist()
     return found
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_equals_the_slow_twin(order):
-    for lane in range(order.readers):
-        expected = lane_sequence(order, lane, 3)
-        assert rows_of(order, lane, 0, len(expected)) == expected
-        assert len(expected) == 3 * order.reader_rows(lane)
+    for reader in range(order.readers):
+        expected = reader_sequence(order, reader, 3)
+        assert rows_of(order, reader, 0, len(expected)) == expected
+        assert len(expected) == 3 * order.reader_rows(reader)
         for start in range(0, len(expected) - 11, 11):
-            assert rows_of(order, lane, start, start + 11) == expected[start : start + 11]
+            assert rows_of(order, reader, start, start + 11) == expected[start : start + 11]
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_an_epoch_visits_each_row_once(order):
     for epoch in range(2):
         seen = []
-        for lane in range(order.readers):
-            length = order.reader_rows(lane)
-            seen += rows_of(order, lane, epoch * length, (epoch + 1) * length)
+        for reader in range(order.readers):
+            length = order.reader_rows(reader)
+            seen += rows_of(order, reader, epoch * length, (epoch + 1) * length)
         assert sorted(seen) == list(range(order.rows))
 
 
-def test_the_order_differs_by_seed_lane_epoch_and_window():
+def test_the_order_differs_by_seed_reader_epoch_and_group():
     shuffles = {
-        tuple(permutation(seed, lane, epoch, part=part, count=50).tolist())
+        tuple(permutation(seed, reader, epoch, part=part, count=50).tolist())
         for seed in (0, 1, 2**64 - 2, 2**64 - 1)
-        for lane in (0, 1)
+        for reader in (0, 1)
         for epoch in (0, 1)
         for part in (0, 1)
     }
@@ -92,7 +92,7 @@ def test_the_order_never_changes():
 @pytest.mark.parametrize(
     ("changes", "batch", "processes", "said"),
     [
-        ({}, 30, 1, "batch is 30; expected a multiple of lanes"),
+        ({}, 30, 1, "batch is 30; expected a multiple of readers"),
         ({}, 40, 3, "readers are 4; expected a multiple of the number of processes"),
         ({}, 0, 1, "batch is 0"),
         ({"readers": 0}, 40, 1, "readers is 0"),

@@ -69,7 +69,7 @@ def test_they_are_dropped_and_counted_and_the_rest_is_as_it_was(whole, damaged):
     assert not np.isfinite(norms).all()
     seen = 0
     for step in range(34):
-        good, bad = (stream.batch(step) for stream in streams)
+        good, bad = (stream.batches(step)[0] for stream in streams)
         dropped = good.keep & ~bad.keep
         seen += dropped.sum()
         assert np.isfinite(bad.x.astype(np.float32)).all()
@@ -91,12 +91,12 @@ def test_statistics_are_of_the_others(damaged):
 
 def test_too_many_stop_the_stream(whole, tmp_path):
     cache = rewritten(whole, tmp_path / "cache", dict.fromkeys(range(300, 311), np.nan))
-    stream = Stream(cache, 3, "train", NO_MASK, SHUFFLE)
+    stream = Stream(cache, [3], "train", NO_MASK, SHUFFLE)
     with pytest.raises(
         UserError, match=r"layers.3.resid_post has 11 rows that are not .* at most 1% of its"
     ):
         for step in range(20):
-            stream.batch(step)
+            stream.batches(step)[0]
 
 
 def test_the_limit_grows_with_what_is_read():

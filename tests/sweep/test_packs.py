@@ -69,11 +69,11 @@ def test_memory_decides_how_many_runs_a_device_holds(tmp_path, monkeypatch):
     made = make_cache(tmp_path)
     config, manifest = make_base(str(made.url)), made.manifest
     one = device_memory(config, manifest, "cpu", layers=2)
-    rest = one.context + one.gradients + one.activations
+    rest = one.inputs + one.gradients + one.activations
     for runs in (1, 7):
         room = (runs * one.state + rest) / 0.4
         for spare, expected in ((1.001, runs), (0.999, max(1, runs - 1))):
             monkeypatch.setattr("vasae_jax.sweep.packs.device_bytes", lambda r=room * spare: r)
             assert most_members(config, manifest, "cpu", layers=2) == expected
     several = device_memory(config, manifest, "cpu", rounds=3, layers=2)
-    assert (several.state, several.context) == (3 * one.state, one.context)
+    assert (several.state, several.inputs) == (3 * one.state, one.inputs)

@@ -17,7 +17,7 @@ from vasae_jax.cli.main import exit_code
 from vasae_jax.config import RunConfig
 from vasae_jax.distributed.hosts import StopOnAll
 from vasae_jax.training.checkpoint import Checkpoints
-from vasae_jax.training.loop import Hooks, advance, train
+from vasae_jax.training.loop import take_steps, train
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.signals import Stopped
 
@@ -140,6 +140,5 @@ def wait_until(holds):
 def test_a_signal_before_the_first_batch_has_nothing_to_keep():
     with StopOnAll() as stop:
         signal.raise_signal(signal.SIGTERM)
-        hooks = Hooks(None, None, stop)
         with pytest.raises(Stopped, match="stopped by SIGTERM before a batch was read"):
-            advance(RunConfig(steps=3), iter(()), None, "state", None, hooks)
+            take_steps(RunConfig(steps=3), iter(()), None, (), {}, None, stop)

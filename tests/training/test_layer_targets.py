@@ -25,10 +25,9 @@ from vasae_jax.evaluation.run import evaluate_run, run_names
 from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
-from vasae_jax.training.hparams import pulled
-from vasae_jax.training.pack_loop import train_pack
+from vasae_jax.training.loop import train_pack
 from vasae_jax.training.run import open_trained
-from vasae_jax.training.state import starting_rows, target_rows
+from vasae_jax.training.state import pulled_rows, starting_rows, target_rows
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.signals import Stopped
 
@@ -208,7 +207,7 @@ def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
         "input embeddings",
     ]
     targets = target_rows(run.config, cache, None)
-    rows = pulled(run.params, run.config)
+    rows = pulled_rows(run.params, run.config.anchor)
     np.testing.assert_array_equal(
         names.nearest[0].cosines, nearest_tokens(rows, targets.rows, 1).cosines[:, 0]
     )

@@ -8,9 +8,8 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 from test_train import config_for
 
 from vasae_jax.cache import Cache, CacheWriter
-from vasae_jax.training.loop import train
-from vasae_jax.training.pack_loop import train_pack
-from vasae_jax.training.run_dir import own_runs
+from vasae_jax.training.loop import train, train_pack
+from vasae_jax.training.run_dir import claim_runs
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.lock import FolderLock
 
@@ -27,15 +26,15 @@ def cache(tmp_path_factory):
 def test_a_second_trainer_in_a_run_is_refused(cache, tmp_path, overwrite):
     config = config_for(cache, tmp_path / "run")
     with contextlib.ExitStack() as held:
-        (run,) = own_runs([config], Cache.open(cache), held)
+        (run,) = claim_runs([config], Cache.open(cache), held)
         run.log({"step": 1})
         kept = {path: path.read_bytes() for path in run.path.iterdir()}
         again = replace(config, run=replace(config.run, overwrite=overwrite))
         with pytest.raises(UserError, match=HELD.format("run")):
-            own_runs([again], Cache.open(cache), held)
+            claim_runs([again], Cache.open(cache), held)
         assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
     with contextlib.ExitStack() as held:
-        own_runs([again], Cache.open(cache), held)
+        claim_runs([again], Cache.open(cache), held)
         assert (run.path / "metrics.jsonl").exists() is not overwrite
 
 
@@ -56,7 +55,7 @@ def test_a_run_whose_owner_was_killed_before_it_wrote_is_begun(cache, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "owner.json").write_text("")
     with contextlib.ExitStack() as held:
-        own_runs([config_for(cache, tmp_path / "run")], Cache.open(cache), held)
+        claim_runs([config_for(cache, tmp_path / "run")], Cache.open(cache), held)
     assert (tmp_path / "run" / "config.json").exists()
 
 

@@ -17,11 +17,11 @@ from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
 from vasae_jax.training.checks import alike, check_pack
-from vasae_jax.training.hparams import SETTINGS, phases
-from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.pack import Layout, PackStep, make_round, rounds_of, widest
-from vasae_jax.training.state import Start, make_state, state_init, state_maker
-from vasae_jax.training.step import make_step
+from vasae_jax.training.hparams import SETTINGS
+from vasae_jax.training.loss import Batch, StepInputs
+from vasae_jax.training.pack import Layout, PackStep, rounds_of, widest
+from vasae_jax.training.state import InitInputs, state_init, state_maker
+from vasae_jax.training.step import make_step, make_steps
 from vasae_jax.utils.errors import UserError
 
 RUNS, STEPS = 8, 6
@@ -49,14 +49,16 @@ def pack_of(mesh=ONE, runs=RUNS, **settings):
 def begin(config, anchors):
     mesh, mean = make_mesh(config.mesh), jnp.full((D,), 0.1, jnp.float32)
     rows = jnp.asarray(anchors)
-    start = Start(jax.random.key(config.run.seed), mean, rows, rows, jnp.arange(V, dtype=jnp.int32))
+    rate = jnp.float32(config.sae.k / config.sae.d_sae)
+    tokens = jnp.arange(V, dtype=jnp.int32)
+    start = InitInputs(jax.random.key(config.run.seed), mean, rows, rows, tokens, rate)
     by_scatter = None
     if config.anchor.pulls == "encoder":
         within = np.random.default_rng(3).normal(size=(D, D))
         by_scatter = jax.tree.map(
             jnp.asarray, whitened_anchors(anchors, within_cov_of(within @ within.T))
         )
-    return mesh, start, Context(rows, mean, jnp.float32(D), by_scatter)
+    return mesh, start, StepInputs(rows, mean, jnp.float32(D), by_scatter)
 
 
 def pack_state(configs, anchors):
@@ -70,7 +72,7 @@ def pack_state(configs, anchors):
     def state_of(run):
         own = configs[run]
         rate = jnp.float32(own.sae.k / features)
-        return make(start._replace(key=jax.random.key(own.run.seed), rate=rate))
+        return make(start._replace(key=jax.random.key(own.run.seed), firing_rate=rate))
 
     return mesh, layout, layout.gather(state_of), context
 
@@ -87,7 +89,7 @@ def train_pack(configs, execution="sparse"):
     step = PackStep(configs, mesh, layout, execution)
     seen = []
     for number, batch in enumerate(rows, 1):
-        pack, metrics = step.at(number)(pack, {0: batch}, {0: context})
+        pack, metrics = step(number, pack, {0: batch}, {0: context})
         seen.append([[float(value) for value in own] for own in layout.read(metrics)])
     states = [jax.device_get(layout.take(pack, run)) for run in range(len(configs))]
     return states, np.array(seen).swapaxes(0, 1)
@@ -96,8 +98,8 @@ def train_pack(configs, execution="sparse"):
 def train_alone(config, execution="sparse"):
     rows, anchors = batches()
     mesh, start, context = begin(config, anchors)
-    state = make_state(config, config.sae.d_sae, mesh, start)
-    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
+    state = state_maker(config, config.sae.d_sae, mesh, start)(start)
+    steps = make_steps(config, mesh, state, execution)
     seen = []
     for number, batch in enumerate(rows, 1):
         state, metrics = steps(number)(state, batch, context)
@@ -240,9 +242,9 @@ def test_nothing_is_sent_between_members(execution):
     configs = pack_of(mesh_of(2, 2, 2))
     rows, anchors = batches()
     mesh, layout, pack, context = pack_state(configs, anchors)
-    knobs = {name: jnp.ones((2,), jnp.float32) for name in SETTINGS} | {"k": jnp.full(2, K)}
-    program = make_round(configs[0], mesh, layout, execution)
-    text = program.lower(pack[0], rows[0], context, knobs).as_text()
+    hparams = {name: jnp.ones((2,), jnp.float32) for name in SETTINGS} | {"k": jnp.full(2, K)}
+    program = make_step(configs[0], mesh, layout.single, execution)
+    text = program.lower(pack[0], rows[0], context._replace(hparams=hparams)).as_text()
     sent = re.findall(r"stablehlo\.(all_\w+|reduce_scatter|collective_\w+)\"", text)
     found = re.findall(r"replica_groups = dense<(.*?)> : tensor<(\d+)x(\d+)xi64>", text)
     # JAX 0.11 names the axes instead.
@@ -271,8 +273,11 @@ def test_every_array_of_a_pack_lies_where_the_rules_say(mesh):
         }
         assert len(found) == 23 and set(whole) < set(found)
         for name, leaf in found.items():
-            axes = ("member",) if name in whole else ("member", "model")
-            assert leaf.sharding.spec == P(axes), name
+            axes = () if name in whole else ("model",)
+            if mesh[0] == 1:  # the state of the run itself
+                assert leaf.sharding.spec == P(*axes), name
+                continue
+            assert leaf.sharding.spec == P(("member", *axes)), name
             # What a device holds has the shape of a run alone on so many devices.
             own = whole.get(name, F // mesh[2])
             assert leaf.addressable_shards[0].data.shape[0] == own, name

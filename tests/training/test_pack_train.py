@@ -12,14 +12,20 @@ from cache_fixtures import make_cache
 from vasae_jax.cli.main import main
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.overrides import to_dict
-from vasae_jax.training import pack_loop as loop
-from vasae_jax.training import pack_loop as members
+from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.log import Log
 from vasae_jax.training.loop import train
 from vasae_jax.training.pack import PackStep
 from vasae_jax.training.run_dir import RunDir
-from vasae_jax.training.status import Diverged, Halving, Rules, Watch, read_ended
+from vasae_jax.training.status import (
+    MAX_FVU,
+    MAX_LINES,
+    Diverged,
+    EarlyEnd,
+    FvuWatch,
+    read_early_end,
+)
 from vasae_jax.training.step import Metrics
 from vasae_jax.utils.errors import UserError
 
@@ -78,13 +84,10 @@ def train_until(configs, steps, monkeypatch):
     """Train a pack, but die after ``steps`` steps without saving."""
 
     class Dying(PackStep):
-        left = steps
-
-        def __call__(self, *given):
-            self.left -= 1
-            if self.left < 0:
+        def __call__(self, number, *inputs):
+            if number > steps:
                 raise KeyboardInterrupt
-            return super().__call__(*given)
+            return super().__call__(number, *inputs)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "PackStep", Dying)
@@ -156,8 +159,8 @@ def test_a_diverged_run_is_left_at_its_last_checkpoint_and_the_others_go_on(
     said = capsys.readouterr().err
     assert "has diverged at step" in said and "1 runs go on" in said
     assert_equal(tmp_path / "b", alone)
-    found = read_ended(tmp_path / "a")
-    assert found.how == "diverged" and found.step <= 5
+    found = read_early_end(tmp_path / "a")
+    assert found.status == "diverged" and found.step <= 5
     with Checkpoints(tmp_path / "a") as kept:
         assert kept.steps() == []
     with pytest.raises(UserError, match="a diverged"):  # again: it stays so, nothing is trained
@@ -172,59 +175,22 @@ def test_a_diverging_single_run_is_named(tmp_path):
 
 
 def test_a_run_diverges_by_its_fvu_on_lines_in_a_row():
-    watch = Watch(Rules(fvu=2.0, lines=2))
-    metrics = Metrics(*[1.0] * len(Metrics._fields))
-    high = metrics._replace(fvu=2.5)
-    for found in (high, metrics, high):
-        watch.check(0, found)
-    watch.check(1, high)  # another run
-    with pytest.raises(Diverged, match=r"the fvu is 2.5; expected at most 2 on one of 2 logged"):
-        watch.check(0, high)
+    watch = FvuWatch()
+    good = Metrics(*[1.0] * len(Metrics._fields))
+    bad = good._replace(fvu=MAX_FVU + 2.5)
+    for metrics in (bad, good, *[bad] * (MAX_LINES - 1)):
+        watch.check(0, metrics)
+    watch.check(1, bad)  # another run
+    with pytest.raises(Diverged, match=r"the fvu is 12\.5"):
+        watch.check(0, bad)
 
 
-@pytest.mark.slow
-def test_runs_behind_at_a_rung_are_stopped_the_same_after_a_kill(cache, tmp_path, monkeypatch):
-    rules = Rules(halving=Halving(rungs=(0.3, 0.6)))
-
-    def grid(out):
-        base = pack_of(cache, out)[0]
-        return [
-            replace(
-                base,
-                optim=replace(base.optim, lr=lr),
-                run=replace(base.run, out=str(out / name), log_every=4),
-            )
-            for name, lr in (("a", 1e-5), ("b", 1e-2), ("c", 1e-6), ("d", 3e-3))
-        ]
-
-    loop.run_pack(grid(tmp_path / "whole"), rules)
-    whole = {name: read_ended(tmp_path / "whole" / name) for name in "abcd"}
-    assert [found and found.step for found in whole.values()].count(4) == 2
-    assert [found and found.step for found in whole.values()].count(8) == 1
-    assert [found is None for found in whole.values()].count(True) == 1
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(members.Members, "_halve", killed)
-        loop.run_pack(grid(tmp_path / "cut"), rules)
-    loop.run_pack(grid(tmp_path / "cut"), rules)
-    assert {name: read_ended(tmp_path / "cut" / name) for name in "abcd"} == whole
-
-
-def killed(self, number):
-    """In place of a decision: the checkpoints of its step are kept, and then the process ends."""
-    if number:
-        raise KeyboardInterrupt
-
-
-def test_halving_refuses_what_it_cannot_use():
-    assert Halving().behind({0: 0.3, 1: 0.1, 2: 0.3, 3: 0.2}) == [0, 2]
-    assert Halving().behind({4: 0.3}) == []
-    for wrong, sentence in (
-        ({"measure": "hold"}, "halving is by 'hold'; expected one of loss, fvu"),
-        ({"keep": 0.0}, "halving keeps 0.0"),
-        ({"rungs": (0.5, 0.2)}, "expected rising shares"),
-    ):
-        with pytest.raises(UserError, match=sentence):
-            Halving(**wrong).check()
+def test_how_a_run_ended_is_read_from_files_of_earlier_versions(tmp_path):
+    (tmp_path / "ended.json").write_text('{"how": "stopped", "step": 3, "why": "behind"}')
+    assert read_early_end(tmp_path) == EarlyEnd("stopped", 3, "behind")
+    (tmp_path / "ended.json").write_text('{"how": "stopped"}')
+    with pytest.raises(UserError, match="ended.json is damaged"):
+        read_early_end(tmp_path)
 
 
 @pytest.mark.slow
@@ -261,5 +227,5 @@ def test_a_finished_pack_is_left_alone(cache, tmp_path, capsys):
     before = (tmp_path / "a" / "metrics.jsonl").read_text()
     capsys.readouterr()
     assert loop.train_pack(configs) == [tmp_path / "a", tmp_path / "b"]
-    assert "all 2 runs of the pack are complete: 1 steps" in capsys.readouterr().err
+    assert "the pack is complete: 1 steps" in capsys.readouterr().err
     assert (tmp_path / "a" / "metrics.jsonl").read_text() == before

@@ -9,14 +9,14 @@ from cache_fixtures import make_cache
 from vasae_jax.cli.main import main
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
-from vasae_jax.training.loop import begin
+from vasae_jax.training.inputs import init_run
 from vasae_jax.training.shapes import (
     Shapes,
     batch_shapes,
-    context_shapes,
+    init_shapes,
+    input_shapes,
     memory,
     planned,
-    start_shapes,
 )
 from vasae_jax.training.state import state_init
 from vasae_jax.training.step import make_step
@@ -54,9 +54,9 @@ def test_state_and_context_are_as_large_as_foretold(cache, method):
     config = config_for(cache, method=method, d_sae=0)
     mesh, vocab = make_mesh(config.mesh), cache.manifest.vocab_size
     found = memory(config, Shapes(D, vocab, vocab, ROWS), mesh.shape, "sparse")
-    context, state = begin(config, cache, mesh, vocab)
+    context, state = init_run(config, cache, mesh, vocab)
     assert found.state == on_first_device(state)
-    assert found.context == on_first_device(context)
+    assert found.inputs == on_first_device(context)
 
 
 @pytest.mark.parametrize(("execution", "screen"), [("sparse", "on"), ("sparse", "off")])
@@ -67,9 +67,9 @@ def test_a_step_takes_about_as_much_as_foretold(execution, screen):
         sae=SAEConfig(d_sae=8192, k=8, screen=screen), mesh=MeshConfig(data=1), run=RunConfig()
     )
     mesh = make_mesh(config.mesh)
-    state = jax.eval_shape(state_init(config, 8192), start_shapes(config, shapes))
+    state = jax.eval_shape(state_init(config, 8192), init_shapes(config, shapes))
     step = make_step(config, mesh, state, execution)
-    lowered = step.lower(state, batch_shapes(shapes), context_shapes(config, shapes))
+    lowered = step.lower(state, batch_shapes(shapes), input_shapes(config, shapes))
     plan = lowered.compile().memory_analysis()
     planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes
     assert memory(config, shapes, mesh.shape, execution).total == pytest.approx(planned, rel=0.25)
@@ -82,7 +82,7 @@ def test_a_pack_holds_the_state_of_its_rounds_and_a_context_for_each_layer(tmp_p
     one = planned([replace(config, mesh=MeshConfig(data=1))])
     for pack, rounds, layers in (([config] * 4, 2, 1), ([config] * 3 + [other], 3, 2)):
         found = planned(pack)
-        assert (found.state, found.context) == (rounds * one.state, layers * one.context)
+        assert (found.state, found.inputs) == (rounds * one.state, layers * one.inputs)
         assert found.activations == one.activations
 
 

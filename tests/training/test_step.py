@@ -13,9 +13,10 @@ from vasae_jax.activations import TopK
 from vasae_jax.anchor import full_search
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
-from vasae_jax.training.hparams import knobs_of
-from vasae_jax.training.loss import Batch, loss_and_grads
-from vasae_jax.training.step import learning_rate, make_step
+from vasae_jax.training.hparams import hparams_of
+from vasae_jax.training.loss import Batch, StepSettings, loss_and_grads
+from vasae_jax.training.schedule import learning_rate
+from vasae_jax.training.step import make_step
 
 # float32 products of length 64 to 70 against float64
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -37,15 +38,18 @@ def scrambled(state, seed=3):
 
 def local_loss(config, mesh, params, batch, context, *, nearest, rate, execution):
     specs = jax.sharding.PartitionSpec()
+    settings = StepSettings(config.sae, config.anchor, config.optim, config.run.steps, execution)
     run = jax.shard_map(
-        lambda p: loss_and_grads(p, batch, context, nearest, rate, config, execution),
+        lambda p: loss_and_grads(
+            p, batch, context, hparams_of(config), settings, nearest=nearest, firing_rate=rate
+        ),
         mesh=mesh,
         in_specs=specs,
         out_specs=specs,
         check_vma=False,
     )
-    measures, grads = jax.jit(run)(params)
-    return float(measures.loss), grads
+    stats, grads = jax.jit(run)(params)
+    return float(stats.loss), grads
 
 
 @pytest.mark.parametrize("execution", ["sparse", "dense"])
@@ -83,8 +87,9 @@ def test_loss_and_every_gradient_equal_reference(
 ):
     pulled = "W_enc" if pulls == "encoder" else "W_dec"
     config = make_config(
-        loss=loss, mode=mode, pre_bias=pre_bias, feature_weight="sqrt_rate", target_cosine=target_cosine,
-        normalize_decoder=normalize_decoder, relative=normalize_decoder, pulls=pulls,
+        loss=loss, mode=mode, pre_bias=pre_bias, feature_weight="sqrt_rate",
+        target_cosine=target_cosine, normalize_decoder=normalize_decoder,
+        relative=normalize_decoder, pulls=pulls,
     )  # fmt: skip
     x, keep, anchors = make_rows()
     mesh, state, context = start(make_config(), anchors, variance=7.0)
@@ -106,7 +111,8 @@ def test_loss_and_every_gradient_equal_reference(
     expected, expected_grads = reference.loss_and_grads(
         wide(params), x[0].astype(np.float64), keep[0], k=K, pre_bias=pre_bias, unit_of_loss=unit,
         lam=config.anchor.weight, anchors=anchors.astype(np.float64), mode=mode,
-        weight=weight / weight.sum(), target_cosine=target_cosine, relative=normalize_decoder, pulled=pulled,
+        weight=weight / weight.sum(), target_cosine=target_cosine, relative=normalize_decoder,
+        pulled=pulled,
     )  # fmt: skip
     if normalize_decoder:
         expected_grads["W_dec"] = reference.across(expected_grads["W_dec"], wide(params)["W_dec"])
@@ -239,8 +245,8 @@ def test_bfloat16_compute_stays_near_float32():
 def test_learning_rate_rises_stays_and_falls():
     base = make_config()
     optim = replace(base.optim, lr=1.0, warmup=0.1, decay=0.5)
-    knobs = knobs_of(replace(base, optim=optim, run=replace(base.run, steps=100)))
-    rates = [float(learning_rate(jnp.int32(t), knobs, 100)) for t in range(100)]
+    hparams = hparams_of(replace(base, optim=optim, run=replace(base.run, steps=100)))
+    rates = [float(learning_rate(jnp.int32(t), hparams, 100)) for t in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
     np.testing.assert_allclose(rates[10:51], 1.0)
     np.testing.assert_allclose(rates[50:], (100 - np.arange(50, 100)) / 50, rtol=1e-6)

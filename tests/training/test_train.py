@@ -98,24 +98,15 @@ def train_until(config, steps):
     """Train, but die after ``steps`` steps without saving."""
     from vasae_jax.training import loop
 
-    real, seen = loop.make_step, []
-
-    def dying(*args):
-        step = real(*args)
-
-        def run(state, batch, context):
-            if len(seen) == steps:
+    class Dying(loop.PackStep):
+        def __call__(self, number, *inputs):
+            if number > steps:
                 raise Killed
-            seen.append(1)
-            return step(state, batch, context)
+            return super().__call__(number, *inputs)
 
-        return run
-
-    loop.make_step = dying
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "PackStep", Dying)
         train(config)
-    finally:
-        loop.make_step = real
 
 
 @pytest.mark.fault
@@ -209,8 +200,8 @@ def changed(config, section, **fields):
         ("mesh", {"model": 16}, r"found 8 device\(s\)"),
         ("optim", {"lr": 0.0}, "optim.lr is 0.0; expected more than 0"),
         ("optim", {"warmup": 1.5}, "optim.warmup is 1.5; expected a share"),
-        ("anchor", {"search_share": 0.0}, "anchor.search-fraction is 0.0"),
-        ("anchor", {"enough": 1.5}, "anchor.target_cosine is 1.5"),
+        ("anchor", {"search_fraction": 0.0}, "anchor.search-fraction is 0.0"),
+        ("anchor", {"target_cosine": 1.5}, "anchor.target-cosine is 1.5"),
         ("run", {"out": ""}, "run.out is empty"),
         ("run", {"steps": 0}, "run.steps is 0; expected at least 1"),
     ],

@@ -32,10 +32,10 @@ from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from vasae_jax.config.presets import published
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
-from vasae_jax.training.hparams import phases, pulled
-from vasae_jax.training.loop import begin, make_stream
+from vasae_jax.training.inputs import init_run, make_stream
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.step import make_step
+from vasae_jax.training.state import pulled_rows
+from vasae_jax.training.step import make_steps
 from vasae_jax.utils.memory import reuse_memory
 
 MEASURES = ("mismatch", "shortfall", "uncertified")
@@ -82,13 +82,13 @@ def measure(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     """One recipe's record."""
     cache = Cache.open(args.cache)
     mesh = make_mesh(config.mesh)
-    context, state = begin(config, cache, mesh, args.features)
+    context, state = init_run(config, cache, mesh, args.features)
     execution = choose_execution("auto", jax.default_backend())
-    steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
+    steps = make_steps(config, mesh, state, execution)
     record: dict[str, Any] = {name: [] for name in ("step", *MEASURES)}
     seconds = []
     with make_stream(config, cache).prefetch(0) as batches:
-        for (_, host), number in zip(batches, range(1, args.steps + 1), strict=False):
+        for (_, (host,)), number in zip(batches, range(1, args.steps + 1), strict=False):
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
             began = time.perf_counter()
             state, metrics = steps(number)(state, batch, context)
@@ -96,7 +96,9 @@ def measure(config: Config, args: argparse.Namespace) -> dict[str, Any]:
             seconds.append(time.perf_counter() - began)
             if number <= args.every_step or number % args.then == 0:
                 record["step"].append(number)
-                found = compare(pulled(state.params, config), context.anchors, state.anchor)
+                found = compare(
+                    pulled_rows(state.params, config.anchor), context.anchors, state.anchor
+                )
                 for name, value in zip(MEASURES, found, strict=True):
                     record[name].append(float(value))
     return {**record, "step_s": statistics.median(seconds)}

@@ -45,7 +45,7 @@ from vasae_jax.names.firings import FiringObserver
 from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
-from vasae_jax.training.state import pulled_to
+from vasae_jax.training.state import layer_targets
 from vasae_jax.utils.memory import reuse_memory
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ def floors(made: Made) -> dict[str, float]:
     parts = in_turns(step, 9)
     counts = (made.anchors.at.count, made.anchors.before.count)
     seen = sum(int((count > 0).sum()) for count in counts)
-    named = 2 * spec.vocab_size + len(pulled_to(made.anchors, config.anchor).rows) + seen
+    named = 2 * spec.vocab_size + len(layer_targets(made.anchors, config.anchor).rows) + seen
     return {
         "extraction": rows * row_flops(spec, made.layers[-1] + 1, CONTEXT) / in_type,
         "training": config.run.steps * (parts["product"] + 7 * parts["copy"]),

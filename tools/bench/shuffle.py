@@ -25,7 +25,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from vasae_jax.activations import activation_of
 from vasae_jax.cache import Cache
@@ -35,11 +34,9 @@ from vasae_jax.sae import choose_execution, decode, encode
 from vasae_jax.stream import Batch, rows_in_order
 from vasae_jax.stream.stream import entropy_bits
 from vasae_jax.training.checks import check_cache, check_settings
-from vasae_jax.training.hparams import phases
-from vasae_jax.training.loop import begin, make_stream
+from vasae_jax.training.inputs import init_run, make_stream
 from vasae_jax.training.loss import Batch as DeviceBatch
-from vasae_jax.training.state import TrainState
-from vasae_jax.training.step import Step, make_step
+from vasae_jax.training.step import make_steps
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.memory import reuse_memory
 
@@ -77,19 +74,14 @@ def train_all(args: argparse.Namespace) -> list[dict]:
             config = replace(config, run=replace(config.run, seed=seed))
             order = orders.get(name, lambda config: in_stream_order(cache, config))(config)
             mesh = make_mesh(config.mesh)
-            context, state = begin(config, cache, mesh, config.sae.d_sae)
+            context, state = init_run(config, cache, mesh, config.sae.d_sae)
             # Neither the seed nor the order is in the program.
-            steps = steps or make_steps(config, mesh, state)
+            execution = choose_execution(config.sae.execution, jax.default_backend())
+            steps = steps or make_steps(config, mesh, state, execution)
             for row in train(order, steps, state, context, args.marks, measure):
                 found.append({"order": name, "seed": seed, **row})
                 print(json.dumps(found[-1]), file=sys.stderr)
     return found
-
-
-def make_steps(config: Config, mesh: Mesh, state: TrainState) -> Callable[[int], Step]:
-    """The step of each number from 1."""
-    execution = choose_execution(config.sae.execution, jax.default_backend())
-    return phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
 
 
 def make_config(args: argparse.Namespace, order: str) -> Config:
@@ -126,7 +118,7 @@ def read_split(cache: Cache, config: Config, split: str) -> Batch:
 def in_stream_order(cache: Cache, config: Config) -> Order:
     """What training reads."""
     with make_stream(config, cache).prefetch(0) as batches:
-        for _, batch in batches:
+        for _, (batch,) in batches:
             yield batch
 
 

@@ -46,9 +46,9 @@ from vasae_jax.config.presets import embedding
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.sae.config import Execution
-from vasae_jax.training.autotune import measured
-from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.state import Start, TrainState, make_state
+from vasae_jax.training.autotune import autotuned
+from vasae_jax.training.loss import Batch, StepInputs
+from vasae_jax.training.state import InitInputs, TrainState, state_maker
 from vasae_jax.training.step import make_step
 from vasae_jax.utils.memory import reuse_memory
 
@@ -68,24 +68,25 @@ class Runner:
     def __init__(self, config: Config, shape: tuple[int, int, int], anchors: jax.Array) -> None:
         d_in, d_sae, vocab = shape
         mesh = make_mesh(config.mesh)
-        config = measured(config, mesh, (d_sae, d_in))
+        config = autotuned(config, mesh, (d_sae, d_in))
         tokens = jnp.asarray(np.random.default_rng(2).permutation(vocab), jnp.int32)
         within_cov = some_scatter(d_in) if config.anchor.pulls == "encoder" else None
         by_scatter = (
             None if within_cov is None else whitened_anchors(np.asarray(anchors), within_cov)
         )
-        start = Start(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens)
-        self.state: TrainState = make_state(config, d_sae, mesh, start)
+        rate = jnp.float32(config.sae.k / d_sae)
+        init = InitInputs(jax.random.key(0), jnp.zeros((d_in,)), anchors, anchors, tokens, rate)
+        self.state: TrainState = state_maker(config, d_sae, mesh, init)(init)
         self.execution: Execution = choose_execution(config.sae.execution, jax.default_backend())
         self._step = make_step(config, mesh, self.state, self.execution)
         shown = anchors if config.sae.method == "soft" else anchors[:1]
-        self._context = Context(shown, jnp.zeros((d_in,)), jnp.float32(d_in), by_scatter)
+        self._inputs = StepInputs(shown, jnp.zeros((d_in,)), jnp.float32(d_in), by_scatter)
         self.uncertified = 0.0
 
     def run(self, batch: Batch) -> float:
         """Seconds of one step."""
         began = time.perf_counter()
-        self.state, metrics = self._step(self.state, batch, self._context)
+        self.state, metrics = self._step(self.state, batch, self._inputs)
         jax.block_until_ready((self.state, metrics))
         self.uncertified = float(metrics.uncertified)
         return time.perf_counter() - began

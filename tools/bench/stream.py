@@ -105,7 +105,7 @@ def measure(cache: Cache, args: argparse.Namespace) -> dict:
     shape = (cache.manifest.shard_rows, acts.shape[1])
     buffers = [np.zeros(shape, acts.dtype) for _ in range(2)]
     shuffle = Shuffle(args.batch, seed=0, readers=args.readers, shuffle_chunks=args.shuffle_chunks)
-    stream = Stream(cache, args.layer, "train", MASK, shuffle)
+    stream = Stream(cache, [args.layer], "train", MASK, shuffle)
     taken = iter(itertools.count(0, batches))
     raw, shuffled = [], []
     for turn in range(args.rounds + 1):

@@ -32,11 +32,12 @@ from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from vasae_jax.config.presets import default, plain
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
-from vasae_jax.training.autotune import measured
-from vasae_jax.training.hparams import phases, pulled, sets_in
-from vasae_jax.training.loop import begin, make_stream
+from vasae_jax.training.autotune import autotuned
+from vasae_jax.training.inputs import init_run, make_stream
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.step import make_step
+from vasae_jax.training.schedule import first_pulled_step
+from vasae_jax.training.state import pulled_rows
+from vasae_jax.training.step import make_steps
 from vasae_jax.utils.memory import reuse_memory
 
 PARTS = 10
@@ -47,13 +48,11 @@ class Runner:
 
     def __init__(self, config: Config, cache: Cache) -> None:
         mesh = make_mesh(config.mesh)
-        self.config = measured(config, mesh, (config.sae.d_sae, cache.manifest.d_model))
-        self.context, self.state = begin(self.config, cache, mesh, config.sae.d_sae)
+        self.config = autotuned(config, mesh, (config.sae.d_sae, cache.manifest.d_model))
+        self.context, self.state = init_run(self.config, cache, mesh, config.sae.d_sae)
         execution = choose_execution(config.sae.execution, jax.default_backend())
         state = self.state
-        self._steps = phases(
-            self.config, lambda turn: make_step(turn(self.config), mesh, state, execution)
-        )
+        self._steps = make_steps(self.config, mesh, state, execution)
         self.uncertified: list[jax.Array] = []
 
     def run(self, number: int, batch: Batch) -> float:
@@ -66,7 +65,7 @@ class Runner:
 
     def staleness(self) -> tuple[float, float]:
         """Mismatch and shortfall of the nearest anchors now."""
-        rows = pulled(self.state.params, self.config)
+        rows = pulled_rows(self.state.params, self.config.anchor)
         found = jax.jit(staleness)(rows, self.context.anchors, self.state.anchor)
         return float(found.mismatch), float(found.shortfall)
 
@@ -96,12 +95,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """What ``--json`` prints but for the machine."""
     cache = Cache.open(args.cache)
     runners = {name: Runner(config, cache) for name, config in settings(args).items()}
-    first = {name: {1, sets_in(runner.config)} for name, runner in runners.items()}
+    first = {name: {1, first_pulled_step(runner.config)} for name, runner in runners.items()}
     compiled = sorted(set().union(*first.values()))
     times: dict[str, list[float]] = {name: [] for name in runners}
     with make_stream(runners["plain"].config, cache).prefetch(0) as batches:
         for number in range(1, args.steps + 1):
-            _, host = next(batches)
+            _, (host,) = next(batches)
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
             for name, runner in runners.items():
                 seconds = runner.run(number, batch)
@@ -121,7 +120,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         },
         "seconds": sums,
         "uncertified": {
-            name: float(np.mean(runner.uncertified[sets_in(runner.config) - 1 :]))
+            name: float(np.mean(runner.uncertified[first_pulled_step(runner.config) - 1 :]))
             for name, runner in pulling.items()
         },
         "mismatch": {name: found[0] for name, found in stale.items()},

@@ -20,14 +20,13 @@ from vasae_jax.lm.spec import ParamSpec, Spec, block_params, model_params
 from vasae_jax.lm.weights import Placement
 from vasae_jax.names.by_embedding import names_program
 from vasae_jax.sae import choose_execution
-from vasae_jax.training.pack import Layout, make_round
 from vasae_jax.training.shapes import (
     Shapes,
     batch_shapes,
-    context_shapes,
     f32,
+    init_shapes,
+    input_shapes,
     shaped,
-    start_shapes,
 )
 from vasae_jax.training.state import state_init, state_maker
 from vasae_jax.training.step import make_step
@@ -61,27 +60,24 @@ def compile_program(name: str, config: Config, shapes: Shapes, mesh: Mesh) -> An
 
 def _step(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     rules = Rules()
-    state = jax.eval_shape(state_init(config, shapes.features), start_shapes(config, shapes))
-    batch, context = batch_shapes(shapes), context_shapes(config, shapes)
+    state = jax.eval_shape(state_init(config, shapes.features), init_shapes(config, shapes))
+    batch, inputs = batch_shapes(shapes), input_shapes(config, shapes)
     execution = choose_execution(config.sae.execution, "tpu")
-    step = make_step(config, mesh, state, execution)
-    return step, (
+    return make_step(config, mesh, state, execution), (
         _sharded(mesh, state, rules.state(state)),
         _sharded(mesh, batch, jax.tree.map(lambda _: rules.batch(), batch)),
-        _sharded(mesh, context, jax.tree.map(lambda _: P(), context)),
+        _sharded(mesh, inputs, jax.tree.map(lambda _: P(), inputs)),
     )
 
 
 def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """A round of a pack: a run at each index of ``member``, each with its own lambda."""
     rules, runs = Rules(), mesh.shape[MEMBER]
-    _, (state, batch, context) = _step(config, shapes, mesh)
-    layout = Layout(state, (tuple(range(runs)),), mesh)
+    program, (state, batch, inputs) = _step(config, shapes, mesh)
     states = jax.tree.map(lambda leaf: shaped(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
-    hparams = {"weight": _sharded(mesh, f32(runs), P(rules.members))}
-    execution = choose_execution(config.sae.execution, "tpu")
-    program = make_round(config, mesh, layout, execution)
-    return program, (_sharded(mesh, states, layout.specs), batch, context, hparams)
+    weights = _sharded(mesh, f32(runs), P(rules.members))
+    inputs = inputs._replace(hparams={"anchor_weight": weights})
+    return program, (_sharded(mesh, states, rules.pack(state)), batch, inputs)
 
 
 def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
@@ -92,9 +88,9 @@ def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     """The state at step 0: each feature's nearest anchor is searched among all."""
-    start = start_shapes(config, shapes)
-    program = state_maker(config, shapes.features, mesh, start)
-    return program, (_sharded(mesh, start, jax.tree.map(lambda _: P(), start)),)
+    init = init_shapes(config, shapes)
+    program = state_maker(config, shapes.features, mesh, init)
+    return program, (_sharded(mesh, init, jax.tree.map(lambda _: P(), init)),)
 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:

@@ -54,8 +54,7 @@ def _memory(configs: list[Config]) -> str:
 
 def _train(configs: list[Config], is_pack: bool) -> list[str]:
     """Train, and return the run directories."""
-    from vasae_jax.training.loop import train
-    from vasae_jax.training.pack_loop import train_pack
+    from vasae_jax.training.loop import train, train_pack
 
     return list(map(str, train_pack(configs) if is_pack else [train(configs[0])]))
 

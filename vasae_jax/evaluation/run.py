@@ -16,10 +16,9 @@ from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.names.by_embedding import Names, nearest_tokens
 from vasae_jax.names.by_layer import LayerNames, layer_names
 from vasae_jax.stream import rows_in_order
-from vasae_jax.training.autotune import measured
-from vasae_jax.training.hparams import pulled
+from vasae_jax.training.autotune import autotuned
 from vasae_jax.training.run import Run
-from vasae_jax.training.state import pulled_to
+from vasae_jax.training.state import layer_targets, pulled_rows
 from vasae_jax.utils.errors import UserError
 
 NAMES = 10
@@ -92,8 +91,10 @@ def open_anchors_of(url: str, run: Run) -> Cache:
 def _nearest_of_layer(run: Run, anchors: LayerAnchors) -> NearestAnchors:
     """The layer anchor that each feature is pulled towards."""
     settings = run.config.anchor
-    targets = pulled_to(anchors, settings)
-    names = nearest_tokens(pulled(run.params, run.config), targets.rows, 1, mesh=run.mesh)
+    targets = layer_targets(anchors, settings)
+    names = nearest_tokens(
+        pulled_rows(run.params, run.config.anchor), targets.rows, 1, mesh=run.mesh
+    )
     title = f"layer anchors ({settings.kind}, {settings.pulls})"
     return _nearest(title, names, len(targets.rows))
 
@@ -133,4 +134,4 @@ def screened(run: Run) -> bool:
     mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
     automatic = replace(run.config, sae=replace(run.config.sae, screen="auto"))
     d_sae, d_in = run.params["W_enc"].shape
-    return measured(automatic, mesh, (d_sae, d_in)).sae.screen == "on"
+    return autotuned(automatic, mesh, (d_sae, d_in)).sae.screen == "on"

@@ -1,12 +1,12 @@
 """The order of the rows: pure functions of (seed, reader, epoch, group).
 
-The chunks of a split are dealt to readers like cards: reader l owns the chunks c with
-c % readers == l. In each of its epochs a reader permutes its chunks, takes them in windows of
-``shuffle_chunks`` chunks, and shuffles the rows within a window. The reader's epochs follow each
+The chunks of a split are dealt to readers like cards: reader r owns the chunks c with
+c % readers == r. In each of its epochs a reader permutes its chunks, takes them in groups of
+``shuffle_chunks`` chunks, and shuffles the rows within a group. The reader's epochs follow each
 other without a gap, so a reader is one endless sequence of rows.
 
 Every shuffle sorts raw draws of a Philox generator whose key is (seed, reader) and whose
-counter holds (epoch, window): no state, no generator shared between places, and nothing
+counter holds (epoch, group): no state, no generator shared between places, and nothing
 that a NumPy release may change.
 """
 
@@ -17,8 +17,6 @@ from typing import Self
 import numpy as np
 
 from vasae_jax.utils.errors import UserError
-
-# Which token comes next in a window.
 
 
 def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -31,10 +29,10 @@ def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows ``start`` to ``stop`` of a shuffled window of a reader."""
+    """Rows ``start`` to ``stop`` of a shuffled group of a reader."""
 
     epoch: int
-    window: int
+    group: int
     start: int
     stop: int
 
@@ -91,43 +89,43 @@ class Order:
 
     def reader_rows(self, reader: int) -> int:
         """Rows that a reader owns: the length of its epoch."""
-        own = len(range(reader, self.chunks, self.readers)) * self.chunk_rows
+        rows = len(range(reader, self.chunks, self.readers)) * self.chunk_rows
         short = self.chunks * self.chunk_rows - self.rows
-        return own - short if (self.chunks - 1) % self.readers == reader else own
+        return rows - short if (self.chunks - 1) % self.readers == reader else rows
 
-    def windows(self, reader: int) -> int:
-        """Windows in an epoch of a reader."""
+    def groups(self, reader: int) -> int:
+        """Groups in an epoch of a reader."""
         return -(-len(range(reader, self.chunks, self.readers)) // self.shuffle_chunks)
 
-    def window_chunks(self, reader: int, epoch: int, window: int) -> np.ndarray:
-        """The chunks of a window [n], in the order in which they are laid side by side."""
+    def group_chunks(self, reader: int, epoch: int, group: int) -> np.ndarray:
+        """The chunks of a group [n], in the order in which they are laid side by side."""
         permuted, _ = _epoch(self, reader, epoch)
-        return permuted[window * self.shuffle_chunks : (window + 1) * self.shuffle_chunks]
+        return permuted[group * self.shuffle_chunks : (group + 1) * self.shuffle_chunks]
 
-    def shuffle(self, reader: int, epoch: int, window: int) -> np.ndarray:
-        """Where each row of the shuffled window lies among its chunks laid side by side; [rows]."""
+    def shuffle(self, reader: int, epoch: int, group: int) -> np.ndarray:
+        """Where each row of the shuffled group lies among its chunks laid side by side; [rows]."""
         _, bounds = _epoch(self, reader, epoch)
-        rows = int(np.diff(bounds)[window])
-        return permutation(self.seed, reader, epoch, part=window + 1, count=rows)
+        rows = int(np.diff(bounds)[group])
+        return permutation(self.seed, reader, epoch, part=group + 1, count=rows)
 
     def segments(self, reader: int, start: int, stop: int) -> list[Segment]:
         """Where rows ``start`` to ``stop`` of a reader's endless sequence are found."""
-        found = []
+        segments = []
         while start < stop:
             epoch, inside = divmod(start, self.reader_rows(reader))
             _, bounds = _epoch(self, reader, epoch)
-            window = int(np.searchsorted(bounds, inside, side="right")) - 1
-            first, last = int(bounds[window]), int(bounds[window + 1])
+            group = int(np.searchsorted(bounds, inside, side="right")) - 1
+            first, last = int(bounds[group]), int(bounds[group + 1])
             taken = min(stop - start, last - inside)
-            found.append(Segment(epoch, window, inside - first, inside - first + taken))
+            segments.append(Segment(epoch, group, inside - first, inside - first + taken))
             start += taken
-        return found
+        return segments
 
 
 def permutation(seed: int, reader: int, epoch: int, *, part: int, count: int) -> np.ndarray:
     """The permutation [count] of ``range(count)`` that belongs to the other four numbers.
 
-    Part 0 of an epoch orders its chunks, part w + 1 the rows of its window w.
+    Part 0 of an epoch orders its chunks, part w + 1 the rows of its group w.
     """
     # Draws count up in the counter's first word, so no two streams ever meet.
     # As arrays: a list with a number of 2**63 or more would pass through float64.
@@ -156,7 +154,8 @@ def check(order: Order, batch: int, processes: int) -> None:
         raise UserError(f"batch is {batch}; expected a multiple of readers ({order.readers})")
     if order.readers % processes:
         raise UserError(
-            f"readers are {order.readers}; expected a multiple of the number of processes ({processes})"
+            f"readers are {order.readers}; expected a multiple of the number of processes "
+            f"({processes})"
         )
     if order.readers > order.chunks:
         raise UserError(_too_many_readers(order, batch, processes))
@@ -177,12 +176,12 @@ def _too_many_readers(order: Order, batch: int, processes: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _epoch(order: Order, reader: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """A reader's chunks as this epoch permutes them, and the first row of each window.
+    """A reader's chunks as this epoch permutes them, and the first row of each group.
 
     The second array ends with the epoch's length.
     """
-    own = np.arange(reader, order.chunks, order.readers)
-    permuted = own[permutation(order.seed, reader, epoch, part=0, count=len(own))]
+    chunks = np.arange(reader, order.chunks, order.readers)
+    permuted = chunks[permutation(order.seed, reader, epoch, part=0, count=len(chunks))]
     sizes = np.minimum(order.chunk_rows, order.rows - permuted * order.chunk_rows)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     return permuted, np.append(ends[: -1 : order.shuffle_chunks], ends[-1])

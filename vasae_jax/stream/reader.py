@@ -1,4 +1,4 @@
-"""One lane: its current window of rows, and the next one being read."""
+"""One reader of a cache: its current group of chunks, and the next one being read."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,65 +9,65 @@ from vasae_jax.stream.source import Batch, Layers, PendingBatch
 
 
 class ChunkReader:
-    """Rows of a lane by their place in its endless sequence.
+    """Rows of a reader by their place in its endless sequence.
 
-    At most two windows are in memory: the one that was last read from and the one after
-    it, which is read ahead. Going forward, each chunk is read once an epoch.
+    At most two groups of chunks are in memory: the one that was last read from and the one
+    after it, which is read ahead. Going forward, each chunk is read once an epoch.
 
     Args:
         order: the order of the rows.
-        lane: number of the lane.
+        reader: its number.
         source: where rows are read, of one layer or of several.
-        on_read: called with the bytes of each window that is asked for.
+        on_read: called with the bytes of each group that is asked for.
     """
 
     def __init__(
-        self, order: Order, lane: int, source: Layers, on_read: Callable[[int], None]
+        self, order: Order, reader: int, source: Layers, on_read: Callable[[int], None]
     ) -> None:
-        self._order, self._lane, self._source = order, lane, source
+        self._order, self._reader, self._source = order, reader, source
         self._on_read = on_read
-        self._windows: dict[tuple[int, int], PendingBatch[list[Batch]]] = {}
+        self._groups: dict[tuple[int, int], PendingBatch[list[Batch]]] = {}
         self._shuffle: tuple[tuple[int, int], np.ndarray] | None = None
 
     def request(self, start: int) -> None:
-        """Begin to read the window that holds row ``start``, without waiting for it."""
-        segment = self._order.segments(self._lane, start, start + 1)[0]
-        self._window((segment.epoch, segment.window))
+        """Begin to read the group that holds row ``start``, without waiting for it."""
+        segment = self._order.segments(self._reader, start, start + 1)[0]
+        self._group((segment.epoch, segment.group))
 
     def fill(self, start: int, out: Sequence[Batch]) -> None:
         """Copy the rows of the sequence from ``start`` on into all of ``out``, one a layer."""
         place = 0
-        for segment in self._order.segments(self._lane, start, start + len(out[0].keep)):
+        for segment in self._order.segments(self._reader, start, start + len(out[0].keep)):
             stop = place + segment.stop - segment.start
-            self._copy(segment, [one.part(slice(place, stop)) for one in out])
+            self._copy(segment, [batch.part(slice(place, stop)) for batch in out])
             place = stop
 
     def _copy(self, segment: Segment, out: Sequence[Batch]) -> None:
-        window = (segment.epoch, segment.window)
-        rows = self._window(window)
-        ahead = self._next(window)
-        self._windows = {key: self._windows[key] for key in self._windows if key in (window, ahead)}
-        self._window(ahead)
-        places = self._places(window)[segment.start : segment.stop]
-        for found, into in zip(rows.result(), out, strict=True):
-            _gather(found, places, into)
+        group = (segment.epoch, segment.group)
+        rows = self._group(group)
+        ahead = self._next(group)
+        self._groups = {key: self._groups[key] for key in self._groups if key in (group, ahead)}
+        self._group(ahead)
+        places = self._places(group)[segment.start : segment.stop]
+        for batch, into in zip(rows.result(), out, strict=True):
+            _gather(batch, places, into)
 
-    def _window(self, window: tuple[int, int]) -> PendingBatch[list[Batch]]:
-        if window not in self._windows:
-            chunks = self._order.window_chunks(self._lane, *window)
+    def _group(self, group: tuple[int, int]) -> PendingBatch[list[Batch]]:
+        if group not in self._groups:
+            chunks = self._order.group_chunks(self._reader, *group)
             ranges = [self._order.chunk_range(int(chunk)) for chunk in chunks]
-            self._windows[window] = self._source.read_async(ranges)
-            self._on_read(self._windows[window].nbytes)
-        return self._windows[window]
+            self._groups[group] = self._source.read_async(ranges)
+            self._on_read(self._groups[group].nbytes)
+        return self._groups[group]
 
-    def _next(self, window: tuple[int, int]) -> tuple[int, int]:
-        epoch, index = window
-        last = index + 1 == self._order.windows(self._lane)
+    def _next(self, group: tuple[int, int]) -> tuple[int, int]:
+        epoch, index = group
+        last = index + 1 == self._order.groups(self._reader)
         return (epoch + 1, 0) if last else (epoch, index + 1)
 
-    def _places(self, window: tuple[int, int]) -> np.ndarray:
-        if self._shuffle is None or self._shuffle[0] != window:
-            self._shuffle = window, self._order.shuffle(self._lane, *window)
+    def _places(self, group: tuple[int, int]) -> np.ndarray:
+        if self._shuffle is None or self._shuffle[0] != group:
+            self._shuffle = group, self._order.shuffle(self._reader, *group)
         return self._shuffle[1]
 
 

@@ -4,9 +4,9 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from vasae_jax.stream.reader import ChunkReader
 from vasae_jax.stream.source import Batch, Layers
 from vasae_jax.utils.errors import UserError
 
-T = TypeVar("T")
 QUEUE = 3  # batches that are made ahead
 RECENT = 8  # batches that the entropy is averaged over
 
@@ -45,17 +44,18 @@ class ReadStats:
     dropped: int
 
 
-class LayersStream:
-    """Batches of several layers' rows at the same positions, read in one pass.
+class Stream:
+    """Batches of the rows of one or several sites, at the same positions, read in one pass.
 
     See :mod:`vasae_jax.stream.order` for their order.
 
-    Each lane gives ``batch / lanes`` rows to a batch, and a batch is the lanes in order.
-    Process p of P owns lanes p L/P to (p+1) L/P: its batches are its part of the global
-    ones, which are the same for every P. A lane with fewer chunks than another comes to
-    its next epoch sooner; with n chunks a lane the rates differ by at most 1 in n.
+    Each of R readers gives ``batch / R`` rows to a batch, and a batch is the readers in order.
+    Process p of P owns readers p R/P to (p+1) R/P: its batches are its part of the global
+    ones, which are the same for every P. A reader with fewer chunks than another comes to
+    its next epoch sooner; with n chunks a reader the rates differ by at most 1 in n.
 
-    Memory: at most two windows a lane, ``2 * window * chunk_rows`` rows of every layer.
+    Memory: at most two groups of chunks a reader, ``2 * shuffle_chunks * chunk_rows`` rows of
+    every layer.
 
     Args:
         cache: where rows are read.
@@ -64,7 +64,7 @@ class LayersStream:
         mask: which rows do not count.
         shuffle: how they are mixed into batches.
         process_index: number of this process.
-        process_count: number of processes; divides ``lanes``.
+        process_count: number of processes; divides the readers.
 
     Raises:
         UserError: the cache lacks a layer or the split, or the numbers do not fit.
@@ -84,14 +84,15 @@ class LayersStream:
         self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
         check(self.order, shuffle.batch, process_count)
         self._source = source = Layers(cache, sites, split, mask)
-        own = shuffle.readers // process_count
-        first = process_index * own
-        self._lanes = [
-            ChunkReader(self.order, lane, source, self._count) for lane in range(first, first + own)
+        count = shuffle.readers // process_count
+        first = process_index * count
+        self._readers = [
+            ChunkReader(self.order, reader, source, self._count)
+            for reader in range(first, first + count)
         ]
-        self._per_lane = shuffle.batch // shuffle.readers
+        self._rows_per_reader = shuffle.batch // shuffle.readers
         self._width, self._dtype = cache.manifest.d_model, source.dtype
-        self._layers = len(sites)
+        self._sites = len(sites)
         # Two locks: what was counted can be asked while a read hangs.
         self._reading, self._lock = threading.Lock(), threading.Lock()
         self._rows = self._bytes = 0
@@ -107,15 +108,15 @@ class LayersStream:
         """
         if step < 0:
             raise UserError(f"batch {step} was asked for; expected a number from 0")
-        start, each = step * self._per_lane, self._per_lane
-        count = each * len(self._lanes)
-        out = [self._blank(count) for _ in range(self._layers)]
+        start, each = step * self._rows_per_reader, self._rows_per_reader
+        count = each * len(self._readers)
+        out = [self._blank(count) for _ in range(self._sites)]
         with self._reading:
-            for lane in self._lanes:
-                lane.request(start)
-            for index, lane in enumerate(self._lanes):
+            for reader in self._readers:
+                reader.request(start)
+            for index, reader in enumerate(self._readers):
                 part = slice(index * each, (index + 1) * each)
-                lane.fill(start, [one.part(part) for one in out])
+                reader.fill(start, [batch.part(part) for batch in out])
         with self._lock:
             self._rows += count
             self._recent.append(out[0].docs)
@@ -123,11 +124,8 @@ class LayersStream:
 
     def prefetch(self, start: int) -> Prefetch[tuple[int, list[Batch]]]:
         """Yield (t, batches t) from ``start`` on, made ahead on a thread; close it when done."""
-        return self.made_ahead((step, self.batches(step)) for step in itertools.count(start))
-
-    def made_ahead(self, items: Iterator[T]) -> Prefetch[T]:
-        """``items`` made of batches, ahead on a thread."""
-        self._ahead = ahead = Prefetch(items, QUEUE)
+        batches = ((step, self.batches(step)) for step in itertools.count(start))
+        self._ahead = ahead = Prefetch(batches, QUEUE)
         return ahead
 
     def stats(self) -> ReadStats:
@@ -151,42 +149,6 @@ class LayersStream:
 
     def _count(self, nbytes: int) -> None:
         self._bytes += nbytes
-
-
-class Stream:
-    """Batches of one site's rows: a :class:`LayersStream` of it alone, with its arguments."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        site: SiteLike,
-        split: str,
-        mask: Mask,
-        shuffle: Shuffle,
-        *,
-        process_index: int = 0,
-        process_count: int = 1,
-    ) -> None:
-        self._all = LayersStream(
-            cache,
-            (site,),
-            split,
-            mask,
-            shuffle,
-            process_index=process_index,
-            process_count=process_count,
-        )
-        self.order = self._all.order
-        self.stats = self._all.stats
-
-    def batch(self, step: int) -> Batch:
-        """This process's part of batch ``step``; see :meth:`LayersStream.batches`."""
-        return self._all.batches(step)[0]
-
-    def prefetch(self, start: int) -> Prefetch[tuple[int, Batch]]:
-        """Yield (t, batch t) from ``start`` on, made ahead on a thread; close it when done."""
-        items = ((step, self.batch(step)) for step in itertools.count(start))
-        return self._all.made_ahead(items)
 
 
 def entropy_bits(docs: np.ndarray) -> float:

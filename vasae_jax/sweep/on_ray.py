@@ -10,7 +10,6 @@ from vasae_jax.config import Config
 from vasae_jax.sweep.packs import Pack
 from vasae_jax.sweep.train import train_one
 from vasae_jax.training.log import print_once
-from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError, first_line
 from vasae_jax.utils.memory import reuse_memory
 from vasae_jax.utils.signals import quiet_libraries
@@ -51,7 +50,7 @@ def open_ray(on: str, base: Config, hosts: int) -> int:
     return packs
 
 
-def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
+def train_on_ray(packs: Sequence[Pack], hosts: int) -> None:
     """Train and measure packs as tasks; a pack that fails lets others go on.
 
     A lost worker's pack goes on from its last checkpoint on another one.
@@ -61,7 +60,7 @@ def train_on_ray(packs: Sequence[Pack], rules: Rules, hosts: int) -> None:
     """
     import ray
 
-    running = {_submit(ray, pack, rules, hosts): pack for pack in packs}
+    running = {_submit(ray, pack, hosts): pack for pack in packs}
     failed, total = 0, len(running)
     try:
         while running:
@@ -94,14 +93,14 @@ def _device(ray: Any, base: Config, hosts: int) -> tuple[str, int]:
     return "CPU", 1
 
 
-def _submit(ray: Any, pack: Pack, rules: Rules, hosts: int) -> Any:
+def _submit(ray: Any, pack: Pack, hosts: int) -> Any:
     """Submit a pack as a task; each has a fresh process, for JAX holds devices until it ends."""
     if hosts > 1:
         coordinate = ray.remote(num_cpus=0, max_retries=RETRIES, max_calls=1)(_train_on_hosts)
-        return coordinate.remote(pack, rules, hosts)
+        return coordinate.remote(pack, hosts)
     kind, amount = _device(ray, pack[0].config, hosts)
     task = ray.remote(max_retries=RETRIES, max_calls=1, **_resources(kind, amount))(_train_alone)
-    return task.remote(pack, rules)
+    return task.remote(pack)
 
 
 def _resources(kind: str, amount: int) -> dict[str, Any]:
@@ -110,13 +109,13 @@ def _resources(kind: str, amount: int) -> dict[str, Any]:
     return {"num_cpus": 1, "num_gpus": amount if kind == "GPU" else 0}
 
 
-def _train_alone(pack: Pack, rules: Rules) -> None:
+def _train_alone(pack: Pack) -> None:
     reuse_memory()
     quiet_libraries()
-    train_one(pack, rules)
+    train_one(pack)
 
 
-def _train_on_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
+def _train_on_hosts(pack: Pack, hosts: int) -> None:
     """Train a pack over several hosts: one process each, joined by JAX's own runtime."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
@@ -137,7 +136,7 @@ def _train_on_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
             address = ray.get(head.remote())
             tasks = [
                 ray.remote(**_resources(kind, amount), **on_host(index))(_train_as_host).remote(
-                    pack, rules, (address, index, hosts)
+                    pack, (address, index, hosts)
                 )
                 for index in range(hosts)
             ]
@@ -150,19 +149,19 @@ def _train_on_hosts(pack: Pack, rules: Rules, hosts: int) -> None:
                 print_once(f"a host of a pack was lost ({first_line(error)}): started again")
                 ray.wait(tasks, num_returns=hosts)
         measuring = ray.remote(**_resources(kind, amount), **on_host(0))(_train_alone)
-        ray.get(measuring.remote(pack, rules))
+        ray.get(measuring.remote(pack))
     finally:
         remove_placement_group(group)
 
 
-def _train_as_host(pack: Pack, rules: Rules, host: tuple[str, int, int]) -> None:
+def _train_as_host(pack: Pack, host: tuple[str, int, int]) -> None:
     from vasae_jax.distributed.hosts import Hosts, joined
 
     reuse_memory()
     quiet_libraries()
     address, index, hosts = host
     with joined(Hosts(address, index, hosts)):
-        train_one(pack, rules)
+        train_one(pack)
 
 
 def _free_address() -> str:

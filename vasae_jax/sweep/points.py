@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -11,8 +11,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import RENAMED, flatten, from_dict, read_variable, to_dict
 from vasae_jax.sweep.grid import Grid, Point
-from vasae_jax.training.run_dir import lasting
-from vasae_jax.training.status import Rules
+from vasae_jax.training.run_dir import result_settings
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_json
 
@@ -117,7 +116,9 @@ def with_names(members: Sequence[Member]) -> list[Member]:
 def id_of(config: Config, cache_digest: str) -> str:
     """A short hash of what shapes a run's result: the same wherever the run is kept."""
     defaults = flatten(Config())
-    changed = {name: v for name, v in flatten(lasting(config)).items() if v != defaults[name]}
+    changed = {
+        name: v for name, v in flatten(result_settings(config)).items() if v != defaults[name]
+    }
     text = json.dumps({**changed, "cache": cache_digest}, sort_keys=True)
     return sha256_bytes(text.encode())[:ID_DIGITS]
 
@@ -196,8 +197,6 @@ class Sweep:
     """What each sets instead; see :mod:`vasae_jax.sweep.grid`."""
     out: str
     """Directory of the sweep: every run under ``runs/ID``, and the table of all."""
-    rules: Rules = field(default_factory=Rules)
-    """When a run ends before its last step."""
 
 
 def load_sweep(path: str) -> Sweep:

@@ -23,7 +23,6 @@ from vasae_jax.sweep.points import (
 from vasae_jax.sweep.status import DONE, run_status
 from vasae_jax.sweep.table import best_first, read_measures, table, write_board, write_table
 from vasae_jax.sweep.train import Planner, train_packs
-from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError
 
 
@@ -63,9 +62,9 @@ def run_sweep(sweep: Sweep, options: SweepOptions) -> list[Path]:
             from vasae_jax.sweep.on_ray import open_ray, train_on_ray
 
             workers = open_ray(options.on, sweep.base, options.hosts)
-            train_on_ray(make_packs(members, planner, options, workers), sweep.rules, options.hosts)
+            train_on_ray(make_packs(members, planner, options, workers), options.hosts)
         else:
-            train_packs(make_packs(members, planner, options), sweep.rules)
+            train_packs(make_packs(members, planner, options))
     finally:
         written = write_results(out, members) if is_first() else []
     return written
@@ -78,8 +77,6 @@ def check_sweep(sweep: Sweep) -> None:
             "--run.overwrite was given; expected none: a sweep keeps what is done, and --out of "
             "another directory begins anew"
         )
-    if sweep.rules.halving is not None:
-        sweep.rules.halving.check()
 
 
 def with_absolute_paths(sweep: Sweep) -> Sweep:
@@ -133,9 +130,7 @@ def find_run(out: Path, best: str | None, member: str | None) -> Path:
     return next(run.path for run in members if run.id == ids[0])
 
 
-def train_points(
-    base: Config, points: Iterable[Point], out: str, rules: Rules | None = None
-) -> list[dict[str, Any]]:
+def train_points(base: Config, points: Iterable[Point], out: str) -> list[dict[str, Any]]:
     """Train and measure points that a tuner asks for, as packs where they can share one.
 
     Points that ``out`` holds already are not trained again. All points of all calls are in its
@@ -145,7 +140,6 @@ def train_points(
         base: what all points have in common.
         points: what each sets instead, by dotted name, such as ``{"optim.lr": 2e-3}``.
         out: directory of the sweep.
-        rules: when a run ends before its last step.
 
     Returns:
         For each point its measures by dotted name, such as ``unmoptions.fvu``, with ``id`` and
@@ -162,7 +156,7 @@ def train_points(
     planner = Planner(new)
     write_members(Path(out), known)
     try:
-        train_packs(make_packs(new, planner, SweepOptions()), rules or Rules())
+        train_packs(make_packs(new, planner, SweepOptions()))
     finally:
         write_results(Path(out), known)
     runs = [members_of(base, (point,), out)[0] for point in grid]

@@ -11,15 +11,15 @@ from typing import Any
 
 from vasae_jax.sweep.points import Member
 from vasae_jax.training.run_dir import METRICS
-from vasae_jax.training.status import DIVERGED, STOPPED, read_ended
+from vasae_jax.training.status import DIVERGED, read_early_end
 from vasae_jax.utils.lock import OWNER, TIMEOUT_SECONDS
 from vasae_jax.utils.progress import duration
 
 MEASURES = "eval-heldout.json"
 """What ``vasae eval`` writes, and a sweep for each of its runs."""
 DONE, TRAINED, RUNNING, WAITING = "done", "trained", "running", "waiting"
-"""Of runs that have not ended early; others are DIVERGED or STOPPED."""
-ORDER = (DONE, TRAINED, RUNNING, WAITING, DIVERGED, STOPPED)
+"""Of runs that have not ended early; others are DIVERGED."""
+ORDER = (DONE, TRAINED, RUNNING, WAITING, DIVERGED)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def run_status(member: Member) -> RunStatus:
     rate = float(last.get("rows_per_s", 0.0))
     if kept and kept[-1] >= steps:
         return RunStatus(DONE if (path / MEASURES).exists() else TRAINED, steps, rate=rate)
-    ended = read_ended(path)
+    ended = read_early_end(path)
     if ended is not None:
-        return RunStatus(ended.how, max([0, *kept]), f"{ended.why}, at step {ended.step}")
+        return RunStatus(ended.status, max([0, *kept]), f"{ended.reason}, at step {ended.step}")
     step = max([int(last.get("step", 0)), *kept])
     return RunStatus(RUNNING if _owned(path) else WAITING, step, rate=rate)
 

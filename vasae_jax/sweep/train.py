@@ -23,11 +23,10 @@ from vasae_jax.sweep.status import (
 )
 from vasae_jax.training.checks import alike, check_cache, check_settings, features
 from vasae_jax.training.log import print_once
+from vasae_jax.training.loop import run_pack
 from vasae_jax.training.pack import rounds_of, widest
-from vasae_jax.training.pack_loop import run_pack
 from vasae_jax.training.run import open_trained
 from vasae_jax.training.shapes import Memory
-from vasae_jax.training.status import Rules
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_json
 
@@ -73,7 +72,7 @@ class Planner:
         return self._caches[member.config.data.cache].manifest
 
 
-def train_packs(packs: Iterable[Pack], rules: Rules) -> None:
+def train_packs(packs: Iterable[Pack]) -> None:
     """Train what is missing of each pack and measure its runs; a pack that fails lets others go on.
 
     Raises:
@@ -85,7 +84,7 @@ def train_packs(packs: Iterable[Pack], rules: Rules) -> None:
     for number, pack in enumerate(packs, 1):
         try:
             print_once(f"pack {number} of {len(packs)}: {len(pack)} runs")
-            train_one(pack, rules)
+            train_one(pack)
         except UserError as error:
             failed += 1
             print_once(f"pack {number} of {len(packs)} failed: {error}")
@@ -93,10 +92,10 @@ def train_packs(packs: Iterable[Pack], rules: Rules) -> None:
         raise UserError(f"{failed} of {len(packs)} packs failed, as said above; expected none")
 
 
-def train_one(pack: Pack, rules: Rules) -> None:
+def train_one(pack: Pack) -> None:
     """Train what is missing of one pack, and measure its runs."""
     for part in _parts(pack):
-        run_pack([member.config for member in part], rules)
+        run_pack([member.config for member in part])
     if jax.process_count() > 1:
         print_once(
             "the runs of the pack are trained; the same command in one process measures them"

@@ -1,7 +1,7 @@
 """Settings that depend on the machine, decided before a run starts and kept in its config.json.
 
-They change the last digits of a result. So a run that is resumed takes what it began with, on
-whatever machine, and all hosts take what the first one decides.
+They change the last digits of a result. So a resumed run keeps what it began with on any machine,
+and all hosts take what the first one decides.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from vasae_jax.training.log import print_once
 from vasae_jax.training.run_dir import CONFIG, read_run
 
 
-def autotuned(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
+def autotuned_run(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     """``config`` with ``sae.screen`` decided: as the run began, else by measuring.
 
     ``shape`` is [features, numbers in a row].
@@ -29,22 +29,24 @@ def autotuned(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     """
     if config.sae.screen != "auto":
         return config
-    choice = broadcast_from_first(lambda: _as_begun(config) or _measured(config, mesh, shape))
-    return _with(config, choice)
+    choice = broadcast_from_first(
+        lambda: _choice_of_unfinished(config) or _faster(config, mesh, shape)
+    )
+    return _with_screen(config, choice)
 
 
-def measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
+def autotuned(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
     """``config`` with ``sae.screen`` decided by measuring, for steps that belong to no run."""
     if config.sae.screen != "auto":
         return config
-    return _with(config, broadcast_from_first(lambda: _measured(config, mesh, shape)))
+    return _with_screen(config, broadcast_from_first(lambda: _faster(config, mesh, shape)))
 
 
 def may_screen(config: Config, features: int, platform: str) -> bool:
-    """Whether the question is worth asking, of so many features on one device.
+    """Whether a screen could be faster, for so many features on one device.
 
-    Rows that do not lie about 0 are as long as what they share, which the screen's bound would be
-    as loose as.
+    The screen's bound grows with the norm of the rows, so it is too loose for rows that are not
+    centered.
     """
     sae = config.sae
     sparse = choose_execution(sae.execution, platform) == "sparse"
@@ -53,30 +55,30 @@ def may_screen(config: Config, features: int, platform: str) -> bool:
     return fits and platform == "cpu" and screen.may_pay(features, sae.k)
 
 
-def _as_begun(config: Config) -> str:
-    """What an unfinished run has; nothing where there is none."""
+def _choice_of_unfinished(config: Config) -> str:
+    """``sae.screen`` of the run that is resumed; empty for a new run."""
     path = Path(config.run.out)
     if config.run.overwrite or not (path / CONFIG).is_file():
         return ""
     return read_run(path).config.sae.screen
 
 
-def _measured(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
-    """``on`` or ``off``."""
+def _faster(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
+    """``on`` or ``off``, whichever is faster on this machine."""
     sae, features, width = config.sae, shape[0] // mesh.shape[MODEL], shape[1]
     if not may_screen(config, features, mesh.devices.flat[0].platform):
         return "off"
     rows = config.data.batch // mesh.shape[DATA]
-    found = fastest(
+    winner = fastest(
         f"top {sae.k} of {features} features, {min(rows, screen.MEASURED_ROWS)} rows of {width}",
         lambda: screen.ways(rows, width, features, sae.k),
     )
-    print_once(f"the encoder's product on this machine: {found}")
-    return "on" if found.name == screen.SCREENED else "off"
+    print_once(f"the encoder's product on this machine: {winner}")
+    return "on" if winner.name == screen.SCREENED else "off"
 
 
-def _with(config: Config, choice: str) -> Config:
-    # auto: a run that an earlier version began
+def _with_screen(config: Config, choice: str) -> Config:
+    # auto: in a run that an earlier version began
     screen: Literal["auto", "on", "off"] = (
         "on" if choice == "on" else "off" if choice == "off" else "auto"
     )

@@ -19,7 +19,7 @@ COSINES, SHARES = np.linspace(-1, 1, 81), np.linspace(0, 1, 41)
 
 
 class Histogram(NamedTuple):
-    """A number for each of some features."""
+    """A value for each of some features, and the edges of its bins."""
 
     values: np.ndarray
     """[n], from the first to the last edge"""
@@ -27,15 +27,15 @@ class Histogram(NamedTuple):
     """[bins + 1], rising"""
 
 
-Spread = Mapping[str, Histogram]
+Histograms = Mapping[str, Histogram]
 """Histograms by name."""
 
 
 class Board(Protocol):
     """Takes the numbers of a step."""
 
-    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
-        """Show ``values`` of step number ``step``, and how numbers of its features are spread."""
+    def add(self, step: int, values: Mapping[str, float], histograms: Histograms) -> None:
+        """Show the ``values`` of a step, and histograms over its features."""
 
     def close(self) -> None:
         """Send or write what is pending."""
@@ -73,11 +73,11 @@ class _TensorBoard:
     def __init__(self, run: RunDir) -> None:
         self._writer = summary_writer(run.path / "tensorboard")
 
-    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
+    def add(self, step: int, values: Mapping[str, float], histograms: Histograms) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        for name, one in spread.items():
-            self._writer.add_histogram(name, one.values, step, bins=one.edges)
+        for name, histogram in histograms.items():
+            self._writer.add_histogram(name, histogram.values, step, bins=histogram.edges)
 
     def close(self) -> None:
         self._writer.close()
@@ -118,12 +118,12 @@ class _Wandb:
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def add(self, step: int, values: Mapping[str, float], spread: Spread) -> None:
-        shown = {
-            name: self._histogram(np_histogram=np.histogram(one.values, one.edges))
-            for name, one in spread.items()
+    def add(self, step: int, values: Mapping[str, float], histograms: Histograms) -> None:
+        drawn = {
+            name: self._histogram(np_histogram=np.histogram(each.values, each.edges))
+            for name, each in histograms.items()
         }
-        self._run.log({**values, **shown, "step": step})
+        self._run.log({**values, **drawn, "step": step})
 
     def close(self) -> None:
         self._run.finish()

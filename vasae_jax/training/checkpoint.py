@@ -22,12 +22,13 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from vasae_jax.cache.store import reason
+from vasae_jax.config import RunConfig
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.sae import Params
 from vasae_jax.training.events import damage, digested, write_digests
 from vasae_jax.training.log import print_once
 from vasae_jax.training.state import TrainState
-from vasae_jax.training.status import Growth
+from vasae_jax.training.status import WeightCheck
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import require_space, sha256_bytes, write_error
 from vasae_jax.utils.signals import quiet_orbax
@@ -98,13 +99,13 @@ class Checkpoints:
             ),
         )
         self._directory, self._failed = directory, False
-        self._growth = Growth()
+        self._weights = WeightCheck()
         self._said_before = sys.unraisablehook
         sys.unraisablehook = partial(_all_but_late_writes, sys.unraisablehook)
         if is_first():
             _remove_leftovers(directory)
         self._manager = ocp.CheckpointManager(
-            directory, options=options, handler_registry=_handlers(self._growth.answer)
+            directory, options=options, handler_registry=_handlers(self._weights.answer)
         )
 
     def __enter__(self) -> Self:
@@ -158,7 +159,7 @@ class Checkpoints:
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         state = _safe(state)
-        self._growth.ask(step, state.params, state.moments)
+        self._weights.ask(step, state.params, state.moments)
         rest = state._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
@@ -197,7 +198,7 @@ class Checkpoints:
             found = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax raises Exception itself
             raise _unreadable(self._directory / str(step), error) from error
-        self._growth.begin(step, found["params"])
+        self._weights.begin(step, found["params"])
         return type(like)(params=found["params"], **found["rest"])
 
     def raw(self, step: int) -> dict[str, Any]:
@@ -224,6 +225,11 @@ class Checkpoints:
         if is_first():
             for step in (self._directory / _DELETED).glob("*"):
                 shutil.rmtree(step, ignore_errors=True)
+
+
+def open_checkpoints(run: RunConfig) -> Checkpoints:
+    """The checkpoints of a run, as many as it is to keep."""
+    return Checkpoints(run.out, keep=run.keep, keep_every=run.keep_every or None)
 
 
 def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a run, found before anything compiles or is written."""
+"""What can be wrong with a run or a pack, found before anything compiles or is written."""
 
 import os
 from collections.abc import Sequence
@@ -135,13 +135,10 @@ def _require(holds: bool, sentence: str) -> None:
         raise UserError(sentence)
 
 
-# What can be wrong with a pack of runs, found before anything compiles or is written.
-
-
 FREE = (*SETTINGS.values(), "data.layer", "data.site", "run.seed", "run.out")
 """Settings in which members of a pack may differ."""
-_PLACES = ("run.overwrite", "run.skip_damaged")
-"""Of one start only: no part of what is trained."""
+_OF_ONE_START = ("run.overwrite", "run.skip_damaged")
+"""Settings of one start, not of the run."""
 
 
 def alike(config: Config, features: int, platform: str) -> tuple[tuple[str, object], ...]:
@@ -152,7 +149,9 @@ def alike(config: Config, features: int, platform: str) -> tuple[tuple[str, obje
         features: those on one device.
         platform: of the devices.
     """
-    fixed = {name: value for name, value in flatten(config).items() if name not in FREE + _PLACES}
+    fixed = {
+        name: value for name, value in flatten(config).items() if name not in FREE + _OF_ONE_START
+    }
     # Other programs, with their own rounding: one finds few features, one has no term for b_dec.
     fixed["the seed of the order of the rows"] = order_seed(config)
     fixed["whether k features may be found through bfloat16"] = may_screen(

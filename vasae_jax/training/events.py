@@ -119,8 +119,8 @@ class Events:
     def __init__(self, config: Config, cache: Cache, mesh: Mesh) -> None:
         self._file = Path(config.run.out) / EVENTS
         self._start = describe(config, cache, mesh)
-        self.left = ""
-        """Why the run was left while others of its pack went on; empty where it was not."""
+        self.end_reason = ""
+        """Why the run ended while others of its pack went on; empty where it did not."""
 
     def __enter__(self) -> Self:
         """Write the start, and the end of one before that was killed."""
@@ -145,7 +145,7 @@ class Events:
         """Write the end; where that is impossible, the error that ended the start matters more."""
         if is_first():
             with contextlib.suppress(UserError):
-                _write(self._file, [*_lines(self._file), _end(self.left or _reason(error))])
+                _write(self._file, [*_lines(self._file), _end(self.end_reason or _reason(error))])
 
 
 def describe(config: Config, cache: Cache, mesh: Mesh) -> dict[str, Any]:

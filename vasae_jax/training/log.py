@@ -1,8 +1,8 @@
-"""What a run says while it goes: a line for people, a record for machines, boards."""
+"""The log of a run: a line on stderr, a record in metrics.jsonl, boards."""
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,76 +10,56 @@ import jax
 from vasae_jax.anchor import Staleness
 from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
-from vasae_jax.stream import ReadStats, Stream
+from vasae_jax.stream import ReadStats
 from vasae_jax.training.boards import open_boards
 from vasae_jax.training.probe import FeatureStats, Probe, histograms
 from vasae_jax.training.run_dir import RunDir
 from vasae_jax.training.state import TrainState
-from vasae_jax.training.status import Loss
+from vasae_jax.training.status import LossCheck
 from vasae_jax.training.step import Metrics
 from vasae_jax.utils.progress import duration
 
 
 class Log:
-    """Writes metrics of single steps; the rate is over the steps since the last line.
-
-    Reading a number waits for the device, so a step's metrics are noted at once and written
-    by a later ``flush``.
-    """
+    """Writes the metrics of single steps; rates are over the steps since the last record."""
 
     def __init__(
-        self,
-        run: RunDir,
-        config: Config,
-        start: int,
-        stream: Stream | None = None,
-        *,
-        name: str = "",
-        probe: Probe | None = None,
+        self, run: RunDir, config: Config, start: int, *, name: str = "", probe: Probe | None = None
     ) -> None:
-        """Of a run that goes on after step ``start``; ``glance`` looks at its features.
+        """Of a run that goes on after step ``start``.
 
-        A run of a pack has a ``name`` and no stream of its own: it is told what its pack reads,
-        and leaves lines for people on its steps to it.
+        Args:
+            run: its directory. config: of the run.
+            start: steps already taken.
+            name: begins lines on stderr where there are several runs.
+            probe: looks at the features of a state.
         """
-        self._stream, self._name = stream, f"{name}: " if name else ""
-        self._loss = Loss("", run.best_fvu())  # of a pack's runs the pack says the name
-        self._noted: tuple[int, Metrics] | None = None
-        self._glance = probe
+        self._name = f"{name}: " if name else ""
+        self._loss = LossCheck(run.best_fvu())
+        self._probe = probe
         self._seen: FeatureStats | None = None
         self._run, self._steps, self._batch = run, config.run.steps, config.data.batch
         self._at, self._since = start, time.monotonic()
         self._boards = open_boards(run, config)
 
-    def note(self, step: int, metrics: Metrics, state: TrainState) -> None:
-        """Keep ``metrics`` of step number ``step`` (counted from 1) until the next flush."""
-        self._noted = step, metrics
-        self.look(step, lambda: state)
-
-    def look(self, step: int, state: Callable[[], TrainState]) -> None:
-        """Begin to look at the features of the state after ``step``, for the next report."""
-        self._seen = self._glance(step, state()) if self._glance else None
-
-    def flush(self) -> None:
-        """Report what is noted, if anything is; raises what ``report`` does."""
-        if self._noted is None or self._stream is None:
-            return
-        (step, metrics), self._noted = self._noted, None
-        self.report(step, jax.device_get(metrics), self._stream.stats())
+    def probe(self, step: int, state: Callable[[], TrainState]) -> None:
+        """Begin to look at the features of the state after ``step``, for its report."""
+        self._seen = self._probe(step, state()) if self._probe else None
 
     def check(self, step: int, metrics: Metrics) -> None:
-        """Judge one step, such as one to be saved.
+        """Judge the metrics of one step.
 
         Raises:
-            UserError: the run has diverged.
+            Diverged: the loss is not finite or has exploded.
         """
         self._loss.check(step, float(metrics.loss), float(metrics.fvu))
 
-    def report(self, step: int, metrics: Metrics, reading: ReadStats) -> None:
-        """Write the metrics of one step, which are on the host.
+    def report(self, step: int, metrics: Metrics, reading: ReadStats) -> dict[str, Any]:
+        """Write the metrics of one step, which are on the host; returns the record.
 
         Raises:
-            UserError: the run has diverged.
+            Diverged: the loss is not finite or has exploded.
+            UserError: the disk is full or not writable.
         """
         self.check(step, metrics)
         values = {name: float(value) for name, value in metrics._asdict().items()}
@@ -97,16 +77,15 @@ class Log:
             "dropped_rows": reading.dropped,
         }
         self._run.log(record)
-        if not self._name:
-            self._show(record)
-        shown = histograms(jax.device_get(self._seen)) if self._seen else {}
+        distributions = histograms(jax.device_get(self._seen)) if self._seen else {}
         self._seen = None
         for board in self._boards:
-            board.add(step, record, shown)
+            board.add(step, record, distributions)
+        return record
 
-    def searched(self, found: Staleness) -> None:
-        """Report, after the last step, how far the cached nearest anchors are from the truth."""
-        values = {name: float(value) for name, value in found._asdict().items()}
+    def report_staleness(self, staleness: Staleness) -> None:
+        """Write, after the last step, how far the cached nearest anchors are from a full search."""
+        values = {name: float(value) for name, value in staleness._asdict().items()}
         self._run.log({"step": self._steps, **values})
         for board in self._boards:
             board.add(self._steps, values, {})
@@ -116,20 +95,9 @@ class Log:
         )
 
     def close(self) -> None:
-        """Flush what is pending."""
+        """Close the boards, which write what is pending."""
         for board in self._boards:
             board.close()
-
-    def _show(self, record: dict[str, Any]) -> None:
-        left = (self._steps - record["step"]) * self._batch / max(record["rows_per_s"], 1e-9)
-        dropped = record["dropped_rows"]
-        print_once(
-            f"step {record['step']}/{self._steps}  "
-            f"fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
-            f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_fraction']:.1%}  "
-            f"uncertified {record['uncertified']:.1%}  {record['rows_per_s']:,.0f} tokens/s  "
-            f"{duration(left)} left" + (f"  {dropped:,} unusable rows dropped" if dropped else "")
-        )
 
 
 def print_once(line: str) -> None:
@@ -138,31 +106,30 @@ def print_once(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-# The line for people of a pack: how far it is and how fast it goes.
+def print_progress(records: Sequence[Mapping[str, Any]], runs: int, steps: int) -> None:
+    """A line on a logged step.
 
-
-class PackLine:
-    """Says how a pack of ``runs`` runs goes; rates are over the steps since the last line."""
-
-    def __init__(self, config: Config, runs: int) -> None:
-        self._steps, self._batch, self._runs = config.run.steps, config.data.batch, runs
-        self.start(0)
-
-    def start(self, done: int) -> None:
-        """Begin the clock after step ``done``."""
-        self._at, self._since = done, time.monotonic()
-
-    def show(self, step: int, found: Sequence[Metrics]) -> None:
-        """Say where the pack is, with the metrics of the runs that go on."""
-        now = time.monotonic()
-        rate = (step - self._at) / max(now - self._since, 1e-9)
-        self._at, self._since = step, now
-        if not found:
-            return
-        fvu = sorted(float(one.fvu) for one in found)
+    Args:
+        records: of the runs that go on. runs: how many began. steps: of each.
+    """
+    if not records:
+        return
+    record = records[0]
+    rate = max(record["rows_per_s"], 1e-9)
+    step, batch = record["step"], record["rows"] / record["step"]
+    left = f"{duration((steps - step) * batch / rate)} left"
+    if runs > 1:
+        fvu = sorted(each["fvu"] for each in records)
         print_once(
-            f"{len(found)} of {self._runs} runs: step {step}/{self._steps}  "
-            f"fvu {fvu[0]:.4f} to {fvu[-1]:.4f}  {rate:.2f} steps/s  "
-            f"{rate * self._batch * len(found):,.0f} tokens/s in all  "
-            f"{duration((self._steps - step) / max(rate, 1e-9))} left"
+            f"{len(records)} of {runs} runs: step {step}/{steps}  "
+            f"fvu {fvu[0]:.4f} to {fvu[-1]:.4f}  {rate / batch:.2f} steps/s  "
+            f"{rate * len(records):,.0f} tokens/s in all  {left}"
         )
+        return
+    dropped = record["dropped_rows"]
+    print_once(
+        f"step {step}/{steps}  fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
+        f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_fraction']:.1%}  "
+        f"uncertified {record['uncertified']:.1%}  {rate:,.0f} tokens/s  {left}"
+        + (f"  {dropped:,} unusable rows dropped" if dropped else "")
+    )

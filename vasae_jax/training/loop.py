@@ -1,56 +1,72 @@
-"""The training loop: from a config and a cache to checkpoints, from top to bottom."""
+"""The training loop: from configs and a cache to checkpoints, from top to bottom.
+
+A single run is a pack of one: the same loop, the same step, the same checks.
+"""
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from vasae_jax.anchor import sharded_staleness
-from vasae_jax.anchor.whitening import whitened_anchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
-from vasae_jax.distributed.hosts import StopOnAll, check_same_on_all, raise_on_all
-from vasae_jax.distributed.mesh import (
-    DATA,
-    MODEL,
-    check_rows,
-    make_mesh,
-    replicate,
-    rows_on_mesh,
-    seed_key,
+from vasae_jax.distributed.hosts import (
+    StopOnAll,
+    broadcast_from_first,
+    check_same_on_all,
+    raise_on_all,
 )
+from vasae_jax.distributed.mesh import MEMBER, MODEL, replicate, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
+from vasae_jax.sae.config import Execution
+from vasae_jax.sites import Site
 from vasae_jax.stream import Batch as HostBatch
-from vasae_jax.stream import Prefetch, Shuffle, Stats, Stream, statistics, tokens_by_count
-from vasae_jax.training.autotune import autotuned
-from vasae_jax.training.checkpoint import Checkpoints, step_to_resume
-from vasae_jax.training.checks import check_cache, check_mesh, check_settings, features, order_seed
+from vasae_jax.stream import Prefetch, Stream
+from vasae_jax.training.active_runs import ActiveRuns, OpenRun
+from vasae_jax.training.autotune import autotuned_run
+from vasae_jax.training.checkpoint import open_checkpoints, step_to_resume
+from vasae_jax.training.checks import check_cache, check_pack, check_settings
 from vasae_jax.training.events import Events
-from vasae_jax.training.hparams import phases, pulled
+from vasae_jax.training.inputs import load_inputs, make_stream, open_inputs
 from vasae_jax.training.log import Log, print_once
-from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.probe import make_probe, wants_probe
-from vasae_jax.training.run_dir import own_runs
-from vasae_jax.training.state import Start, TrainState, make_state, starting_rows, target_rows
-from vasae_jax.training.step import make_step
+from vasae_jax.training.loss import Batch, StepInputs
+from vasae_jax.training.pack import Layout, PackStep, States, rounds_of, sites_of, widest
+from vasae_jax.training.probe import make_probe
+from vasae_jax.training.run_dir import claim_runs
+from vasae_jax.training.state import TrainState, pulled_rows, state_init, state_maker
+from vasae_jax.training.status import read_early_end
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.signals import Stopped
 
 _POLL = 0.1  # seconds after which a wait for a batch looks for a signal
-B = TypeVar("B")
-C = TypeVar("C")
-S = TypeVar("S")
-S_contra = TypeVar("S_contra", contravariant=True)
-T = TypeVar("T")
-M = TypeVar("M")
-M_contra = TypeVar("M_contra", contravariant=True)
+Inputs = dict[Site, StepInputs]
+"""What the steps read, by site."""
+Batches = Mapping[Site, Batch]
+"""A batch on the mesh, by site."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that have been checked, and what they are trained on."""
+
+    configs: Sequence[Config]
+    cache: Cache
+    mesh: Mesh
+    d_sae: int
+    stream: Stream
+    execution: Execution
+
+    @property
+    def run(self) -> RunConfig:
+        """What all runs have in common of how long they are, what is logged and what is kept."""
+        return self.configs[0].run
 
 
 def train(config: Config) -> Path:
@@ -64,239 +80,283 @@ def train(config: Config) -> Path:
             compiles or is written), or the run diverged.
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
     """
-    cache, mesh, d_sae, stream = raise_on_all(lambda: _checked_alone(config))
-    check_same_on_all([config], cache.digest)
-    config = autotuned(config, mesh, (d_sae, cache.manifest.d_model))
-    with contextlib.ExitStack() as held:
-        (run,) = raise_on_all(lambda: own_runs([config], cache, held))
-        events = raise_on_all(lambda: held.enter_context(Events(config, cache, mesh)))
-        checkpoints = held.enter_context(kept_checkpoints(config))
-        done = step_to_resume([checkpoints], skip_damaged=config.run.skip_damaged)
-        if done >= config.run.steps:
-            print_once(f"{run.path} is complete: {done} steps")
-            return run.path
-        execution = choose_execution(config.sae.execution, jax.default_backend())
-        announce(config, cache, mesh, d_sae, execution)
-        context, state = begin(config, cache, mesh, d_sae)
-        if done:
-            print_once(f"resuming {run.path} after step {done}")
-            state = checkpoints.restore(done, state)
-        run.cut_metrics(done)
-        probe = raise_on_all(lambda: make_probe(config, cache, mesh, context))
-        raise_on_all(lambda: events.train(done))  # a full disk on one host is told on all
-        steps = phases(config, lambda turn: make_step(turn(config), mesh, state, execution))
-        with (
-            StopOnAll() as stop,  # only now that there is something to lose: before, signals end us
-            stream.prefetch(done) as host_batches,
-            contextlib.closing(Log(run, config, done, stream, probe=probe)) as log,
-        ):
-            asked = until_asked(host_batches, stop)
-            batches = on_device(asked, partial(send, mesh), done, config.run.steps)
-            hooks = Hooks(log, checkpoints.save, stop)
-            state = advance(config.run, batches, steps, state, context, hooks)
-            compare_anchors(config, [(state, log)], context, mesh)
-    return run.path
+    plan = _plan([config], alone=True)
+    _train(plan, leave_diverged=False)
+    return Path(config.run.out)
 
 
-class Notes(Protocol[S_contra, M_contra]):
-    """What is told of each step's metrics; see :class:`vasae_jax.training.log.Log`."""
+def train_pack(configs: Sequence[Config]) -> list[Path]:
+    """Train, or resume, runs that differ in settings FREE alone; returns their directories.
 
-    def note(self, step: int, metrics: M_contra, state: S_contra) -> None:
-        """Keep the metrics of one step, and what is to be seen in the state after it."""
-
-    def flush(self) -> None:
-        """Report what is kept."""
-
-    def check(self, step: int, metrics: M_contra) -> None:
-        """Raise UserError where a step's metrics say that a run has diverged."""
-
-
-@dataclass(frozen=True)
-class Hooks(Generic[S, M]):
-    """What goes on beside the steps."""
-
-    log: Notes[S, M]
-    save: Callable[[int, S], None]
-    """Keeps the state after the step of that number."""
-    stop: StopOnAll
-
-
-def advance(
-    config: RunConfig,
-    batches: Iterable[tuple[int, B]],
-    steps: Callable[[int], Callable[[S, B, C], tuple[S, M]]],
-    state: S,
-    context: C,
-    hooks: Hooks[S, M],
-) -> S:
-    """The state after all of the numbered ``batches``; what is due is logged and saved.
+    Each directory is what the run alone would leave: it may be resumed alone, or in another
+    pack.
 
     Raises:
-        UserError: the run diverged, or cannot be written.
-        Stopped: after saving the step at which ``hooks.stop`` said so, or where no batch came.
+        UserError: as :func:`run_pack` does, or a run diverged; the others have gone on.
+        Stopped: SIGINT or SIGTERM asked for it; a checkpoint of each run's last step is kept.
     """
-    log, done = hooks.log, 0
-    for number, batch in batches:
-        state, metrics = steps(number)(state, batch, context)
-        log.flush()  # the step before's, now that the device has this one to do
-        if _due(number, config.log_every, config.steps):
-            log.note(number, metrics, state)
-        stopped = hooks.stop.after(number)
-        if stopped or _due(number, config.checkpoint_every, config.steps):
-            log.flush()
-            log.check(number, metrics)
-            hooks.save(number, state)
-        if stopped:
-            raise Stopped(stopped, _stop_message(stopped, number, config.out))
-        done = number
-    if done < config.steps and (stopped := hooks.stop.requested):
-        raise Stopped(stopped, f"stopped by {_name(stopped)} before a batch was read")
-    return state
-
-
-def kept_checkpoints(config: Config) -> Checkpoints:
-    """The checkpoints of a run, as many as it is to keep."""
-    run = config.run
-    return Checkpoints(run.out, keep=run.keep, keep_every=run.keep_every or None)
-
-
-def compare_anchors(
-    config: Config, found: Iterable[tuple[TrainState, Log]], context: Context, mesh: Mesh
-) -> None:
-    """Report cached anchors against a full search, in each run's own log; none where none pull."""
-    look = jax.jit(lambda W, *rest: sharded_staleness(mesh, W.shape[0])(W, *rest))
-    for state, log in found:
-        if state.anchor is not None:
-            rows = pulled(state.params, config)
-            log.searched(look(rows, context.anchors, state.anchor))
-
-
-def _checked_alone(config: Config) -> tuple[Cache, Mesh, int, Stream]:
-    if config.mesh.member > 1:
+    paths = run_pack(configs)
+    diverged = [path for path in paths if read_early_end(path)]
+    if diverged:
         raise UserError(
-            f"--mesh.member is {config.mesh.member}; expected 1 for a single run (a config file "
-            "with a list of them trains a pack)"
+            f"{', '.join(map(str, diverged))} diverged and were left at their last checkpoints; "
+            "expected finite numbers (a lower --optim.lr or a longer --optim.warmup may help)"
         )
-    cache, mesh, d_sae = checked(config)
-    return cache, mesh, d_sae, make_stream(config, cache)
+    return paths
 
 
-def checked(config: Config) -> tuple[Cache, Mesh, int]:
-    """Cache, mesh and number of features of a run, or the UserError that stands against it."""
-    check_settings(config)
-    cache = Cache.open(config.data.cache)
-    check_cache(config, cache)
-    d_sae = features(config, cache.manifest.vocab_size)
-    mesh = make_mesh(config.mesh)
-    check_mesh(config, mesh.shape[DATA], mesh.shape[MODEL], d_sae)
-    check_rows(config.data.batch, mesh)
-    return cache, mesh, d_sae
+def run_pack(configs: Sequence[Config]) -> list[Path]:
+    """Train, or resume, the runs of a pack; those that have ended before their last step stay so.
+
+    Raises:
+        UserError: a run alone would be refused, they cannot train together, or they stand at
+            different steps.
+        Stopped: SIGINT or SIGTERM asked for it; a checkpoint of each run's last step is kept.
+    """
+    unfinished = [config for config in configs if not _ended_early(config)]
+    if unfinished:
+        plan = _plan(unfinished)
+        _train(plan, leave_diverged=True)
+    return [Path(config.run.out) for config in configs]
 
 
-def make_stream(config: Config, cache: Cache) -> Stream:
-    """The shuffled training rows of ``config``, this process's part."""
-    data = config.data
-    return Stream(
-        cache,
-        data.input_site,
-        "train",
-        data.mask,
-        shuffle_of(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def shuffle_of(config: Config) -> Shuffle:
-    """How the training rows of ``config`` are mixed."""
-    data = config.data
-    return Shuffle(
-        data.batch,
-        seed=order_seed(config),
-        readers=data.readers,
-        shuffle_chunks=data.shuffle_chunks,
-    )
-
-
-def run_statistics(config: Config, cache: Cache) -> Stats:
-    """Mean and variance of the training rows under the config's mask."""
-    data = config.data
-    return statistics(cache, data.input_site, "train", data.mask)
-
-
-def begin(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[Context, TrainState]:
-    """What the steps read, and the state at step 0, both on the mesh."""
-    context, start = prepare(config, cache, mesh)
-    return context, make_state(config, d_sae, mesh, start)
-
-
-def prepare(config: Config, cache: Cache, mesh: Mesh) -> tuple[Context, Start]:
-    """What the steps read, and what the state at step 0 is made from, both on the mesh."""
-    stats = run_statistics(config, cache)
-    rows = starting_rows(config, cache)
-    targets = target_rows(config, cache, rows)
-    anchors, mean = replicate(mesh, (rows, stats.mean.astype(np.float32)))
-    pulled_to = anchors if targets.rows is rows else replicate(mesh, targets.rows)
-    frequent = replicate(mesh, tokens_by_count(cache, "train"))
-    start = Start(seed_key(config.run.seed, mesh), mean, anchors, pulled_to, frequent)
-    variance = replicate(mesh, np.float32(stats.variance))
-    within_cov = targets.within_cov
-    by_scatter = (
-        None if within_cov is None else replicate(mesh, whitened_anchors(targets.rows, within_cov))
-    )
-    tokens = replicate(mesh, targets.tokens) if wants_probe(config) else None
-    return Context(pulled_to, mean, variance, by_scatter, tokens=tokens), start
-
-
-def until_asked(batches: Prefetch[T], stop: StopOnAll) -> Iterator[T]:
-    """The endless ``batches``, up to the first that a signal comes in the wait for."""
-    while True:
-        while not batches.wait(_POLL):
-            if stop.requested:
-                return
-        yield next(batches)
-
-
-def on_device(
-    batches: Iterable[tuple[int, T]], send: Callable[[T], B], done: int, steps: int
-) -> Iterator[tuple[int, B]]:
-    """Batches on the mesh, one sent ahead of the step that needs it, numbered from 1."""
-    source = (send(host) for _, host in batches)
-    ahead = next(source, None)
-    for number in range(done + 1, steps + 1):
-        batch = ahead
-        if batch is None:
+def _train(plan: Plan, *, leave_diverged: bool) -> None:
+    """Train, or resume, the runs of ``plan``; see :class:`ActiveRuns` for ``leave_diverged``."""
+    with contextlib.ExitStack() as resources:
+        runs = _open_runs(plan, resources)
+        name = str(runs[0].dir.path) if len(runs) == 1 else "the pack"
+        done = step_to_resume([run.checkpoints for run in runs], skip_damaged=plan.run.skip_damaged)
+        if done >= plan.run.steps:
+            print_once(f"{name} is complete: {done} steps")
             return
-        if number < steps:
-            ahead = next(source, None)
-        yield number, batch
+        print_once(_announcement(plan))
+        if done:
+            print_once(f"resuming {name} after step {done}")
+        inputs, layout, states = _start(plan, runs, done)
+        logs = _start_logs(plan, runs, inputs, done, resources)
+        step = PackStep(plan.configs, plan.mesh, layout, plan.execution)
+        active = ActiveRuns(runs, logs, step, layout, plan.stream, leave_diverged=leave_diverged)
+        # Only now that there is something to lose: before, a signal ends the process.
+        stop = resources.enter_context(StopOnAll())
+        host_batches = resources.enter_context(plan.stream.prefetch(done))
+        batches = _on_mesh(host_batches, stop, sites_of(plan.configs), plan.mesh)
+        numbered = _one_ahead(batches, done, plan.run.steps)
+        states = take_steps(plan.run, numbered, step, states, inputs, active, stop)
+        finished = [(runs[n].config, logs[n], layout.take(states, n)) for n in active.numbers]
+        _report_staleness(finished, inputs, plan.mesh)
 
 
-def send(mesh: Mesh, host: HostBatch) -> Batch:
-    """A batch on the mesh, of which each process has read its part."""
-    return Batch(*rows_on_mesh(mesh, (host.x, np.asarray(host.keep))))
+def take_steps(
+    run: RunConfig,
+    batches: Iterable[tuple[int, Batches]],
+    step: PackStep,
+    states: States,
+    inputs: Inputs,
+    active: ActiveRuns,
+    stop: StopOnAll,
+) -> States:
+    """The states after all of the numbered ``batches``; what is due is logged and saved.
+
+    Raises:
+        UserError: a run diverged, unless the others are to go on; or it cannot be written.
+        Stopped: after saving the step at which ``stop`` said so, or where no batch came.
+    """
+    done = 0
+    for number, batch in batches:
+        states, metrics = step(number, states, batch, inputs)
+        active.flush()  # the step before's, now that the device has this one to do
+        if _due(number, run.log_every, run.steps):
+            active.note(number, metrics, states)
+        stopped = stop.after(number)
+        if stopped or _due(number, run.checkpoint_every, run.steps):
+            active.save(number, metrics, states)
+        if stopped:
+            raise Stopped(
+                stopped,
+                f"stopped by {signal.Signals(stopped).name} after step {number}, kept in "
+                f"{run.out}; run the same command to continue",
+            )
+        done = number
+        if not active.numbers:
+            break
+    if done < run.steps and (stopped := stop.requested):
+        name = signal.Signals(stopped).name
+        raise Stopped(stopped, f"stopped by {name} before a batch was read")
+    return states
 
 
 def _due(number: int, every: int, last: int) -> bool:
     return number % every == 0 or number == last
 
 
-def announce(config: Config, cache: Cache, mesh: Mesh, d_sae: int, execution: str) -> None:
-    """Say what is trained and how."""
-    axes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items())
-    print_once(
-        f"{config.sae.method} SAE on {config.data.input_site} of {cache.manifest.model.id}: "
-        f"{d_sae} features, k {config.sae.k}, {config.run.steps} steps of {config.data.batch} "
-        f"rows, {execution} execution in {config.sae.compute_dtype}"
-        f"{' screened in bfloat16' if config.sae.screen == 'on' else ''}, "
-        f"mesh {axes} on {jax.default_backend()}"
+def _ended_early(config: Config) -> bool:
+    """Whether a run has ended before its last step, as the first process sees it; says so."""
+    path = Path(config.run.out)
+
+    def read() -> str:
+        end = read_early_end(path)
+        return f"has {end.status} at step {end.step}" if end else ""
+
+    ended = broadcast_from_first(read)
+    if not ended or config.run.overwrite:
+        return False
+    print_once(f"{path} {ended} and is left as it is")
+    return True
+
+
+def _plan(configs: Sequence[Config], *, alone: bool = False) -> Plan:
+    """The plan for runs that may train together; ``alone``: for a single run.
+
+    Raises:
+        UserError: what stands against them, on all processes, before anything is written.
+    """
+    cache, mesh, d_sae, stream = raise_on_all(lambda: checked(configs, alone=alone))
+    check_same_on_all(configs, cache.digest)
+    sae = autotuned_run(configs[0], mesh, (d_sae, cache.manifest.d_model)).sae
+    configs = [replace(c, sae=replace(c.sae, screen=sae.screen)) for c in configs]
+    execution = choose_execution(sae.execution, jax.default_backend())
+    return Plan(configs, cache, mesh, d_sae, stream, execution)
+
+
+def checked(configs: Sequence[Config], *, alone: bool = False) -> tuple[Cache, Mesh, int, Stream]:
+    """Cache, mesh, number of features and rows of runs.
+
+    Raises:
+        UserError: what stands against them, on this process.
+    """
+    if alone and configs[0].mesh.member > 1:
+        raise UserError(
+            f"--mesh.member is {configs[0].mesh.member}; expected 1 for a single run (a config "
+            "file with a list of them trains a pack)"
+        )
+    for config in configs:
+        check_settings(config)
+    cache, mesh, d_sae = open_inputs(widest(configs))
+    for config in configs:
+        check_cache(config, cache)
+    check_pack(configs, d_sae // mesh.shape[MODEL], jax.default_backend())
+    return cache, mesh, d_sae, make_stream(configs[0], cache, sites_of(configs))
+
+
+def _open_runs(plan: Plan, resources: contextlib.ExitStack) -> list[OpenRun]:
+    """The directories of runs with what is written there, open until ``resources`` is closed."""
+    configs, cache = plan.configs, plan.cache
+    dirs = raise_on_all(lambda: claim_runs(configs, cache, resources))
+    events = raise_on_all(
+        lambda: [resources.enter_context(Events(each, cache, plan.mesh)) for each in configs]
     )
+    checkpoints = [resources.enter_context(open_checkpoints(each.run)) for each in configs]
+    return [OpenRun(*each) for each in zip(configs, dirs, checkpoints, events, strict=True)]
 
 
-def _stop_message(number: int, step: int, path: str) -> str:
-    name = _name(number)
-    return f"stopped by {name} after step {step}, kept in {path}; run the same command to continue"
+def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layout, States]:
+    """What the steps on each site read, the layout of states, and those after step ``done``."""
+    configs, mesh, d_sae = plan.configs, plan.mesh, plan.d_sae
+    first = configs[0]
+    step_inputs, init = load_inputs(first, plan.cache, mesh, d_sae)
+    shapes = jax.eval_shape(state_init(first, d_sae), init)
+    layout = Layout(shapes, rounds_of(configs, mesh.shape[MEMBER]), mesh)
+    make = state_maker(first, d_sae, mesh, init)
+    inputs, init_of = {first.data.input_site: step_inputs}, {first.data.input_site: init}
+
+    def state_of(run: int) -> TrainState:
+        """Made or read when there is room for it; runs of a site come one after another."""
+        config = configs[run]
+        site = config.data.input_site
+        if site not in init_of:
+            init_of.clear()
+            inputs[site], init_of[site] = load_inputs(config, plan.cache, mesh, d_sae)
+        if done:
+            return runs[run].checkpoints.restore(done, layout.single)
+        key = seed_key(config.run.seed, mesh)
+        firing_rate = replicate(mesh, np.float32(config.sae.k / d_sae))
+        state: TrainState = make(init_of[site]._replace(key=key, firing_rate=firing_rate))
+        return state
+
+    return inputs, layout, layout.gather(state_of)
 
 
-def _name(number: int) -> str:
-    return signal.Signals(number).name
+def _start_logs(
+    plan: Plan,
+    runs: Sequence[OpenRun],
+    inputs: Inputs,
+    done: int,
+    resources: contextlib.ExitStack,
+) -> list[Log]:
+    """The logs of runs, cut to step ``done``, open until ``resources`` is closed."""
+    for run in runs:
+        run.dir.cut_metrics(done)
+        raise_on_all(partial(run.events.train, done))  # a full disk on one host ends all
+    cache, mesh = plan.cache, plan.mesh
+    probes = raise_on_all(
+        lambda: [make_probe(c, cache, mesh, inputs[c.data.input_site]) for c in plan.configs]
+    )
+    logs = []
+    for run, probe in zip(runs, probes, strict=True):
+        name = str(run.dir.path) if len(runs) > 1 else ""
+        log = Log(run.dir, run.config, done, name=name, probe=probe)
+        logs.append(resources.enter_context(contextlib.closing(log)))
+    return logs
+
+
+def _on_mesh(
+    host_batches: Prefetch[tuple[int, list[HostBatch]]],
+    stop: StopOnAll,
+    sites: Sequence[Site],
+    mesh: Mesh,
+) -> Iterator[Batches]:
+    """The endless batches on the mesh, up to the first that a signal comes in the wait for.
+
+    Of each, this process has read its part.
+    """
+    while True:
+        while not host_batches.wait(_POLL):
+            if stop.requested:
+                return
+        _, hosts = next(host_batches)
+        yield {
+            site: Batch(*rows_on_mesh(mesh, (host.x, np.asarray(host.keep))))
+            for site, host in zip(sites, hosts, strict=True)
+        }
+
+
+def _one_ahead(batches: Iterator[Batches], done: int, steps: int) -> Iterator[tuple[int, Batches]]:
+    """Batches numbered from ``done`` + 1, one sent ahead of the step that needs it."""
+    ahead = next(batches, None)
+    for number in range(done + 1, steps + 1):
+        batch = ahead
+        if batch is None:
+            return
+        if number < steps:
+            ahead = next(batches, None)
+        yield number, batch
+
+
+def _report_staleness(
+    finished: Sequence[tuple[Config, Log, TrainState]], inputs: Inputs, mesh: Mesh
+) -> None:
+    """Compare cached anchors with a full search, in each run's log; nothing without a pull."""
+    compare = jax.jit(lambda rows, *rest: sharded_staleness(mesh, rows.shape[0])(rows, *rest))
+    for config, log, state in finished:
+        if state.anchor is not None:
+            rows = pulled_rows(state.params, config.anchor)
+            anchors = inputs[config.data.input_site].anchors
+            log.report_staleness(compare(rows, anchors, state.anchor))
+
+
+def _announcement(plan: Plan) -> str:
+    """What is trained and how."""
+    config, count, shape = plan.configs[0], len(plan.configs), plan.mesh.shape
+    runs = f"{config.sae.method} SAE"
+    if count > 1:
+        runs = f"a pack of {count} {runs}s, {shape[MEMBER]} at a time,"
+    sites = ", ".join(map(str, sites_of(plan.configs)))
+    ks = ", ".join(map(str, sorted({each.sae.k for each in plan.configs})))
+    return (
+        f"{runs} on {sites} of {plan.cache.manifest.model.id}: {plan.d_sae} features, "
+        f"k {ks}, {config.run.steps} steps of {config.data.batch} rows, {plan.execution} "
+        f"execution in {config.sae.compute_dtype}"
+        f"{' screened in bfloat16' if config.sae.screen == 'on' else ''}, "
+        f"mesh {' '.join(f'{axis}={size}' for axis, size in shape.items())} "
+        f"on {jax.default_backend()}"
+    )

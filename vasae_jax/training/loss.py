@@ -4,15 +4,15 @@
 
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
-where the encoder is pulled, with its nearest anchor, which is that of the largest cosine. Of an
-encoder row with a layer anchor, s_i is taken as the layer's rows scatter
-(:mod:`vasae_jax.anchor.whitening`); the weights w_i sum to 1 over all features
-(arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
-reconstruction where lambda is relative: the gradient is then that of
-log(reconstruction) - lambda * sum_i ..., but for a factor that
-Adam takes no notice of.
+where the encoder is pulled, with its nearest anchor: the one of the largest cosine. With layer
+anchors and the encoder, s_i is the cosine after whitening by the layer's within-token covariance
+(:mod:`vasae_jax.anchor.whitening`). The weights w_i sum to 1 over all features (arXiv:2606.27941
+has them equal). pull is lambda (as there), or lambda times the batch's reconstruction where lambda
+is relative: the gradient is then that of log(reconstruction) - lambda * sum_i ..., up to a factor
+that Adam ignores.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -23,20 +23,13 @@ from vasae_jax.anchor import AnchorState, alignment_and_grad
 from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.anchor.loss import NearestDetectors, whitened_alignment_and_grad
 from vasae_jax.anchor.whitening import WhitenedAnchors
-from vasae_jax.config import Config
+from vasae_jax.config import AnchorConfig, OptimConfig, SAEConfig
 from vasae_jax.distributed.mesh import DATA, MODEL
 from vasae_jax.sae import ForwardConfig, Params, forward
 from vasae_jax.sae.collectives import local_rows, sum_parts
 from vasae_jax.sae.config import Execution
-from vasae_jax.training.hparams import (
-    Given,
-    Number,
-    keeps_unit,
-    knobs_of,
-    pulled,
-    pulled_name,
-    pulls_unit,
-)
+from vasae_jax.training.hparams import HParams, Number, Traced
+from vasae_jax.training.state import pulled_name, pulled_rows
 
 
 class Batch(NamedTuple):
@@ -48,8 +41,8 @@ class Batch(NamedTuple):
     """[B] bool, False for rows that are masked."""
 
 
-class Context(NamedTuple):
-    """Arrays that a run's steps only read."""
+class StepInputs(NamedTuple):
+    """Arrays that the steps of a run read and do not change."""
 
     anchors: jax.Array
     """[V, d] float32 unit rows ([1, d] where the method has no anchor)."""
@@ -58,15 +51,39 @@ class Context(NamedTuple):
     variance: jax.Array
     """[] float32, mean of |x - mean|^2 over the training rows."""
     whitened: WhitenedAnchors | None = None
-    """The anchors in the measure that pulled rows are compared to them by; None: as they are."""
-    given: Given | None = None
-    """Knobs in place of the config's, where runs of a pack differ in them."""
+    """The anchors, whitened, where cosines are taken after whitening; None: they are not."""
+    hparams: Traced | None = None
+    """Hyperparameters that replace the config's, where runs of a pack differ in them."""
     tokens: AnchorTokens | None = None
-    """What each anchor is of, where a board is to show what names hold; no step reads it."""
+    """The token of each anchor, for the probe of features; no step reads it."""
 
 
-class Measures(NamedTuple):
-    """Of one step, over the rows of all devices; equal on every device but for ``fired``."""
+@dataclass(frozen=True)
+class StepSettings:
+    """Settings that are compiled into a step."""
+
+    sae: SAEConfig
+    """``k`` is the largest of the runs that share the program."""
+    anchor: AnchorConfig
+    optim: OptimConfig
+    steps: int
+    """Steps of the whole run."""
+    execution: Execution
+    """How the active features are multiplied."""
+
+    @property
+    def unit_decoder(self) -> bool:
+        """Whether decoder rows have norm 1 at every step."""
+        return self.sae.normalize_decoder and self.sae.method != "tied"
+
+    @property
+    def unit_pulled(self) -> bool:
+        """Whether the rows that are pulled have norm 1 at every step."""
+        return self.unit_decoder and self.anchor.pulls == "decoder"
+
+
+class BatchStats(NamedTuple):
+    """Sums over the rows of a batch on all devices; equal on every device except ``fired``."""
 
     loss: jax.Array
     """[] the training loss."""
@@ -85,94 +102,100 @@ class Measures(NamedTuple):
 def loss_and_grads(
     params: Params,
     batch: Batch,
-    context: Context,
+    inputs: StepInputs,
+    hparams: HParams,
+    settings: StepSettings,
+    *,
     nearest: AnchorState | None,
-    rate: jax.Array,
-    config: Config,
-    execution: Execution,
-) -> tuple[Measures, Params]:
+    firing_rate: jax.Array,
+) -> tuple[BatchStats, Params]:
     """The loss and its gradient in this device's part of the parameters; inside shard_map.
 
     Args:
-        params: this device's features. batch: its rows. context: of the run.
-        nearest: of this part's features, None where all are searched or none pulls.
-        rate: [F part], recent firing rates.
-        config: of the run. execution: how the active features are multiplied.
+        params: this device's features. batch: its rows. inputs: of the run.
+        hparams: of the run, with lambda as it is at this step.
+        settings: what is compiled in.
+        nearest: of this part's features, None where all are searched or none is pulled.
+        firing_rate: [F part], recent firing rates.
     """
     kept = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
-    unit = context.variance if config.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
+    unit = inputs.variance if settings.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
     grad = jax.value_and_grad(_reconstruction, has_aux=True)
     (_, (error, extra, spread, fired)), grads = grad(
-        params, batch, context, kept, unit, config, execution
+        params, batch, inputs, kept, unit, hparams, settings
     )
     error, extra, spread, fired = jax.lax.psum((error, extra, spread, fired), DATA)
     if jax.lax.axis_size(DATA) > 1:  # over one device the sum would still be a copy
         grads = jax.lax.psum(grads, DATA)
     aligned = jnp.zeros((), jnp.float32)
-    knobs = knobs_of(config, context.given)
-    weight = knobs.weight * (error if config.anchor.relative else jnp.ones_like(error))
-    if config.sae.method == "soft":
+    relative = settings.anchor.relative
+    weight = hparams.anchor_weight * (error if relative else jnp.ones_like(error))
+    if settings.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
-        share = _share(rate, knobs.sqrt_rate)
-        aligned, pull = _pull(pulled(params, config), context, nearest, share, config)
+        feature_weight = _feature_weight(firing_rate, hparams.sqrt_rate)
+        rows_FD = pulled_rows(params, settings.anchor)
+        aligned, pull_FD = _pull(
+            rows_FD, inputs, nearest, feature_weight, hparams.target_cosine, settings
+        )
         aligned = jax.lax.psum(aligned, MODEL)
-        name = pulled_name(config)
-        grads[name] = grads[name] - weight * pull
+        name = pulled_name(settings.anchor)
+        grads[name] = grads[name] - weight * pull_FD
     loss = error - weight * aligned
     loss = loss if extra is None else loss + extra
-    return Measures(loss, aligned, error * kept * unit, spread, kept, fired), grads
+    return BatchStats(loss, aligned, error * kept * unit, spread, kept, fired), grads
 
 
 def _pull(
-    rows: jax.Array,
-    context: Context,
+    rows_FD: jax.Array,
+    inputs: StepInputs,
     nearest: AnchorState | None,
-    share: jax.Array,
-    config: Config,
+    feature_weight: jax.Array,
+    target_cosine: Number,
+    settings: StepSettings,
 ) -> tuple[jax.Array, jax.Array]:
-    """The sum of capped cosines of ``rows`` [F part, d] by ``share`` [F part], and its gradient."""
-    target_cosine = knobs_of(config, context.given).target_cosine
-    if nearest is not None and context.whitened is not None:
-        own = NearestDetectors(nearest.anchor_rows, nearest.anchor_near)
+    """The weighted sum of capped cosines [] of this device's pulled rows, and its gradient."""
+    if nearest is not None and inputs.whitened is not None:
+        anchors = NearestDetectors(nearest.anchor_rows, nearest.anchor_near)
         return whitened_alignment_and_grad(
-            rows, share, own, context.whitened, target_cosine=target_cosine
+            rows_FD, feature_weight, anchors, inputs.whitened, target_cosine=target_cosine
         )
     return alignment_and_grad(
-        rows,
-        share,
-        context.anchors,
+        rows_FD,
+        feature_weight,
+        inputs.anchors,
         None if nearest is None else nearest.anchor_rows,
-        config.anchor.mode,
+        settings.anchor.mode,
         target_cosine=target_cosine,
-        unit=pulls_unit(config),
+        unit=settings.unit_pulled,
     )
 
 
 def _reconstruction(
     params: Params,
     batch: Batch,
-    context: Context,
+    inputs: StepInputs,
     kept: jax.Array,
     unit: jax.Array,
-    config: Config,
-    execution: Execution,
+    hparams: HParams,
+    settings: StepSettings,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]]:
-    """This device's rows' part of the loss without its pull, and of what it consists.
+    """The part of the loss of this device's rows, without the pull, and its terms.
 
-    That is the reconstruction loss, the activation's own term (None: it has none), the rows'
-    spread, and kept rows on which each feature fired.
+    The terms are the reconstruction loss, the activation's own loss (None: it has none), the rows'
+    spread, and the kept rows on which each feature fired.
     """
-    x = batch.x.astype(jnp.float32)
+    x_BD = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
-    split = execution == "dense" and x.shape[0] % jax.lax.axis_size(MODEL) == 0
-    given = context.given or {}
-    cfg = _forward_config(config, execution, given, split_rows=split)
-    out = forward(params, x, cfg, keep, k=given.get("k"), pre_bias=given.get("pre_bias"))
+    dense = settings.execution == "dense"
+    split = dense and x_BD.shape[0] % jax.lax.axis_size(MODEL) == 0
+    k, pre_bias = _if_traced(hparams.k), _if_traced(hparams.pre_bias)
+    cfg = _forward_config(settings, traced_pre_bias=pre_bias is not None, split_rows=split)
+    out = forward(params, x_BD, cfg, keep, k=k, pre_bias=pre_bias)
     extra = None if out.extra_loss is None else jnp.sum(out.extra_loss * keep) / kept
     if split:
-        x, keep = local_rows(x, MODEL), local_rows(keep, MODEL)
-    error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x), axis=1) * keep)
-    spread = jnp.sum(jnp.sum(jnp.square(x - context.mean[None, :]), axis=1) * keep)
+        x_BD, keep = local_rows(x_BD, MODEL), local_rows(keep, MODEL)
+    error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x_BD), axis=1) * keep)
+    spread = jnp.sum(jnp.sum(jnp.square(x_BD - inputs.mean[None, :]), axis=1) * keep)
     if split:
         error, spread = sum_parts(error, MODEL), sum_parts(spread, MODEL)
     error = error * (1.0 / (kept * unit))
@@ -181,24 +204,29 @@ def _reconstruction(
 
 
 def _forward_config(
-    config: Config, execution: Execution, given: Given, *, split_rows: bool
+    settings: StepSettings, *, traced_pre_bias: bool, split_rows: bool
 ) -> ForwardConfig:
-    """The static settings of the run's forward pass; of a pack, ``sae.k`` is the largest k."""
+    """The static settings of a step's forward pass; in a pack, ``sae.k`` is the largest k."""
+    sae = settings.sae
     return ForwardConfig(
-        activation=activation_of(config.sae),
-        pre_bias=0.0 if "pre_bias" in given else config.sae.pre_bias,
-        execution=execution,
-        compute_dtype=config.sae.compute_dtype,
-        screen=config.sae.screen == "on",
-        unit=keeps_unit(config),
+        activation=activation_of(sae),
+        pre_bias=0.0 if traced_pre_bias else sae.pre_bias,
+        execution=settings.execution,
+        compute_dtype=sae.compute_dtype,
+        screen=sae.screen == "on",
+        unit=settings.unit_decoder,
         axis=MODEL,
         rows_axis=DATA,
         split_rows=split_rows,
     )
 
 
-def _share(rate: jax.Array, sqrt_rate: Number) -> jax.Array:
+def _if_traced(value: Number) -> jax.Array | None:
+    return value if isinstance(value, jax.Array) else None
+
+
+def _feature_weight(firing_rate: jax.Array, sqrt_rate: Number) -> jax.Array:
     """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
-    weight = jnp.where(sqrt_rate, jnp.sqrt(rate), jnp.ones_like(rate))
+    weight = jnp.where(sqrt_rate, jnp.sqrt(firing_rate), jnp.ones_like(firing_rate))
     total: jax.Array = jax.lax.psum(weight.sum(), MODEL)
     return weight / total

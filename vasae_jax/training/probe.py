@@ -1,4 +1,9 @@
-"""A few held-out rows to look at features on while a run trains."""
+"""How features do while a run trains: nearness to their anchors, and what their names hold.
+
+A feature's name is here the token of its nearest anchor, which a step knows. The ten names of a
+finished run need a search of the whole vocabulary (:mod:`vasae_jax.names.by_layer`), which takes
+longer than many steps. What a name holds is counted on some held-out rows, the same ones each time.
+"""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -19,15 +24,15 @@ from vasae_jax.sae import ForwardConfig, row_dots, unit_rows
 from vasae_jax.sae.forward import active_features
 from vasae_jax.stream import next_tokens
 from vasae_jax.stream.source import Source
-from vasae_jax.training.boards import COSINES, SHARES, Histogram, Spread
-from vasae_jax.training.hparams import pulled_name, sets_in
-from vasae_jax.training.loss import Context
-from vasae_jax.training.state import TrainState, uses_certificate
+from vasae_jax.training.boards import COSINES, SHARES, Histogram, Histograms
+from vasae_jax.training.loss import StepInputs
+from vasae_jax.training.schedule import first_pulled_step
+from vasae_jax.training.state import TrainState, pulled_name, uses_certificate
 from vasae_jax.training.step import DEAD_STEPS
 
 SPLIT = "heldout"
 ROWS = 2048
-"""Held-out rows that are looked at."""
+"""Held-out rows that are read."""
 PIECES = 16
 """Places of the split that they are from, evenly spaced."""
 
@@ -41,14 +46,14 @@ class HeldOut(NamedTuple):
     """bool [n]"""
     token: np.ndarray
     """int32 [n], the token that each row is at"""
-    following: np.ndarray
+    next_token: np.ndarray
     """int32 [n], the token after it in its window, -1 where none is known"""
 
 
 def held_out_rows(config: Config, cache: Cache, parts: int) -> HeldOut:
     """About ROWS rows, or as many as there are; filled up to a multiple of ``parts``.
 
-    A cache without a held-out split gives none that counts.
+    Without a held-out split no row of them is kept.
 
     Raises:
         UserError: the cache is damaged.
@@ -57,16 +62,16 @@ def held_out_rows(config: Config, cache: Cache, parts: int) -> HeldOut:
     if not ranges:
         blank = np.zeros((parts, cache.manifest.d_model), np.float32)
         return HeldOut(blank, np.zeros(parts, bool), *np.full((2, parts), -1, np.int32))
-    found = Source(cache, data.input_site, SPLIT, data.mask).read_async(ranges).result()
-    token, following = _tokens(cache, ranges)
+    batch = Source(cache, data.input_site, SPLIT, data.mask).read_async(ranges).result()
+    token, next_token = _tokens(cache, ranges)
     fill = -len(token) % parts
-    rows = HeldOut(found.x, found.keep, token, following)
+    rows = HeldOut(batch.x, batch.keep, token, next_token)
     return HeldOut(*(np.pad(part, [(0, fill), (0, 0)][: part.ndim]) for part in rows))
 
 
-def _ranges(source: Cache) -> list[tuple[int, int]]:
+def _ranges(cache: Cache) -> list[tuple[int, int]]:
     """Evenly spaced pieces of the held-out split."""
-    count = source.rows(SPLIT)
+    count = cache.rows(SPLIT)
     if count <= ROWS:
         return [(0, count)] if count else []
     starts = [count * piece // PIECES for piece in range(PIECES)]
@@ -76,130 +81,123 @@ def _ranges(source: Cache) -> list[tuple[int, int]]:
 def _tokens(cache: Cache, ranges: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """The token of each row, and the one after it: unknown at the end of a piece."""
     tokens, positions = cache.column("tokens", SPLIT), cache.column("positions", SPLIT)
-    own = [tokens.read(*part) for part in ranges]
+    at = [tokens.read(*part) for part in ranges]
     after = [
-        next_tokens(piece, positions.read(*part)) for piece, part in zip(own, ranges, strict=True)
+        next_tokens(piece, positions.read(*part)) for piece, part in zip(at, ranges, strict=True)
     ]
-    return np.concatenate(own), np.concatenate(after)
+    return np.concatenate(at), np.concatenate(after)
 
 
-# How near features are to their anchors, and what these hold, while a run trains.
-#
-# A feature's name is here the token of its nearest anchor: the one that it is pulled towards, which
-# a step knows. The ten names of a finished run come out of a search of the whole vocabulary
-# (:mod:`vasae_jax.naming.layer`), which takes longer than many steps, so they are left for later.
-# What a name holds is counted on some held-out rows, the same ones each time
-# (:mod:`vasae_jax.training.heldout`).
-
-
-LEAST = 5
-"""Rows looked at that a feature must fire on for what its name holds to count."""
+MIN_FIRED = 5
+"""Held-out rows that a feature must fire on for what its name holds to count."""
 
 
 class FeatureStats(NamedTuple):
-    """What is seen of every feature; arrays [F] on every device."""
+    """How every feature does; arrays [F] on every device."""
 
     cosine: jax.Array
     """float32, of the row that is pulled and its nearest anchor"""
     alive: jax.Array
-    """bool, whether the feature has fired in the last DEAD_STEPS steps"""
+    """bool, whether it has fired in the last DEAD_STEPS steps"""
     fired: jax.Array
     """float32, held-out rows on which it fires"""
     hold: jax.Array
-    """float32, the share of its activation there that is at (or just before) its name"""
+    """float32, the share of its activation there at (or one token before) its name"""
 
 
 Probe = Callable[[int, TrainState], FeatureStats | None]
-"""Begins to look at the state after a step of that number; None before the pull sets in."""
+"""Begins to compute the stats of the state after a step; None before the pull starts."""
 
 
-def make_probe(config: Config, cache: Cache, mesh: Mesh, context: Context) -> Probe | None:
-    """How to look at the features of a run; None where no board asks, or none has an anchor.
+def make_probe(config: Config, cache: Cache, mesh: Mesh, inputs: StepInputs) -> Probe | None:
+    """The probe of a run; None where no board asks for it, or features have no anchor.
 
     Raises:
         UserError: the held-out rows cannot be read.
     """
-    tokens = context.tokens
+    tokens = inputs.tokens
     if tokens is None or not wants_probe(config):
         return None
     rows = replicate(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
     forward = ForwardConfig(activation_of(config.sae), config.sae.pre_bias, axis=MODEL)
-    how = _How(forward, pulled_name(config))
-    program, first = _program(mesh, how), sets_in(config)
+    settings = _Settings(forward, pulled_name(config.anchor))
+    program, first = _program(mesh, settings), first_pulled_step(config)
 
-    def look(number: int, state: TrainState) -> FeatureStats | None:
+    def probe(number: int, state: TrainState) -> FeatureStats | None:
         if number < first:
             return None
-        found: FeatureStats = program(state, rows, tokens)
-        return found
+        stats: FeatureStats = program(state, rows, tokens)
+        return stats
 
-    return look
+    return probe
 
 
 def wants_probe(config: Config) -> bool:
-    """Whether a board is to show what is seen of the features of a run that has anchors."""
+    """Whether a run has anchors, and a board that shows its features."""
     return uses_certificate(config) and bool(config.run.tensorboard or config.run.wandb)
 
 
-def histograms(found: FeatureStats) -> Spread:
-    """Of what was seen, by name; those of no feature are left out."""
+def histograms(stats: FeatureStats) -> Histograms:
+    """Alignment of live features, and hold of those that fire; empty ones are left out."""
     values = {
-        "alignment": (found.cosine[found.alive], COSINES),
-        "hold": (found.hold[found.fired >= LEAST], SHARES),
+        "alignment": (stats.cosine[stats.alive], COSINES),
+        "hold": (stats.hold[stats.fired >= MIN_FIRED], SHARES),
     }
     return {
-        name: Histogram(np.clip(own, edges[0], edges[-1]), edges)
-        for name, (own, edges) in values.items()
-        if len(own)
+        name: Histogram(np.clip(of_features, edges[0], edges[-1]), edges)
+        for name, (of_features, edges) in values.items()
+        if len(of_features)
     }
 
 
-class _How(NamedTuple):
-    """What a program depends on; runs of a pack share those that they can."""
+class _Settings(NamedTuple):
+    """What is compiled into the program; runs of a pack share it where these are equal."""
 
     forward: ForwardConfig
     pulled: Literal["W_enc", "W_dec"]
 
 
 @cache
-def _program(mesh: Mesh, how: _How) -> Any:
-    """The jitted (state, rows, tokens) -> Glimpse; rows are split over ``data``."""
+def _program(mesh: Mesh, settings: _Settings) -> Any:
+    """The jitted (state, rows, tokens) -> FeatureStats; rows are split over ``data``."""
 
-    def look(state: TrainState, rows: HeldOut, tokens: AnchorTokens) -> FeatureStats:
+    def probe(state: TrainState, rows: HeldOut, tokens: AnchorTokens) -> FeatureStats:
         specs = Rules().state(state)
         local = jax.shard_map(
-            partial(_look, how=how),
+            partial(_local_stats, settings=settings),
             mesh=mesh,
             in_specs=(specs, P(DATA), P()),
             out_specs=P(),
             check_vma=False,
         )
-        found: FeatureStats = local(state, rows, tokens)
-        return found
+        stats: FeatureStats = local(state, rows, tokens)
+        return stats
 
-    return jax.jit(look)
+    return jax.jit(probe)
 
 
-def _look(state: TrainState, rows: Any, tokens: AnchorTokens, how: _How) -> FeatureStats:
-    """What is seen of this device's features on its rows, gathered from all; inside shard_map."""
+def _local_stats(
+    state: TrainState, rows: Any, tokens: AnchorTokens, settings: _Settings
+) -> FeatureStats:
+    """The stats of this device's features on its rows, gathered from all; inside shard_map."""
     assert state.anchor is not None
     near = state.anchor.anchor_near
-    own, x = len(near), rows.x.astype(jnp.float32)
-    active = active_features(state.params, x, how.forward)
+    features, x = len(near), rows.x.astype(jnp.float32)
+    active = active_features(state.params, x, settings.forward)
     fires = (active.values > 0) & rows.keep[:, None]
-    later = tokens.before[near][active.ids]
-    met = jnp.where(later, rows.following[:, None], rows.token[:, None])
-    named = met == tokens.token[near][active.ids]
+    before = tokens.before[near][active.ids]
+    token = jnp.where(before, rows.next_token[:, None], rows.token[:, None])
+    named = token == tokens.token[near][active.ids]
 
     def total(weight: jax.Array, where: jax.Array) -> jax.Array:
         part = jnp.where(where, weight, jnp.zeros_like(weight))
-        summed: jax.Array = jax.lax.psum(jnp.zeros(own).at[active.ids].add(part), DATA)
+        summed: jax.Array = jax.lax.psum(jnp.zeros(features).at[active.ids].add(part), DATA)
         return summed
 
     fired = total(jnp.ones_like(active.values), fires)
-    held, whole = total(active.values, fires & named), total(active.values, fires)
-    cosine = row_dots(unit_rows(state.params[how.pulled]), state.anchor.anchor_rows)
-    hold = held / jnp.where(whole > 0, whole, jnp.ones_like(whole))
-    seen = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
-    everyone: FeatureStats = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), seen)
-    return everyone
+    at_name, everywhere = total(active.values, fires & named), total(active.values, fires)
+    cosine = row_dots(unit_rows(state.params[settings.pulled]), state.anchor.anchor_rows)
+    hold = at_name / jnp.where(everywhere > 0, everywhere, jnp.ones_like(everywhere))
+    local = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
+    stats: FeatureStats = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)
+    return stats

@@ -29,7 +29,7 @@ class Run:
     params: Params
     cache: Cache
     mesh: Mesh | None = None
-    """Devices that its names and measures are worked out on; None: the first one."""
+    """Devices on which names and metrics are computed; None: the first one."""
     imported: Mapping[str, Any] | None = None
     """Of an SAE that another library trained: which, and where it comes from."""
 
@@ -43,8 +43,8 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
         UserError: no run, no checkpoint, no cache, a cache of another width or vocabulary (or of
             the same in another order), or features that ``mesh`` cannot split evenly.
     """
-    found = _imported(Path(run)) if holds_import(Path(run)) else _trained(run)
-    config, params = found.config, found.params
+    stored = _imported(Path(run)) if holds_import(Path(run)) else _trained(run)
+    config, params = stored.config, stored.params
     cache = Cache.open(cache_url or config.data.cache)
     d_sae, width = params["W_dec"].shape
     if cache.manifest.d_model != width:
@@ -52,13 +52,13 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             f"cache {cache.url} has rows of {cache.manifest.d_model} numbers; "
             f"expected {width} as run {run} was trained on"
         )
-    known, expected = cache.manifest.vocabulary_digest, found.vocabulary_digest
-    if cache_url and expected and known != expected:
+    vocabulary, expected = cache.manifest.vocabulary_digest, stored.vocabulary_digest
+    if cache_url and expected and vocabulary != expected:
         raise UserError(
-            f"cache {cache.url} has embeddings and token strings of digest {known}; expected "
+            f"cache {cache.url} has embeddings and token strings of digest {vocabulary}; expected "
             f"{expected} as run {run} was trained on: the same, in the same order"
         )
-    if cache_url is None and cache.digest != found.digest:
+    if cache_url is None and cache.digest != stored.cache_digest:
         raise UserError(
             f"cache {cache.url} has changed since run {run} was trained on it; "
             "expected the same one, or another named with --cache"
@@ -68,16 +68,15 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             f"the {d_sae} features of run {run} cannot be split over {mesh.shape[MODEL]} devices; "
             "expected --mesh.model to divide them"
         )
-    return Run(config, found.step, params, cache, mesh, found.imported)
+    return Run(config, stored.step, params, cache, mesh, stored.imported)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a run's folder holds."""
+class _Stored:
+    """What a run's directory holds."""
 
     config: Config
-    digest: str
-    """Of the cache that it belongs to."""
+    cache_digest: str
     vocabulary_digest: str | None
     """Of that cache's embeddings and token strings; None where the folder does not say."""
     step: int
@@ -85,16 +84,16 @@ class _Found:
     imported: Mapping[str, Any] | None = None
 
 
-def _trained(run: str) -> _Found:
-    recorded = read_run(Path(run))
-    digests = recorded.cache_digest, recorded.vocabulary_digest
-    return _Found(recorded.config, *digests, *load_params(run))
+def _trained(run: str) -> _Stored:
+    record = read_run(Path(run))
+    digests = record.cache_digest, record.vocabulary_digest
+    return _Stored(record.config, *digests, *load_params(run))
 
 
-def _imported(folder: Path) -> _Found:
+def _imported(folder: Path) -> _Stored:
     sae, origin = read_import(folder)
     training = {"library": sae.library, "activation": sae.architecture, "model": sae.model}
-    return _Found(
+    return _Stored(
         imported_config(sae, origin, folder),
         origin.cache_digest,
         None,

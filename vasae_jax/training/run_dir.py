@@ -23,8 +23,8 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What a run's config.json says."""
+class RunRecord:
+    """What a run's config.json holds."""
 
     config: Config
     cache_digest: str
@@ -72,8 +72,10 @@ class RunDir:
             raise write_error(self.path / METRICS, error) from error
 
 
-def own_runs(configs: Sequence[Config], cache: Cache, held: contextlib.ExitStack) -> list[RunDir]:
-    """The directories of runs, which this process owns until ``held`` is closed.
+def claim_runs(
+    configs: Sequence[Config], cache: Cache, resources: contextlib.ExitStack
+) -> list[RunDir]:
+    """The directories of runs, which this process owns until ``resources`` is closed.
 
     Only the first process of a run writes, and owns; none is made where one is refused.
 
@@ -85,7 +87,7 @@ def own_runs(configs: Sequence[Config], cache: Cache, held: contextlib.ExitStack
     for config in configs:
         check_run(config, cache)
     for config in configs:
-        held.enter_context(FolderLock(config.run.out))
+        resources.enter_context(FolderLock(config.run.out))
     return [open_run(config, cache) for config in configs]
 
 
@@ -101,7 +103,7 @@ def open_run(config: Config, cache: Cache) -> RunDir:
     if config.run.overwrite and path.exists():
         _empty(path)
     if not (path / CONFIG).exists():
-        _begin(path, config, cache)
+        _write_config(path, config, cache)
     return RunDir(path)
 
 
@@ -111,9 +113,9 @@ def check_run(config: Config, cache: Cache) -> None:
     if config.run.overwrite:
         _check_deletable(path)
     elif (path / CONFIG).exists():
-        found = read_run(path)
-        changed = difference(lasting(found.config), lasting(config))
-        if found.cache_digest != cache.digest:
+        record = read_run(path)
+        changed = difference(result_settings(record.config), result_settings(config))
+        if record.cache_digest != cache.digest:
             changed = f"the cache {config.data.cache} has changed"
         if changed:
             raise UserError(
@@ -124,7 +126,7 @@ def check_run(config: Config, cache: Cache) -> None:
         raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
 
 
-def read_run(path: Path) -> Recorded:
+def read_run(path: Path) -> RunRecord:
     """The settings of a run and what it was trained on.
 
     Raises:
@@ -136,13 +138,13 @@ def read_run(path: Path) -> Recorded:
     try:
         record = json.loads(file.read_text())
         config = from_dict(record["config"], str(file))
-        return Recorded(config, record["cache_digest"], record.get("vocabulary_digest"))
+        return RunRecord(config, record["cache_digest"], record.get("vocabulary_digest"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
 
 
-def _begin(path: Path, config: Config, cache: Cache) -> None:
-    run = replace(config.run, overwrite=False, skip_damaged=False)  # said of one start only
+def _write_config(path: Path, config: Config, cache: Cache) -> None:
+    run = replace(config.run, overwrite=False, skip_damaged=False)  # of one start only
     record = {
         "created_by": f"vasae_jax {__version__}",
         "cache_digest": cache.digest,
@@ -161,7 +163,7 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
-def lasting(config: Config) -> Config:
+def result_settings(config: Config) -> Config:
     """The settings that shape the result; the others may change when a run is resumed."""
     blank = Config()
     run = replace(
@@ -185,7 +187,7 @@ def _check_deletable(path: Path) -> None:
 
 
 def _vacant(path: Path) -> bool:
-    """Whether a directory is empty, but for what an owner that was killed early has left."""
+    """Whether a directory is empty, except for the lock of an owner that was killed early."""
     return path.is_dir() and set(os.listdir(path)) <= {OWNER}
 
 

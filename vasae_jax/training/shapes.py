@@ -1,4 +1,7 @@
-"""The shapes of what a run starts from and its steps read, without any array."""
+"""Shapes of what a run starts from and its steps read, and the memory that it will take.
+
+Both are known before any array is made or anything is compiled.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,10 +21,10 @@ from vasae_jax.sae import choose_execution
 from vasae_jax.sae.config import Execution
 from vasae_jax.sae.topk import tile
 from vasae_jax.training.checks import features
-from vasae_jax.training.loop import checked
-from vasae_jax.training.loss import Batch, Context
+from vasae_jax.training.inputs import open_inputs
+from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.pack import rounds_of
-from vasae_jax.training.state import Start, state_init
+from vasae_jax.training.state import InitInputs, state_init
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,17 @@ def shapes_of(config: Config, manifest: Manifest) -> Shapes:
     return Shapes(manifest.d_model, manifest.vocab_size, d_sae, config.data.batch)
 
 
-def start_shapes(config: Config, shapes: Shapes) -> Start:
+def init_shapes(config: Config, shapes: Shapes) -> InitInputs:
     """Of what the state at step 0 is made from."""
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
     rows, targets = f32(shapes.vocab, shapes.d), f32(_anchors(config, shapes), shapes.d)
-    return Start(key, f32(shapes.d), rows, targets, shaped(np.int32, shapes.vocab))
+    return InitInputs(key, f32(shapes.d), rows, targets, shaped(np.int32, shapes.vocab), f32())
 
 
-def context_shapes(config: Config, shapes: Shapes) -> Context:
-    """Of what steps only read; of layer anchors for the encoder, as many as there can be."""
+def input_shapes(config: Config, shapes: Shapes) -> StepInputs:
+    """Of what steps read; of layer anchors for the encoder, as many as there can be."""
     anchors = f32(_anchors(config, shapes), shapes.d)
-    return Context(anchors, f32(shapes.d), f32(), _placed(config, shapes))
+    return StepInputs(anchors, f32(shapes.d), f32(), _whitened(config, shapes))
 
 
 def batch_shapes(shapes: Shapes) -> Batch:
@@ -77,8 +80,8 @@ def shaped(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _placed(config: Config, shapes: Shapes) -> WhitenedAnchors | None:
-    """Of the measure that :func:`vasae_jax.training.state.target_rows` gives."""
+def _whitened(config: Config, shapes: Shapes) -> WhitenedAnchors | None:
+    """Of the anchors that cosines with the encoder are taken with, whitened."""
     anchor = config.anchor
     if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
         return None
@@ -95,9 +98,6 @@ def _anchors(config: Config, shapes: Shapes) -> int:
     return shapes.vocab * len(KINDS.get(config.anchor.kind, ("embedding",)))
 
 
-# How much of a device's memory a run takes, worked out from shapes before anything is compiled.
-
-
 MIB = 2**20
 
 
@@ -107,8 +107,8 @@ class Memory:
 
     state: int
     """Parameters, Adam's moments, nearest anchors and counters, of all runs that it holds."""
-    context: int
-    """Anchors, and what they are measured by."""
+    inputs: int
+    """Anchors, and what else steps read."""
     gradients: int
     """Of both matrices, while a step is under way."""
     activations: int
@@ -117,12 +117,12 @@ class Memory:
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.state + self.context + self.gradients + self.activations
+        return self.state + self.inputs + self.gradients + self.activations
 
     def __str__(self) -> str:
-        parts = ("state", "context", "gradients", "activations")
-        said = ", ".join(f"{part} {getattr(self, part) / MIB:,.0f} MiB" for part in parts)
-        return f"about {self.total / MIB:,.0f} MiB on each device: {said}"
+        parts = ("state", "inputs", "gradients", "activations")
+        listed = ", ".join(f"{part} {getattr(self, part) / MIB:,.0f} MiB" for part in parts)
+        return f"about {self.total / MIB:,.0f} MiB on each device: {listed}"
 
 
 def planned(configs: Sequence[Config]) -> Memory:
@@ -132,7 +132,7 @@ def planned(configs: Sequence[Config]) -> Memory:
         UserError: the run would be refused.
     """
     first = configs[0]
-    cache, mesh, _ = checked(first)
+    cache, mesh, _ = open_inputs(first)
     return memory(
         first,
         shapes_of(first, cache.manifest),
@@ -164,12 +164,12 @@ def memory(
         layers: that they are of; each has anchors of its own.
     """
     features, rows = shapes.features // axes[MODEL], shapes.rows // axes[DATA]
-    start = start_shapes(config, shapes)
-    state = jax.eval_shape(state_init(config, shapes.features), start)
-    context = context_shapes(config, shapes)
+    init = init_shapes(config, shapes)
+    state = jax.eval_shape(state_init(config, shapes.features), init)
+    inputs = input_shapes(config, shapes)
     return Memory(
         state=_bytes(state, Rules().state(state), axes) * rounds,
-        context=sum(_size(leaf) for leaf in jax.tree.leaves(context)) * layers,
+        inputs=sum(_size(leaf) for leaf in jax.tree.leaves(inputs)) * layers,
         gradients=2 * 4 * features * shapes.d,
         activations=_activations(config, execution, rows) * features,
     )

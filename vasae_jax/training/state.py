@@ -1,7 +1,7 @@
-"""Everything a step changes, born sharded."""
+"""The train state, created sharded, and the rows that features are pulled towards."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,6 @@ from vasae_jax.config import AnchorConfig, Config
 from vasae_jax.distributed.hosts import first_then_others
 from vasae_jax.distributed.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
-from vasae_jax.training.hparams import pulled
-
-# What features are pulled towards in a run.
 
 
 def starting_rows(config: Config, cache: Cache) -> np.ndarray:
@@ -36,25 +33,25 @@ def starting_rows(config: Config, cache: Cache) -> np.ndarray:
 
 
 class Targets(NamedTuple):
-    """What rows are pulled towards."""
+    """The anchors that features are pulled towards."""
 
     rows: np.ndarray
     """[A, d] unit float32"""
     within_cov: WithinCov | None = None
-    """by which both sides are compared, see :mod:`vasae_jax.anchor.whitening`"""
+    """whitens both sides of a cosine, see :mod:`vasae_jax.anchor.whitening`; None: neither"""
     tokens: AnchorTokens | None = None
-    """what each row is of; None where nothing pulls"""
+    """the token of each row; None without a pull"""
 
 
 def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
-    """What the run pulls towards.
+    """The anchors of a run.
 
-    ``start`` are :func:`starting_rows`: with embeddings as anchors they serve as both. Layer
-    anchors are made on first use, by the first process while the others wait.
+    ``start`` are :func:`starting_rows`, which embedding anchors are equal to. Layer anchors are
+    made on first use, by the first process while the others wait.
 
     Raises:
-        UserError: the layer's anchors cannot be made, what is kept of them is damaged, or no
-            token has a detector.
+        UserError: the layer's anchors cannot be made, their files are damaged, or no token has
+            a detector.
     """
     if config.sae.method != "soft":
         return Targets(np.zeros((1, start.shape[1]), np.float32))
@@ -64,11 +61,11 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
     anchors = first_then_others(
         lambda: layer_anchors(cache, data.input_site, data.skip_positions, data.max_norm)
     )
-    return pulled_to(anchors, config.anchor)
+    return layer_targets(anchors, config.anchor)
 
 
-def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
-    """The layer's anchors, as the matrix that is pulled is to be near to them."""
+def layer_targets(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
+    """The layer's anchors as rows for the decoder, or as detectors for the encoder."""
     detectors = config.pulls == "encoder"
     tokens = anchor_tokens(anchors, config.kind, detectors=detectors)
     if detectors:
@@ -76,8 +73,18 @@ def pulled_to(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
     return Targets(anchor_rows(anchors, config.kind), tokens=tokens)
 
 
+def pulled_name(anchor: AnchorConfig) -> Literal["W_enc", "W_dec"]:
+    """The parameter whose rows are pulled."""
+    return "W_enc" if anchor.pulls == "encoder" else "W_dec"
+
+
+def pulled_rows(params: Params, anchor: AnchorConfig) -> jax.Array:
+    """The matrix [F, d] whose rows are pulled."""
+    return params[pulled_name(anchor)]
+
+
 class Counters(NamedTuple):
-    """What is remembered about each feature's firing, split by feature."""
+    """Recent firing of each feature, split by feature."""
 
     idle: jax.Array
     """[F] int32, steps since the feature last fired."""
@@ -86,7 +93,7 @@ class Counters(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """The whole state of training; the stream needs only ``step``."""
+    """Everything that a step changes; the stream needs only ``step``."""
 
     step: jax.Array
     """[] int32, steps taken."""
@@ -106,7 +113,7 @@ def uses_certificate(config: Config) -> bool:
     return config.sae.method == "soft" and config.anchor.mode == "nearest"
 
 
-class Start(NamedTuple):
+class InitInputs(NamedTuple):
     """What the state at step 0 is made from, see :func:`vasae_jax.sae.init_params`."""
 
     key: jax.Array
@@ -115,39 +122,37 @@ class Start(NamedTuple):
     rows: jax.Array
     """[V, d_in], a row for each token that a decoder may start at"""
     targets: jax.Array
-    """[A, d_in], the anchors that it is pulled towards"""
+    """[A, d_in], the anchors that features are pulled towards"""
     tokens: jax.Array
-    """[V] int32"""
-    rate: jax.Array | None = None
-    """[] float32, the firing rate that features start with; None: that of the settings"""
+    """[V] int32, most frequent first"""
+    firing_rate: jax.Array
+    """[] float32, the firing rate that features start with"""
 
 
 def state_init(
-    config: Config, d_sae: int, look: Callable[[jax.Array, jax.Array], AnchorState] = full_search
-) -> Callable[[Start], TrainState]:
-    """A function that makes the state at step 0; ``look`` searches all anchors."""
+    config: Config, d_sae: int, find: Callable[[jax.Array, jax.Array], AnchorState] = full_search
+) -> Callable[[InitInputs], TrainState]:
+    """A function that makes the state at step 0; ``find`` searches all anchors."""
 
-    def init(start: Start) -> TrainState:
-        params = init_params(start.key, config.sae, d_sae, start.mean, start.rows, start.tokens)
-        rate = config.sae.k / d_sae if start.rate is None else start.rate
+    def init(inputs: InitInputs) -> TrainState:
+        params = init_params(inputs.key, config.sae, d_sae, inputs.mean, inputs.rows, inputs.tokens)
         counters = Counters(
             idle=jnp.zeros((d_sae,), jnp.int32),
-            rate=jnp.full((d_sae,), rate, jnp.float32),
+            rate=jnp.full((d_sae,), inputs.firing_rate, jnp.float32),
         )
-        anchor = look(pulled(params, config), start.targets) if uses_certificate(config) else None
+        anchor = None
+        if uses_certificate(config):
+            anchor = find(pulled_rows(params, config.anchor), inputs.targets)
         return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
 
     return init
 
 
-def make_state(config: Config, d_sae: int, mesh: Mesh, start: Start) -> TrainState:
-    """State at step 0, sharded by the mesh's rules; each device makes its part."""
-    state: TrainState = state_maker(config, d_sae, mesh, start)(start)
-    return state
+def state_maker(config: Config, d_sae: int, mesh: Mesh, like: InitInputs) -> jax.stages.Wrapped:
+    """The jitted function from inputs shaped ``like`` these to the state at step 0.
 
-
-def state_maker(config: Config, d_sae: int, mesh: Mesh, start: Start) -> jax.stages.Wrapped:
-    """:func:`make_state` as a jitted function; of ``start`` only the shapes count."""
+    The state is sharded by the mesh's rules, and each device makes its part.
+    """
     init = state_init(config, d_sae, sharded_search(mesh, d_sae))
-    out = shardings(mesh, Rules().state(jax.eval_shape(state_init(config, d_sae), start)))
+    out = shardings(mesh, Rules().state(jax.eval_shape(state_init(config, d_sae), like)))
     return jax.jit(init, out_shardings=out)

@@ -1,12 +1,14 @@
-"""One training step over a mesh: loss, gradients, Adam, anchor upkeep, counters.
+"""One training step over a mesh: loss, gradients, Adam, nearest anchors, counters.
 
-The whole step runs inside one shard_map, so what crosses devices is written where it
-happens: the offers of top-k and the sum of x_hat over ``model``, the gradients over
-``data``. On one device every collective is the identity and the program is the plain one.
+The whole step runs inside one shard_map, so what crosses devices is written where it happens: the
+candidates of top-k and the sum of x_hat over ``model``, the gradients over ``data``. Runs of a pack
+lie along ``member`` and never meet. On one device every collective is the identity and the program
+is the plain one.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,13 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor import Budget, update
 from vasae_jax.config import Config
-from vasae_jax.distributed.mesh import MODEL, Rules, compiler_options
+from vasae_jax.distributed.mesh import MEMBER, MODEL, Rules, compiler_options
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.config import Execution
-from vasae_jax.training.hparams import Knobs, keeps_unit, knobs_of, pulled, pulls_unit
-from vasae_jax.training.loss import Batch, Context, Measures, loss_and_grads
-from vasae_jax.training.state import Counters, TrainState, adam
+from vasae_jax.training.hparams import HParams, hparams_of
+from vasae_jax.training.loss import Batch, BatchStats, StepInputs, StepSettings, loss_and_grads
+from vasae_jax.training.schedule import anchor_weight, first_pulled_step, learning_rate
+from vasae_jax.training.state import Counters, TrainState, adam, pulled_rows
 
 DEAD_STEPS = 200
 """A feature that has not fired for this many steps counts as dead in the progress line."""
@@ -30,7 +33,7 @@ RATE_DECAY = 0.99
 
 
 class Metrics(NamedTuple):
-    """Scalars of one step, equal on every device."""
+    """Scalars of one step, equal on every device of a run."""
 
     loss: jax.Array
     """the training loss"""
@@ -39,96 +42,119 @@ class Metrics(NamedTuple):
     l0: jax.Array
     """features that fire on a kept row, mean"""
     mean_cosine: jax.Array
-    """weighted mean of the nearest cosine, as in the loss; 0 before the pull sets in"""
+    """weighted mean of the nearest cosine, as in the loss; 0 before the pull starts"""
     dead_fraction: jax.Array
     """share of features that have not fired for DEAD_STEPS steps"""
     uncertified: jax.Array
     """share of features whose cached nearest anchor is not certified"""
 
 
-Step = Callable[[TrainState, Batch, Context], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Batch, StepInputs], tuple[TrainState, Metrics]]
+
+
+def make_steps(
+    config: Config, mesh: Mesh, state: TrainState, execution: Execution
+) -> Callable[[int], Step]:
+    """The program for each step, numbered from 1; see :func:`make_step` for the arguments.
+
+    There are two where the pull starts late, each compiled at its first call.
+    """
+    first, pulled = first_pulled_step(config), make_step(config, mesh, state, execution)
+    if first == 1:
+        return lambda number: pulled
+    plain = make_step(
+        replace(config, sae=replace(config.sae, method="plain")), mesh, state, execution
+    )
+    return lambda number: plain if number < first else pulled
 
 
 def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Execution) -> Step:
-    """The jitted step of a pull that has set in; the state passed in is donated.
+    """The jitted step with the pull; the state passed in is donated.
 
-    ``state`` gives the structure and shapes only. Before the pull sets in there is a shorter
-    step, see :mod:`vasae_jax.training.hparams`.
+    With several places along ``member`` it steps a run at each: states are end to end, as
+    :class:`vasae_jax.training.pack.Layout` has them, metrics are [places], and traced
+    hyperparameters ``inputs.hparams`` are [places] each.
+
+    Args:
+        config: of the runs, with the largest k of all.
+        mesh: of the program.
+        state: of a single run; only its structure and shapes count.
+        execution: how the active features are multiplied.
     """
-    rules = Rules()
-    specs = rules.state(state)
+    rules, several = Rules(), mesh.shape[MEMBER] > 1
+    settings = StepSettings(config.sae, config.anchor, config.optim, config.run.steps, execution)
+    compiled_in = hparams_of(config)
+    member = P(rules.members) if several else P()
+    specs = rules.pack(state) if several else rules.state(state)
+
+    def step(
+        state_of_place: TrainState, batch: Batch, inputs: StepInputs
+    ) -> tuple[TrainState, Metrics]:
+        traced = {name: values[0] for name, values in (inputs.hparams or {}).items()}
+        hparams = compiled_in._replace(**traced)
+        if not several:
+            return local_step(state_of_place, batch, inputs, hparams, settings)
+        run = jax.tree.map(lambda leaf, like: leaf if like.ndim else leaf[0], state_of_place, state)
+        stepped = local_step(run, batch, inputs, hparams, settings)
+        end_to_end: tuple[TrainState, Metrics] = jax.tree.map(jnp.atleast_1d, stepped)
+        return end_to_end
+
     local = jax.shard_map(
-        lambda state, batch, context: local_step(state, batch, context, config, execution),
+        step,
         mesh=mesh,
-        in_specs=(specs, rules.batch(), P()),
-        out_specs=(specs, P()),
+        in_specs=(specs, rules.batch(), _input_specs(rules)),
+        out_specs=(specs, member),
         check_vma=False,
     )
     return jax.jit(local, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
-def learning_rate(step: jax.Array, knobs: Knobs, steps: int) -> jax.Array:
-    """Linear warm-up, constant, linear fall to 0 at the last step; [] float32.
-
-    ``step`` is the number of steps taken, below ``steps``. Where the rate neither rises nor falls
-    it is constant.
-    """
-    at = step.astype(jnp.float32)
-    share = jnp.minimum(1.0, jnp.minimum((at + 1.0) * knobs.rise, (steps - at) * knobs.fall))
-    rate: jax.Array = jnp.asarray(knobs.lr, jnp.float32) * share
-    return rate
-
-
-def at_step(config: Config, context: Context, step: jax.Array) -> Context:
-    """``context`` with lambda as it is at ``step``.
-
-    It is 0 until the share ``anchor.start`` of the run and rises over the share
-    ``anchor.warmup`` to its full weight.
-    """
-    anchor = config.anchor
-    if not anchor.start and not anchor.warmup:
-        return context
-    start, length = anchor.start * config.run.steps, max(anchor.warmup * config.run.steps, 1.0)
-    risen = jnp.clip((step.astype(jnp.float32) - start) / length, 0.0, 1.0)
-    weight = knobs_of(config, context.given).weight * risen
-    return context._replace(given={**(context.given or {}), "weight": weight})
+def _input_specs(rules: Rules) -> Any:
+    every = P()
+    tree: Any = StepInputs  # of specs in place of arrays
+    return tree(every, every, every, every, hparams=P(rules.members), tokens=every)
 
 
 def local_step(
-    state: TrainState, batch: Batch, context: Context, config: Config, execution: Execution
+    state: TrainState,
+    batch: Batch,
+    inputs: StepInputs,
+    hparams: HParams,
+    settings: StepSettings,
 ) -> tuple[TrainState, Metrics]:
     """One step of this device's part of the features and rows; inside shard_map."""
-    measures, grads = loss_and_grads(
+    weight = anchor_weight(state.step, hparams, settings.anchor, settings.steps)
+    stats, grads = loss_and_grads(
         state.params,
         batch,
-        at_step(config, context, state.step),
-        state.anchor,
-        state.counters.rate,
-        config,
-        execution,
+        inputs,
+        hparams._replace(anchor_weight=weight),
+        settings,
+        nearest=state.anchor,
+        firing_rate=state.counters.rate,
     )
-    rate = learning_rate(state.step, knobs_of(config, context.given), config.run.steps)
-    params, moments = _adam(state, grads, rate, config)
-    if execution == "dense":
+    lr = learning_rate(state.step, hparams, settings.steps)
+    params, moments = _adam(state, grads, lr, settings)
+    if settings.execution == "dense":
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
-    if anchor is not None and config.sae.method == "soft":
-        rows, limit = pulled(params, config), budget(config, uncertified.shape[0])
-        unit = pulls_unit(config)
-        anchor, uncertified = update(rows, context.anchors, anchor, limit, unit)
-    counters = _count(state.counters, measures)
-    metrics = _metrics(measures, counters, uncertified)
+    if anchor is not None and settings.sae.method == "soft":
+        rows_FD = pulled_rows(params, settings.anchor)
+        budget = _search_budget(settings, uncertified.shape[0])
+        anchor, uncertified = update(rows_FD, inputs.anchors, anchor, budget, settings.unit_pulled)
+    counters = _count(state.counters, stats)
+    metrics = _metrics(stats, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
 
 
-def budget(config: Config, features: int) -> Budget:
-    """Features that may be looked at again in a step, of ``features`` on this device."""
-    limit = max(1, round(min(1.0, config.anchor.search_fraction) * features))
-    return Budget(search=limit, refresh=limit)
+def _search_budget(settings: StepSettings, features: int) -> Budget:
+    """Features whose nearest anchor may be searched in a step, of ``features`` on this device."""
+    count = max(1, round(min(1.0, settings.anchor.search_fraction) * features))
+    return Budget(search=count, refresh=count)
 
 
 def _adam(
-    state: TrainState, grads: Params, rate: jax.Array, config: Config
+    state: TrainState, grads: Params, lr: jax.Array, settings: StepSettings
 ) -> tuple[Params, optax.OptState]:
     """Adam on every parameter that learns; unit decoder rows where they are asked for."""
     old = state.params
@@ -136,28 +162,30 @@ def _adam(
         updates, moments = adam.update(grads, state.moments)
     # Nothing else says that the new weights come after b_dec's gradient, the last to read the
     # old ones; without it XLA reads them from copies, in case. NaN where that diverged.
-    rate = rate + 0.0 * grads["b_dec"][0]
-    new: Params = jax.tree.map(lambda p, u: p - rate * u, old, updates)
-    if config.sae.method == "tied":
+    lr = lr + 0.0 * grads["b_dec"][0]
+    new: Params = jax.tree.map(lambda p, u: p - lr * u, old, updates)
+    if settings.sae.method == "tied":
         return {**new, "W_dec": old["W_dec"], "b_dec": old["b_dec"]}, moments
-    return ({**new, "W_dec": unit_rows(new["W_dec"])} if keeps_unit(config) else new), moments
+    if settings.unit_decoder:
+        new = {**new, "W_dec": unit_rows(new["W_dec"])}
+    return new, moments
 
 
-def _count(counters: Counters, measures: Measures) -> Counters:
-    """Counters after a step with these ``measures``."""
-    fired = measures.fired
+def _count(counters: Counters, stats: BatchStats) -> Counters:
+    """Counters after a step with these ``stats``."""
+    fired = stats.fired
     idle = jnp.where(fired > 0, jnp.zeros_like(counters.idle), counters.idle + 1)
-    rate = RATE_DECAY * counters.rate + (1 - RATE_DECAY) * fired / measures.rows
+    rate = RATE_DECAY * counters.rate + (1 - RATE_DECAY) * fired / stats.rows
     return Counters(idle, rate)
 
 
-def _metrics(measures: Measures, counters: Counters, uncertified: jax.Array) -> Metrics:
+def _metrics(stats: BatchStats, counters: Counters, uncertified: jax.Array) -> Metrics:
     dead = (counters.idle >= DEAD_STEPS).astype(jnp.float32)
     return Metrics(
-        loss=measures.loss,
-        fvu=measures.squared_error / jnp.maximum(measures.squared_spread, 1e-30),
-        l0=jax.lax.psum(measures.fired.sum(), MODEL) / measures.rows,
-        mean_cosine=measures.aligned,
+        loss=stats.loss,
+        fvu=stats.squared_error / jnp.maximum(stats.squared_spread, 1e-30),
+        l0=jax.lax.psum(stats.fired.sum(), MODEL) / stats.rows,
+        mean_cosine=stats.aligned,
         dead_fraction=jax.lax.pmean(dead.mean(), MODEL),
         uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
     )

@@ -12,11 +12,10 @@ from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.stream import next_tokens, rows_in_order
-from vasae_jax.training import probe as heldout
+from vasae_jax.training import probe
 from vasae_jax.training.checkpoint import load_params
-from vasae_jax.training.loop import train
-from vasae_jax.training.pack_loop import train_pack
-from vasae_jax.training.probe import LEAST
+from vasae_jax.training.loop import train, train_pack
+from vasae_jax.training.probe import MIN_FIRED
 from vasae_jax.training.state import starting_rows
 
 V, K, STEPS, SETS_IN = 40, 3, 12, 6
@@ -110,7 +109,7 @@ def test_histograms_are_those_of_the_state_on_held_out_rows(cache, tmp_path, nam
     assert {"fvu", "l0", "mean_cosine", "dead_fraction"} <= scalars(out)
     cosines, fired, hold = seen_in_numpy(config, cache)
     assert_shows(found["alignment", STEPS], cosines)  # 12 steps: none counts as dead
-    counted = fired >= LEAST
+    counted = fired >= MIN_FIRED
     assert counted.any() and hold[counted].max() > 0
     assert_shows(found["hold", STEPS], hold[counted])
 
@@ -121,7 +120,7 @@ def test_a_mesh_shows_what_one_device_does(cache, tmp_path, mesh):
     found = histograms(train(config))
     cosines, fired, hold = seen_in_numpy(config, cache)
     assert_shows(found["alignment", STEPS], cosines)
-    assert_shows(found["hold", STEPS], hold[fired >= LEAST])
+    assert_shows(found["hold", STEPS], hold[fired >= MIN_FIRED])
 
 
 def test_runs_of_a_pack_show_their_own(cache, tmp_path):
@@ -133,7 +132,7 @@ def test_runs_of_a_pack_show_their_own(cache, tmp_path):
         found = histograms(tmp_path / config.run.out)
         cosines, fired, hold = seen_in_numpy(config, cache)
         assert_shows(found["alignment", STEPS], cosines)
-        assert_shows(found["hold", STEPS], hold[fired >= LEAST])
+        assert_shows(found["hold", STEPS], hold[fired >= MIN_FIRED])
 
 
 def test_a_run_without_anchors_has_curves_alone(cache, tmp_path):
@@ -143,11 +142,11 @@ def test_a_run_without_anchors_has_curves_alone(cache, tmp_path):
 
 
 def test_pieces_of_a_long_split_are_evenly_spaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(heldout, "ROWS", 64)
-    monkeypatch.setattr(heldout, "PIECES", 4)
+    monkeypatch.setattr(probe, "ROWS", 64)
+    monkeypatch.setattr(probe, "PIECES", 4)
     cache = make_cache(tmp_path, rows=900, d=16, vocab=V, layers=(1,))
     config = config_for(cache, tmp_path / "run")
-    rows, count = heldout.held_out_rows(config, cache, 3), cache.rows("heldout")
+    rows, count = probe.held_out_rows(config, cache, 3), cache.rows("heldout")
     assert len(rows.x) == 66 and not rows.keep[64:].any()  # filled up to a multiple of 3
     starts = [count * piece // 4 for piece in range(4)]
     tokens, places = (cache.column(n, "heldout").read(0, count) for n in ("tokens", "positions"))
@@ -155,4 +154,4 @@ def test_pieces_of_a_long_split_are_evenly_spaced(tmp_path, monkeypatch):
     own = np.concatenate([np.arange(start, start + 16) for start in starts])
     np.testing.assert_array_equal(rows.token[:64], tokens[own])
     expected = np.where(np.arange(64) % 16 == 15, -1, following[own])
-    np.testing.assert_array_equal(rows.following[:64], expected)
+    np.testing.assert_array_equal(rows.next_token[:64], expected)

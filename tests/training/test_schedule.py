@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from step_fixtures import STEPS, make_config, make_rows, run_steps, start
 
-from vasae_jax.training.hparams import knobs_of
-from vasae_jax.training.loss import Batch, Context
-from vasae_jax.training.step import at_step, make_step
+from vasae_jax.training.hparams import hparams_of
+from vasae_jax.training.loss import Batch
+from vasae_jax.training.schedule import anchor_weight
+from vasae_jax.training.step import make_step
 
 
 def ramped(start, warmup, **settings):
@@ -20,17 +21,16 @@ def ramped(start, warmup, **settings):
 
 def weights(config):
     """Lambda at every step, as a jitted program has it."""
-    context = Context(*[jnp.zeros(())] * 3)
 
     @jax.jit
     def weight(step):
-        return jnp.float32(knobs_of(config, at_step(config, context, step).given).weight)
+        return jnp.float32(anchor_weight(step, hparams_of(config), config.anchor, config.run.steps))
 
     return [float(weight(jnp.int32(step))) for step in range(config.run.steps)]
 
 
 @pytest.mark.parametrize(
-    ("ramp_from", "ramp"), [(0.25, 0.5), (0.5, 0.0), (0.0, 0.5), (1.0, 0.2), (0.0, 1.0), (0.3, 0.0)]
+    ("start", "warmup"), [(0.25, 0.5), (0.5, 0.0), (0.0, 0.5), (1.0, 0.2), (0.0, 1.0), (0.3, 0.0)]
 )
 def test_lambda_by_step_equals_its_definition(start, warmup):
     config = ramped(start, warmup)
@@ -51,8 +51,9 @@ def test_lambda_by_step_equals_its_definition(start, warmup):
 def test_without_a_ramp_the_config_and_its_program_are_as_before():
     config = make_config()
     _, _, anchors = make_rows()
-    context = start(config, anchors)[2]
-    assert at_step(config, context, jnp.int32(3)) is context
+    hparams = hparams_of(config)
+    weight = anchor_weight(jnp.int32(3), hparams, config.anchor, config.run.steps)
+    assert weight is hparams.anchor_weight
     programs = []
     for one in (config, ramped(0.0, 0.0), ramped(0.5, 0.0)):
         mesh, state, context = start(one, anchors)

@@ -11,7 +11,7 @@ from test_train import changed, config_for
 
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.loop import train
-from vasae_jax.training.status import Loss
+from vasae_jax.training.status import LossCheck
 from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
@@ -42,17 +42,15 @@ def test_an_exploding_run_stops_with_its_last_good_step_and_again_when_rerun(tmp
 
 @pytest.mark.parametrize(("fvu", "sentence"), [(10.1, "10.1 at step 9"), (1e30, "1e.30 at step 9")])
 def test_a_loss_that_explodes_is_told_with_the_best_before(fvu, sentence):
-    loss = Loss("run a: ", math.inf)
+    loss = LossCheck(math.inf)
     for good in (0.9, 0.25, 9.9):
         loss.check(1, good, good)
-    with pytest.raises(
-        UserError, match=rf"^run a: the loss has exploded: .*{sentence} and was 0.25"
-    ):
+    with pytest.raises(UserError, match=rf"^the loss has exploded: .*{sentence} and was 0.25"):
         loss.check(9, fvu, fvu)
 
 
 def test_a_bad_start_is_no_explosion():
-    loss = Loss("", math.inf)
+    loss = LossCheck(math.inf)
     for falling in (900.0, 300.0, 899.0, 20.0, 150.0):
         loss.check(1, falling, falling)
     with pytest.raises(UserError, match="the fvu is 201 at step 2 and was 20 at best"):

@@ -9,7 +9,7 @@ from vasae_jax.config import Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.distributed.autotune import Timing
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
-from vasae_jax.training import autotune as settle
+from vasae_jax.training import autotune
 from vasae_jax.training.run_dir import open_run, read_run
 
 LARGE = (screen.LEAST_FEATURES * 32, 16)
@@ -30,20 +30,20 @@ def machine(monkeypatch):
             asked.append(question)
             return Timing(name, {name: 0.1})
 
-        monkeypatch.setattr(settle, "fastest", fastest)
+        monkeypatch.setattr(autotune, "fastest", fastest)
         return asked
 
     return make
 
 
-def autotuned(wanted, shape=LARGE):
-    return settle.autotuned(wanted, make_mesh(wanted.mesh), shape).sae.screen
+def chosen(wanted, shape=LARGE):
+    return autotune.autotuned_run(wanted, make_mesh(wanted.mesh), shape).sae.screen
 
 
 @pytest.mark.parametrize(("name", "choice"), [("float32", "off"), (screen.SCREENED, "on")])
 def test_the_faster_way_is_taken(machine, name, choice):
     asked = machine(name)
-    assert autotuned(config()) == choice
+    assert chosen(config()) == choice
     assert len(asked) == 1 and "top 32 of 16384 features" in asked[0]
 
 
@@ -51,29 +51,29 @@ def test_the_faster_way_is_taken(machine, name, choice):
     ("settings", "shape"),
     [
         ({}, (LARGE[0] - 1, 16)),
-        ({"compute": "bfloat16"}, LARGE),
+        ({"compute_dtype": "bfloat16"}, LARGE),
         ({"execution": "dense"}, LARGE),
         ({"pre_bias": 0.0}, LARGE),
     ],
 )
 def test_where_it_cannot_pay_nothing_is_measured(machine, settings, shape):
     asked = machine(screen.SCREENED)
-    assert autotuned(config(**settings), shape) == "off"
+    assert chosen(config(**settings), shape) == "off"
     assert not asked
 
 
 def test_the_users_own_choice_stands(machine):
     asked = machine(screen.SCREENED)
-    assert autotuned(config(screen="off")) == "off" and not asked
+    assert chosen(config(screen="off")) == "off" and not asked
 
 
 def test_a_run_goes_on_as_it_began_on_another_machine(machine, tmp_path):
     wanted = config(tmp_path / "run")
     machine(screen.SCREENED)
-    begun = settle.autotuned(wanted, make_mesh(wanted.mesh), LARGE)
+    begun = autotune.autotuned_run(wanted, make_mesh(wanted.mesh), LARGE)
     open_run(begun, make_cache(tmp_path))
     assert read_run(tmp_path / "run").config.sae.screen == "on"
     machine("float32")
-    assert autotuned(wanted) == "on"
+    assert chosen(wanted) == "on"
     again = replace(wanted, run=replace(wanted.run, overwrite=True))
-    assert autotuned(again) == "off"
+    assert chosen(again) == "off"
