@@ -16,6 +16,7 @@ from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import screen
+from vasae_jax.sites import Site
 from vasae_jax.training.checks import alike, check_pack
 from vasae_jax.training.hparams import SETTINGS
 from vasae_jax.training.loss import Batch, StepInputs
@@ -89,7 +90,11 @@ def train_pack(configs, execution="sparse"):
     step = PackStep(configs, mesh, layout, execution)
     seen = []
     for number, batch in enumerate(rows, 1):
+<<<<<<< HEAD
         pack, metrics = step(number, pack, {0: batch}, {0: context})
+=======
+        pack, metrics = step.at(number)(pack, {Site(0): batch}, {Site(0): context})
+>>>>>>> activation
         seen.append([[float(value) for value in own] for own in layout.read(metrics)])
     states = [jax.device_get(layout.take(pack, run)) for run in range(len(configs))]
     return states, np.array(seen).swapaxes(0, 1)
