@@ -90,11 +90,7 @@ def train_pack(configs, execution="sparse"):
     step = PackStep(configs, mesh, layout, execution)
     seen = []
     for number, batch in enumerate(rows, 1):
-<<<<<<< HEAD
-        pack, metrics = step(number, pack, {0: batch}, {0: context})
-=======
-        pack, metrics = step.at(number)(pack, {Site(0): batch}, {Site(0): context})
->>>>>>> activation
+        pack, metrics = step(number, pack, {Site(0): batch}, {Site(0): context})
         seen.append([[float(value) for value in own] for own in layout.read(metrics)])
     states = [jax.device_get(layout.take(pack, run)) for run in range(len(configs))]
     return states, np.array(seen).swapaxes(0, 1)
