@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vasae_jax.anchor import Budget, anchor_matrix, full_search, staleness, update
-from vasae_jax.anchor.certificate import gaps
+from vasae_jax.anchor.certificate import Budget, full_search, gaps, staleness, update
+from vasae_jax.anchor.search import anchor_matrix
 from vasae_jax.sae import unit_rows
 
 F, V, D = 96, 300, 24

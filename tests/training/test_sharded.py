@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from step_fixtures import make_config, make_rows, run_steps, start
 
-from vasae_jax.anchor import full_search, sharded_search, sharded_staleness, staleness
+from vasae_jax.anchor.certificate import full_search, sharded_search, sharded_staleness, staleness
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae.topk import global_topk, top_k

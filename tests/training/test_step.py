@@ -10,7 +10,7 @@ import reference
 from step_fixtures import D, F, K, make_config, make_rows, start
 
 from vasae_jax.activations import TopK
-from vasae_jax.anchor import full_search
+from vasae_jax.anchor.certificate import full_search
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
 from vasae_jax.training.hparams import hparams_of

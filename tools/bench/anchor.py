@@ -25,8 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vasae_jax.anchor import AnchorState, staleness
-from vasae_jax.anchor.certificate import gaps
+from vasae_jax.anchor.certificate import AnchorState, gaps, staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from vasae_jax.config.presets import published

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from machine import describe
 
-from vasae_jax.anchor import staleness
+from vasae_jax.anchor.certificate import staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from vasae_jax.config.presets import default, plain

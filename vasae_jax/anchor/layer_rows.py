@@ -9,11 +9,9 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import ANCHORS
-from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
 from vasae_jax.sites import SiteLike, as_site
-from vasae_jax.stream import next_tokens, statistics
-from vasae_jax.stream.source import Batch, PendingBatch, Source
+from vasae_jax.stream import next_tokens, rows_in_order
 
 SHRINK = 10.0
 """Rows that the prediction from a token's embedding counts for."""
@@ -71,56 +69,30 @@ class Piece(NamedTuple):
     """rows read for it, masked ones too"""
 
 
-class LayerRows:
-    """The unmasked training rows of a site in storage order, with their tokens.
+def pieces(cache: Cache, of: Origin, offset: np.ndarray) -> Iterator[Piece]:
+    """The training rows of a site in storage order, whole chunks at a time.
 
-    Attributes:
-        vocab_size, width: V and d.
-        count: rows of the split, masked ones too.
+    The next piece is being read meanwhile.
+
+    Args:
+        cache: the cache that holds them.
+        of: the site, and which rows are masked.
         offset: float32 [d], near the mean of the rows: sums of what is left lose no digits to it.
 
     Raises:
-        UserError: the cache lacks the site, a number is negative, or no row is kept.
+        UserError: a chunk is missing or damaged.
     """
-
-    def __init__(self, cache: Cache, site: SiteLike, skip_positions: int, max_norm: float) -> None:
-        mask = Mask(skip_positions, max_norm)
-        self._source = Source(cache, site, "train", mask)
-        self._tokens = cache.column("tokens", "train")
-        self._positions = cache.column("positions", "train")
-        self.vocab_size, self.width = cache.manifest.vocab_size, cache.manifest.d_model
-        self.count = self._source.rows
-        stats = statistics(cache, site, "train", mask)
-        self.offset = stats.mean.astype(np.float32)
-
-    def pieces(self) -> Iterator[Piece]:
-        """All rows, whole chunks at a time; the next piece is being read meanwhile.
-
-        Raises:
-            UserError: a chunk is missing or damaged.
-        """
-        chunk = self._source.acts.chunk_rows
-        step = chunk * max(1, PIECE_BYTES // (4 * self.width * chunk))
-        pending = []
-        for start in range(0, self.count, step):
-            stop = min(start + step, self.count)
-            pending.append((stop - start, self._begin(start, stop)))
-            if len(pending) == 2:
-                yield self._piece(*pending.pop(0))
-        for read in pending:
-            yield self._piece(*read)
-
-    def _begin(self, start: int, stop: int) -> tuple[PendingBatch[Batch], PendingRows, PendingRows]:
-        end = min(stop + 1, self.count)  # the last row's next token may be in the next piece
-        rows = self._source.read_async([(start, stop)])
-        tokens = self._tokens.read_async(start, end)
-        return rows, tokens, self._positions.read_async(start, end)
-
-    def _piece(
-        self, read: int, pending: tuple[PendingBatch[Batch], PendingRows, PendingRows]
-    ) -> Piece:
-        batch, tokens = pending[0].result(), pending[1].result()
-        next_token = next_tokens(tokens, pending[2].result())[:read]
+    count, mask = cache.rows("train"), Mask(of.skip_positions, of.max_norm)
+    tokens, positions = (cache.column(name, "train") for name in ("tokens", "positions"))
+    chunk = cache.acts(of.site, "train").chunk_rows
+    step = chunk * max(1, PIECE_BYTES // (4 * len(offset) * chunk))
+    batches = rows_in_order(cache, of.site, "train", mask, batch=step)
+    for start, batch in zip(range(0, count, step), batches, strict=True):
+        read = min(step, count - start)
+        end = min(start + step + 1, count)  # the last row's next token may be in the next piece
+        token = tokens.read(start, end)
+        next_token = next_tokens(token, positions.read(start, end))
+        keep = batch.keep[:read]
         x = batch.x[batch.keep].astype(np.float32)
-        x -= self.offset
-        return Piece(x, tokens[:read][batch.keep], next_token[batch.keep], read)
+        x -= offset
+        yield Piece(x, token[:read][keep], next_token[:read][keep], read)

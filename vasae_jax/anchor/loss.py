@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.anchor.search import cosine_topm
-from vasae_jax.anchor.whitening import WhitenedAnchors, WithinCov
+from vasae_jax.anchor.whitening import WhitenedAnchors
 from vasae_jax.sae.params import row_dots, unit_rows
 
 NEAREST_COUNT = 10
@@ -100,10 +100,8 @@ def whitened_alignment_and_grad(
     within_cov = anchors.within_cov
     floor = jnp.square(within_cov.floor)
     above = jnp.square(within_cov.floor + within_cov.above) - floor
-    along_FR, nearest_along_FR = (
-        _along(rows_FD, within_cov),
-        jnp.asarray(anchors.along)[nearest.ids],
-    )
+    along_FR = jnp.matmul(rows_FD, within_cov.basis, precision=jax.lax.Precision.HIGHEST)
+    nearest_along_FR = jnp.asarray(anchors.along)[nearest.ids]
     nearest_inverse_F = jnp.asarray(anchors.inverse)[nearest.ids]
 
     def form(a: jax.Array, b: jax.Array, a_along: jax.Array, b_along: jax.Array) -> jax.Array:
@@ -120,12 +118,6 @@ def whitened_alignment_and_grad(
         difference_FR, jnp.transpose(within_cov.basis), precision=jax.lax.Precision.HIGHEST
     )
     return _capped_sum(cosines_F, weight_F, target_cosine), grad_FD
-
-
-def _along(rows_FD: jax.Array, within_cov: WithinCov) -> jax.Array:
-    """[F, r], the coordinates of the rows in the kept directions."""
-    product: jax.Array = jnp.matmul(rows_FD, within_cov.basis, precision=jax.lax.Precision.HIGHEST)
-    return product
 
 
 def _capped_sum(

@@ -137,6 +137,5 @@ def _select(values: jax.Array, ids: jax.Array, m: int) -> Best:
         taken = ids == first
         values = jnp.where(taken, -jnp.inf, values)
         ids = jnp.where(taken, _NO_ID, ids)
-    return jnp.concatenate([v for v, _ in out], axis=1), jnp.concatenate(
-        [i for _, i in out], axis=1
-    )
+    largest, chosen = zip(*out, strict=True)
+    return jnp.concatenate(largest, axis=1), jnp.concatenate(chosen, axis=1)

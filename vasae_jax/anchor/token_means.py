@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vasae_jax.anchor.layer_rows import LayerRows, Origin, Piece
+from vasae_jax.anchor.layer_rows import Origin, Piece, pieces
 from vasae_jax.cache import Cache
+from vasae_jax.config import Mask
 from vasae_jax.dictionary.claims import RELATIONS
+from vasae_jax.stream import statistics
 from vasae_jax.utils.progress import Progress
 
 SUMS_BYTES = 4 * 2**30
@@ -90,14 +92,16 @@ def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnch
     Raises:
         UserError: the cache lacks the layer, no row is kept, or a chunk is damaged.
     """
-    rows = LayerRows(cache, of.site, of.skip_positions, of.max_norm)
-    at, before = (_Means(rows.vocab_size, rows.width) for _ in RELATIONS)
-    blocks = token_blocks(rows.vocab_size, rows.width, limit)
+    mask = Mask(of.skip_positions, of.max_norm)
+    offset = statistics(cache, of.site, "train", mask).mean.astype(np.float32)
+    vocab_size, width = cache.manifest.vocab_size, cache.manifest.d_model
+    at, before = (_Means(vocab_size, width) for _ in RELATIONS)
+    blocks = token_blocks(vocab_size, width, limit)
     done = 0
-    with Progress(rows.count * len(blocks), unit=f"rows of {of.site}") as progress:
+    with Progress(cache.rows("train") * len(blocks), unit=f"rows of {of.site}") as progress:
         for first, last in blocks:
-            at_sums, before_sums = (_Sums(first, last - first, rows.width) for _ in RELATIONS)
-            for piece in rows.pieces():
+            at_sums, before_sums = (_Sums(first, last - first, width) for _ in RELATIONS)
+            for piece in pieces(cache, of, offset):
                 _add(at_sums, before_sums, piece)
                 done += piece.read
                 progress.update(done)
@@ -105,7 +109,7 @@ def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnch
             before.add(before_sums)
             del at_sums, before_sums  # or they would lie in memory beside those of the next block
     embedding = cache.embedding()
-    at_means, before_means = (means.finish(rows.offset, embedding, of) for means in (at, before))
+    at_means, before_means = (means.finish(offset, embedding, of) for means in (at, before))
     return LayerAnchors(of=of, at=at_means, before=before_means)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vasae_jax.anchor import anchor_name
+from vasae_jax.anchor.search import anchor_name
 from vasae_jax.dictionary.claims import BEFORE
 from vasae_jax.evaluation.name_effects import ablation_shares, lens_shares
 from vasae_jax.evaluation.patching.model import Model

@@ -10,7 +10,7 @@ import numpy as np
 
 from vasae_jax import __version__
 from vasae_jax.activations import Activation, JumpReLU, TopK, activation_of
-from vasae_jax.anchor import anchor_name
+from vasae_jax.anchor.search import anchor_name
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config.overrides import to_dict

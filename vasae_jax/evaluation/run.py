@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import jax
 
 from vasae_jax.activations import activation_of
-from vasae_jax.anchor import anchor_matrix, anchor_name
 from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.search import anchor_matrix, anchor_name
 from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import MeshConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from vasae_jax.anchor import Staleness
+from vasae_jax.anchor.certificate import Staleness
 from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
 from vasae_jax.stream import ReadStats

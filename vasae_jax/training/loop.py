@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import sharded_staleness
+from vasae_jax.anchor.certificate import sharded_staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, RunConfig
 from vasae_jax.distributed.hosts import (

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.activations import activation_of
-from vasae_jax.anchor import AnchorState, alignment_and_grad
+from vasae_jax.anchor.certificate import AnchorState
 from vasae_jax.anchor.layer_anchors import AnchorTokens
-from vasae_jax.anchor.loss import NearestDetectors, whitened_alignment_and_grad
+from vasae_jax.anchor.loss import NearestDetectors, alignment_and_grad, whitened_alignment_and_grad
 from vasae_jax.anchor.whitening import WhitenedAnchors
 from vasae_jax.config import AnchorConfig, OptimConfig, SAEConfig
 from vasae_jax.distributed.mesh import DATA, MODEL

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vasae_jax.anchor import AnchorState, anchor_matrix, full_search, sharded_search
+from vasae_jax.anchor.certificate import AnchorState, full_search, sharded_search
 from vasae_jax.anchor.layer_anchors import (
     AnchorTokens,
     anchor_tokens,
     layer_anchors,
     vocabulary_tokens,
 )
+from vasae_jax.anchor.search import anchor_matrix
 from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.anchor.whitening import WithinCov, anchor_rows, detector_rows
 from vasae_jax.cache import Cache

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor import Budget, update
+from vasae_jax.anchor.certificate import Budget, update
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import MEMBER, MODEL, Rules, compiler_options
 from vasae_jax.sae import Params, unit_rows
