@@ -4,7 +4,8 @@ import numpy as np
 
 from vasae_jax.activations import JumpReLU, TopK
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.evaluation.publish import make_dictionary, make_meta
+from vasae_jax.evaluation.publish import META_HEAD, make_dictionary
+from vasae_jax.evaluation.run import RunNames
 from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence
@@ -48,7 +49,7 @@ def layer_names(seed=0):
     return LayerNames(ids, (np.arange(F) % 2).astype(np.int8), expected)
 
 
-def worth(seed=0):
+def made_up_evidence(seed=0):
     """Evidence with every verdict; the more often a feature fires, the less its names hold."""
     rng = np.random.default_rng(seed + 30)
     hold = np.linspace(0.9, 0.1, F)
@@ -67,14 +68,15 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None, thresholds=False):
     rng = np.random.default_rng(7)
     embedding = rng.normal(size=(V, D)).astype(np.float32) + 1
     rate = np.linspace(0, 0.5, F).astype(np.float32)
-    meta = make_meta(
-        anchor="input embeddings minus their mean",
-        fire_rate_over="1000 rows",
-        hold_over="900 rows",
-        provenance=PROVENANCE,
-        config={"sae": {"k": K}},
-        metrics=None,
-    )
+    meta = {
+        **META_HEAD,
+        "anchor": "input embeddings minus their mean",
+        "fire_rate_over": "1000 rows",
+        "hold_over": "900 rows",
+        "provenance": dict(PROVENANCE),
+        "config": {"sae": {"k": K}},
+        "metrics": None,
+    }
     weights = params(seed)
     if thresholds:
         weights["threshold"] = rng.uniform(0.2, 3, F).astype(np.float32)
@@ -82,10 +84,13 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None, thresholds=False):
         weights,
         activation=JumpReLU() if thresholds else TopK(K),
         pre_bias=pre_bias,
-        names=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
-        raw_names=nearest_tokens(weights["W_dec"], embedding, 3),
-        layer_names=layer_names(seed),
-        worth=worth(seed),
+        names=RunNames(
+            embedding=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
+            raw=nearest_tokens(weights["W_dec"], embedding, 3),
+            layer=layer_names(seed),
+            nearest=(),
+        ),
+        evidence=made_up_evidence(seed),
         vocab=vocab or token_strings(),
         fire_rate=rate,
         meta=meta,

@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.evaluation.run import RunNames, evaluate_run, open_anchors_of, run_names
-from vasae_jax.names.by_layer import LayerNames
+from vasae_jax.names.by_layer import LIFT, LayerNames, RelationNames, better_relation
 from vasae_jax.names.evidence import evidence
-from vasae_jax.names.firings import FiringObserver, Firings, RowTokens
-from vasae_jax.names.scores import name_scores, observed_names
+from vasae_jax.names.firings import (
+    FiringObserver,
+    Firings,
+    RowTokens,
+    activation_sums,
+    share_of,
+)
+from vasae_jax.names.scores import name_scores
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.utils.errors import UserError
 
@@ -31,6 +37,8 @@ COLUMNS = (
     "ceiling_mass10",
 )
 """Figures of a line."""
+BLOCK = 256
+"""Features worked on at once: two arrays of BLOCK x V float64 are held."""
 
 
 def main() -> None:
@@ -79,6 +87,57 @@ def observe(run: Run, names: RunNames, split: str) -> tuple[Firings, RowTokens, 
     observer = FiringObserver(run.cache, split)
     evaluation = evaluate_run(run, names, split, observer)
     return observer.firings(), observer.row_tokens(), evaluation.unmasked.variance_explained
+
+
+def observed_names(firings: Firings, tokens: RowTokens, features: int, m: int = 10) -> LayerNames:
+    """The tokens that held most of each feature's activation on the rows that were observed.
+
+    What such names hold on other rows is as much as any rule without activations could promise.
+    They are ordered as layer names are, by their share less ``LIFT`` times the token's share of the
+    rows, and a feature takes the relation with more excess. ``expected`` are the shares.
+    """
+    size = int(max(tokens.token.max(initial=0), tokens.next_token.max(initial=0))) + 1
+    shape = (features, size, min(m, size))
+    return better_relation(
+        _observed(firings, firings.token, tokens.token[tokens.observed], shape),
+        _observed(firings, firings.next_token, tokens.next_token[tokens.observed], shape),
+    )
+
+
+def _observed(
+    firings: Firings, token: np.ndarray, text: np.ndarray, shape: tuple[int, int, int]
+) -> RelationNames:
+    """The names of one relation.
+
+    ``token`` [n] is that of each firing, ``text`` those of the rows; -1 is none. ``shape`` is
+    F, V and m.
+    """
+    features, size, m = shape
+    known = text[text >= 0]
+    rate = np.bincount(known, minlength=size) / max(len(known), 1)
+    total = activation_sums(firings, features)
+    order = np.argsort(firings.feature, kind="stable")
+    ends = np.searchsorted(firings.feature[order], np.arange(0, features + BLOCK, BLOCK))
+    parts = []
+    for number, first in enumerate(range(0, features, BLOCK)):
+        chosen = order[ends[number] : ends[number + 1]]
+        chosen = chosen[token[chosen] >= 0]
+        count = min(BLOCK, features - first)
+        key = (firings.feature[chosen] - first).astype(np.int64) * size + token[chosen]
+        mass = np.bincount(key, firings.activation[chosen], count * size).reshape(count, size)
+        parts.append(_largest(share_of(mass, total[first : first + count, None]), rate, m))
+    ids, shares, excess = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return ids, shares, excess
+
+
+def _largest(shares: np.ndarray, rate: np.ndarray, m: int) -> RelationNames:
+    """Of ``shares`` [n, V], the m best names: ids and shares [n, m], and their excess [n]."""
+    score = shares - LIFT * rate[None, :]
+    best = np.argpartition(-score, m - 1, axis=1)[:, :m]
+    order = np.argsort(-np.take_along_axis(score, best, axis=1), axis=1, kind="stable")
+    ids = np.take_along_axis(best, order, axis=1)
+    excess = np.maximum(np.take_along_axis(score, ids, axis=1), 0.0).sum(axis=1)
+    return ids, np.take_along_axis(shares, ids, axis=1), excess
 
 
 def figures(run: Run, firings: Firings, tokens: RowTokens, names: LayerNames) -> dict[str, float]:

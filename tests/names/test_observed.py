@@ -1,13 +1,23 @@
-"""An observer's names against a plain loop."""
+"""An observer's names, which tools/ceiling.py compares layer names with, against a plain loop."""
+
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vasae_jax.names import scores as observed
 from vasae_jax.names.firings import Firings, RowTokens
-from vasae_jax.names.scores import observed_names
 
+TOOL = Path(__file__).parents[2] / "tools/ceiling.py"
 V, F, M = 17, 11, 4
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("ceiling_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def observe(rows=700, seed=0):
@@ -25,17 +35,17 @@ def observe(rows=700, seed=0):
     return Firings(feature, activation, at[row], row_tokens.next_token[row], row), row_tokens
 
 
-def plain(found, tokens, lift=3.0):
+def plain(firings, tokens, lift=3.0):
     """Each feature's excess and shares [V] in both relations, token by token."""
     excess, share = np.zeros((2, F, V)), np.zeros((2, F, V))
     for relation, (own, text) in enumerate(
-        ((found.token, tokens.token), (found.next_token, tokens.next_token))
+        ((firings.token, tokens.token), (firings.next_token, tokens.next_token))
     ):
         for f in range(F):
-            mine = found.feature == f
-            total = found.activation[mine].sum(dtype=np.float64)
+            mine = firings.feature == f
+            total = firings.activation[mine].sum(dtype=np.float64)
             for t in range(V):
-                name_scores = found.activation[mine & (own == t)].sum(dtype=np.float64)
+                name_scores = firings.activation[mine & (own == t)].sum(dtype=np.float64)
                 share[relation, f, t] = name_scores / total if total else 0
                 known = text[tokens.observed]
                 rate = np.sum(known == t) / np.sum(known >= 0)
@@ -44,11 +54,11 @@ def plain(found, tokens, lift=3.0):
 
 
 @pytest.mark.parametrize("block", [3, 256])
-def test_observed_names_equal_a_plain_loop(monkeypatch, block):
-    monkeypatch.setattr(observed, "BLOCK", block)
-    found, tokens = observe()
-    names = observed_names(found, tokens, F, M)
-    excess, share = plain(found, tokens)
+def test_observed_names_equal_a_plain_loop(monkeypatch, tool, block):
+    monkeypatch.setattr(tool, "BLOCK", block)
+    firings, tokens = observe()
+    names = tool.observed_names(firings, tokens, F, M)
+    excess, share = plain(firings, tokens)
     for f in range(F):
         best = np.argsort(-excess[:, f], axis=1)[:, :M]
         worth = [np.maximum(excess[r, f, best[r]], 0).sum() for r in (0, 1)]
@@ -61,5 +71,5 @@ def test_observed_names_equal_a_plain_loop(monkeypatch, block):
     assert set(names.relation[: F - 1]) == {0, 1}
 
 
-def test_names_are_as_many_as_there_are_tokens():
-    assert observed_names(*observe(), F, 100).ids.shape == (F, V)
+def test_names_are_as_many_as_there_are_tokens(tool):
+    assert tool.observed_names(*observe(), F, 100).ids.shape == (F, V)

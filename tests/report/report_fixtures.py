@@ -12,11 +12,11 @@ from vasae_jax.config import Config, DataConfig
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, SHOWN, TOP, WIDTH, Examples
 from vasae_jax.evaluation.neighbours import CofiringFeatures, LogitLensTokens
-from vasae_jax.evaluation.publish import make_meta
+from vasae_jax.evaluation.publish import META_HEAD
 from vasae_jax.evaluation.sentence import Cells
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.scores import NameScores
-from vasae_jax.report.heatmap import PUBLISHED, Heatmap
+from vasae_jax.report.heatmap import PUBLISHED, Heatmap, HeatmapLine
 from vasae_jax.report.labels import RunLabel
 from vasae_jax.report.run_report import NEIGHBOURS, RunReport
 
@@ -62,14 +62,14 @@ def report(features=200, words=120, layer=3, seed=0):
         vocab=strings,
         vocab_key="v0",
         evaluation={"unmasked": {"rows": 1000, "variance_explained": 0.8, "l0": 4.0}},
-        held=(NameScores("all", features, 0.3, 0.5, 0.5, 0.9, 0.0, 0.003, 0.01, 0.4, 0.8, 0.8),),
+        scores=(NameScores("all", features, 0.3, 0.5, 0.5, 0.9, 0.0, 0.003, 0.01, 0.4, 0.8, 0.8),),
         shuffled=np.full(features, 0.01, np.float32),
         split="heldout",
         examples=_examples(found, words, rng),
         histogram=rng.poisson(3, (features, len(EDGES) - 1)) * (np.arange(len(EDGES) - 1) % 9 < 6),
         near=Names(ids, share),
-        together=CofiringFeatures(np.where(share > 0.2, ids, -1), share, share),
-        head=LogitLensTokens(tokens, share, tokens[:, ::-1], -share),
+        cofiring=CofiringFeatures(np.where(share > 0.2, ids, -1), share, share),
+        logit_lens=LogitLensTokens(tokens, share, tokens[:, ::-1], -share),
         curves=[{"step": s, "fvu": 1 / s, "mean_cosine": 0.1, "l0": 4.0} for s in range(1, 9)],
         fvu_by_position=np.r_[np.nan, np.linspace(0.3, 0.2, 19)],
     )
@@ -84,14 +84,15 @@ def _dictionary(features, strings, layer, rng):
     hold[rate == 0] = 0
     cosines = np.sort(rng.random((features, 10)).astype(np.float32))[:, ::-1]
     origin = {**PROVENANCE, "layer": layer}
-    meta = make_meta(
-        anchor="input embeddings minus their mean",
-        fire_rate_over="1,000 unmasked rows of the heldout split",
-        hold_over="1,000 unmasked rows of the heldout split",
-        provenance=origin,
-        config={},
-        metrics=None,
-    )
+    meta = {
+        **META_HEAD,
+        "anchor": "input embeddings minus their mean",
+        "fire_rate_over": "1,000 unmasked rows of the heldout split",
+        "hold_over": "1,000 unmasked rows of the heldout split",
+        "provenance": origin,
+        "config": {},
+        "metrics": None,
+    }
     rows = rng.normal(size=(features, 4)).astype(np.float32)
     return Dictionary(
         W_enc=rows.T.copy(),
@@ -145,18 +146,22 @@ def heatmaps(reports):
 
 def _heatmap(case, reports, rng):
     tokens = tuple(f"␣{word}" for word in case.text.split())
-    cells, names, relations, embeddings = {}, {}, {}, {}
+    lines = {}
     for mode in ("centred", "raw"):
-        cells[mode], names[mode], relations[mode], embeddings[mode] = [], [], [], []
-        for one in reports:
-            feature = rng.integers(0, one.dictionary.d_sae, len(tokens)).astype(np.int32)
+        lines[mode] = []
+        for report in reports:
+            feature = rng.integers(0, report.dictionary.d_sae, len(tokens)).astype(np.int32)
             feature[0] = -1
             value = np.where(feature < 0, 0, rng.gamma(2, 3, len(tokens))).astype(np.float32)
-            cells[mode].append(Cells(feature, value, value))
-            first = one.dictionary.layer_token_ids[feature, 0].tolist()
-            names[mode].append([one.vocab.display(token) for token in first])
-            relations[mode].append(["at"] * len(tokens))
-            nearest = one.dictionary.token_ids[feature, 0].tolist()
-            embeddings[mode].append([one.vocab.display(token) for token in nearest])
-    labels = tuple(one.label for one in reports)
-    return Heatmap(case, "test/tiny", tokens, labels, cells, names, relations, embeddings)
+            first = report.dictionary.layer_token_ids[feature, 0].tolist()
+            nearest = report.dictionary.token_ids[feature, 0].tolist()
+            lines[mode].append(
+                HeatmapLine(
+                    Cells(feature, value, value),
+                    names=[report.vocab.display(token) for token in first],
+                    relations=["at"] * len(tokens),
+                    embeddings=[report.vocab.display(token) for token in nearest],
+                )
+            )
+    labels = tuple(report.label for report in reports)
+    return Heatmap(case, "test/tiny", tokens, labels, lines)

@@ -73,7 +73,7 @@ def test_columns_are_the_arrays_of_the_report(folder, reports):
     part = slice(SHARD, F)
     np.testing.assert_array_equal(unpack(shard["text"]), report.examples.tokens[part])
     np.testing.assert_array_equal(unpack(shard["near"]), report.near.ids[part])
-    np.testing.assert_array_equal(unpack(shard["together"]), report.together.ids[part])
+    np.testing.assert_array_equal(unpack(shard["together"]), report.cofiring.ids[part])
     most = report.examples.value[part].max(axis=1)[:, None, None]
     shade = unpack(shard["shade"]) / 255 * most
     np.testing.assert_allclose(shade, report.examples.shade[part], atol=most.max() / 400)

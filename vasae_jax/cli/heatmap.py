@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from vasae_jax.evaluation.patching.model import check_model, open_model
     from vasae_jax.report.figures.heatmap import heatmap_figure
-    from vasae_jax.report.heatmap import Case, case_of, heatmap_rows, make_heatmap
+    from vasae_jax.report.heatmap import Case, case_of, first_names, make_heatmap
     from vasae_jax.report.labels import label_runs
     from vasae_jax.training.run import open_trained
 
@@ -38,7 +38,8 @@ def run(arguments: Sequence[str]) -> None:
     model = open_model(args.lm, args.backend, runs[0].run.cache)
     for labelled in runs:
         check_model(model, labelled.run.cache)
-    grid = make_heatmap(heatmap_rows(runs), model, case)
+    names = [first_names(labelled.run) for labelled in runs]
+    grid = make_heatmap(runs, names, model, case)
     print(heatmap_figure(grid, args.mode, out, args.names))
 
 

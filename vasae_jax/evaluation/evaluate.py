@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.metrics import Alignment, Metrics, NearestAnchors, Sums, compute_metrics
 from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
+from vasae_jax.stream import Batch
 
 FIRST_MAX_ACTIVE = 256
 """Active features of a row that programs first have room for where the activation has no bound."""
@@ -77,22 +78,6 @@ Observer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 the activations [B, K] and features [B, K] of its rows."""
 
 
-class Rows(Protocol):
-    """A batch of rows, as vasae_jax.stream gives them."""
-
-    @property
-    def x(self) -> np.ndarray:
-        """[B, d_in] rows."""
-
-    @property
-    def keep(self) -> np.ndarray:
-        """bool [B], False for masked rows (and padding)."""
-
-    @property
-    def docs(self) -> np.ndarray:
-        """int32 [B], the row's document, -1 for padding."""
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Figures over the rows of one split, for two populations of them."""
@@ -108,12 +93,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; the populations are named "unmasked" and "all_rows"."""
-        return {
-            "split": self.split,
-            "features": self.features,
-            "unmasked": self.unmasked.to_json(),
-            "all_rows": self.all_rows.to_json(),
-        }
+        populations = {"unmasked": self.unmasked.to_json(), "all_rows": self.all_rows.to_json()}
+        return vars(self) | populations
 
     def table(self) -> str:
         """A readable table, one column for each population."""
@@ -142,7 +123,7 @@ class Measured(NamedTuple):
 def evaluate_rows(
     params: Params,
     sae: SAEConfig,
-    batches: Iterable[Rows],
+    batches: Iterable[Batch],
     nearest: tuple[NearestAnchors, ...],
     *,
     split: str = "heldout",
@@ -199,7 +180,7 @@ def evaluate_rows(
 
 
 def _run_batches(
-    program: GrowingProgram, params: Params, batches: Iterable[Rows]
+    program: GrowingProgram, params: Params, batches: Iterable[Batch]
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Each batch's Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
     before: tuple[Any, np.ndarray, np.ndarray] | None = None

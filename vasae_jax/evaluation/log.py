@@ -31,11 +31,11 @@ def evaluate(
         cache: another cache of the same model, for a run that is not open yet.
 
     Returns:
-        Metrics over unmasked and over all rows; ``print(found.table())`` shows them, and
+        Metrics over unmasked and over all rows; ``print(evaluation.table())`` shows them, and
         docs/evaluation.md defines them.
 
-    >>> found = vj.evaluate(config.run.out)
-    >>> found.unmasked.rows < found.all_rows.rows
+    >>> evaluation = vj.evaluate(config.run.out)
+    >>> evaluation.unmasked.rows < evaluation.all_rows.rows
     True
 
     Raises:

@@ -5,8 +5,6 @@ most; ablation asks whether taking the feature out of the stream lowers its name
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -85,30 +83,16 @@ def head_rows(rows: np.ndarray, final_norm: Mapping[str, Any]) -> np.ndarray:
     return scaled
 
 
+_search = jax.jit(cosine_topm, static_argnames="m")
+
+
 def largest_products(
     rows: np.ndarray, unembedding: np.ndarray, m: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``m`` largest products of ``rows`` [n, d] with the V tokens: values and ids [n, m]."""
-    values, ids = _largest(jnp.asarray(rows), jnp.asarray(unembedding), m)
-    return np.asarray(values), np.asarray(ids)
-
-
-@partial(jax.jit, static_argnums=2)
-def _largest(rows: jax.Array, unembedding: jax.Array, m: int) -> tuple[jax.Array, jax.Array]:
     # The search takes unit rows for cosines; of other rows it gives the largest products.
-    return cosine_topm(rows, unembedding, m)
-
-
-@dataclass(frozen=True)
-class Ablations:
-    """Features to be ablated, arrays [n]: each entry is one feature on one row."""
-
-    feature: np.ndarray
-    activation: np.ndarray
-    row: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.feature)
+    values, ids = _search(rows, unembedding, m)
+    return np.asarray(values), np.asarray(ids)
 
 
 def ablation_shares(
@@ -141,7 +125,7 @@ def ablation_shares(
     table = WindowTable.of(run.cache, data.input_site, split, data.mask)
     fired = np.bincount(firings.feature, minlength=len(names))
     ablations = choose_ablations(firings, fired)
-    count = len(ablations)
+    count = len(ablations.feature)
     size = max(1, min(at_once, count))
     tops = [np.zeros((0, TOP), np.int64)]
     with Progress(count, unit="ablations") as progress:
@@ -153,19 +137,18 @@ def ablation_shares(
     return top_shares(ablations.feature, np.concatenate(tops), names, fired > 0, rows=count)
 
 
-def choose_ablations(firings: Firings, fired: np.ndarray) -> Ablations:
-    """Evenly spaced features and, for each, the rows on which it fires most, earlier rows first."""
+def choose_ablations(firings: Firings, fired: np.ndarray) -> Firings:
+    """The firings to be ablated: of evenly spaced features the largest, earlier rows first."""
     chosen: list[int] = []
     for feature in spread_features(fired, ABLATED_FEATURES):
         fires = np.flatnonzero(firings.feature == feature)
         best = np.argsort(-firings.activation[fires], kind="stable")[:ABLATED_ROWS]
         chosen += fires[best].tolist()
-    index = np.array(chosen, np.int64)
-    return Ablations(firings.feature[index], firings.activation[index], firings.row[index])
+    return Firings(*(array[np.array(chosen, np.int64)] for array in firings))
 
 
 def _lowered_most(
-    run: Run, model: Model, table: WindowTable, ablations: Ablations, part: np.ndarray, size: int
+    run: Run, model: Model, table: WindowTable, ablations: Firings, part: np.ndarray, size: int
 ) -> np.ndarray:
     """The TOP tokens whose logits fall most, for the ablations numbered ``part``; int [n, TOP]."""
     site, count = run.config.data.input_site, len(part)

@@ -10,9 +10,9 @@ import numpy as np
 from vasae_jax.anchor.search import anchor_name
 from vasae_jax.dictionary.claims import BEFORE
 from vasae_jax.evaluation.name_effects import ablation_shares, lens_shares
+from vasae_jax.evaluation.neighbours import firing_matches
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
-from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.names.evidence import EmbeddingHold, Share, TopShares, embedding_hold, evidence
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.names.scores import NameScores, name_scores, score_table
@@ -58,13 +58,12 @@ def stability(first: NamedRows, second: NamedRows) -> Stability:
     if not len(firing) or not len(others):
         none = Share(named=0.0, shuffled=0.0)
         return Stability(len(firing), len(others), mean_max_cosine=0.0, same_name=none)
-    rows, candidates = np.asarray(first.W_dec)[firing], np.asarray(second.W_dec)[others]
-    match = nearest_tokens(rows, candidates, m=1)
+    match = firing_matches(np.asarray(first.W_dec)[firing], second.W_dec, second.fires)
     names = first.names[firing]
     size = int(max(first.names.max(), second.names.max())) + 1
     bearers = np.bincount(second.names[others], minlength=size)
     chance = float(bearers[names].mean()) / len(others)
-    same = Share(float(np.mean(names == second.names[others][match.ids[:, 0]])), chance)
+    same = Share(float(np.mean(names == second.names[match.ids[:, 0]])), chance)
     cosine = float(match.cosines[:, 0].astype(np.float64).mean())
     return Stability(len(firing), len(others), cosine, same)
 

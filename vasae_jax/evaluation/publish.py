@@ -1,4 +1,4 @@
-"""From a finished run to its named dictionary."""
+"""The named dictionary of a finished run."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,8 +19,6 @@ from vasae_jax.dictionary.dictionary import Dictionary as Dictionary
 from vasae_jax.dictionary.files import FORMAT, VERSION
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.evaluation.run import BATCH, SPLIT, RunNames, evaluate_run, run_names
-from vasae_jax.names.by_embedding import Names
-from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, evidence
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae import encode
@@ -29,11 +27,10 @@ from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
 
-# One threshold in the place of TopK, for formats that have no k.
-#
-# BatchTopK (Bussmann, Leask and Nanda 2024) trains with the k n largest activations of n rows and
-# then applies the least of them as a threshold. Here that number is read off training rows of a
-# finished TopK SAE. It is another activation function: its figures are measured anew.
+# One threshold in the place of TopK, for formats that have no k. BatchTopK (Bussmann, Leask and
+# Nanda 2024) trains with the k n largest activations of n rows and then applies the least of them
+# as a threshold. Here that number is read off training rows of a finished TopK SAE. It is another
+# activation function: its figures are measured anew.
 
 THRESHOLD_ROWS = 2**16
 """Training rows that the number is read off, at most."""
@@ -80,10 +77,8 @@ def make_dictionary(
     *,
     activation: Activation,
     pre_bias: float,
-    names: Names,
-    raw_names: Names,
-    layer_names: LayerNames,
-    worth: Evidence,
+    names: RunNames,
+    evidence: Evidence,
     vocab: Vocab,
     fire_rate: np.ndarray,
     meta: Mapping[str, Any],
@@ -95,18 +90,17 @@ def make_dictionary(
             those that the activation adds.
         activation: which features fire.
         pre_bias: share of b_dec taken from the input before encoding.
-        names: the nearest embedding anchors, ids and cosines [d_sae, m].
-        raw_names: the nearest of the raw input embeddings, likewise.
-        layer_names: by the layer's own anchors.
-        worth: how much of each feature's activation those hold on held-out rows.
+        names: of every feature.
+        evidence: how much of each feature's activation its layer names hold on held-out rows.
         vocab: the V token strings.
         fire_rate: [d_sae], share of rows on which each feature fires.
-        meta: see :func:`make_meta`.
+        meta: the content of meta.json, but for the activation and the digests.
 
     Raises:
         UserError: a name has no string in the vocabulary.
     """
     arrays = {name: np.asarray(value, np.float32) for name, value in params.items()}
+    embedding, layer = names.embedding, names.layer
     return Dictionary(
         W_enc=np.ascontiguousarray(arrays["W_enc"].T),
         b_enc=arrays["b_enc"],
@@ -114,20 +108,20 @@ def make_dictionary(
         b_dec=arrays["b_dec"],
         activation=activation,
         pre_bias=pre_bias,
-        token_ids=names.ids,
-        cosines=names.cosines,
-        raw_token_ids=raw_names.ids,
-        raw_cosines=raw_names.cosines,
+        token_ids=embedding.ids,
+        cosines=embedding.cosines,
+        raw_token_ids=names.raw.ids,
+        raw_cosines=names.raw.cosines,
         fire_rate=np.asarray(fire_rate, np.float32),
-        layer_token_ids=layer_names.ids,
-        layer_relation=layer_names.relation,
-        layer_expected=layer_names.expected,
-        layer_hold=worth.name_hold,
-        layer_lift=worth.name_lift,
-        layer_rows=worth.name_rows,
-        hold=worth.hold,
-        verdict=worth.verdict,
-        tokens=_strings(np.union1d(names.ids, layer_names.ids).tolist(), vocab),
+        layer_token_ids=layer.ids,
+        layer_relation=layer.relation,
+        layer_expected=layer.expected,
+        layer_hold=evidence.name_hold,
+        layer_lift=evidence.name_lift,
+        layer_rows=evidence.name_rows,
+        hold=evidence.hold,
+        verdict=evidence.verdict,
+        tokens=_strings(np.union1d(embedding.ids, layer.ids).tolist(), vocab),
         meta=meta,
         extra_params={name: arrays[name] for name in activation.extra_params},
     )
@@ -143,38 +137,14 @@ def _strings(used: list[int], vocab: Vocab) -> dict[int, tuple[str, str]]:
     return {token: (vocab.raw[token], vocab.display(token)) for token in used}
 
 
-def make_meta(
-    *,
-    anchor: str,
-    fire_rate_over: str,
-    hold_over: str,
-    provenance: Mapping[str, Any],
-    config: Mapping[str, Any],
-    metrics: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """The content of meta.json, but for the activation and the digests.
-
-    Args:
-        anchor: what the names refer to, in words (such as "input embeddings").
-        fire_rate_over: which rows the fire rates are over, in words.
-        hold_over: which rows the shares held by layer names are over, in words.
-        provenance: see :func:`provenance`.
-        config: the run's settings.
-        metrics: an evaluation as JSON, or None if there was none.
-    """
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "created_by": f"vasae_jax {__version__}",
-        "claim": CLAIM,
-        "layer_claim": LAYER_CLAIM,
-        "anchor": anchor,
-        "fire_rate_over": fire_rate_over,
-        "hold_over": hold_over,
-        "provenance": dict(provenance),
-        "config": dict(config),
-        "metrics": None if metrics is None else dict(metrics),
-    }
+META_HEAD = {
+    "format": FORMAT,
+    "version": VERSION,
+    "created_by": f"vasae_jax {__version__}",
+    "claim": CLAIM,
+    "layer_claim": LAYER_CLAIM,
+}
+"""How meta.json begins: what is the same for every dictionary."""
 
 
 def provenance(cache: Cache, site: Site) -> dict[str, Any]:
@@ -192,39 +162,36 @@ def provenance(cache: Cache, site: Site) -> dict[str, Any]:
 
 
 def name_run(
-    run: Run, names: RunNames, evaluation: Evaluation, watch: FiringObserver
+    run: Run, names: RunNames, evaluation: Evaluation, observer: FiringObserver
 ) -> Dictionary:
-    """The named dictionary of a run, whose evaluation ``watch`` has observed."""
+    """The named dictionary of a run, whose evaluation ``observer`` has seen."""
     config, split = run.config, evaluation.split
-    meta = make_meta(
-        anchor=anchor_name(center=config.anchor.center),
-        fire_rate_over=f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
-        hold_over=f"{watch.rows} unmasked rows of the {split} split",
-        provenance={**provenance(run.cache, config.data.input_site), **_origin(run)},
-        config=to_dict(config),
-        metrics=evaluation.to_json(),
-    )
+    origin: dict[str, Any] = {"step": run.step}
+    if run.imported is not None:
+        origin = {"imported": dict(run.imported)}
+    meta = {
+        **META_HEAD,
+        "anchor": anchor_name(center=config.anchor.center),
+        "fire_rate_over": f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
+        "hold_over": f"{observer.rows} unmasked rows of the {split} split",
+        "provenance": provenance(run.cache, config.data.input_site) | origin,
+        "config": to_dict(config),
+        "metrics": evaluation.to_json(),
+    }
     return make_dictionary(
         run.params,
         activation=activation_of(config.sae),
         pre_bias=config.sae.pre_bias,
-        names=names.embedding,
-        raw_names=names.raw,
-        layer_names=names.layer,
-        worth=evidence(watch.firings(), names.layer, watch.row_tokens()),
+        names=names,
+        evidence=evidence(observer.firings(), names.layer, observer.row_tokens()),
         vocab=run.cache.vocab(),
         fire_rate=evaluation.unmasked.fire_rate,
         meta=meta,
     )
 
 
-def _origin(run: Run) -> dict[str, Any]:
-    """Which training made the weights: the run's step, or another library."""
-    return {"step": run.step} if run.imported is None else {"imported": dict(run.imported)}
-
-
 def publish(run: Run) -> tuple[Dictionary, Evaluation, FiringObserver]:
     """The named dictionary of a run, its evaluation, and what fired on the held-out rows."""
-    names, watch = run_names(run), FiringObserver(run.cache, SPLIT)
-    evaluation = evaluate_run(run, names, observe=watch)
-    return name_run(run, names, evaluation, watch), evaluation, watch
+    names, observer = run_names(run), FiringObserver(run.cache, SPLIT)
+    evaluation = evaluate_run(run, names, observe=observer)
+    return name_run(run, names, evaluation, observer), evaluation, observer

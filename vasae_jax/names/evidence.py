@@ -183,9 +183,8 @@ def embedding_hold(firings: Firings, names: np.ndarray) -> EmbeddingHold:
     def mean(shares: np.ndarray) -> float:
         return float(shares[fires].mean()) if count else 0.0
 
-    named, shuffled = name_hold(firings, names), shuffled_hold(firings, names)
-    at = Share(mean(named.at), mean(shuffled.at))
-    before = Share(mean(named.before), mean(shuffled.before))
+    pairs = zip(name_hold(firings, names), shuffled_hold(firings, names), strict=True)
+    at, before = (Share(mean(named), mean(shuffled)) for named, shuffled in pairs)
     return EmbeddingHold(count, names.shape[1], at, before)
 
 

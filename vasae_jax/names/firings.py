@@ -1,7 +1,6 @@
-"""The activations of a split: which feature fires at which row, at which token and before which."""
+"""The firings of features on a split's rows: at which token, and before which."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -98,26 +97,26 @@ class FiringObserver:
         return Firings(*(np.concatenate(part) for part in parts))
 
 
-@dataclass(frozen=True)
-class TokenShares:
-    """How some features' activation is spread over tokens, float64 [n, V] each."""
+class SharesByRelation(NamedTuple):
+    """Shares of features' activation, float64 [F] or [n, V]; 0 where a feature never fires."""
 
     at: np.ndarray
-    """share at rows of each token"""
+    """on the rows of a token"""
     before: np.ndarray
-    """share at rows whose next token it is"""
+    """on the rows whose next token it is"""
 
 
-def token_shares(firings: Firings, features: Sequence[int], vocab_size: int) -> TokenShares:
-    """The share of each of ``features``' activation by token."""
-    at, before = np.zeros((2, len(features), vocab_size))
-    for index, feature in enumerate(features):
-        fired = firings.feature == feature
-        activation, following = firings.activation[fired], firings.next_token[fired]
-        at[index] = np.bincount(firings.token[fired], activation, vocab_size)
-        known = following >= 0
-        before[index] = np.bincount(following[known], activation[known], vocab_size)
-    return TokenShares(*(share_of(sums, sums.sum(axis=1)[:, None]) for sums in (at, before)))
+def token_shares(firings: Firings, features: Sequence[int], vocab_size: int) -> SharesByRelation:
+    """The share of each of ``features``' activation by token, [n, V]."""
+
+    def shares(tokens: np.ndarray) -> np.ndarray:
+        sums = np.zeros((len(features), vocab_size))
+        for index, feature in enumerate(features):
+            fired = (firings.feature == feature) & (tokens >= 0)
+            sums[index] = np.bincount(tokens[fired], firings.activation[fired], vocab_size)
+        return share_of(sums, sums.sum(axis=1)[:, None])
+
+    return SharesByRelation(shares(firings.token), shares(firings.next_token))
 
 
 def top_tokens(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
@@ -126,23 +125,11 @@ def top_tokens(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
     return [(int(token), float(shares[token])) for token in order if shares[token] > 0]
 
 
-@dataclass(frozen=True)
-class Hold:
-    """The share of each feature's activation that its names hold, float64 [F]; 0 if it never fires.
+def name_hold(firings: Firings, names: np.ndarray) -> SharesByRelation:
+    """The share of each feature's activation that its ``names`` (ids [F, m]) hold; [F].
 
-    A name holds the activation of the rows that have its relation to the name.
-    """
-
-    at: np.ndarray
-    """on rows whose token is one of the feature's names"""
-    before: np.ndarray
-    """on rows whose next token is one of the feature's names"""
-
-
-def name_hold(firings: Firings, names: np.ndarray) -> Hold:
-    """The share of each feature's activation that its ``names`` (ids [F, m]) hold.
-
-    The baseline to compare it with is :func:`shuffled_hold`.
+    A name holds the activation of the rows that have its relation to the name. The baseline to
+    compare it with is :func:`shuffled_hold`.
     """
     total = activation_sums(firings, len(names))
 
@@ -150,10 +137,10 @@ def name_hold(firings: Firings, names: np.ndarray) -> Hold:
         named = (names[firings.feature] == tokens[:, None]).any(axis=1)
         return share_of(activation_sums(firings, len(names), named), total)
 
-    return Hold(hold(firings.token), hold(firings.next_token))
+    return SharesByRelation(hold(firings.token), hold(firings.next_token))
 
 
-def shuffled_hold(firings: Firings, names: np.ndarray) -> Hold:
+def shuffled_hold(firings: Firings, names: np.ndarray) -> SharesByRelation:
     """What :func:`name_hold` gives on average with another firing feature's names; [F].
 
     This is the exact mean over all ways to give every firing feature the names of another one.
@@ -169,7 +156,7 @@ def shuffled_hold(firings: Firings, names: np.ndarray) -> Hold:
         sums = np.bincount(firings.feature, firings.activation * others, len(names))
         return share_of(sums, total) / max(int(fires.sum()) - 1, 1)
 
-    return Hold(hold(firings.token), hold(firings.next_token))
+    return SharesByRelation(hold(firings.token), hold(firings.next_token))
 
 
 def activation_sums(

@@ -7,12 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vasae_jax.dictionary.claims import AT, BEFORE, CONTRADICTED, HOLDS
-from vasae_jax.names.by_layer import LIFT, LayerNames, RelationNames, better_relation
+from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, by_relation
-from vasae_jax.names.firings import Firings, RowTokens, activation_sums, share_of, shuffled_hold
-
-BLOCK = 256
-"""Features worked on at once: two arrays of BLOCK x V float64 are held."""
+from vasae_jax.names.firings import Firings, activation_sums, share_of, shuffled_hold
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ def name_scores(
         "hold10": evidence.hold,
         "holds": evidence.verdict == HOLDS,
         "contradicted": evidence.verdict == CONTRADICTED,
-        "shuffled1": _shuffled(firings, names, 1),
-        "shuffled10": _shuffled(firings, names, names.ids.shape[1]),
+        "shuffled1": shuffled_scores(firings, names, 1),
+        "shuffled10": shuffled_scores(firings, names),
         "ceiling1": ceiling1,
         "ceiling10": ceiling10,
     }
@@ -91,9 +88,12 @@ def _groups(names: LayerNames, fired: np.ndarray) -> Iterator[tuple[str, np.ndar
         yield f"fire rate, quarter {number}", np.isin(np.arange(len(fired)), part)
 
 
-def _shuffled(firings: Firings, names: LayerNames, most: int) -> np.ndarray:
-    hold = shuffled_hold(firings, names.ids[:, :most])
-    return by_relation(names, hold.at, hold.before)
+def shuffled_scores(firings: Firings, names: LayerNames, most: int | None = None) -> np.ndarray:
+    """Share of each feature's activation, [F], that other firing features' names hold on average.
+
+    Of every feature the first ``most`` names count, or all of them.
+    """
+    return by_relation(names, *shuffled_hold(firings, names.ids[:, :most]))
 
 
 COLUMNS = (
@@ -126,9 +126,6 @@ def score_table(groups: tuple[NameScores, ...], rows: int) -> str:
     return "\n".join([f"layer names, over {rows:,} unmasked rows", *text])
 
 
-# The most that any names could hold, and the names that an observer of activations would give.
-
-
 class Ceiling(NamedTuple):
     """Shares of each feature's activation, float64 [F]; 0 where it never fires."""
 
@@ -157,54 +154,3 @@ def ceiling(firings: Firings, features: int, relation: int, most: int = 10) -> C
     rank = np.arange(len(feature)) - first[feature]
     shares = share_of(mass, activation_sums(firings, features)[feature])
     return Ceiling(*(np.bincount(feature[rank < n], shares[rank < n], features) for n in (1, most)))
-
-
-def observed_names(firings: Firings, tokens: RowTokens, features: int, m: int = 10) -> LayerNames:
-    """The tokens that held most of each feature's activation on the rows that were observed.
-
-    What such names hold on other rows is as much as any rule without activations could promise.
-    They are ordered as layer names are, by their share less ``LIFT`` times the token's share of the
-    rows, and a feature takes the relation with more excess. ``expected`` are the shares.
-    """
-    size = int(max(tokens.token.max(initial=0), tokens.next_token.max(initial=0))) + 1
-    shape = (features, size, min(m, size))
-    return better_relation(
-        _observed(firings, firings.token, tokens.token[tokens.observed], shape),
-        _observed(firings, firings.next_token, tokens.next_token[tokens.observed], shape),
-    )
-
-
-def _observed(
-    firings: Firings, token: np.ndarray, text: np.ndarray, shape: tuple[int, int, int]
-) -> RelationNames:
-    """The names of one relation.
-
-    ``token`` [n] is that of each firing, ``text`` those of the rows; -1 is none. ``shape`` is
-    F, V and m.
-    """
-    features, size, m = shape
-    known = text[text >= 0]
-    rate = np.bincount(known, minlength=size) / max(len(known), 1)
-    total = activation_sums(firings, features)
-    order = np.argsort(firings.feature, kind="stable")
-    ends = np.searchsorted(firings.feature[order], np.arange(0, features + BLOCK, BLOCK))
-    parts = []
-    for number, first in enumerate(range(0, features, BLOCK)):
-        chosen = order[ends[number] : ends[number + 1]]
-        chosen = chosen[token[chosen] >= 0]
-        count = min(BLOCK, features - first)
-        key = (firings.feature[chosen] - first).astype(np.int64) * size + token[chosen]
-        mass = np.bincount(key, firings.activation[chosen], count * size).reshape(count, size)
-        parts.append(_largest(share_of(mass, total[first : first + count, None]), rate, m))
-    ids, shares, excess = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return ids, shares, excess
-
-
-def _largest(shares: np.ndarray, rate: np.ndarray, m: int) -> RelationNames:
-    """Of ``shares`` [n, V], the m best names: ids and shares [n, m], and their excess [n]."""
-    score = shares - LIFT * rate[None, :]
-    best = np.argpartition(-score, m - 1, axis=1)[:, :m]
-    order = np.argsort(-np.take_along_axis(score, best, axis=1), axis=1, kind="stable")
-    ids = np.take_along_axis(best, order, axis=1)
-    excess = np.maximum(np.take_along_axis(score, ids, axis=1), 0.0).sum(axis=1)
-    return ids, np.take_along_axis(shares, ids, axis=1), excess

@@ -1,12 +1,9 @@
-"""Heatmaps as data: the name of the most active feature at each token of a sentence.
+"""Heatmaps as data: the name of the most active feature at each token of a sentence."""
 
-The eight published sentences, their topics and their grouping are those of the paper's own page,
-https://karry-z.github.io/VASAE/ (Kairui Zhang; the groups are the ones given for GPT-2-small).
-They are quoted so that heatmaps can be laid beside the published ones.
-"""
-
-from collections.abc import Callable, Sequence
+import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 
@@ -18,9 +15,6 @@ from vasae_jax.report.labels import LabelledRun, RunLabel
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
 
-KINDS = ("clear", "ambiguous", "boundary")
-"""How plainly the names fit the sentence, plainest first."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -29,70 +23,30 @@ class Case:
     key: str
     text: str
     kind: str = ""
-    """One of KINDS; empty for a sentence of one's own."""
+    """How plainly the names fit: clear, ambiguous or boundary; empty for the user's sentences."""
     topic: str = ""
 
 
-PUBLISHED = (
-    Case(
-        "names_townsend",
-        "Pete Townsend, the legendary guitarist of The Who, walked down the street",
-        "clear",
-        "names, music",
-    ),
-    Case(
-        "names_fey",
-        "Tina Fey hosted the awards ceremony alongside her longtime collaborator",
-        "clear",
-        "names, awards",
-    ),
-    Case(
-        "names_nicole",
-        "Nicole Kidman accepted the award and thanked her family and friends",
-        "clear",
-        "names, events",
-    ),
-    Case(
-        "place_street",
-        "The cafe is located on Baker Street, just around the corner from the avenue",
-        "clear",
-        "location",
-    ),
-    Case(
-        "self_intro",
-        "my name is Bryan, I am a huge fan of yours. I was always very impressed with you",
-        "clear",
-        "template",
-    ),
-    Case(
-        "morph_ible",
-        "The proposal was perfectly feasible, entirely sensible, and quite reasonable",
-        "ambiguous",
-        "morphology",
-    ),
-    Case(
-        "factual_einstein",
-        "Albert Einstein was born in the year 1879 in the city of Ulm in the country of",
-        "ambiguous",
-        "facts",
-    ),
-    Case(
-        "ioi_simple",
-        "When John and Mary went to the store, John gave a drink to",
-        "boundary",
-        "relation",
-    ),
-)
-"""In the order of KINDS."""
+def _published() -> tuple[Case, ...]:
+    lines = files("vasae_jax.report").joinpath("cases.csv").read_text().splitlines()
+    return tuple(Case(**line) for line in csv.DictReader(lines))
+
+
+PUBLISHED = _published()
+"""The eight published sentences, the plainest first.
+
+Sentences, topics and kinds are those of the paper's own page, https://karry-z.github.io/VASAE/
+(Kairui Zhang; the kinds are those given for GPT-2-small). They are quoted so that heatmaps can be
+laid beside the published ones.
+"""
 
 
 def case_of(key: str) -> Case:
     """The published case named ``key``; UserError if there is none."""
-    for case in PUBLISHED:
-        if case.key == key:
-            return case
-    known = ", ".join(case.key for case in PUBLISHED)
-    raise UserError(f"case {key} is not known; expected one of {known}")
+    cases = {case.key: case for case in PUBLISHED}
+    if key not in cases:
+        raise UserError(f"case {key} is not known; expected one of {', '.join(cases)}")
+    return cases[key]
 
 
 @dataclass(frozen=True)
@@ -107,13 +61,23 @@ class FirstNames:
     """int32 [F], by embedding"""
 
 
-@dataclass(frozen=True)
-class HeatmapRow:
-    """A run with the names of its features."""
+def first_names(run: Run) -> FirstNames:
+    """The first names of a run's features, which are computed here."""
+    names = run_names(run)
+    return FirstNames(names.layer.ids[:, 0], names.layer.relation, names.embedding.ids[:, 0])
 
-    label: RunLabel
-    run: Run
-    names: FirstNames
+
+@dataclass(frozen=True)
+class HeatmapLine:
+    """The cells of one run in one mode; strings are empty where there is no cell."""
+
+    cells: Cells
+    names: list[str]
+    """The layer name of each cell's feature, in printable form."""
+    relations: list[str]
+    """``at`` or ``before``."""
+    embeddings: list[str]
+    """The token of the nearest embedding."""
 
 
 @dataclass(frozen=True)
@@ -125,51 +89,40 @@ class Heatmap:
     tokens: tuple[str, ...]
     """Printable"""
     labels: tuple[RunLabel, ...]
-    cells: dict[Mode, list[Cells]]
-    """For each mode a line of cells for each label."""
-    names: dict[Mode, list[list[str]]]
-    """The same, each cell's name in printable form; empty where there is no cell."""
-    relations: dict[Mode, list[list[str]]]
-    """The same: ``at`` or ``before``."""
-    embeddings: dict[Mode, list[list[str]]]
-    """The same: the token of the nearest embedding."""
+    lines: dict[Mode, list[HeatmapLine]]
+    """For each mode a line for each label."""
 
 
-def make_heatmap(rows: Sequence[HeatmapRow], model: Model, case: Case) -> Heatmap:
+def make_heatmap(
+    runs: Sequence[LabelledRun], names: Sequence[FirstNames], model: Model, case: Case
+) -> Heatmap:
     """Run ``model`` on the sentence of ``case`` and find the most active features of each run.
+
+    Args:
+        runs: runs on caches of one model.
+        names: of the features of each run.
+        model: the language model of their caches.
+        case: the sentence.
 
     Raises:
         UserError: what :func:`sentence_cells` refuses.
     """
-    vocab = rows[0].run.cache.vocab()
-    tokens, cells = sentence_cells([row.run for row in rows], model, case.text)
+    vocab = runs[0].run.cache.vocab()
+    tokens, cells_by_mode = sentence_cells([labelled.run for labelled in runs], model, case.text)
 
-    def texts(of: Callable[[FirstNames, int], str]) -> dict[Mode, list[list[str]]]:
-        return {
-            mode: [
-                [of(row.names, f) if f >= 0 else "" for f in line.feature.tolist()]
-                for row, line in zip(rows, lines, strict=True)
-            ]
-            for mode, lines in cells.items()
-        }
+    def line(first: FirstNames, cells: Cells) -> HeatmapLine:
+        features = cells.feature.tolist()
+        return HeatmapLine(
+            cells,
+            names=[vocab.display(int(first.ids[f])) if f >= 0 else "" for f in features],
+            relations=[RELATIONS[first.relation[f]] if f >= 0 else "" for f in features],
+            embeddings=[vocab.display(int(first.tokens[f])) if f >= 0 else "" for f in features],
+        )
 
     return Heatmap(
         case=case,
-        model=rows[0].label.model,
+        model=runs[0].label.model,
         tokens=tuple(vocab.display(int(token)) for token in tokens),
-        labels=tuple(row.label for row in rows),
-        cells=cells,
-        names=texts(lambda names, f: vocab.display(int(names.ids[f]))),
-        relations=texts(lambda names, f: RELATIONS[names.relation[f]]),
-        embeddings=texts(lambda names, f: vocab.display(int(names.tokens[f]))),
+        labels=tuple(labelled.label for labelled in runs),
+        lines={mode: list(map(line, names, cells)) for mode, cells in cells_by_mode.items()},
     )
-
-
-def heatmap_rows(runs: Sequence[LabelledRun]) -> list[HeatmapRow]:
-    """Runs with the first names of every feature, which are computed here."""
-    rows = []
-    for labelled in runs:
-        names = run_names(labelled.run)
-        first = FirstNames(names.layer.ids[:, 0], names.layer.relation, names.embedding.ids[:, 0])
-        rows.append(HeatmapRow(labelled.label, labelled.run, first))
-    return rows

@@ -1,4 +1,4 @@
-"""From runs to the folder of a report."""
+"""Makes the folder of a report from runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,7 @@ from vasae_jax.evaluation.patching.model import Model, check_model
 from vasae_jax.report.figures.chart import Chart
 from vasae_jax.report.figures.names import alignment, alignment_by_run, coverage, hold_by_run
 from vasae_jax.report.figures.runs import by_position, curves, density, frontier
-from vasae_jax.report.heatmap import (
-    PUBLISHED,
-    Case,
-    FirstNames,
-    Heatmap,
-    HeatmapRow,
-    make_heatmap,
-)
+from vasae_jax.report.heatmap import PUBLISHED, Case, FirstNames, Heatmap, make_heatmap
 from vasae_jax.report.labels import LabelledRun
 from vasae_jax.report.page.build import build_page, check_folder
 from vasae_jax.report.run_report import Published, RunReport, make_run_report, match_features
@@ -99,19 +92,17 @@ def _heatmaps(
     reports: Sequence[RunReport],
     model: Model,
 ) -> list[Heatmap]:
-    rows = []
-    for labelled, report in zip(runs, reports, strict=True):
-        features = report.dictionary
-        names = FirstNames(
-            features.layer_token_ids[:, 0], features.layer_relation, features.token_ids[:, 0]
-        )
-        rows.append(HeatmapRow(labelled.label, labelled.run, names))
+    dictionaries = [report.dictionary for report in reports]
+    names = [
+        FirstNames(each.layer_token_ids[:, 0], each.layer_relation, each.token_ids[:, 0])
+        for each in dictionaries
+    ]
     texts = [Case(f"own-{number}", text) for number, text in enumerate(options.texts, start=1)]
     cases = [*texts, *PUBLISHED]
     heatmaps: list[Heatmap] = []
     with Progress(len(cases), unit="sentences") as progress:
         for case in cases:
             progress.update(len(heatmaps))
-            heatmaps.append(make_heatmap(rows, model, case))
+            heatmaps.append(make_heatmap(runs, names, model, case))
         progress.finish(len(heatmaps))
     return heatmaps

@@ -10,7 +10,6 @@ import numpy as np
 
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Config
-from vasae_jax.dictionary.claims import AT
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.evaluation.examples.collect import Examples
@@ -27,8 +26,8 @@ from vasae_jax.evaluation.publish import publish
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence
-from vasae_jax.names.firings import FiringObserver, Firings, shuffled_hold
-from vasae_jax.names.scores import NameScores, name_scores
+from vasae_jax.names.firings import FiringObserver
+from vasae_jax.names.scores import NameScores, name_scores, shuffled_scores
 from vasae_jax.report.labels import LabelledRun, RunLabel
 from vasae_jax.training.run_dir import METRICS
 
@@ -50,7 +49,7 @@ class RunReport:
     """Equal for runs with equal token strings."""
     evaluation: dict[str, Any]
     """As JSON."""
-    held: tuple[NameScores, ...]
+    scores: tuple[NameScores, ...]
     """What layer names hold, over all firing features first."""
     shuffled: np.ndarray
     """float32 [F], what the names of other firing features hold of its activation, on average"""
@@ -60,8 +59,8 @@ class RunReport:
     histogram: np.ndarray
     """int64 [F, bins], firings by activation"""
     near: Names
-    together: CofiringFeatures
-    head: LogitLensTokens
+    cofiring: CofiringFeatures
+    logit_lens: LogitLensTokens
     curves: list[dict[str, float]]
     """The lines of metrics.jsonl."""
     fvu_by_position: np.ndarray
@@ -84,8 +83,8 @@ def make_run_report(
         UserError: a damaged cache, or a split that it lacks.
     """
     run = labelled.run
-    dictionary, evaluation, watch = published or publish(run)
-    firings = watch.firings()
+    dictionary, evaluation, observer = published or publish(run)
+    firings, (names, evidence, norms) = observer.firings(), layer_names(dictionary)
     gathered = gather(run, split, saved)
     return RunReport(
         label=labelled.label,
@@ -94,14 +93,14 @@ def make_run_report(
         vocab=run.cache.vocab(),
         vocab_key=run.cache.manifest.digests["tokens"][:12],
         evaluation=evaluation.to_json(),
-        held=name_scores(firings, *layer_names(dictionary)),
-        shuffled=_shuffled(firings, dictionary),
+        scores=name_scores(firings, names, evidence, norms),
+        shuffled=shuffled_scores(firings, names).astype(np.float32),
         split=split,
         examples=gathered.examples,
         histogram=gathered.histogram,
         near=near_features(run.params["W_dec"], NEIGHBOURS, run.mesh),
-        together=cofiring_features(firings, dictionary.d_sae, NEIGHBOURS),
-        head=logit_lens_tokens(
+        cofiring=cofiring_features(firings, dictionary.d_sae, NEIGHBOURS),
+        logit_lens=logit_lens_tokens(
             dictionary.W_dec, run.cache.final_norm(), run.cache.unembedding(), NEIGHBOURS
         ),
         curves=_curves(labelled.path),
@@ -122,12 +121,6 @@ def layer_names(dictionary: Dictionary) -> tuple[LayerNames, Evidence, np.ndarra
         verdict=dictionary.verdict,
     )
     return names, evidence, np.linalg.norm(dictionary.W_dec.astype(np.float64), axis=1)
-
-
-def _shuffled(firings: Firings, dictionary: Dictionary) -> np.ndarray:
-    hold = shuffled_hold(firings, dictionary.layer_token_ids)
-    by_relation = np.where(dictionary.layer_relation == AT, hold.at, hold.before)
-    return by_relation.astype(np.float32)
 
 
 def match_features(reports: Sequence[RunReport]) -> dict[str, dict[str, Names]]:

@@ -25,14 +25,16 @@ TOKENS_BEFORE, TOKENS_AFTER = 8, 3
 """Tokens of the same window shown on either side of a row's own."""
 
 
-def summary(run: Run, dictionary: Dictionary, evaluation: Evaluation, watch: FiringObserver) -> str:
+def summary(
+    run: Run, dictionary: Dictionary, evaluation: Evaluation, observer: FiringObserver
+) -> str:
     """The evaluation, how well names hold, and two tables: the best names and typical ones."""
-    firings = watch.firings()
+    firings = observer.firings()
     table = _Table(run, firings, dictionary, evaluation.split)
     typical: list[int] = spread_features(dictionary.fire_rate, FEATURES).tolist()
     parts = [
         evaluation.table(),
-        score_table(name_scores(firings, *layer_names(dictionary)), watch.rows),
+        score_table(name_scores(firings, *layer_names(dictionary)), observer.rows),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
         table.text(best_features(dictionary, FEATURES)),
         "Typical features: evenly spaced, from those that fire most to those that fire least",

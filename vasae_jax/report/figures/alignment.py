@@ -4,18 +4,17 @@ import os
 import textwrap
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from vasae_jax.dictionary.claims import BUCKETS, CLAIM, bucket_names, bucket_of
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.utils.files import atomic_file, refuse_existing
+from vasae_jax.report.figures.chart import BLUE, ORANGE, PLAIN, save_figure, styled
+from vasae_jax.utils.files import refuse_existing
 
-WHOLE, FIRING = "#b3b3b3", "#0072b2"
-"""Grey and blue differ in lightness too, for print and for the colour-blind."""
+LIGHT_GREY = "#b3b3b3"
+"""Differs from blue in lightness too, for print and for the colour-blind."""
 BIN = 0.02
 
 
@@ -31,16 +30,13 @@ def alignment_figure(
         UserError: ``out`` exists and ``overwrite`` was not asked for, or it cannot be written.
     """
     refuse_existing(out, overwrite=overwrite)
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}):
-        figure = _draw(dictionary)
-        with atomic_file(out) as file:
-            figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    with styled(PLAIN):
+        save_figure(_draw(dictionary), Path(out), kind="png", dpi=150)
     return Path(out)
 
 
 def _draw(dictionary: Dictionary) -> Figure:
     figure = Figure(figsize=(8.4, 5.2))
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0.11, 0.2, 0.86, 0.61))
     _histograms(axes, dictionary)
     _borders(axes, dictionary)
@@ -56,19 +52,21 @@ def _histograms(axes: Axes, dictionary: Dictionary) -> None:
     edges = np.linspace(0, 1, round(1 / BIN) + 1).tolist()
     clipped = np.clip(cosines, 0, 1)  # float32 rounding can pass 1; the first bin takes negatives
     aligned = cosines >= BUCKETS[0][1]
-    axes.hist(clipped, edges, color=WHOLE, label=_label("whole dictionary", aligned))
+    axes.hist(clipped, edges, color=LIGHT_GREY, label=_label("whole dictionary", aligned))
     axes.hist(
         clipped[fires],
         edges,
         histtype="step",
         linewidth=1.8,
-        color=FIRING,
+        color=BLUE,
         label=_label("features that fire", aligned[fires]),
     )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
-    axes.set_xlabel("cosine between a feature's decoder direction and its nearest token")
-    axes.set_ylabel("features")
+    axes.set(
+        xlim=(0, 1),
+        ylim=(0, axes.get_ylim()[1] * 1.2),
+        xlabel="cosine between a feature's decoder direction and its nearest token",
+        ylabel="features",
+    )
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}" if count % 1 == 0 else "")
     axes.legend(
         loc="lower left",
@@ -79,8 +77,7 @@ def _histograms(axes: Axes, dictionary: Dictionary) -> None:
         frameon=False,
         fontsize=9,
     )
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _label(name: str, aligned: np.ndarray) -> str:
@@ -94,14 +91,14 @@ def _borders(axes: Axes, dictionary: Dictionary) -> None:
     buckets = bucket_of(dictionary.cosines[:, 0])
     fires = dictionary.fire_rate > 0
     for border in borders[1:-1]:
-        axes.axvline(border, color="#d55e00", linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(border, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)))
     for index, name in enumerate(bucket_names()):
-        whole = int(np.sum(buckets == index))
+        total = int(np.sum(buckets == index))
         firing = int(np.sum((buckets == index) & fires))
         axes.text(
             (borders[index] + borders[index + 1]) / 2,
             0.985,
-            f"{name}\n{firing:,} of {whole:,} fire",
+            f"{name}\n{firing:,} of {total:,} fire",
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="top",

@@ -3,7 +3,7 @@
 import csv
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,16 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from vasae_jax.utils.files import atomic_file, write_bytes
 
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#9b5fa5",
-    "#56b4e9",
-    "#8a8a8a",
-)
-"""After Okabe and Ito (2008), which the colour-blind can tell apart; grey is for baselines."""
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#9b5fa5", "#56b4e9")
+"""After Okabe and Ito (2008), which the colour-blind can tell apart."""
+BLUE, ORANGE, GREEN, *_ = COLOURS
+GREY = "#8a8a8a"
+"""For baselines."""
 MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
 """Beside the colours, to tell lines apart in print too."""
@@ -50,11 +44,24 @@ STYLE: dict[str, Any] = {
 """Matplotlib's settings."""
 
 
-def styled() -> AbstractContextManager[Any]:
-    """A context in which figures have the project's look, whatever the user's settings are."""
-    settings: Any = {**matplotlib.rcParamsDefault, **STYLE}
-    context: AbstractContextManager[Any] = matplotlib.rc_context(settings)
+PLAIN: dict[str, Any] = {"font.family": "DejaVu Sans"}
+"""Settings of figures that bring the rest of their look themselves."""
+METADATA = {"svg": {"Date": None}, "png": {"Software": None}}
+"""What is left out of a file, by its kind, so that the same figure gives the same bytes."""
+
+
+def styled(style: Mapping[str, Any] = STYLE) -> AbstractContextManager[Any]:
+    """A context in which figures have that style, whatever the user's settings are."""
+    context: AbstractContextManager[Any] = matplotlib.rc_context(
+        {**matplotlib.rcParamsDefault, **style}
+    )
     return context
+
+
+def save_figure(figure: Figure, path: Path, kind: str, **settings: Any) -> None:
+    """Write a figure as ``kind``, png or svg; UserError if that fails."""
+    with atomic_file(path) as file:
+        figure.savefig(file, format=kind, metadata=METADATA[kind], **settings)
 
 
 def wrapped(label: str) -> str:
@@ -108,18 +115,10 @@ def write_chart(chart: Chart, folder: Path) -> dict[str, str]:
     """
     with styled():
         figure = Figure(figsize=chart.size, layout="constrained")
-        FigureCanvasAgg(figure)
         chart.draw(figure.add_subplot())
-        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            with atomic_file(folder / f"{chart.name}.{kind}") as file:
-                figure.savefig(file, format=kind, metadata=metadata)
-    write_bytes(folder / f"{chart.name}.csv", _csv(chart).encode())
+        for kind in METADATA:
+            save_figure(figure, folder / f"{chart.name}.{kind}", kind)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([chart.head, *chart.lines])
+    write_bytes(folder / f"{chart.name}.csv", table.getvalue().encode())
     return {"name": chart.name, "title": chart.title, "caption": chart.caption}
-
-
-def _csv(chart: Chart) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(chart.head)
-    writer.writerows(chart.lines)
-    return out.getvalue()

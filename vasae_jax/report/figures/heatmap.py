@@ -7,15 +7,13 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
 from vasae_jax.evaluation.sentence import Mode
-from vasae_jax.report.figures.chart import styled
+from vasae_jax.report.figures.chart import save_figure, styled
 from vasae_jax.report.heatmap import Heatmap
-from vasae_jax.utils.files import atomic_file
 
 COLOURS = "Blues"
 CELL = 1.15, 0.62
@@ -39,11 +37,8 @@ def heatmap_figure(
         UserError: the file cannot be written.
     """
     path = Path(out)
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     with styled():
-        figure = _figure(heatmap, mode, kind)
-        with atomic_file(path) as file:
-            figure.savefig(file, format=path.suffix[1:], metadata=metadata)
+        save_figure(_figure(heatmap, mode, kind), path, path.suffix[1:])
     return path
 
 
@@ -51,7 +46,6 @@ def _figure(heatmap: Heatmap, mode: Mode, kind: Kind) -> Figure:
     rows, columns = len(heatmap.labels), len(heatmap.tokens)
     width, height = 2.2 + CELL[0] * columns, 2.1 + CELL[1] * rows
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(False)
     _cells(figure, axes, heatmap, mode, kind)
@@ -62,18 +56,20 @@ def _figure(heatmap: Heatmap, mode: Mode, kind: Kind) -> Figure:
 
 
 def _cells(figure: Figure, axes: Axes, heatmap: Heatmap, mode: Mode, kind: Kind) -> None:
-    values = np.array([line.value for line in heatmap.cells[mode]], np.float64)
+    lines = heatmap.lines[mode]
+    values = np.array([line.cells.value for line in lines], np.float64)
     positive = values[values > 0]
     low, high = (positive.min(), positive.max()) if positive.size else (1.0, 2.0)
     norm = LogNorm(low * 0.8, max(high, low * 1.01))
     image = axes.imshow(
         np.where(values > 0, values, np.nan), cmap=COLOURS, norm=norm, aspect="auto"
     )
-    names = heatmap.names[mode] if kind == "layer" else heatmap.embeddings[mode]
     for row, column in zip(*np.nonzero(values > 0), strict=True):
-        text = _short(names[row][column])
+        line = lines[row]
         if kind == "layer":
-            text = f"{heatmap.relations[mode][row][column]}\n{text}"
+            text = f"{line.relations[column]}\n{_short(line.names[column])}"
+        else:
+            text = _short(line.embeddings[column])
         colour = "white" if norm(values[row, column]) > 0.55 else "#1d1c1a"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(heatmap.tokens)), [_literal(token) for token in heatmap.tokens])

@@ -7,17 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from vasae_jax.dictionary.claims import BUCKETS, HOLDS
-from vasae_jax.report.figures.chart import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    Chart,
-    legend,
-    look,
-    percent,
-    wrapped,
-)
+from vasae_jax.report.figures import chart
+from vasae_jax.report.figures.chart import BLUE, GREEN, GREY, ORANGE, Chart
 from vasae_jax.report.run_report import RunReport
 
 ALIGNED = BUCKETS[0][1]
@@ -63,17 +54,15 @@ def _shares(cosines: np.ndarray) -> np.ndarray:
 
 def _draw_alignment(axes: Axes, groups: dict[str, dict[str, np.ndarray]]) -> None:
     for number, (method, parts) in enumerate(groups.items()):
-        colour = look(number)["color"]
+        colour = chart.look(number)["color"]
         for which, cosines in parts.items():
             style = "-" if which == "firing" else (0, (4, 2))
             label = f"{method}, {'features that fire' if which == 'firing' else 'dictionary'}"
             axes.stairs(_shares(cosines), EDGES, color=colour, linestyle=style, label=label)
     axes.axvline(ALIGNED, color=ORANGE, linestyle=":", linewidth=1.4)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("cosine to the nearest embedding")
-    axes.set_ylabel("share of features")
-    percent(axes)
-    legend(axes)
+    axes.set(xlim=(0, 1), xlabel="cosine to the nearest embedding", ylabel="share of features")
+    chart.percent(axes)
+    chart.legend(axes)
 
 
 def alignment_by_run(reports: Sequence[RunReport]) -> Chart:
@@ -110,12 +99,11 @@ def _draw_boxes(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
         medianprops={"color": ORANGE, "linewidth": 1.8},
     )
     axes.axhline(ALIGNED, color=ORANGE, linestyle=":", linewidth=1.4)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("cosine to the nearest embedding")
-    _label_runs(axes, [str(line[0]) for line in lines])
+    axes.set(ylim=(0, 1), ylabel="cosine to the nearest embedding")
+    _label_runs(axes, lines)
 
 
-HELD = (
+HOLD_LINES = (
     ("hold10", "ten names", BLUE, "o"),
     ("ceiling10", "its own best ten", GREY, "_"),
     ("hold1", "first name", GREEN, "s"),
@@ -126,8 +114,10 @@ HELD = (
 
 def hold_by_run(reports: Sequence[RunReport]) -> Chart:
     """What layer names hold in each run, beside what chance and the best names hold."""
-    keys = [key for key, *_ in HELD]
-    lines = [(r.label.text, *(round(getattr(r.held[0], key), 5) for key in keys)) for r in reports]
+    keys = [key for key, *_ in HOLD_LINES]
+    lines = [
+        (r.label.text, *(round(getattr(r.scores[0], key), 5) for key in keys)) for r in reports
+    ]
     return Chart(
         "hold-by-run",
         "What layer names hold",
@@ -143,26 +133,18 @@ def hold_by_run(reports: Sequence[RunReport]) -> Chart:
 
 def _draw_hold(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     places = np.arange(len(lines))
-    for number, (_, label, colour, marker) in enumerate(HELD, start=1):
+    for number, (_, label, colour, marker) in enumerate(HOLD_LINES, start=1):
         values = [line[number] for line in lines]
         joined = "-" if marker in "os" and len(lines) > 1 else "none"
-        axes.plot(
-            places,
-            values,
-            marker=marker,
-            color=colour,
-            linestyle=joined,
-            label=label,
-            markersize=8,
-            markeredgewidth=1.6,
-        )
+        look = {"marker": marker, "color": colour, "linestyle": joined}
+        axes.plot(places, values, label=label, markersize=8, markeredgewidth=1.6, **look)
     axes.set_xticks(places)
     axes.set_xlim(-0.5, len(lines) - 0.5)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("share of activation held")
-    percent(axes)
-    legend(axes)
-    _label_runs(axes, [str(line[0]) for line in lines])
+    chart.percent(axes)
+    chart.legend(axes)
+    _label_runs(axes, lines)
 
 
 def coverage(reports: Sequence[RunReport]) -> Chart:
@@ -198,18 +180,17 @@ def _draw_coverage(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     axes.set_xticks(places)
     axes.set_ylabel("different tokens")
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    legend(axes)
-    _label_runs(axes, [str(line[0]) for line in lines])
+    chart.legend(axes)
+    _label_runs(axes, lines)
 
 
-def _label_runs(axes: Axes, labels: list[str]) -> None:
-    """Labels of runs, at a slant where they are long or many."""
-    labels = [wrapped(label) for label in labels]
-    widest = max(len(line) for label in labels for line in label.split("\n"))
+def _label_runs(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
+    """Labels of runs, which begin ``lines``; at a slant where they are long or many."""
+    labels = [chart.wrapped(str(line[0])) for line in lines]
+    widest = max(len(part) for label in labels for part in label.split("\n"))
     long = widest * len(labels) > 80
-    axes.set_xticks(
-        axes.get_xticks(), labels, rotation=30 if long else 0, ha="right" if long else "center"
-    )
+    rotation, ha = (30, "right") if long else (0, "center")
+    axes.set_xticks(axes.get_xticks(), labels, rotation=rotation, ha=ha)
 
 
 def _wide(reports: Sequence[RunReport]) -> tuple[float, float]:

@@ -36,15 +36,10 @@ def _rates(report: RunReport) -> np.ndarray:
 
 def curves(reports: Sequence[RunReport]) -> Chart:
     """The share of the variance that is not explained, while training."""
-    lines = [
-        (
-            r.label.text,
-            np.array([record["step"] for record in r.curves]),
-            np.array([record["fvu"] for record in r.curves]),
-        )
-        for r in reports
-        if r.curves
-    ]
+    lines = []
+    for report in (report for report in reports if report.curves):
+        steps, fvu = (np.array([line[key] for line in report.curves]) for key in ("step", "fvu"))
+        lines.append((report.label.text, steps, fvu))
     return _lines(
         "learning-curves",
         "Learning curves",
@@ -72,14 +67,10 @@ def by_position(reports: Sequence[RunReport]) -> Chart:
 
 def frontier(reports: Sequence[RunReport]) -> Chart:
     """What runs explain against what their names hold."""
-    points = [
-        (
-            r.label.text,
-            round(r.evaluation["unmasked"]["variance_explained"], 5),
-            round(r.held[0].hold10, 5),
-        )
-        for r in reports
-    ]
+    points = []
+    for report in reports:
+        explained = report.evaluation["unmasked"]["variance_explained"]
+        points.append((report.label.text, round(explained, 5), round(report.scores[0].hold10, 5)))
     return Chart(
         "frontier",
         "Variance explained against what names hold",
@@ -92,27 +83,13 @@ def frontier(reports: Sequence[RunReport]) -> Chart:
 
 
 def _draw_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    for number, (label, explained, held) in enumerate(points):
-        style = look(number)
-        axes.plot(
-            [explained],
-            [held],
-            marker=style["marker"],
-            color=style["color"],
-            linestyle="none",
-            markersize=8,
-            label=label,
-        )
-        axes.annotate(
-            wrapped(label),
-            (explained, held),
-            xytext=(7, 4),
-            textcoords="offset points",
-            fontsize=8.5,
-        )
+    for number, (label, explained, hold10) in enumerate(points):
+        style = look(number) | {"linestyle": "none"}
+        axes.plot([explained], [hold10], markersize=8, label=label, **style)
+        place = {"xytext": (7, 4), "textcoords": "offset points"}
+        axes.annotate(wrapped(label), (explained, hold10), fontsize=8.5, **place)
     axes.margins(0.18)
-    axes.set_xlabel("variance explained")
-    axes.set_ylabel("held by ten names")
+    axes.set(xlabel="variance explained", ylabel="held by ten names")
     percent(axes)
     percent(axes, "x")
 
@@ -135,8 +112,7 @@ def _draw_lines(axes: Axes, axis_names: tuple[str, str], lines: Sequence[Line]) 
     for number, (label, x, y) in enumerate(lines):
         style = look(number)
         axes.plot(x, y, color=style["color"], linestyle=style["linestyle"], label=label)
-    axes.set_xlabel(axis_names[0])
-    axes.set_ylabel(axis_names[1])
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     percent(axes)

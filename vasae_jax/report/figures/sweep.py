@@ -6,23 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from vasae_jax.report.figures.chart import BLUE, GREEN, ORANGE, PLAIN, save_figure, styled
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, refuse_existing
+from vasae_jax.utils.files import refuse_existing
 
 LAYER = "data.layer"
-STYLES = (
-    ("#555555", "X"),
-    ("#d55e00", "s"),
-    ("#cc79a7", "D"),
-    ("#0072b2", "o"),
-    ("#009e73", "^"),
-)
+STYLES = tuple(zip(("#555555", ORANGE, "#cc79a7", BLUE, GREEN), "XsDo^", strict=True))
 """Colour and marker of each value of a setting in turn; shapes differ too."""
 MAX_VALUES = 8
 """Most values of a setting for which points get colours unasked."""
@@ -61,11 +54,9 @@ def sweep_figures(
     settings = _independent(measured, [axis for axis in axes if axis != LAYER])
     few = (axis for axis in settings if len(_values(measured, axis)) <= MAX_VALUES)
     by = by or next(few, None)
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}):
-        figures = _frontier(measured, by, pair), _effects(measured, settings or [LAYER], pair)
-        for file, figure in zip(files, figures, strict=True):
-            with atomic_file(file) as handle:
-                figure.savefig(handle, format="png", dpi=130, metadata={"Software": None})
+    with styled(PLAIN):
+        save_figure(_frontier(measured, by, pair), files[0], "png", dpi=130)
+        save_figure(_effects(measured, settings or [LAYER], pair), files[1], "png", dpi=130)
     return files
 
 
@@ -87,21 +78,14 @@ def _frontier(rows: Sequence[Row], by: str | None, pair: tuple[str, str]) -> Fig
         of_layer = [row for row in rows if row[LAYER] == layer]
         front = _front([(row[pair[0]], row[pair[1]]) for row in of_layer])
         axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=1)
-        for value, (colour, marker) in zip(
-            _values(rows, by) if by else [None], itertools.cycle(STYLES), strict=False
-        ):
+        values = _values(rows, by) if by else [None]
+        for value, (colour, marker) in zip(values, itertools.cycle(STYLES), strict=False):
             same = [row for row in of_layer if by is None or row[by] == value]
-            axes.scatter(
-                [row[pair[0]] for row in same],
-                [row[pair[1]] for row in same],
-                color=colour,
-                marker=marker,
-                label="" if by is None else f"{_short(by)} {_text(value)}",
-                s=28,
-            )
+            x, y = ([row[name] for row in same] for name in pair)
+            label = "" if by is None else f"{_short(by)} {_text(value)}"
+            axes.scatter(x, y, color=colour, marker=marker, label=label, s=28)
         axes.set_title(f"layer {layer}", fontsize=10)
-        axes.set_xlabel(_short(pair[0]))
-        axes.set_ylabel(_short(pair[1]))
+        axes.set(xlabel=_short(pair[0]), ylabel=_short(pair[1]))
         axes.locator_params(axis="x", nbins=5)  # long decimals must not touch
     if by:
         grid[0][-1].legend(fontsize=8, frameon=False)
@@ -129,21 +113,19 @@ def _effect(axes: Axes, rows: Sequence[Row], setting: str, measure: str) -> None
     ]
     places = np.arange(len(values))
     least, largest = [run.min() for run in by_value], [run.max() for run in by_value]
-    axes.fill_between(places, least, largest, color="#0072b2", alpha=0.15)
+    axes.fill_between(places, least, largest, color=BLUE, alpha=0.15)
     for place, run in zip(places, by_value, strict=True):
-        axes.plot(np.full(len(run), place), run, ".", color="#0072b2", alpha=0.5, markersize=4)
-    axes.plot(places, [run.mean() for run in by_value], color="#0072b2", marker="o", markersize=4)
+        axes.plot(np.full(len(run), place), run, ".", color=BLUE, alpha=0.5, markersize=4)
+    axes.plot(places, [run.mean() for run in by_value], color=BLUE, marker="o", markersize=4)
     axes.set_xticks(places, [_text(value) for value in values], fontsize=8)
 
 
 def _grid(down: int, across: int) -> tuple[Figure, Any]:
     figure = Figure(figsize=(1 + 3.6 * across, 0.6 + 2.6 * down), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(down, across, squeeze=False)
     for axes in grid.flat:
         axes.grid(color="#dddddd", linewidth=0.6)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure, grid
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 from vasae_jax import __version__
 from vasae_jax.dictionary.claims import BIBTEX, BUCKETS, CLAIM, LAYER_CLAIM, REFERENCE
-from vasae_jax.evaluation.sentence import Cells
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.figures.chart import Chart, write_chart
-from vasae_jax.report.heatmap import Heatmap
+from vasae_jax.report.heatmap import Heatmap, HeatmapLine
 from vasae_jax.report.page.run_files import index_entry, write_run, write_shard
 from vasae_jax.report.run_report import RunReport
 from vasae_jax.utils.errors import UserError
@@ -65,19 +64,16 @@ def build_page(
     path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        with tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
+        ) as scratch:
+            _fill(Path(scratch), reports, matches, heatmaps, charts)
+            os.chmod(scratch, 0o755)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(scratch, path)
     except OSError as error:
         raise write_error(path, error) from error
-    try:
-        _fill(scratch, reports, matches, heatmaps, charts)
-        scratch.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        scratch.replace(path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return path / INDEX
 
 
@@ -89,7 +85,8 @@ def _fill(
     charts: Sequence[Chart],
 ) -> None:
     data = folder / "data"
-    _copy_assets(folder)
+    for asset in files("vasae_jax.report.page").joinpath("assets").iterdir():
+        (folder / asset.name).write_bytes(asset.read_bytes())
     for report in reports:
         write_run(data, report, dict(matches[report.label.key]))
     for key, vocab in {report.vocab_key: report.vocab for report in reports}.items():
@@ -97,11 +94,6 @@ def _fill(
     write_shard(data, "heatmaps", [_heatmap_json(heatmap) for heatmap in heatmaps])
     figures = [write_chart(chart, folder / "figures") for chart in charts]
     write_shard(data, "index", _index(reports, matches, len(heatmaps), figures))
-
-
-def _copy_assets(folder: Path) -> None:
-    for asset in files("vasae_jax.report.page").joinpath("assets").iterdir():
-        (folder / asset.name).write_bytes(asset.read_bytes())
 
 
 def _index(
@@ -134,29 +126,17 @@ def _heatmap_json(heatmap: Heatmap) -> dict[str, Any]:
         "model": heatmap.model,
         "tokens": list(heatmap.tokens),
         "rows": [{"key": label.key, "label": label.text} for label in heatmap.labels],
-        "modes": {
-            mode: list(
-                map(
-                    _line,
-                    lines,
-                    heatmap.names[mode],
-                    heatmap.relations[mode],
-                    heatmap.embeddings[mode],
-                )
-            )
-            for mode, lines in heatmap.cells.items()
-        },
+        "modes": {mode: list(map(_line, lines)) for mode, lines in heatmap.lines.items()},
     }
 
 
-def _line(
-    cells: Cells, names: list[str], relations: list[str], embeddings: list[str]
-) -> dict[str, Any]:
+def _line(line: HeatmapLine) -> dict[str, Any]:
+    cells = line.cells
     return {
         "feature": cells.feature.tolist(),
         "value": [round(value, 4) for value in cells.value.tolist()],
         "activation": [round(value, 4) for value in cells.activation.tolist()],
-        "name": names,
-        "relation": relations,
-        "embedding": embeddings,
+        "name": line.names,
+        "relation": line.relations,
+        "embedding": line.embeddings,
     }

@@ -19,9 +19,6 @@ from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, TOP
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.run_report import RunReport
 
-TYPES = {"u1", "i1", "u2", "i2", "i4", "f4"}
-"""Types of a column as the page reads them, little-endian."""
-
 
 def write_shard(data: Path, key: str, value: Any) -> None:
     """Write ``value`` as ``data``/KEY.js; KEY may have slashes. Returns once it is on the disk."""
@@ -35,7 +32,9 @@ def write_shard(data: Path, key: str, value: Any) -> None:
 
 
 def column(array: np.ndarray, kind: str) -> dict[str, Any]:
-    """An array as JSON: its type (one of TYPES), its shape, its bytes in base64.
+    """An array as JSON: its type, its shape, its little-endian bytes in base64.
+
+    The page reads the types u1, i1, u2, i2, i4 and f4.
 
     Raises:
         ValueError: an integer does not fit into ``kind``; a caller has chosen wrongly.
@@ -142,6 +141,7 @@ def _typed(token: str) -> str:
 def _features(report: RunReport, matches: dict[str, Names], part: slice) -> dict[str, Any]:
     """Everything about the features in ``part``, as columns."""
     dictionary, examples = report.dictionary, report.examples
+    near, cofiring, lens = report.near, report.cofiring, report.logit_lens
     most = np.maximum(examples.value[part].max(axis=1), 1e-30)
     first, last = used_bins(report.histogram)
     return {
@@ -159,7 +159,14 @@ def _features(report: RunReport, matches: dict[str, Names], part: slice) -> dict
         "value": column(examples.value[part], "f4"),
         "quantile": column(examples.quantile[part], "f4"),
         "histogram": column(report.histogram[part, first:last], "i4"),
-        **_neighbours(report, part),
+        "near": integers(near.ids[part]),
+        "near_cosines": column(near.cosines[part], "f4"),
+        "together": integers(cofiring.ids[part]),
+        "together_share": column(cofiring.share[part], "f4"),
+        "raised": integers(lens.raised[part]),
+        "raised_by": column(lens.raised_by[part], "f4"),
+        "lowered": integers(lens.lowered[part]),
+        "lowered_by": column(lens.lowered_by[part], "f4"),
         "matches": {
             key: {
                 "ids": integers(names.ids[part, 0]),
@@ -170,29 +177,16 @@ def _features(report: RunReport, matches: dict[str, Names], part: slice) -> dict
     }
 
 
-def _neighbours(report: RunReport, part: slice) -> dict[str, Any]:
-    near, together, head = report.near, report.together, report.head
-    return {
-        "near": integers(near.ids[part]),
-        "near_cosines": column(near.cosines[part], "f4"),
-        "together": integers(together.ids[part]),
-        "together_share": column(together.share[part], "f4"),
-        "raised": integers(head.raised[part]),
-        "raised_by": column(head.raised_by[part], "f4"),
-        "lowered": integers(head.lowered[part]),
-        "lowered_by": column(head.lowered_by[part], "f4"),
-    }
-
-
 def index_entry(report: RunReport, matched: list[str]) -> dict[str, Any]:
     """What the page must know of a run before any other of its files is loaded."""
-    dictionary, measures = report.dictionary, report.evaluation["unmasked"]
+    dictionary, metrics = report.dictionary, report.evaluation["unmasked"]
+    meta = dictionary.meta
     first, last = used_bins(report.histogram)
     return {
         "key": report.label.key,
         "label": report.label.text,
         "model": report.label.model,
-        "made_by": _made_by(dictionary.meta["provenance"]),
+        "made_by": _made_by(meta["provenance"]),
         "layer": report.label.layer,
         "method": report.config.sae.method,
         "features": dictionary.d_sae,
@@ -204,15 +198,11 @@ def index_entry(report: RunReport, matched: list[str]) -> dict[str, Any]:
         "edges": EDGES[first : last + 1].tolist(),
         "vocab": report.vocab_key,
         "matched": matched,
-        "anchor": dictionary.meta["anchor"],
-        "fire_rate_over": dictionary.meta["fire_rate_over"],
-        "hold_over": dictionary.meta["hold_over"],
+        **{key: meta[key] for key in ("anchor", "fire_rate_over", "hold_over")},
         "split": report.split,
-        "source": dictionary.meta["provenance"]["text"]["source"],
-        "rows": measures["rows"],
-        "variance_explained": measures["variance_explained"],
-        "l0": measures["l0"],
-        "held": vars(report.held[0]),
+        "source": meta["provenance"]["text"]["source"],
+        **{key: metrics[key] for key in ("rows", "variance_explained", "l0")},
+        "scores": vars(report.scores[0]),
     }
 
 

@@ -26,13 +26,13 @@
     ];
     const rows = runs.all
       .slice(0, 12)
-      .map(({ label, features, held, variance_explained: ve }) => [
+      .map(({ label, features, scores, variance_explained: ve }) => [
         h("th", { scope: "row" }, label),
         format.count(features),
         `${(ve * 100).toFixed(1)}%`,
-        withShuffled(held.hold1, held.shuffled1),
-        withShuffled(held.hold10, held.shuffled10),
-        format.share(held.holds),
+        withShuffled(scores.hold1, scores.shuffled1),
+        withShuffled(scores.hold10, scores.shuffled10),
+        format.share(scores.holds),
       ]);
     return h(
       "section",
