@@ -8,8 +8,7 @@ import pytest
 from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabulary
 
 from vasae_jax.anchor import layer_anchors as make
-from vasae_jax.anchor.files import problems, read_anchors
-from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.layer_anchors import layer_anchors, problems, read_anchors
 from vasae_jax.anchor.layer_rows import origin_of
 from vasae_jax.cache import Cache, CacheWriter, verify
 from vasae_jax.cli.main import main

@@ -7,8 +7,7 @@ import pytest
 from cache_bucket import Bucket
 from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 
-from vasae_jax.anchor.files import problems, read_anchors, remove_anchors
-from vasae_jax.anchor.layer_anchors import layer_anchors
+from vasae_jax.anchor.layer_anchors import layer_anchors, problems, read_anchors, remove_anchors
 from vasae_jax.anchor.layer_rows import origin_of
 from vasae_jax.cache import Cache, CacheWriter, info, verify
 from vasae_jax.cache import store as waiting

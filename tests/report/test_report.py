@@ -47,7 +47,7 @@ def test_the_counts_are_those_of_the_dictionary():
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_texts_lie_on_the_page_and_not_on_each_other(case):
     figure = _draw(case)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     page = figure.bbox
     boxes = {text.get_text(): text.get_window_extent() for text in texts(figure)}
     for name, box in boxes.items():

@@ -1,18 +1,33 @@
-"""The anchors of a layer: those kept beside the cache, or made on first use; and their tokens."""
+"""The anchors of a layer: kept beside the cache, or made on first use; and their tokens.
 
+``CACHE/anchors/layers.N.resid_post-.../anchors.json`` states their origin and lists each array
+with its digest. It is written last. An array's name has its digest in it, so processes that make
+the same anchors at once never overwrite one another's arrays.
+"""
+
+import dataclasses
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from vasae_jax.anchor.files import read_anchors, write_anchors
-from vasae_jax.anchor.layer_rows import origin_of
-from vasae_jax.anchor.token_means import LayerAnchors, make_anchors
+from vasae_jax import __version__
+from vasae_jax.anchor.layer_rows import Origin, origin_of
+from vasae_jax.anchor.token_means import ARRAYS, LayerAnchors, TokenMeans, make_anchors
 from vasae_jax.anchor.whitening import FEW, KINDS, means_of
-from vasae_jax.cache import Cache
+from vasae_jax.cache import Cache, RowArray
+from vasae_jax.cache.manifest import ANCHORS, checksum, decode, encode
+from vasae_jax.cache.store import Store, array_metadata, write_all
+from vasae_jax.dictionary.claims import RELATIONS
 from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_array
+
+FORMAT = "vasae-layer-anchors"
+VERSION = 2
+MANIFEST = "anchors.json"
+ANEW = "(vasae anchors --overwrite makes them anew)"
 
 
 def layer_anchors(
@@ -34,6 +49,124 @@ def layer_anchors(
     except UserError as error:
         print(f"the anchors of {of.site} are used but not kept: {error}", file=sys.stderr)
     return made
+
+
+def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
+    """Store anchors of ``cache``, durable on return; raises UserError where that is impossible."""
+    store, folder = Store(cache.url), anchors.of.folder
+    listed = {}
+    for name, array in anchors.arrays().items():
+        digest = sha256_array(array)
+        key = f"{folder}/{name}-{digest[:16]}"
+        stored = store.shared_array(key, _metadata(cache, array.dtype.name, array.shape))
+        with store.errors(f"cannot write {store.name(key)}", "a writable place with free space"):
+            write_all([(stored, 0, array)])
+        listed[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "of": dataclasses.asdict(anchors.of),
+        "rows": anchors.rows,
+        "before_rows": anchors.before_rows,
+        "at_explained": anchors.at.explained,
+        "before_explained": anchors.before.explained,
+        "arrays": listed,
+        "created_by": f"vasae_jax {__version__}",
+    }
+    store.write(f"{folder}/{MANIFEST}", encode(manifest | {"checksum": checksum(manifest)}))
+
+
+def read_anchors(cache: Cache, of: Origin) -> LayerAnchors | None:
+    """The anchors that are kept, every byte checked; None where there are none.
+
+    Raises:
+        UserError: they are damaged, of something else, or of another version.
+    """
+    store, file = Store(cache.url), f"{of.folder}/{MANIFEST}"
+    data = store.read(file)
+    if data is None:
+        return None
+    manifest = decode(data, store.name(file))
+    _check_manifest(manifest, store.name(file), of)
+    arrays = {
+        key: _read_array(cache, store, f"{of.folder}/{key}", **listed)
+        for key, listed in manifest["arrays"].items()
+    }
+    means = {
+        relation: TokenMeans(
+            **{part: arrays[f"{relation}{suffix}"] for part, suffix in ARRAYS.items()},
+            explained=manifest[f"{relation}_explained"],
+        )
+        for relation in RELATIONS
+    }
+    return LayerAnchors(of=of, **means)
+
+
+def remove_anchors(cache: Cache, of: Origin) -> None:
+    """Delete what is kept of them, whatever it is."""
+    store = Store(cache.url)
+    store.delete(f"{of.folder}/{MANIFEST}")
+    for key in store.keys(of.folder):
+        store.delete(key)
+
+
+def problems(cache: Cache) -> list[str]:
+    """One sentence for each of the cache's anchors that is damaged or of something else."""
+    store, sentences = Store(cache.url), []
+    for key in store.keys(ANCHORS):
+        if not key.endswith(f"/{MANIFEST}"):
+            continue
+        try:
+            _check_kept(cache, store, key)
+        except UserError as error:
+            sentences.append(str(error))
+    return sentences
+
+
+def _check_kept(cache: Cache, store: Store, key: str) -> None:
+    """Read the anchors whose manifest is at ``key``."""
+    stated = decode(store.read(key) or b"", store.name(key)).get("of")
+    if isinstance(stated, dict) and "layer" in stated:
+        return  # of version 1, in a folder that is not looked up any more
+    try:
+        of = dataclasses.replace(Origin(**stated), cache=cache.digest)  # type: ignore[arg-type]
+        folder = of.folder
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{store.name(key)} states no origin; expected one in {MANIFEST}"
+        ) from error
+    if key != f"{folder}/{MANIFEST}":
+        raise UserError(f"{store.name(key)} is of {folder}; expected it there {ANEW}")
+    read_anchors(cache, of)
+
+
+def _check_manifest(manifest: dict[str, Any], name: str, of: Origin) -> None:
+    for key, expected in (("format", FORMAT), ("version", VERSION)):
+        if manifest.get(key) != expected:
+            raise UserError(f"{name} has {key} {manifest.get(key)!r}; expected {expected!r} {ANEW}")
+    if manifest.get("checksum") != (actual := checksum(manifest)):
+        raise UserError(f"{name} has content of SHA-256 {actual}; expected what it states {ANEW}")
+    for key, expected in dataclasses.asdict(of).items():
+        if (stated := manifest["of"].get(key)) != expected:
+            raise UserError(f"{name} is of {key} {stated}; expected {expected} {ANEW}")
+
+
+def _read_array(
+    cache: Cache, store: Store, key: str, dtype: str, shape: list[int], sha256: str
+) -> np.ndarray:
+    key = f"{key}-{sha256[:16]}"
+    metadata = _metadata(cache, dtype, tuple(shape))
+    array = RowArray(store, key, metadata, cache.manifest.chunk_rows).read(0, shape[0])
+    if (actual := sha256_array(array)) != sha256:
+        raise UserError(
+            f"{store.name(key)} has content of SHA-256 {actual}; expected {sha256} {ANEW}"
+        )
+    return array
+
+
+def _metadata(cache: Cache, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    rows, width = (*shape, 0)[:2]
+    return array_metadata(dtype, rows, width, cache.manifest.chunk_rows, cache.manifest.shard_rows)
 
 
 class AnchorTokens(NamedTuple):

@@ -65,13 +65,10 @@ def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, "Within
     Raises:
         UserError: there is no such kind, or no token has a detector.
     """
-    relations = means_of(anchors, kind)
+    often = [means.rows[means.count >= FEW] for means in means_of(anchors, kind)]
     within_cov = within_cov_of(anchors.at.within)
     rows_AD = np.concatenate(
-        [
-            normalize_rows(whiten(whiten(means.rows[means.count >= FEW], within_cov), within_cov))
-            for means in relations
-        ]
+        [normalize_rows(whiten(whiten(rows, within_cov), within_cov)) for rows in often]
     )
     if len(rows_AD) == 0:
         raise UserError(

@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> None:
     """Compute and store the layer anchors of a cache, and print a summary of each layer's."""
     args = _parser().parse_args(arguments)
 
-    from vasae_jax.anchor.files import read_anchors, remove_anchors, write_anchors
+    from vasae_jax.anchor.layer_anchors import read_anchors, remove_anchors, write_anchors
     from vasae_jax.anchor.layer_rows import origin_of
     from vasae_jax.anchor.token_means import make_anchors
     from vasae_jax.cache import Cache

@@ -38,7 +38,7 @@ def _finish(url: str) -> None:
 
 def _verify(url: str) -> None:
     from vasae_jax import cache
-    from vasae_jax.anchor.files import problems as anchor_problems
+    from vasae_jax.anchor.layer_anchors import problems as anchor_problems
 
     problems = cache.verify(url) + anchor_problems(cache.Cache.open(url))
     if problems:

@@ -13,8 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from vasae_jax.activations import Activation, TopK, activation_of
 from vasae_jax.config import MeshConfig, SAEConfig
+from vasae_jax.dictionary.files import WEIGHT_NAMES
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
-from vasae_jax.evaluation.metrics import Alignment, Metrics, NearestAnchors, Sums, compute_metrics
+from vasae_jax.evaluation.metrics import Metrics, NearestAnchors, Sums, compute_metrics
 from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
 from vasae_jax.stream import Batch
@@ -99,8 +100,7 @@ class Evaluation:
     def table(self) -> str:
         """A readable table, one column for each population."""
         header = f"{self.features} features on the {self.split} split"
-        lines: list[tuple[str, ...]] = [(header, "unmasked", "all rows")]
-        lines += list(_lines(self.unmasked, self.all_rows))
+        lines = [(header, "unmasked", "all rows"), *_lines(self.unmasked, self.all_rows)]
         width = max(len(line[0]) for line in lines)
         return "\n".join(f"{a:<{width}}  {b:>12}  {c:>12}" for a, b, c in lines)
 
@@ -217,24 +217,21 @@ def measure_program(
         return _measured(x, x_hat, weights, values, ids)
 
     out: Any = (P(), P(), P(), P(DATA), P(DATA))
-    local = jax.shard_map(
-        measure,
-        mesh=mesh,
-        in_specs=(param_specs(activation), P(DATA), P(None, DATA)),
-        out_specs=Measured(*out),
-        check_vma=False,
-    )
-    return jax.jit(local)
+    return over_rows(measure, mesh, activation, (P(None, DATA),), Measured(*out))
 
 
-PARAM_AXES = {"W_enc": 2, "b_enc": 1, "W_dec": 2, "b_dec": 1}
+def over_rows(
+    measure: Callable[..., Any], mesh: Mesh, activation: Activation, specs: tuple[P, ...], out: Any
+) -> Callable[..., Any]:
+    """``measure`` jitted over a mesh: of parameters, rows [B, d], and arrays split as in ``specs``.
 
-
-def param_specs(activation: Activation) -> Any:
-    """A PartitionSpec for every parameter of an SAE with that activation."""
-    axes = {**PARAM_AXES, **dict.fromkeys(activation.extra_params, 1)}
-    return Rules().state(
-        {name: jax.ShapeDtypeStruct((1,) * count, np.float32) for name, count in axes.items()}
+    Parameters are split by feature, rows along ``data``.
+    """
+    names = (*WEIGHT_NAMES, *activation.extra_params)
+    params = Rules().state(dict.fromkeys(names, jax.ShapeDtypeStruct((1,), np.float32)))
+    in_specs = (params, P(DATA), *specs)
+    return jax.jit(
+        jax.shard_map(measure, mesh=mesh, in_specs=in_specs, out_specs=out, check_vma=False)
     )
 
 
@@ -266,22 +263,15 @@ def _lines(left: Metrics, right: Metrics) -> Iterator[tuple[str, ...]]:
     yield ("fraction of variance unexplained", *(f"{f.fvu:.4f}" for f in both))
     yield ("features firing on a row (l0)", *(f"{f.l0:.2f}" for f in both))
     yield ("dead: fired on no row", *(f"{f.dead} ({f.dead_fraction:.1%})" for f in both))
-    for a, b in zip(left.alignment, right.alignment, strict=True):
-        yield f"cosine to {a.anchor}", "", ""
-        yield from _alignment_lines(a, b)
-
-
-def _alignment_lines(a: Alignment, b: Alignment) -> Iterator[tuple[str, ...]]:
-    both = (a, b)
-    yield ("  firing features aligned (>= 0.8)", *(f"{f.firing_aligned:.1%}" for f in both))
-    yield ("  activation mass aligned", *(f"{f.mass_aligned:.1%}" for f in both))
-    yield ("  tokens covered", *(f"{f.coverage:.2%}" for f in both))
-    yield ("  mean cosine, firing features", *(f"{f.firing_cosine:.3f}" for f in both))
-    yield (
-        "  dictionary aligned, dead included",
-        *(f"{f.dictionary_aligned:.1%}" for f in both),
-    )
-    yield ("  mean cosine, dictionary", *(f"{f.dictionary_cosine:.3f}" for f in both))
-    for name in a.firing_buckets:
-        counts = (f"{f.firing_buckets[name]}/{f.dictionary_buckets[name]}" for f in both)
-        yield (f"  {name} (firing/dictionary)", *counts)
+    for pair in zip(left.alignment, right.alignment, strict=True):
+        yield f"cosine to {pair[0].anchor}", "", ""
+        yield ("  firing features aligned (>= 0.8)", *(f"{f.firing_aligned:.1%}" for f in pair))
+        yield ("  activation mass aligned", *(f"{f.mass_aligned:.1%}" for f in pair))
+        yield ("  tokens covered", *(f"{f.coverage:.2%}" for f in pair))
+        yield ("  mean cosine, firing features", *(f"{f.firing_cosine:.3f}" for f in pair))
+        aligned = (f"{f.dictionary_aligned:.1%}" for f in pair)
+        yield ("  dictionary aligned, dead included", *aligned)
+        yield ("  mean cosine, dictionary", *(f"{f.dictionary_cosine:.3f}" for f in pair))
+        for name in pair[0].firing_buckets:
+            counts = (f"{f.firing_buckets[name]}/{f.dictionary_buckets[name]}" for f in pair)
+            yield (f"  {name} (firing/dictionary)", *counts)

@@ -154,11 +154,10 @@ def _lowered_most(
     site, count = run.config.data.input_site, len(part)
     windows, positions = table.locate(ablations.row[part])
     tokens = table.take(windows, size).tokens
-    places = np.zeros(size, np.int32)
-    places[:count] = positions
-    ablated = np.zeros((size, run.params["W_dec"].shape[1]), np.float32)
+    places = np.pad(positions.astype(np.int32), (0, size - count))
     rows = np.asarray(run.params["W_dec"][ablations.feature[part]])
-    ablated[:count] = ablations.activation[part][:, None] * rows
+    ablated = (ablations.activation[part][:, None] * rows).astype(np.float32)
+    ablated = np.pad(ablated, ((0, size - count), (0, 0)))
     x, clean = rows_and_logits(model, tokens, site, places)
     patched = patched_logits(model, tokens, _without(x, places, ablated), site, places)
     return top_drops(np.asarray(_drop(clean[:, 0], patched[:, 0]))[:count])

@@ -56,8 +56,7 @@ def stability(first: NamedRows, second: NamedRows) -> Stability:
     """
     firing, others = np.flatnonzero(first.fires), np.flatnonzero(second.fires)
     if not len(firing) or not len(others):
-        none = Share(named=0.0, shuffled=0.0)
-        return Stability(len(firing), len(others), mean_max_cosine=0.0, same_name=none)
+        return Stability(len(firing), len(others), 0.0, same_name=Share(0.0, 0.0))
     match = firing_matches(np.asarray(first.W_dec)[firing], second.W_dec, second.fires)
     names = first.names[firing]
     size = int(max(first.names.max(), second.names.max())) + 1
@@ -199,20 +198,22 @@ def open_other_run(path: str, run: Run) -> Run:
         UserError: no such run, or one of another width, layer or anchor.
     """
     other = open_trained(path, run.cache.url, run.mesh)
-    for what, actual, expected in (
-        ("site", str(other.config.data.input_site), str(run.config.data.input_site)),
-        (
-            "names by",
-            anchor_name(center=other.config.anchor.center),
-            anchor_name(center=run.config.anchor.center),
-        ),
-    ):
-        if actual != expected:
+    for what, expected in _comparable(run).items():
+        if (actual := _comparable(other)[what]) != expected:
             raise UserError(
                 f"run {path} has {what} {actual}; expected {expected} as the run that it is "
                 "compared with"
             )
     return other
+
+
+def _comparable(run: Run) -> dict[str, str]:
+    """What two runs must have in common for their names to be compared, by what it is called."""
+    config = run.config
+    return {
+        "site": str(config.data.input_site),
+        "names by": anchor_name(center=config.anchor.center),
+    }
 
 
 def _stability(run: Run, names: np.ndarray, fires: np.ndarray, other: Run, split: str) -> Stability:

@@ -97,27 +97,24 @@ def _by_name(firings: Firings, names: LayerNames) -> tuple[np.ndarray, np.ndarra
 
 def _base_rates(names: LayerNames, tokens: RowTokens) -> np.ndarray:
     """[F, m], the share of observed rows at (or before) each name."""
+    columns = (tokens.token, tokens.next_token)
+    return by_relation(names, *(_rates(column[tokens.observed], names) for column in columns))
+
+
+def _rates(tokens: np.ndarray, names: LayerNames) -> np.ndarray:
+    """[F, m], the share of ``tokens`` that each name has."""
     size = int(names.ids.max(initial=0)) + 1
-    at, before = (
-        _rates(column[tokens.observed], size)[names.ids]
-        for column in (tokens.token, tokens.next_token)
-    )
-    return by_relation(names, at, before)
-
-
-def _rates(tokens: np.ndarray, size: int) -> np.ndarray:
     counts = np.bincount(tokens[(tokens >= 0) & (tokens < size)], minlength=size)
-    rates: np.ndarray = counts / max(len(tokens), 1)
+    rates: np.ndarray = (counts / max(len(tokens), 1))[names.ids]
     return rates
 
 
 def _occasion_rates(names: LayerNames, tokens: RowTokens) -> np.ndarray:
     """[F], the share of the text's occasions that have one of the feature's names."""
-    size = int(names.ids.max(initial=0)) + 1
     rates = []
     for column in (tokens.token, tokens.next_token):
         pairs = np.stack([tokens.window, column], axis=1)[tokens.observed]
-        rates.append(_rates(np.unique(pairs, axis=0)[:, 1], size)[names.ids].sum(axis=1))
+        rates.append(_rates(np.unique(pairs, axis=0)[:, 1], names).sum(axis=1))
     rate: np.ndarray = np.minimum(by_relation(names, *rates), 1.0)
     return rate
 

@@ -27,12 +27,8 @@ class Case:
     topic: str = ""
 
 
-def _published() -> tuple[Case, ...]:
-    lines = files("vasae_jax.report").joinpath("cases.csv").read_text().splitlines()
-    return tuple(Case(**line) for line in csv.DictReader(lines))
-
-
-PUBLISHED = _published()
+with files("vasae_jax.report").joinpath("cases.csv").open(encoding="utf-8") as file:
+    PUBLISHED = tuple(Case(**line) for line in csv.DictReader(file))
 """The eight published sentences, the plainest first.
 
 Sentences, topics and kinds are those of the paper's own page, https://karry-z.github.io/VASAE/

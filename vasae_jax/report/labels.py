@@ -51,18 +51,18 @@ def label_runs(runs: Sequence[tuple[str, Run]]) -> list[LabelledRun]:
     Raises:
         UserError: a directory is given twice.
     """
-    paths = [Path(path) for path, _ in runs]
-    for path in paths:
-        if [other.resolve() for other in paths].count(path.resolve()) > 1:
-            raise UserError(f"run {path} is given twice; expected each run once")
-    sources = [
-        Source(path, run.config, run.cache.manifest.model.id, _imported(run))
-        for path, (_, run) in zip(paths, runs, strict=True)
-    ]
-    labels = make_labels(sources)
+    sources = []
+    for path, run in runs:
+        record = run.imported
+        imported = f"{record['library']} {record['activation']}" if record else ""
+        sources.append(Source(Path(path), run.config, run.cache.manifest.model.id, imported))
+    resolved = [source.path.resolve() for source in sources]
+    for source in sources:
+        if resolved.count(source.path.resolve()) > 1:
+            raise UserError(f"run {source.path} is given twice; expected each run once")
     return [
-        LabelledRun(path, label, run)
-        for path, label, (_, run) in zip(paths, labels, runs, strict=True)
+        LabelledRun(source.path, label, run)
+        for source, label, (_, run) in zip(sources, make_labels(sources), runs, strict=True)
     ]
 
 
@@ -82,19 +82,13 @@ def make_labels(runs: Sequence[Source]) -> list[RunLabel]:
     ]
     texts = [", ".join(of[key] for key in differing if of[key]) for of in settings]
     labels: list[RunLabel] = []
-    for number, run in enumerate(runs):
-        text = texts[number]
+    for number, (run, text) in enumerate(zip(runs, texts, strict=True), start=1):
         if texts.count(text) > 1:
             text = f"{text}, {run.path.name}"
         if any(label.text == text for label in labels):
-            text = f"{text} ({number + 1})"
+            text = f"{text} ({number})"
         labels.append(RunLabel(_key(text, labels), text, run.model, run.config.data.layer))
     return labels
-
-
-def _imported(run: Run) -> str:
-    record = run.imported
-    return "" if record is None else f"{record['library']} {record['activation']}"
 
 
 def _settings(run: Source) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """Makes the folder of a report from runs."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vasae_jax.evaluation.patching.model import Model, check_model
+from vasae_jax.report.figures import runs as figures
 from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.figures.names import alignment, alignment_by_run, coverage, hold_by_run
-from vasae_jax.report.figures.runs import by_position, curves, density, frontier
 from vasae_jax.report.heatmap import PUBLISHED, Case, FirstNames, Heatmap, make_heatmap
 from vasae_jax.report.labels import LabelledRun
 from vasae_jax.report.page.build import build_page, check_folder
@@ -53,8 +53,12 @@ def make_report(
     if model is not None:
         for labelled in runs:
             check_model(model, labelled.run.cache)
-    measured = [*published, *[None] * (len(runs) - len(published))]
-    reports = [_run_report(options, *pair) for pair in zip(runs, measured, strict=True)]
+    reports, split = [], options.split
+    for labelled, measured in itertools.zip_longest(runs, published):
+        label = labelled.label
+        print_once(f"{label.text}: measuring, and gathering examples from the {split} split")
+        saved = Path(f"{options.out}.{label.key}.progress.npz")
+        reports.append(make_run_report(labelled, split, saved, measured))
     return build_page(
         options.out,
         reports,
@@ -67,35 +71,22 @@ def make_report(
 
 def all_charts(reports: Sequence[RunReport]) -> list[Chart]:
     """Every figure that the runs have data for, in order; a frontier needs two runs."""
-    charts = [hold_by_run(reports)]
+    charts = [figures.hold_by_run(reports)]
     if len(reports) > 1:
-        charts.append(frontier(reports))
-    charts += [alignment(reports), alignment_by_run(reports), coverage(reports)]
-    charts += [density(reports), by_position(reports)]
+        charts.append(figures.frontier(reports))
+    charts += [figures.alignment(reports), figures.alignment_by_run(reports)]
+    charts += [figures.coverage(reports), figures.density(reports), figures.by_position(reports)]
     if any(report.curves for report in reports):
-        charts.append(curves(reports))
+        charts.append(figures.curves(reports))
     return charts
 
 
-def _run_report(
-    options: ReportOptions, labelled: LabelledRun, published: Published | None
-) -> RunReport:
-    label, split = labelled.label, options.split
-    print_once(f"{label.text}: measuring, and gathering examples from the {split} split")
-    saved = Path(f"{options.out}.{label.key}.progress.npz")
-    return make_run_report(labelled, split, saved, published)
-
-
 def _heatmaps(
-    options: ReportOptions,
-    runs: Sequence[LabelledRun],
-    reports: Sequence[RunReport],
-    model: Model,
+    options: ReportOptions, runs: Sequence[LabelledRun], reports: Sequence[RunReport], model: Model
 ) -> list[Heatmap]:
-    dictionaries = [report.dictionary for report in reports]
     names = [
         FirstNames(each.layer_token_ids[:, 0], each.layer_relation, each.token_ids[:, 0])
-        for each in dictionaries
+        for each in (report.dictionary for report in reports)
     ]
     texts = [Case(f"own-{number}", text) for number, text in enumerate(options.texts, start=1)]
     cases = [*texts, *PUBLISHED]

@@ -7,7 +7,7 @@ import numpy as np
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import printable
 from vasae_jax.dictionary.card import OFTEN, aligned, best_features, layer_names_text
-from vasae_jax.dictionary.claims import BEFORE, LAYER_CLAIM, RELATIONS, VERDICTS
+from vasae_jax.dictionary.claims import LAYER_CLAIM, RELATIONS, VERDICTS
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.names.evidence import spread_features
@@ -29,59 +29,45 @@ def summary(
     run: Run, dictionary: Dictionary, evaluation: Evaluation, observer: FiringObserver
 ) -> str:
     """The evaluation, how well names hold, and two tables: the best names and typical ones."""
-    firings = observer.firings()
-    table = _Table(run, firings, dictionary, evaluation.split)
+    firings, snippets = observer.firings(), Snippets(run.cache, evaluation.split)
     typical: list[int] = spread_features(dictionary.fire_rate, FEATURES).tolist()
     parts = [
         evaluation.table(),
         score_table(name_scores(firings, *layer_names(dictionary)), observer.rows),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
-        table.text(best_features(dictionary, FEATURES)),
+        _table(best_features(dictionary, FEATURES), dictionary, firings, snippets),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
-        table.text(typical),
+        _table(typical, dictionary, firings, snippets),
         "\n".join(textwrap.wrap(LAYER_CLAIM, 90)),
     ]
     return "\n\n".join(["", *parts])
 
 
-class _Table:
-    """Lines about features: names, what they hold, where features fire, an example."""
-
-    def __init__(self, run: Run, firings: Firings, dictionary: Dictionary, split: str) -> None:
-        self._firings, self._dictionary = firings, dictionary
-        self._vocab = run.cache.vocab()
-        self._snippets = Snippets(run.cache, split)
-
-    def text(self, features: list[int]) -> str:
-        """A table of ``features``."""
-        tokens = token_shares(self._firings, features, len(self._vocab))
-        lines: list[tuple[str, ...]] = [HEAD]
-        for place, feature in enumerate(features):
-            before = self._dictionary.layer_relation[feature] == BEFORE
-            lines.append(self._line(feature, (tokens.before if before else tokens.at)[place]))
-        return "\n".join(aligned(lines))
-
-    def _line(self, feature: int, shares: np.ndarray) -> tuple[str, ...]:
-        dictionary = self._dictionary
-        most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in top_tokens(shares, 2))
-        return (
-            str(feature),
-            f"{dictionary.fire_rate[feature]:.2%}",
-            RELATIONS[dictionary.layer_relation[feature]],
-            layer_names_text(dictionary, feature, NAMES),
-            f"{dictionary.hold[feature]:.0%}",
-            VERDICTS[int(dictionary.verdict[feature])],
-            most,
-            self._example(feature),
+def _table(
+    features: list[int], dictionary: Dictionary, firings: Firings, snippets: "Snippets"
+) -> str:
+    """A line for each feature: its names, what they hold, where it fires most, an example."""
+    vocab = snippets.vocab
+    tokens = token_shares(firings, features, len(vocab))
+    lines: list[tuple[str, ...]] = [HEAD]
+    for place, feature in enumerate(features):
+        relation = int(dictionary.layer_relation[feature])
+        most = top_tokens(tokens[relation][place], 2)
+        fires = np.flatnonzero(firings.feature == feature)
+        strongest = firings.row[fires[np.argmax(firings.activation[fires])]] if len(fires) else None
+        lines.append(
+            (
+                str(feature),
+                f"{dictionary.fire_rate[feature]:.2%}",
+                RELATIONS[relation],
+                layer_names_text(dictionary, feature, NAMES),
+                f"{dictionary.hold[feature]:.0%}",
+                VERDICTS[int(dictionary.verdict[feature])],
+                "  ".join(f"{vocab.display(token)} {share:.0%}" for token, share in most),
+                "" if strongest is None else snippets.text(int(strongest)),
+            )
         )
-
-    def _example(self, feature: int) -> str:
-        """The text around the row on which the feature fires most."""
-        places = np.flatnonzero(self._firings.feature == feature)
-        if not len(places):
-            return ""
-        strongest = places[np.argmax(self._firings.activation[places])]
-        return self._snippets.text(int(self._firings.row[strongest]))
+    return "\n".join(aligned(lines))
 
 
 class Snippets:
@@ -90,24 +76,19 @@ class Snippets:
     def __init__(self, cache: Cache, split: str) -> None:
         """Raise UserError where the cache lacks the split, or a column is damaged."""
         rows = cache.rows(split)
-        self._vocab = cache.vocab()
+        self.vocab = cache.vocab()
         self._tokens = cache.column("tokens", split).read(0, rows)
         self._positions = cache.column("positions", split).read(0, rows)
 
     def text(self, row: int) -> str:
         """``row``'s token in brackets, between the text before and after it."""
-        start = last = row
-        while start > max(row - TOKENS_BEFORE, 0) and self._continues(start - 1):
-            start -= 1
-        while last < min(row + TOKENS_AFTER, len(self._tokens) - 1) and self._continues(last):
-            last += 1
-        left, right = self._words(start, row), self._words(row + 1, last + 1)
-        return f"{left}[{self._words(row, row + 1)}]{right}"
+        stop = min(row + TOKENS_AFTER + 1, len(self._tokens))
+        rows = np.arange(max(row - TOKENS_BEFORE, 0), stop)
+        # A row of the same window has a position that differs by as much as its place does.
+        rows = rows[self._positions[rows] - self._positions[row] == rows - row]
+        left, token, right = map(self._words, np.split(rows, np.searchsorted(rows, [row, row + 1])))
+        return f"{left}[{token}]{right}"
 
-    def _continues(self, row: int) -> bool:
-        """Whether the row after ``row`` is the next one of the same window."""
-        return bool(self._positions[row + 1] == self._positions[row] + 1)
-
-    def _words(self, start: int, stop: int) -> str:
-        data = b"".join(self._vocab.token_bytes(t) for t in self._tokens[start:stop].tolist())
+    def _words(self, rows: np.ndarray) -> str:
+        data = b"".join(self.vocab.token_bytes(t) for t in self._tokens[rows].tolist())
         return printable(data).replace("␣", " ") if data else ""

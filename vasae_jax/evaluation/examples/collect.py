@@ -20,10 +20,6 @@ class Candidates(NamedTuple):
     row: np.ndarray
     """int64, the row's place in the split"""
 
-    def at(self, places: np.ndarray) -> "Candidates":
-        """Those at ``places``."""
-        return Candidates(*(part[places] for part in self))
-
 
 class BestFirings:
     """For each of F features its n best firings, best first; equal scores go to the earlier row.
@@ -69,10 +65,6 @@ class BestFirings:
         for name, kept in self.fields.items():
             kept[touched] = both[name][np.arange(len(touched))[:, None], order]
 
-    def load(self, fields: Mapping[str, np.ndarray]) -> None:
-        """Continue from ``fields`` that were saved."""
-        self.fields = dict(fields)
-
 
 def _rank(feature: np.ndarray) -> np.ndarray:
     """The place of each line among those of its feature; lines of a feature lie together."""
@@ -115,12 +107,6 @@ class ByPosition(NamedTuple):
     """sum of |x|^2"""
     total: np.ndarray
     """[T, d], sum of x"""
-
-    @classmethod
-    def zeros(cls, length: int, width: int) -> "ByPosition":
-        """No rows yet."""
-        rows, error, square = np.zeros((3, length))
-        return cls(rows, error, square, np.zeros((length, width)))
 
     def add(self, position: np.ndarray, x: np.ndarray, error: np.ndarray) -> None:
         """Add rows ``x`` [n, d] at ``position`` [n] with their squared ``error`` [n]."""
@@ -216,7 +202,8 @@ class Collector:
             candidates = Candidates(feature, score, value, row)
             chosen = best.select(candidates)
             if len(chosen):
-                best.put(candidates.at(chosen), self._shade(line[chosen], feature[chosen]))
+                kept = Candidates(*(part[chosen] for part in candidates))
+                best.put(kept, self._shade(line[chosen], kept.feature))
 
     def _shade(self, line: np.ndarray, feature: np.ndarray) -> np.ndarray:
         """The activation of ``feature`` on the rows around ``line``; float16 [n, WIDTH]."""
@@ -249,7 +236,7 @@ class Collector:
         self._first, self._processed = (int(number) for number in state["place"])
         self._pending = (state["keep"], state["values"], state["ids"])
         for name, best in (("top", self.top), ("sample", self.sample)):
-            best.load({field: state[f"{name}_{field}"] for field in best.fields})
+            best.fields = {field: state[f"{name}_{field}"] for field in best.fields}
 
 
 QUANTILES = 8

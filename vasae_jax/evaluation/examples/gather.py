@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from vasae_jax.activations import Activation, activation_of
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
-from vasae_jax.evaluation.evaluate import GrowingProgram, param_specs
+from vasae_jax.evaluation.evaluate import GrowingProgram, over_rows
 from vasae_jax.evaluation.examples.collect import ByPosition, Collector, Examples, examples
 from vasae_jax.evaluation.run import screened
 from vasae_jax.sae import Params, decode, encode
@@ -80,17 +80,29 @@ class _Pass:
         self._run, self._split = run, split
         self.rows, self.done = cache.rows(split), 0
         self._at = cache.column("positions", split).read(0, self.rows)
-        bound = activation_of(run.config.sae).max_active(features)
-        self.collector = Collector(features, bound or 0)
-        self.positions = ByPosition.zeros(int(self._at.max()) + 1, cache.manifest.d_model)
+        self.collector = Collector(
+            features, activation_of(run.config.sae).max_active(features) or 0
+        )
+        length = int(self._at.max()) + 1
+        self.positions = ByPosition(
+            *np.zeros((3, length)), total=np.zeros((length, cache.manifest.d_model))
+        )
 
     def batches(self) -> Any:
         """Process one batch after another, and yield after each."""
-        run, data = self._run, self._run.config.data
+        run, data, sae = self._run, self._run.config.data, self._run.config.sae
         mesh = run.mesh or make_mesh(MeshConfig(data=1, model=1))
+        activation, by_screen = activation_of(sae), screened(run)
+        program = GrowingProgram(
+            lambda room: fire_program(mesh, activation, room, sae.pre_bias, by_screen),
+            lambda fired: fired[0],
+            activation,
+            run.params["W_dec"].shape[0],
+        )
+        # Chunks that devices share evenly, so that a pass can start at any batch.
         chunk = run.cache.acts(data.input_site, self._split).chunk_rows
-        size = _batch_rows(mesh.shape[DATA], chunk)
-        program = _program(run, mesh)
+        step = int(np.lcm(mesh.shape[DATA], chunk))
+        size = -(-BATCH // step) * step
         params = jax.device_put(run.params, shardings(mesh, Rules().state(run.params)))
         rows = rows_in_order(
             run.cache, data.input_site, self._split, data.mask, batch=size, start=self.done
@@ -134,23 +146,6 @@ class _Pass:
         return f"{weights} {self._run.cache.digest} {self._split} {data.input_site} {data.mask}"
 
 
-def _batch_rows(devices: int, chunk: int) -> int:
-    """Rows of a batch: chunks that devices share evenly, so that a pass can start at any batch."""
-    step = int(np.lcm(devices, chunk))
-    return -(-BATCH // step) * step
-
-
-def _program(run: Run, mesh: Mesh) -> GrowingProgram:
-    sae, by_screen = run.config.sae, screened(run)
-    activation = activation_of(sae)
-    return GrowingProgram(
-        lambda room: fire_program(mesh, activation, room, sae.pre_bias, by_screen),
-        lambda fired: fired[0],
-        activation,
-        run.params["W_dec"].shape[0],
-    )
-
-
 def fire_program(
     mesh: Mesh, activation: Activation, max_active: int, pre_bias: float, screened: bool = False
 ) -> Callable[[Params, np.ndarray], tuple[jax.Array, jax.Array, jax.Array]]:
@@ -164,11 +159,4 @@ def fire_program(
         error = jnp.sum(jnp.square(x - decode(params, values, ids, MODEL)), axis=1)
         return values, ids, error
 
-    local = jax.shard_map(
-        fire,
-        mesh=mesh,
-        in_specs=(param_specs(activation), P(DATA)),
-        out_specs=(P(DATA), P(DATA), P(DATA)),
-        check_vma=False,
-    )
-    return jax.jit(local)
+    return over_rows(fire, mesh, activation, (), (P(DATA), P(DATA), P(DATA)))

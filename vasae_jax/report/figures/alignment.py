@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vasae_jax.dictionary.claims import BUCKETS, CLAIM, bucket_names, bucket_of
+from vasae_jax.dictionary.claims import BUCKETS, CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.report.figures.chart import BLUE, ORANGE, PLAIN, save_figure, styled
+from vasae_jax.evaluation.metrics import buckets
+from vasae_jax.report.figures.chart import BLUE, ORANGE, save_figure, unstyled
 from vasae_jax.utils.files import refuse_existing
 
 LIGHT_GREY = "#b3b3b3"
@@ -30,7 +31,7 @@ def alignment_figure(
         UserError: ``out`` exists and ``overwrite`` was not asked for, or it cannot be written.
     """
     refuse_existing(out, overwrite=overwrite)
-    with styled(PLAIN):
+    with unstyled():
         save_figure(_draw(dictionary), Path(out), kind="png", dpi=150)
     return Path(out)
 
@@ -88,17 +89,15 @@ def _label(name: str, aligned: np.ndarray) -> str:
 def _borders(axes: Axes, dictionary: Dictionary) -> None:
     """The bucket borders, and above each bucket how many features lie in it."""
     borders = [1.0, *(least for _, least in BUCKETS), 0.0]
-    buckets = bucket_of(dictionary.cosines[:, 0])
-    fires = dictionary.fire_rate > 0
+    cosines, fires = dictionary.cosines[:, 0], dictionary.fire_rate > 0
+    firing = buckets(cosines[fires])
     for border in borders[1:-1]:
         axes.axvline(border, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)))
-    for index, name in enumerate(bucket_names()):
-        total = int(np.sum(buckets == index))
-        firing = int(np.sum((buckets == index) & fires))
+    for index, (name, count) in enumerate(buckets(cosines).items()):
         axes.text(
             (borders[index] + borders[index + 1]) / 2,
             0.985,
-            f"{name}\n{firing:,} of {total:,} fire",
+            f"{name}\n{firing[name]:,} of {count:,} fire",
             transform=axes.get_xaxis_transform(),
             ha="center",
             va="top",

@@ -3,7 +3,7 @@
 import csv
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,37 +25,21 @@ MARKERS = ("o", "s", "^", "D", "v")
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 1)))
 """Beside the colours, to tell lines apart in print too."""
 
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.labelcolor": "#222222",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "savefig.dpi": 160,
-    "svg.hashsalt": "vasae",
-}
-"""Matplotlib's settings."""
-
-
-PLAIN: dict[str, Any] = {"font.family": "DejaVu Sans"}
-"""Settings of figures that bring the rest of their look themselves."""
+STYLE = Path(__file__).with_name("chart.mplstyle")
+"""The look of a report's figures, as Matplotlib's settings."""
 METADATA = {"svg": {"Date": None}, "png": {"Software": None}}
 """What is left out of a file, by its kind, so that the same figure gives the same bytes."""
 
 
-def styled(style: Mapping[str, Any] = STYLE) -> AbstractContextManager[Any]:
-    """A context in which figures have that style, whatever the user's settings are."""
-    context: AbstractContextManager[Any] = matplotlib.rc_context(
-        {**matplotlib.rcParamsDefault, **style}
-    )
-    return context
+def styled() -> AbstractContextManager[None]:
+    """A context in which figures have that look, whatever the user's settings are."""
+    return matplotlib.rc_context(fname=STYLE)
+
+
+def unstyled() -> AbstractContextManager[None]:
+    """A context in which figures have Matplotlib's look, whatever the user's settings are."""
+    settings: Any = {**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}
+    return matplotlib.rc_context(settings)
 
 
 def save_figure(figure: Figure, path: Path, kind: str, **settings: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vasae_jax.report.figures.chart import BLUE, GREEN, ORANGE, PLAIN, save_figure, styled
+from vasae_jax.report.figures.chart import BLUE, GREEN, ORANGE, save_figure, unstyled
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 
@@ -54,7 +54,7 @@ def sweep_figures(
     settings = _independent(measured, [axis for axis in axes if axis != LAYER])
     few = (axis for axis in settings if len(_values(measured, axis)) <= MAX_VALUES)
     by = by or next(few, None)
-    with styled(PLAIN):
+    with unstyled():
         save_figure(_frontier(measured, by, pair), files[0], "png", dpi=130)
         save_figure(_effects(measured, settings or [LAYER], pair), files[1], "png", dpi=130)
     return files

@@ -84,6 +84,7 @@ def _fill(
     heatmaps: Sequence[Heatmap],
     charts: Sequence[Chart],
 ) -> None:
+    """Write all files; ``data/index.js`` is the one that the page loads first."""
     data = folder / "data"
     for asset in files("vasae_jax.report.page").joinpath("assets").iterdir():
         (folder / asset.name).write_bytes(asset.read_bytes())
@@ -92,37 +93,24 @@ def _fill(
     for key, vocab in {report.vocab_key: report.vocab for report in reports}.items():
         write_shard(data, f"vocab-{key}", [vocab.display(token) for token in range(len(vocab))])
     write_shard(data, "heatmaps", [_heatmap_json(heatmap) for heatmap in heatmaps])
-    figures = [write_chart(chart, folder / "figures") for chart in charts]
-    write_shard(data, "index", _index(reports, matches, len(heatmaps), figures))
-
-
-def _index(
-    reports: Sequence[RunReport],
-    matches: Mapping[str, Mapping[str, Names]],
-    heatmaps: int,
-    figures: list[dict[str, str]],
-) -> dict[str, Any]:
-    """What the page loads first."""
-    return {
+    index = {
         "made_by": f"vasae_jax {__version__}",
         "claim": CLAIM,
         "layer_claim": LAYER_CLAIM,
         "reference": REFERENCE,
         "bibtex": BIBTEX,
-        "buckets": [[name, least] for name, least in BUCKETS],
+        "buckets": BUCKETS,
         "runs": [index_entry(report, list(matches[report.label.key])) for report in reports],
-        "heatmaps": heatmaps,
-        "figures": figures,
+        "heatmaps": len(heatmaps),
+        "figures": [write_chart(chart, folder / "figures") for chart in charts],
     }
+    write_shard(data, "index", index)
 
 
 def _heatmap_json(heatmap: Heatmap) -> dict[str, Any]:
     """Tokens, and for each mode a line of cells for each run."""
     return {
-        "key": heatmap.case.key,
-        "text": heatmap.case.text,
-        "kind": heatmap.case.kind,
-        "topic": heatmap.case.topic,
+        **vars(heatmap.case),
         "model": heatmap.model,
         "tokens": list(heatmap.tokens),
         "rows": [{"key": label.key, "label": label.text} for label in heatmap.labels],
