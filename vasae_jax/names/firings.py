@@ -98,7 +98,10 @@ class FiringObserver:
 
 
 class SharesByRelation(NamedTuple):
-    """Shares of features' activation, float64 [F] or [n, V]; 0 where a feature never fires."""
+    """Shares of features' activation, float64 [F] or [n, V], in the order of RELATIONS.
+
+    A feature that never fires has shares of 0.
+    """
 
     at: np.ndarray
     """on the rows of a token"""
