@@ -14,7 +14,7 @@ PROGRAM = "vasae train [CONFIG.py]"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train the run or pack of a config file, or of the defaults, with the settings given.
+    """Train the run or pack of a config file, or of the defaults, with the settings that follow.
 
     If it fails as one of several processes, it ends the process.
     """

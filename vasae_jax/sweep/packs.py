@@ -159,7 +159,7 @@ def train_packs(packs: Sequence[Pack]) -> None:
 
     Raises:
         UserError: packs failed; the reason of each was printed.
-        Stopped: SIGINT or SIGTERM asked for it; what was trained is kept.
+        Stopped: a signal stopped it; what was trained is kept.
     """
     failed = 0
     for number, pack in enumerate(packs, 1):

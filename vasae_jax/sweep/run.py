@@ -46,7 +46,7 @@ class SweepOptions:
     """How a sweep is divided into jobs and packs, and where it runs."""
 
     shard: tuple[int, int] = (0, 1)
-    """Which part of how many equal parts of the runs is trained here."""
+    """Part of the runs that is trained here, from 0, and the number of equal parts."""
     max_members: int = 0
     """Most runs of a pack; 0: as many as memory holds."""
     on: str = ""
@@ -117,7 +117,7 @@ def make_packs(
 
 
 def write_results(out: Path, members: Sequence[Member]) -> list[Path]:
-    """Write the table of all runs as they are now, and TensorBoard's page of it where wanted."""
+    """Write the table of all runs as they are now, also for TensorBoard if the runs log to it."""
     rows = table(members)
     if members[0].config.run.tensorboard:
         write_board(out, members, rows)
@@ -130,7 +130,7 @@ def find_run(out: Path, best: str | None, member: str | None) -> Path:
     Only runs that are done are compared. The start of an id is enough.
 
     Raises:
-        UserError: ``out`` is no sweep, or there is no such run, or more than one.
+        UserError: ``out`` has no sweep, or not exactly one such run.
     """
     members = read_members(out)
     if best is not None:
@@ -162,7 +162,7 @@ def train_points(base: Config, points: Iterable[Point], out: str) -> list[dict[s
 
     Raises:
         UserError: a setting cannot be used (before anything starts), or a pack failed.
-        Stopped: a signal asked for it; progress is kept.
+        Stopped: a signal stopped it; progress is kept.
     """
     grid = tuple(points)
     new = members_of(base, grid, out)
@@ -245,7 +245,7 @@ def _description(pack: Pack) -> str:
 
 
 def _seed_hint(members: Sequence[Member]) -> str:
-    """A hint where seeds keep runs from sharing a pack, or make no difference."""
+    """A hint if seeds keep runs from sharing a pack, or make no difference; else empty."""
     configs = [member.config for member in members]
     if len({config.run.seed for config in configs}) == 1:
         return ""

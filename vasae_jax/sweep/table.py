@@ -62,7 +62,7 @@ def _row(member: Member) -> Row:
 
 
 def read_measures(member: Member) -> dict[str, float]:
-    """The numbers of a run's measures by dotted name; none where it was not measured."""
+    """The numbers of a run's measures by dotted name; empty if it was not measured."""
     file = member.path / MEASURES
     if not file.is_file():
         return {}
@@ -73,7 +73,7 @@ def read_measures(member: Member) -> dict[str, float]:
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write ``out``/sweep.csv, and sweep.parquet where pyarrow is installed."""
+    """Write ``out``/sweep.csv, and sweep.parquet if pyarrow is installed."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -159,7 +159,7 @@ def format_rows(rows: Sequence[Row], keys: Sequence[str], sort: str | None) -> s
     """Columns ``keys`` of rows as text, the best by ``sort`` first."""
     ordered = best_first(rows, sort) if sort and rows else list(rows)
     if not ordered:
-        return "no run has what was asked for"
+        return "no run matches"
     names = [column(rows, key) for key in keys]
     lines = [names] + [[_text(row[name]) for name in names] for row in ordered]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
