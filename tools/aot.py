@@ -87,7 +87,7 @@ def record_of(name: str, config: Config, shapes: Shapes, tpu: Slice, model: int)
     """The record of one program."""
     member = config.mesh.member if name == "pack" else 1
     model = model or len(tpu.devices) // member
-    mesh = tpu.pack_mesh(member, model) if name == "pack" else tpu.mesh(model)
+    mesh = tpu.mesh(member, model)
     # Extraction runs its one compiled block as often as there are blocks up to the layer.
     rounds = config.data.layer + 1 if name == "extraction" else 0
     axes = f"data={mesh.shape[DATA]} model={mesh.shape[MODEL]}"
@@ -123,7 +123,7 @@ def least_slice(config: Config, shapes: Shapes, tpu: Slice) -> str:
     """The fewest devices along ``model`` alone whose memory holds the step, in words."""
     model = 1
     while model <= len(tpu.devices):
-        mesh = tpu.mesh(len(tpu.devices))  # compiled for all; only the part of one counts
+        mesh = tpu.mesh(1, len(tpu.devices))  # compiled for all; only the part of one counts
         part = Shapes(
             shapes.d, shapes.vocab, shapes.features * len(tpu.devices) // model, shapes.rows
         )

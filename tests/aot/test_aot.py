@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from vasae_jax.aot.chips import CHIPS
-from vasae_jax.aot.cost import cost_of
-from vasae_jax.aot.hlo import parse
+from vasae_jax.aot.cost import cost_of, parse
 
 ROOT = Path(__file__).parents[2]
 TEXT = """HloModule made_up

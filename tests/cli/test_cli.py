@@ -225,7 +225,7 @@ def test_eval_refuses_another_model(home, tmp_path, capsys):
 def test_cache_info_and_verify(home, capsys):
     url = str(home / "out" / "cache")
     assert main(["cache", "info", url]) == 0
-    assert "layers      1, 2" in capsys.readouterr().out
+    assert "sites       layers.1.resid_post, layers.2.resid_post" in capsys.readouterr().out
     assert main(["cache", "verify", url]) == 0
 
 

@@ -81,7 +81,7 @@ def test_a_config_survives_json():
 def test_a_renamed_choice_is_refused_by_its_new_name(old, new):
     value = to_dict(Config())
     value["anchor"]["kind"] = old
-    with pytest.raises(UserError, match=rf"config.json has anchor.kind = {old}.* {new};"):
+    with pytest.raises(UserError, match=rf"config.json has anchor.kind={old}.* {new};"):
         from_dict(value, "config.json")
     with pytest.raises(UserError, match=f"anchor.kind={new}"):
         parse_overrides(Config(), [f"--anchor.kind={old}"], "x")

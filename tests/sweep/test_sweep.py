@@ -81,7 +81,7 @@ def test_status_table_and_figures(whole, capsys):
     assert "no column fvv; did you mean fvu?" in capsys.readouterr().err
     none = ["--sort", "fvu", "--where", "k=4", "k>4"]
     assert main(["sweep", "table", str(whole), *none]) == 0
-    assert "no run has what was asked for" in capsys.readouterr().out
+    assert "no run matches" in capsys.readouterr().out
     assert main(["sweep", "table", str(whole), "--where", "k"]) == 2
     assert "expected KEY=VALUE" in capsys.readouterr().err
     assert main(["sweep", "plot", str(whole)]) == 0

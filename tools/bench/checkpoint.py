@@ -18,10 +18,10 @@ import time
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.sae import Params
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.state import Counters, TrainState, adam
-from vasae_jax.utils.memory import reuse_memory
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from stream import MASK, make_cache
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, SAEConfig
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.evaluation import name_effects as outputs
 from vasae_jax.evaluation.evaluate import Rows
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
@@ -48,7 +49,6 @@ from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae.params import Params, init_params
 from vasae_jax.stream import rows_in_order
 from vasae_jax.training.run import Run, open_trained
-from vasae_jax.utils.memory import reuse_memory
 
 D_IN, FEATURES, K = 768, 50257, 32
 TYPES = ("float32", "bfloat16")

@@ -34,6 +34,7 @@ import jax
 import numpy as np
 from machine import describe, product
 
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.extract import read_documents
 from vasae_jax.extract.passes import Batch, start_rows
 from vasae_jax.extract.pipeline import make_batches
@@ -42,7 +43,6 @@ from vasae_jax.lm import LM, load_lm
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
 from vasae_jax.quickstart import CONTEXT, TEXT, default_layers
-from vasae_jax.utils.memory import reuse_memory
 
 WINDOWS = 32
 """Windows in a forward pass, as extraction has by default."""

@@ -35,6 +35,7 @@ from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.presets import quickstart as preset
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.evaluation.publish import name_run
 from vasae_jax.evaluation.run import SPLIT, evaluate_run, run_names
 from vasae_jax.extract import Settings, extract, read_documents
@@ -46,7 +47,6 @@ from vasae_jax.quickstart import CHUNK_ROWS, CONTEXT, TEXT, default_layers
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
 from vasae_jax.training.state import layer_targets
-from vasae_jax.utils.memory import reuse_memory
 
 T = TypeVar("T")
 COMPILED = "/jax/core/compile/backend_compile_duration"

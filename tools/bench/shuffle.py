@@ -29,6 +29,7 @@ import numpy as np
 from vasae_jax.activations import activation_of
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution, decode, encode
 from vasae_jax.stream import Batch, rows_in_order
@@ -38,7 +39,6 @@ from vasae_jax.training.inputs import init_run, make_stream
 from vasae_jax.training.loss import Batch as DeviceBatch
 from vasae_jax.training.step import make_steps
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.memory import reuse_memory
 
 Order = Iterator[Batch]
 

@@ -43,6 +43,7 @@ from machine import tell
 from vasae_jax.anchor.whitening import WithinCov, whitened_anchors, within_cov_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.sae.config import Execution
@@ -50,7 +51,6 @@ from vasae_jax.training.autotune import autotuned
 from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.state import InitInputs, TrainState, state_maker
 from vasae_jax.training.step import make_step
-from vasae_jax.utils.memory import reuse_memory
 
 SHAPES = {  # d_in, d_sae, vocabulary
     "quickstart": (576, 4096, 49152),

@@ -215,9 +215,9 @@ def pod() -> dict[str, Any]:
         sae=SAEConfig(compute_dtype="bfloat16"), mesh=MeshConfig(data=1, member=MEMBERS)
     )
     shapes = Shapes(768, 50257, 51200, config.data.batch)
-    single = Slice(place.name, place.chip, place.devices[:1]).pack_mesh(1, 1)
+    single = Slice(place.name, place.chip, place.devices[:1]).mesh(1, 1)
     one = cost_of(compile_program("step", config, shapes, single), place.chip)
-    mesh = place.pack_mesh(MEMBERS, 1)
+    mesh = place.mesh(MEMBERS, 1)
     pack = cost_of(compile_program("pack", config, shapes, mesh), place.chip)
     useful = shapes.step_flops / place.chip.flops
     return {

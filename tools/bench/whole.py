@@ -30,6 +30,7 @@ from vasae_jax.anchor.certificate import staleness
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig
 from vasae_jax.config.presets import default, plain
+from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.training.autotune import autotuned
@@ -38,7 +39,6 @@ from vasae_jax.training.loss import Batch
 from vasae_jax.training.schedule import first_pulled_step
 from vasae_jax.training.state import pulled_rows
 from vasae_jax.training.step import make_steps
-from vasae_jax.utils.memory import reuse_memory
 
 PARTS = 10
 

@@ -1,6 +1,7 @@
 """Figures of TPU chips, and slices of them as compile targets without the hardware."""
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from vasae_jax.distributed.mesh import AXES, DATA, MODEL
-from vasae_jax.utils.errors import UserError
+from vasae_jax.distributed.mesh import AXES
+from vasae_jax.utils.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,16 @@ class Slice:
     chip: Chip
     devices: Sequence[jax.Device]
 
-    def mesh(self, model: int) -> Mesh:
-        """All its devices, ``model`` of them along the features; UserError if they do not fit."""
-        if model < 1 or len(self.devices) % model:
-            raise UserError(
-                f"--model is {model}; expected a divisor of the {len(self.devices)} devices of "
-                f"{self.name}"
-            )
-        return self._mesh((DATA, MODEL), (-1, model))
-
-    def pack_mesh(self, member: int, model: int) -> Mesh:
-        """All its devices as the mesh of a pack; UserError if the axes do not fit."""
+    def mesh(self, member: int, model: int) -> Mesh:
+        """All its devices, with the axes of a run's mesh; UserError if these do not fit."""
         count = len(self.devices)
         if min(member, model) < 1 or count % (member * model):
             raise UserError(
-                f"--mesh.member={member} x --mesh.model={model} do not divide the {count} devices "
-                f"of {self.name}; expected axes that do"
+                f"member={member} x model={model} do not divide the {count} devices of "
+                f"{self.name}; expected axes that do"
             )
-        return self._mesh(AXES, (member, -1, model))
-
-    def _mesh(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> Mesh:
-        grid = np.array(self.devices).reshape(shape)
-        return Mesh(grid, axes, axis_types=(AxisType.Auto,) * len(axes))
+        grid = np.array(self.devices).reshape(member, -1, model)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def open_slice(name: str) -> Slice:
@@ -93,7 +82,7 @@ def open_slice(name: str) -> Slice:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu is not installed; expected pip install 'vasae-jax[aot]'")
     chip = CHIPS[kind]
-    count = int(np.prod([int(size) for size in sizes])) * chip.cores
+    count = math.prod(map(int, sizes)) * chip.cores
     # Read by libtpu when it is loaded, in place of asking the machine's metadata server.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.accelerator}-{count}")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -103,6 +92,5 @@ def open_slice(name: str) -> Slice:
     try:
         topology = topologies.get_topology_desc(name, platform="tpu")
     except Exception as error:  # libtpu raises many kinds
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"libtpu has no topology {name} ({reason})") from error
+        raise UserError(f"libtpu has no topology {name} ({first_line(error)})") from error
     return Slice(name, chip, topology.devices)

@@ -1,8 +1,8 @@
-"""What a compiled program costs on one device, by its compiler's estimate.
+"""Estimate what a compiled program costs on one device, from the program's text.
 
-Time is the sum of the ``estimated_cycles`` that libtpu's cost model leaves on the
-instructions of the scheduled program (fusions, copies, reductions), over the chip's clock,
-loops counted as often as they run. Two kinds of instruction have none and are added here:
+Time is the sum of the ``estimated_cycles`` that libtpu's cost model writes on the instructions of
+the scheduled program (fusions, copies, reductions), divided by the chip's clock. Loops count as
+often as they run. Two kinds of instruction have no estimate, which is added here:
 
 * collectives: bytes over the chip's interconnect, as on a ring (an all-reduce sends
   2 (n-1)/n of its bytes, the others (n-1)/n), nothing overlapped;
@@ -15,16 +15,136 @@ XLA's own ``optimal_seconds`` is no use here: it is negative for these programs.
 """
 
 import math
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from vasae_jax.aot.chips import Chip
-from vasae_jax.aot.hlo import Instruction, Program, collectives, parse
 
+BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2,
+    "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8,
+}  # fmt: skip
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SORT_OPS = 4
 VECTOR_LANES = 8 * 128 * 4
 """Numbers that the vector unit works on in a cycle."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+        op: its opcode.
+        shapes: (element type, sizes) of each array that it makes.
+        text: the line.
+    """
+
+    op: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    text: str
+
+    @property
+    def cycles(self) -> int:
+        """Cycles that it takes by the compiler's cost model; 0 if that has no estimate."""
+        match = re.search(r'"estimated_cycles":"?(\d+)', self.text)
+        return int(match[1]) if match else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it makes."""
+        return sum(BYTES.get(kind, 4) * math.prod(sizes) for kind, sizes in self.shapes)
+
+    @property
+    def group(self) -> int:
+        """Devices that a collective runs over."""
+        if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", self.text):
+            return len(listed[1].split(","))
+        grid = re.search(r"replica_groups=\[(\d+),(\d+)\]", self.text)
+        return int(grid[2]) if grid else 1
+
+    def names(self, *keys: str) -> list[str]:
+        """The computations that it calls as ``key=%name`` or ``key={%a, %b}``."""
+        return [
+            name
+            for key in keys
+            for names in re.findall(key + r"=(\{[^}]*\}|%[\w.\-]+)", self.text)
+            for name in re.findall(r"[\w.\-]+", names)
+        ]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program: computations by name, and the one where it begins."""
+
+    computations: dict[str, list[Instruction]]
+    entry: str
+
+    def trips(self, loop: Instruction) -> int | None:
+        """How often a loop runs; None if that depends on data."""
+        if known := re.search(r'known_trip_count":\{"n":"(\d+)', loop.text):
+            return int(known[1])
+        condition = self.computations[loop.names("condition")[0]]
+        bounds = [m[1] for i in condition for m in [re.search(r" constant\((\d+)\)", i.text)] if m]
+        compared = [i for i in condition if i.op == "compare"]
+        simple = len(condition) <= 5 and len(bounds) == len(compared) == 1
+        return int(bounds[0]) if simple else None
+
+
+def parse(text: str) -> Program:
+    """Parse what ``as_text()`` of a compiled program returns."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
+        if head:
+            current = computations.setdefault(head[2], [])
+            entry = head[2] if head[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and " = " in line:
+            current.append(_instruction(line.strip()))
+    return Program(computations, entry)
+
+
+def _instruction(line: str) -> Instruction:
+    definition = line.split(" = ", 1)[1]
+    end = _type_end(definition)
+    arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", definition[:end])
+    shapes = tuple((kind, tuple(map(int, filter(None, s.split(","))))) for kind, s in arrays)
+    return Instruction(definition[end:].lstrip().split("(")[0], shapes, line)
+
+
+def _type_end(definition: str) -> int:
+    """The end of the type with which an instruction's right side begins."""
+    if not definition.startswith("("):
+        return definition.index(" ")
+    depth = 0
+    for end, letter in enumerate(definition, 1):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return end
+    return len(definition)
+
+
+def collectives(program: Program, name: str) -> Iterator[tuple[str, Instruction]]:
+    """The kind and the instruction of each collective in computation ``name``.
+
+    Of an asynchronous collective only the start is counted: one that a TPU's compiler overlaps with
+    a product is in three fusions, of which the first calls an AsyncCollectiveStart.
+    """
+    for instruction in program.computations[name]:
+        kind = instruction.op.removesuffix("-start")
+        if kind in COLLECTIVES:
+            yield kind, instruction
+        elif instruction.op == "fusion":
+            for called in instruction.names("calls"):
+                inside = program.computations.get(called, [])
+                if any('custom_call_target="AsyncCollectiveStart"' in i.text for i in inside):
+                    yield from collectives(program, called)
 
 
 @dataclass
@@ -65,11 +185,14 @@ def cost_of(compiled: Any, chip: Chip, rounds: int = 0) -> Cost:
     return cost
 
 
+@dataclass(frozen=True)
 class _Walk:
     """Adds up a program's instructions into a cost."""
 
-    def __init__(self, program: Program, chip: Chip, cost: Cost, rounds: int) -> None:
-        self.program, self.chip, self.cost, self.rounds = program, chip, cost, rounds
+    program: Program
+    chip: Chip
+    cost: Cost
+    rounds: int
 
     def computation(self, name: str, times: float) -> None:
         for instruction in self.program.computations[name]:
@@ -85,13 +208,11 @@ class _Walk:
             self._collective(kind, instruction, times)
 
     def _loop(self, loop: Instruction, times: float) -> None:
-        body, rounds = loop.names("body")[0], self.program.trips(loop)
-        if rounds is None:
-            rounds = self.rounds
-        if not rounds:
-            self.cost.rare_cycles += self._separately(body).cycles * times
-        else:
+        body, known = loop.names("body")[0], self.program.trips(loop)
+        if rounds := self.rounds if known is None else known:
             self.computation(body, times * rounds)
+        else:
+            self.cost.rare_cycles += self._separately(body).cycles * times
 
     def _branches(self, condition: Instruction, times: float) -> None:
         names = condition.names("branch_computations", "true_computation", "false_computation")

@@ -1,4 +1,4 @@
-"""The programs of a run, compiled for a mesh from shapes alone: no array is ever made."""
+"""Compile the programs of a run for a mesh from shapes alone; no array is ever made."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,14 +20,7 @@ from vasae_jax.lm.spec import ParamSpec, Spec, block_params, model_params
 from vasae_jax.lm.weights import Placement
 from vasae_jax.names.by_embedding import names_program
 from vasae_jax.sae import choose_execution
-from vasae_jax.training.shapes import (
-    Shapes,
-    batch_shapes,
-    f32,
-    init_shapes,
-    input_shapes,
-    shaped,
-)
+from vasae_jax.training.shapes import Shapes, batch_shapes, f32, init_shapes, input_shapes, shaped
 from vasae_jax.training.state import state_init, state_maker
 from vasae_jax.training.step import make_step
 
@@ -74,16 +67,16 @@ def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
     """A round of a pack: a run at each index of ``member``, each with its own lambda."""
     rules, runs = Rules(), mesh.shape[MEMBER]
     program, (state, batch, inputs) = _step(config, shapes, mesh)
-    states = jax.tree.map(lambda leaf: shaped(leaf.dtype, *_end_to_end(leaf.shape, runs)), state)
+    states = jax.tree.map(lambda leaf: _end_to_end(leaf, runs), state)
     weights = _sharded(mesh, f32(runs), P(rules.members))
     inputs = inputs._replace(hparams={"anchor_weight": weights})
     return program, (_sharded(mesh, states, rules.pack(state)), batch, inputs)
 
 
-def _end_to_end(shape: tuple[int, ...], runs: int) -> tuple[int, ...]:
+def _end_to_end(leaf: jax.ShapeDtypeStruct, runs: int) -> jax.ShapeDtypeStruct:
     """The shape of ``runs`` arrays joined along their first axis."""
-    first, *others = shape or (1,)
-    return runs * first, *others
+    first, *others = leaf.shape or (1,)
+    return shaped(leaf.dtype, runs * first, *others)
 
 
 def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
@@ -95,12 +88,8 @@ def _start(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, 
 
 def _evaluation(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
     features, d = shapes.features, shapes.d
-    params = {
-        "W_enc": f32(features, d),
-        "b_enc": f32(features),
-        "W_dec": f32(features, d),
-        "b_dec": f32(d),
-    }
+    matrix = f32(features, d)
+    params = {"W_enc": matrix, "b_enc": f32(features), "W_dec": matrix, "b_dec": f32(d)}
     x = shaped(jnp.bfloat16, shapes.rows, d)
     weights = shaped(np.bool_, 2, shapes.rows)
     activation = activation_of(config.sae)

@@ -1,11 +1,14 @@
-"""``vasae anchors``: compute the layer anchors of a cache."""
+"""Compute the layer anchors of a cache.
 
-import argparse
+They are, for each token, the layer's mean row at the token and its mean row just before the token.
+They are stored beside the cache. docs/anchors.md has the formula.
+"""
+
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.options import add_mask
+from vasae_jax.cli.options import VerbParser, add_mask
 
 if TYPE_CHECKING:
     from vasae_jax.anchor.token_means import LayerAnchors
@@ -53,16 +56,11 @@ def _summary(anchors: "LayerAnchors") -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae anchors",
-        description="Compute the layer anchors of a cache: for each token, the layer's mean row at "
-        "the token and its mean row just before the token. They are stored beside the cache. "
-        "docs/anchors.md has the formula.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae anchors", description=__doc__)
     add = parser.add_argument
     add("cache", help="an activation cache: a directory or a gs:// or s3:// URL")
-    add("--layers", default="all", help="layers such as 3,9, or all (default: %(default)s)")
+    add("--layers", default="all", help="layers such as 3,9, or all")
     add_mask(parser)
     add("--overwrite", action="store_true", help="compute and replace anchors that are stored")
     return parser

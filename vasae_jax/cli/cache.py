@@ -1,11 +1,11 @@
-"""``vasae cache``: ``info``, ``verify``, ``finish``, ``import`` and ``export``."""
+"""Show, verify or finish an activation cache, make one of other rows, or export its rows."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.options import add_split
+from vasae_jax.cli.options import CACHE_HELP, VerbParser, add_split
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
@@ -15,40 +15,43 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> None:
     """Run the action that the first argument names."""
-    actions = {"import": _import, "export": _export}
-    if arguments and arguments[0] in actions:
-        actions[arguments[0]](arguments[1:])
-        return
     args = _parser().parse_args(arguments)
-    {"info": _info, "verify": _verify, "finish": _finish}[args.action](args.url)
+    args.action(args)
 
 
-def _info(url: str) -> None:
+def _info(args: argparse.Namespace) -> None:
+    """Print what a cache contains."""
     from vasae_jax import cache
 
-    print(cache.info(url))
+    print(cache.info(args.url))
 
 
-def _finish(url: str) -> None:
+def _finish(args: argparse.Namespace) -> None:
+    """Join the parts of an extraction with --shard."""
     from vasae_jax import cache
 
-    rows = sum(split.rows for split in cache.finish(url).splits.values())
-    print(f"{url}: complete, {rows:,} rows")
+    rows = sum(split.rows for split in cache.finish(args.url).splits.values())
+    print(f"{args.url}: complete, {rows:,} rows")
 
 
-def _verify(url: str) -> None:
+def _verify(args: argparse.Namespace) -> None:
+    """Read and check every byte of a cache."""
     from vasae_jax import cache
     from vasae_jax.anchor.layer_anchors import problems as anchor_problems
 
-    problems = cache.verify(url) + anchor_problems(cache.Cache.open(url))
+    problems = cache.verify(args.url) + anchor_problems(cache.Cache.open(args.url))
     if problems:
         print(*problems, sep="\n")
-        raise UserError(f"{url} has {len(problems)} problem(s); expected none")
-    print(f"{url}: every array, count and digest is correct")
+        raise UserError(f"{args.url} has {len(problems)} problem(s); expected none")
+    print(f"{args.url}: every array, count and digest is correct")
 
 
-def _import(arguments: Sequence[str]) -> None:
-    args = _import_parser().parse_args(arguments)
+def _import(args: argparse.Namespace) -> None:
+    """Make a cache of rows that another program extracted.
+
+    Of the model only the embeddings, the final norm and the token strings are read. docs/cache.md
+    describes the sources.
+    """
     if not 0 < args.heldout_share < 1:
         raise UserError(f"--heldout-share is {args.heldout_share}; expected over 0 and below 1")
 
@@ -86,9 +89,11 @@ def _load_embeddings(source: str) -> "VocabularySource":
         return TorchLM(source, best_device(), "float32")
 
 
-def _export(arguments: Sequence[str]) -> None:
-    args = _export_parser().parse_args(arguments)
+def _export(args: argparse.Namespace) -> None:
+    """Write the rows of a layer as NumPy files.
 
+    These are rows.npy (float32), with tokens.npy, positions.npy and docs.npy.
+    """
     from vasae_jax.cache import Cache
     from vasae_jax.extract.import_rows import export_rows
 
@@ -100,30 +105,28 @@ def _export(arguments: Sequence[str]) -> None:
     print(*export_rows(cache, site, args.split, Path(args.out), args.overwrite), sep="\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae cache",
-        description="Show, verify or finish an activation cache. See also vasae cache import "
-        "--help (make a cache of rows from other programs) and vasae cache export --help (write "
-        "rows as NumPy files).",
-    )
-    parser.add_argument(
-        "action",
-        choices=("info", "verify", "finish", "import", "export"),
-        help="info: print what it contains; verify: read and check every byte; finish: join the "
-        "parts of an extraction with --shard",
-    )
-    parser.add_argument("url", help="the cache: a directory or a gs:// or s3:// URL")
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae cache", description=__doc__)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for name, action, add_options in (
+        ("info", _info, _add_url),
+        ("verify", _verify, _add_url),
+        ("finish", _finish, _add_url),
+        ("import", _import, _add_import_options),
+        ("export", _export, _add_export_options),
+    ):
+        summary = str(action.__doc__).splitlines()[0]
+        added = actions.add_parser(name, help=summary, description=action.__doc__)
+        added.set_defaults(action=action)
+        add_options(added)
     return parser
 
 
-def _import_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae cache import",
-        description="Make a cache of rows that another program extracted. Of the model only the "
-        "embeddings, the final norm and the token strings are read. docs/cache.md describes the "
-        "sources.",
-    )
+def _add_url(parser: VerbParser) -> None:
+    parser.add_argument("url", help=CACHE_HELP)
+
+
+def _add_import_options(parser: VerbParser) -> None:
     add = parser.add_argument
     add(
         "source",
@@ -133,37 +136,21 @@ def _import_parser() -> argparse.ArgumentParser:
     add("--from", dest="kind", choices=kinds, default="auto", help="kind of source")
     add("--model", required=True, help="the rows' model: directory, .gguf file or hub name")
     add("--layer", type=int, help="block whose output they are, from 0 (default: the source's)")
-    add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
+    add("--out", required=True, help=CACHE_HELP)
     add("--tokens", metavar="NPY", help="token ids of the rows, if the source has none (saev)")
     add("--context-length", type=int, help="rows per window, if the source has no windows")
-    add(
-        "--heldout-share",
-        type=float,
-        default=0.1,
-        help="fraction of the documents to hold out (default: %(default)s)",
-    )
-    add(
-        "--dtype",
-        choices=("bfloat16", "float32"),
-        default="bfloat16",
-        help="type of the stored rows (default: %(default)s)",
-    )
-    add("--chunk-rows", type=int, default=2048, help="rows per chunk (default: %(default)s)")
+    add("--heldout-share", type=float, default=0.1, help="fraction of the documents to hold out")
+    dtypes = ("bfloat16", "float32")
+    add("--dtype", choices=dtypes, default="bfloat16", help="type of the stored rows")
+    add("--chunk-rows", type=int, default=2048, help="rows per chunk")
     add("--shard-rows", type=int, help="rows per file (default: as many as 512 MB hold)")
     add("--overwrite", action="store_true", help="replace an existing cache")
-    return parser
 
 
-def _export_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae cache export",
-        description="Write the rows of a layer as rows.npy (float32), with tokens.npy, "
-        "positions.npy and docs.npy.",
-    )
+def _add_export_options(parser: VerbParser) -> None:
+    _add_url(parser)
     add = parser.add_argument
-    add("url", help="the cache: a directory or a gs:// or s3:// URL")
     add("--layer", type=int, help="layer to write (default: the only one)")
     add_split(parser, "split to write", "train")
     add("--out", required=True, help="directory to write")
     add("--overwrite", action="store_true", help="replace existing files")
-    return parser

@@ -1,10 +1,20 @@
-"""``vasae eval``: measure a run."""
+"""Measure a run on documents that it was not trained on.
 
-import argparse
+The main figures are over the features that fire. docs/evaluation.md defines every figure. A name is
+a label, not an explanation.
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.options import add_mesh, add_model, add_split, at_least, requested_mesh
+from vasae_jax.cli.options import (
+    VerbParser,
+    add_mesh,
+    add_model,
+    add_split,
+    at_least,
+    requested_mesh,
+)
 from vasae_jax.utils.files import refuse_existing, write_json
 
 
@@ -45,13 +55,8 @@ def run(arguments: Sequence[str]) -> None:
     print(f"\nwritten to {out}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae eval",
-        description="Measure a run on documents that it was not trained on. The main figures are "
-        "over the features that fire. docs/evaluation.md defines every figure. A name is a "
-        "label, not an explanation.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae eval", description=__doc__)
     add = parser.add_argument
     add("run", help="directory of a run of vasae train")
     add("--cache", help="another cache of the same model (default: the run's own)")
@@ -67,18 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         "the cache's language model (directory, .gguf file or Hugging Face name); adds measures of "
         "the patched model: cross-entropy recovered, KL, logit lens, effects on named tokens",
     )
-    add(
-        "--lm-windows",
-        type=at_least(1),
-        default=64,
-        metavar="N",
-        help="number of windows to patch, evenly spaced (default: %(default)s)",
-    )
-    add(
-        "--against",
-        metavar="RUN2",
-        help="another run on the same layer; compares the names of matching features",
-    )
+    windows = "number of windows to patch, evenly spaced"
+    add("--lm-windows", type=at_least(1), default=64, metavar="N", help=windows)
+    other = "another run on the same layer; compares the names of matching features"
+    add("--against", metavar="RUN2", help=other)
     add_mesh(parser)
     add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
     add("--overwrite", action="store_true", help="replace that file")

@@ -1,11 +1,14 @@
-"""``vasae export``: write a named dictionary for NumPy or another library."""
+"""Write the named dictionary of a run for NumPy, or its weights for another library.
+
+A NumPy file has weights, names, firing rates and provenance.
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.options import add_mesh, requested_mesh
+from vasae_jax.cli.options import VerbParser, add_mesh, open_dictionary, requested_mesh
 from vasae_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,26 +39,23 @@ def run(arguments: Sequence[str]) -> None:
 
         args.source = str(find_run(Path(args.source), args.best, args.member))
     dictionary = _read_dictionary(args)
-    written = (
-        write_dictionary(out, dictionary, args.overwrite)
-        if npz
-        else export_layout(dictionary, args.layout, out, args.overwrite)
-    )
-    print("\n".join(map(str, written)))
+    if npz:
+        print(*write_dictionary(out, dictionary, args.overwrite), sep="\n")
+    else:
+        print(*export_layout(dictionary, args.layout, out, args.overwrite), sep="\n")
     if args.push:
         print(upload(out, args.push))
 
 
 def _read_dictionary(args: argparse.Namespace) -> "Dictionary":
-    """Read dictionary.npz, or make the dictionary of a run."""
-    from vasae_jax.dictionary.files import read_dictionary
+    """The dictionary to write; for gemma_scope a TopK run gets a threshold instead."""
     from vasae_jax.evaluation.publish import publish, with_one_threshold
     from vasae_jax.training.run import open_trained
 
-    if Path(args.source).suffix == ".npz":
-        return read_dictionary(args.source)
+    if args.layout != "gemma_scope" or Path(args.source).suffix == ".npz":
+        return open_dictionary(args)
     run = open_trained(args.source, mesh=requested_mesh(args))
-    if args.layout != "gemma_scope" or run.config.sae.activation != "topk":
+    if run.config.sae.activation != "topk":
         return publish(run)[0]
     dictionary, evaluation, _ = publish(with_one_threshold(run))
     print(
@@ -66,28 +66,18 @@ def _read_dictionary(args: argparse.Namespace) -> "Dictionary":
     return dictionary
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae export",
-        description="Write a run's named dictionary (weights, names, firing rates, provenance) "
-        "as a NumPy file, or its weights in the file layout of another library.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae export", description=__doc__)
     add = parser.add_argument
     add("source", help="directory of a run or of a sweep, or an exported dictionary.npz")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--best",
-        metavar="KEY",
-        help="for a sweep: the run that is best by this column of its table",
-    )
+    best = "for a sweep: the run that is best by this column of its table"
+    which.add_argument("--best", metavar="KEY", help=best)
     which.add_argument("--member", metavar="ID", help="for a sweep: the run with this id")
     add("--out", required=True, help="dictionary.npz, or a directory for another library's layout")
-    add("--layout", choices=LAYOUTS, default="npz", help="file layout (default: %(default)s)")
-    add(
-        "--push",
-        metavar="OWNER/NAME",
-        help="also upload to this Hugging Face repository (with --layout huggingface)",
-    )
+    add("--layout", choices=LAYOUTS, default="npz", help="file layout")
+    push = "also upload to this Hugging Face repository (with --layout huggingface)"
+    add("--push", metavar="OWNER/NAME", help=push)
     add_mesh(parser)
     add("--overwrite", action="store_true", help="replace existing files")
     return parser

@@ -1,11 +1,15 @@
-"""``vasae heatmap``: draw the most active names along a sentence."""
+"""Draw the most active feature at each token of a sentence.
 
-import argparse
+There is a line for each run and a column for each token, and each cell has that feature's first
+name. A name says when a feature fires: it is not an explanation and not a causal claim.
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.cli.options import (
     MODEL_HELP,
+    VerbParser,
     add_mesh,
     add_model,
     requested_mesh,
@@ -14,14 +18,12 @@ from vasae_jax.cli.options import (
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 
-SUFFIXES = (".png", ".svg")
-
 
 def run(arguments: Sequence[str]) -> None:
     """Draw the names of the most active features along one sentence."""
     args = _parser().parse_args(arguments)
     out = Path(args.out)
-    if out.suffix not in SUFFIXES:
+    if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out is {out}; expected a name that ends in .png or .svg")
     refuse_existing(out, overwrite=args.overwrite)
     require_matplotlib()
@@ -43,34 +45,18 @@ def run(arguments: Sequence[str]) -> None:
     print(heatmap_figure(grid, args.mode, out, args.names))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae heatmap",
-        description="Draw the most active feature at each token of a sentence: one line for each "
-        "run, one column for each token, and in each cell that feature's first name. "
-        "A name says when a feature fires: it is not an explanation and not a causal claim.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae heatmap", description=__doc__)
     add = parser.add_argument
     add("--runs", nargs="+", required=True, metavar="RUN", help="directories of runs")
     sentence = parser.add_mutually_exclusive_group(required=True)
     sentence.add_argument("--text", help="the sentence")
-    sentence.add_argument(
-        "--case", help="a sentence of the paper's case studies, such as place_street"
-    )
+    sentence.add_argument("--case", help="a sentence of the paper, such as place_street")
     add_model(parser, MODEL_HELP, required=True)
-    add(
-        "--mode",
-        choices=("centred", "raw"),
-        default="centred",
-        help="centred: subtract each feature's mean over the sentence, as in the paper; raw: do "
-        "not (default: %(default)s)",
-    )
-    add(
-        "--names",
-        choices=("layer", "embedding"),
-        default="layer",
-        help="names to show: by layer, or by embedding as in the paper (default: %(default)s)",
-    )
+    mode = "centred: subtract each feature's mean over the sentence, as in the paper; raw: do not"
+    add("--mode", choices=("centred", "raw"), default="centred", help=mode)
+    names = "names to show: by layer, or by embedding as in the paper"
+    add("--names", choices=("layer", "embedding"), default="layer", help=names)
     add("--out", required=True, help="a .png or .svg file")
     add_mesh(parser)
     add("--overwrite", action="store_true", help="replace that file")

@@ -1,4 +1,8 @@
-"""``vasae import``: read an SAE of another library."""
+"""Read an SAE that another library trained, with its activation function.
+
+vasae name, eval, report and export then work on the written folder as on a run, with a cache of the
+SAE's model and layer. docs/import.md has what can be read.
+"""
 
 import argparse
 import sys
@@ -6,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.options import add_mask
+from vasae_jax.cli.options import VerbParser, add_mask
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
@@ -29,13 +33,20 @@ def run(arguments: Sequence[str]) -> None:
     cache = Cache.open(args.cache)
     sae = read_foreign(args.source, args.library, args.folder)
     site = _site(args, sae, cache)
-    _check_width(sae, cache)
+    width = sae.W_dec.shape[1]
+    if width != cache.manifest.d_model:
+        raise UserError(
+            f"the SAE has rows of width {width} and cache {cache.url} of "
+            f"{cache.manifest.d_model}; expected a cache of its model"
+        )
     source = f"{args.source}/{args.folder}" if args.folder else args.source
     url = cache.url if "://" in cache.url else str(Path(cache.url).resolve())
     mask = (args.skip_positions, args.max_norm)
     origin = Imported(source, url, cache.digest, site.layer, site.kind, *mask)
     write_import(out, sae, origin, args.overwrite)
-    print(_summary(sae, site))
+    k = f", k {sae.k}" if sae.architecture == "topk" else ""
+    features = f"{sae.W_dec.shape[0]} features of width {width}"
+    print(f"{sae.library}, {sae.architecture}{k}: {features} at {site}")
     print(f"written to {out}")
 
 
@@ -48,52 +59,23 @@ def _site(args: argparse.Namespace, sae: "ForeignSAE", cache: "Cache") -> Site:
         _warn(f"{args.source} says that it reads {sae.site}; --layer {args.layer} is used")
     cache.acts(site, "train")
     model = cache.manifest.model.id
-    if sae.model:
-        names = _short_name(sae.model), _short_name(model)
-        if names[0] not in names[1] and names[1] not in names[0]:
-            _warn(f"{args.source} says that its model is {sae.model}; the cache is of {model}")
+    short, other = (name.rstrip("/").split("/")[-1].lower() for name in (sae.model or "", model))
+    if short not in other and other not in short:
+        _warn(f"{args.source} says that its model is {sae.model}; the cache is of {model}")
     return site
-
-
-def _check_width(sae: "ForeignSAE", cache: "Cache") -> None:
-    width = sae.W_dec.shape[1]
-    if width != cache.manifest.d_model:
-        raise UserError(
-            f"the SAE has rows of width {width} and cache {cache.url} of "
-            f"{cache.manifest.d_model}; expected a cache of its model"
-        )
-
-
-def _short_name(model: str) -> str:
-    return model.rstrip("/").split("/")[-1].lower()
 
 
 def _warn(sentence: str) -> None:
     print(f"vasae: note: {sentence}", file=sys.stderr)
 
 
-def _summary(sae: "ForeignSAE", site: Site) -> str:
-    d_sae, d_in = sae.W_dec.shape
-    k = f", k {sae.k}" if sae.architecture == "topk" else ""
-    return f"{sae.library}, {sae.architecture}{k}: {d_sae} features of width {d_in} at {site}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae import",
-        description="Read an SAE that another library trained, with its activation function. vasae "
-        "name, eval, report and export then work on the written folder as on a run, with a cache "
-        "of the SAE's model and layer. docs/import.md has what can be read.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae import", description=__doc__)
     add = parser.add_argument
     add("source", help="the SAE's folder, or a repository on the Hugging Face hub")
-    add(
-        "--from",
-        dest="library",
-        choices=("auto", "sae_lens", "sparsify", "dictionary_learning", "gemma_scope"),
-        default="auto",
-        help="library that wrote the files (default: auto, by their names)",
-    )
+    libraries = ("auto", "sae_lens", "sparsify", "dictionary_learning", "gemma_scope")
+    wrote = "library that wrote the files; auto: by their names"
+    add("--from", dest="library", choices=libraries, default="auto", help=wrote)
     add("--folder", default="", help="the SAE's folder within the source")
     add("--cache", required=True, help="an activation cache of the SAE's model and layer")
     add("--layer", type=int, help="block whose output it reads, from 0 (default: as its files say)")

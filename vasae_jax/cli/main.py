@@ -4,9 +4,8 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from vasae_jax.distributed.environment import cache_compiled_programs, skip_absent_tpu
+from vasae_jax.distributed.environment import cache_compiled_programs, reuse_memory, skip_absent_tpu
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.memory import reuse_memory
 from vasae_jax.utils.signals import Stopped, quiet_libraries
 
 VERBS = {

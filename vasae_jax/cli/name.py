@@ -1,10 +1,15 @@
-"""``vasae name``: print the names of features."""
+"""Print the names of features with their evidence on held-out text, and write the table to a file.
+
+A feature is named by the tokens at which, or just before which, it should fire, and by the nearest
+token embedding. A name says when a feature fires: it is not an explanation, not a causal claim, not
+one-to-one.
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.options import add_mesh, at_least, requested_mesh
+from vasae_jax.cli.options import VerbParser, add_mesh, at_least, open_dictionary
 from vasae_jax.utils.files import refuse_existing, write_bytes
 
 
@@ -12,24 +17,15 @@ def run(arguments: Sequence[str]) -> None:
     """Print a table of the names of a run's features, and write it to a file."""
     args = _parser().parse_args(arguments)
     source = Path(args.source)
-    exported = source.suffix == ".npz"
-    folder = source.parent if exported else source
+    folder = source.parent if source.suffix == ".npz" else source
     out = Path(args.out) if args.out else folder / _file_name(args)
     refuse_existing(out, overwrite=args.overwrite)
 
     from vasae_jax.dictionary.card import name_table
-    from vasae_jax.dictionary.files import read_dictionary
-    from vasae_jax.evaluation.publish import publish
-    from vasae_jax.training.run import open_trained
 
-    dictionary = (
-        read_dictionary(source)
-        if exported
-        else publish(open_trained(args.source, mesh=requested_mesh(args)))[0]
-    )
-    table = name_table(
-        dictionary, args.top, args.features or dictionary.d_sae, args.sort, args.verdict
-    )
+    dictionary = open_dictionary(args)
+    features = args.features or dictionary.d_sae
+    table = name_table(dictionary, args.top, features, args.sort, args.verdict)
     write_bytes(out, table.encode())
     print(table)
     print(f"written to {out}")
@@ -41,35 +37,21 @@ def _file_name(args: argparse.Namespace) -> str:
     return f"names-by-{args.sort}{verdict}-top{args.top}.txt"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae name",
-        description="Print the names of features with their evidence on held-out text, and write "
-        "the table to a file. A feature is named by the tokens at which, or just before which, it "
-        "should fire, and by the nearest token embedding. A name says when a feature fires: it is "
-        "not an explanation, not a causal claim, not one-to-one.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae name", description=__doc__)
     add = parser.add_argument
     add("source", help="directory of a run, or an exported dictionary.npz")
-    add("--top", type=at_least(0), default=5, help="names per feature (default: %(default)s)")
-    add(
-        "--features",
-        type=at_least(0),
-        default=40,
-        help="features to show; 0: all (default: %(default)s)",
-    )
+    add("--top", type=at_least(0), default=5, help="names per feature")
+    add("--features", type=at_least(0), default=40, help="features to show; 0: all")
     add(
         "--sort",
         choices=("hold", "fire_rate", "cosine", "feature"),
         default="hold",
         help="order by: how well the names hold, firing rate, cosine with the nearest embedding, "
-        "or feature number (default: %(default)s)",
+        "or feature number",
     )
-    add(
-        "--verdict",
-        choices=("holds", "no evidence", "contradicted"),
-        help="show only features with this verdict on held-out rows (default: all)",
-    )
+    verdicts = ("holds", "no evidence", "contradicted")
+    add("--verdict", choices=verdicts, help="show only features with this verdict (default: all)")
     add_mesh(parser)
     add("--out", help="text file (default: next to the source)")
     add("--overwrite", action="store_true", help="replace that file")

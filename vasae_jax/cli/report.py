@@ -1,10 +1,15 @@
-"""``vasae report``: write a page about the features of runs."""
+"""Write a page about the features of one or more runs.
 
-import argparse
+It has their names and how well these hold, examples of where they fire, figures, and heatmaps of
+sentences. The page opens in a browser from disk and loads nothing from the network. A name says
+when a feature fires: it is not an explanation, not a causal claim, not one-to-one.
+"""
+
 from collections.abc import Sequence
 
 from vasae_jax.cli.options import (
     MODEL_HELP,
+    VerbParser,
     add_mesh,
     add_model,
     add_split,
@@ -35,24 +40,14 @@ def run(arguments: Sequence[str]) -> None:
     print(make_report(options, runs, model))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vasae report",
-        description="Write a page about the features of one or more runs: their names and how "
-        "well these hold, examples of where they fire, figures, and heatmaps of sentences. The "
-        "page opens in a browser from disk and loads nothing from the network. A name says when a "
-        "feature fires: it is not an explanation, not a causal claim, not one-to-one.",
-    )
+def _parser() -> VerbParser:
+    parser = VerbParser(prog="vasae report", description=__doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="directories of runs")
     add("--out", required=True, help="folder to write; open index.html in a browser")
     add_model(parser, MODEL_HELP)
-    add(
-        "--text",
-        action="append",
-        default=[],
-        help="a sentence for another heatmap; may be repeated",
-    )
+    more = "a sentence for another heatmap; may be repeated"
+    add("--text", action="append", default=[], help=more)
     add_split(parser, "split that examples are taken from")
     add_mesh(parser)
     add("--overwrite", action="store_true", help="replace the report in the folder")

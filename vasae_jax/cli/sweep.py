@@ -1,11 +1,14 @@
-"""``vasae sweep``: train a grid of runs; ``status``, ``table`` and ``plot`` show one."""
+"""Train and measure every point of a sweep file, and write one table.
 
-import argparse
+Several points are trained together where possible. Run the command again to train what is missing.
+vasae sweep status|table|plot DIR shows a sweep. docs/sweeps.md has the rest.
+"""
+
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.options import add_hosts, require_matplotlib, run_on_hosts
+from vasae_jax.cli.options import VerbParser, add_hosts, at_least, require_matplotlib, run_on_hosts
 from vasae_jax.config.overrides import parse_overrides
 from vasae_jax.utils.errors import UserError
 
@@ -17,11 +20,7 @@ FRONTIER = ("unmasked.variance_explained", "hold10")
 
 def run(arguments: Sequence[str]) -> None:
     """Train a sweep, or show one."""
-    actions: dict[str, Callable[[Sequence[str]], None]] = {
-        "status": _status,
-        "table": _table,
-        "plot": _plot,
-    }
+    actions = {"status": _status, "table": _table, "plot": _plot}
     if arguments and arguments[0] in actions:
         actions[arguments[0]](arguments[1:])
     else:
@@ -33,18 +32,13 @@ def _train(arguments: Sequence[str]) -> None:
 
     from vasae_jax.sweep import load_sweep
     from vasae_jax.sweep.packs import parse_shard
-    from vasae_jax.sweep.run import SweepOptions, run_sweep
+    from vasae_jax.sweep.run import SweepOptions, dry_run, run_sweep
 
     sweep = load_sweep(args.file)
     base = parse_overrides(sweep.base, settings, PROGRAM)
     sweep = dataclasses.replace(sweep, base=base, out=args.out or sweep.out)
-    shard = parse_shard(args.shard)
-    if args.max_members < 0:
-        raise UserError(f"--max-members is {args.max_members}; expected at least 1, or 0")
-    options = SweepOptions(shard, args.max_members, args.on or "", args.hosts)
+    options = SweepOptions(parse_shard(args.shard), args.max_members, args.on or "", args.hosts)
     if args.dry_run:
-        from vasae_jax.sweep.dry_run import dry_run
-
         print(dry_run(sweep, options, args.topology))
         return
     if args.on and args.distributed:
@@ -68,41 +62,35 @@ def _table(arguments: Sequence[str]) -> None:
     parser = _show_parser("table", "Write the table of a sweep, and print some of its columns.")
     add = parser.add_argument
     add("--sort", metavar="KEY", help="show the runs that have this column, the best first")
-    add(
-        "--where",
-        nargs="+",
-        default=[],
-        metavar="COND",
-        help="show only runs that meet all conditions, such as sae.k=32 or fvu<0.3",
-    )
-    add("--columns", default=COLUMNS, help="columns, or ends of their names (default: %(default)s)")
+    conditions = "show only runs that meet all conditions, such as sae.k=32 or fvu<0.3"
+    add("--where", nargs="+", default=[], metavar="COND", help=conditions)
+    add("--columns", default=COLUMNS, help="columns, or ends of their names")
     args = parser.parse_args(arguments)
 
     from vasae_jax.sweep.points import read_members
-    from vasae_jax.sweep.table import format_rows, select_rows, table, write_table
+    from vasae_jax.sweep.table import (
+        condition_parts,
+        format_rows,
+        select_rows,
+        table,
+        write_table,
+    )
 
     out = Path(args.dir)
     rows = table(read_members(out))
     written = write_table(out, rows)
-    keys = args.columns.split(",")
-    if args.sort and args.sort not in keys:
-        keys.append(args.sort)
-    keys += [key for key in map(_column, args.where) if key not in keys]
-    print(format_rows(select_rows(rows, args.where), keys, args.sort))
+    keys = [*args.columns.split(","), *filter(None, [args.sort])]
+    keys += [condition_parts(text)[0] for text in args.where]
+    print(format_rows(select_rows(rows, args.where), list(dict.fromkeys(keys)), args.sort))
     print("written to", *written)
 
 
-def _column(condition: str) -> str:
-    return condition.split("=")[0].split("<")[0].split(">")[0].rstrip("!").strip()
-
-
 def _plot(arguments: Sequence[str]) -> None:
-    parser = _show_parser(
-        "plot", "Draw the frontier of two measures, and each setting that varies."
-    )
+    what = "Draw the frontier of two measures, and each setting that varies."
+    parser = _show_parser("plot", what)
     add = parser.add_argument
-    add("--x", default=FRONTIER[0], help="measure on the x axis (default: %(default)s)")
-    add("--y", default=FRONTIER[1], help="measure on the y axis (default: %(default)s)")
+    add("--x", default=FRONTIER[0], help="measure on the x axis")
+    add("--y", default=FRONTIER[1], help="measure on the y axis")
     add("--by", metavar="KEY", help="setting to colour points by (default: the first that varies)")
     add("--overwrite", action="store_true", help="replace the figures")
     args = parser.parse_args(arguments)
@@ -121,18 +109,16 @@ def _plot(arguments: Sequence[str]) -> None:
     print(*sweep_figures(rows, keys, pair, out, by, args.overwrite), sep="\n")
 
 
-def _show_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {verb}", description=description)
+def _show_parser(verb: str, description: str) -> VerbParser:
+    parser = VerbParser(prog=f"{PROGRAM} {verb}", description=description)
     parser.add_argument("dir", help="directory of a sweep")
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> VerbParser:
+    parser = VerbParser(
         prog=PROGRAM,
-        description="Train and measure every point of a sweep file, several together where "
-        "possible, and write one table. Run the command again to train what is missing. vasae "
-        "sweep status|table|plot DIR shows a sweep. docs/sweeps.md has the rest.",
+        description=__doc__,
         epilog="Settings of vasae train, such as --run.steps=200, may follow; they apply to every "
         "point.",
         allow_abbrev=False,
@@ -141,24 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     add("file", help="a Python file with sweep = Sweep(...)")
     add("--out", help="directory of the sweep (default: the file's)")
     add("--dry-run", action="store_true", help="print what would be trained, and stop")
-    add(
-        "--topology",
-        help="with --dry-run: estimate the time on this TPU slice, such as v5e:4x4 (needs libtpu)",
-    )
-    add(
-        "--shard",
-        default="0/1",
-        metavar="I/N",
-        help="train only part I (from 0) of N equal parts of the runs",
-    )
-    add(
-        "--max-members",
-        type=int,
-        default=0,
-        metavar="N",
-        help="runs of a pack at most (default: as many as fit in memory)",
-    )
+    add("--topology", help="with --dry-run: estimate the time on a TPU slice such as v5e:4x4")
+    part = "train only part I (from 0) of N equal parts of the runs"
+    add("--shard", default="0/1", metavar="I/N", help=part)
+    most = "runs of a pack at most; 0: as many as fit in memory"
+    add("--max-members", type=at_least(0), default=0, metavar="N", help=most)
     add("--on", metavar="ray|ray://HOST:PORT", help="train packs as Ray tasks")
-    add("--hosts", type=int, default=1, help="with --on: hosts per pack (default: %(default)s)")
+    add("--hosts", type=int, default=1, help="with --on: hosts per pack")
     add_hosts(parser)
     return parser

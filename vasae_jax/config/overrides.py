@@ -34,6 +34,8 @@ RENAMED_VALUES = {
 }
 """Choices of earlier versions, and their names now."""
 
+_SECTIONS = get_type_hints(Config)
+
 
 def load_config(path: str) -> Config:
     """The ``config`` that a Python file defines.
@@ -135,13 +137,9 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
                     "this version"
                 )
     try:
-        sections = {
-            section.name: type(getattr(Config(), section.name))(**value[section.name])
-            for section in dataclasses.fields(Config)
-        }
+        config = Config(**{name: kind(**value[name]) for name, kind in _SECTIONS.items()})
     except (KeyError, TypeError) as error:
         raise UserError(f"{origin} is not a config of this version: {error}") from error
-    config = Config(**sections)
     _check_choices(config, origin)
     return config
 
@@ -168,7 +166,7 @@ def _choices() -> dict[str, tuple[str, ...]]:
     """The values that each setting with a fixed choice may have, by its dotted name."""
     return {
         f"{section}.{name}": get_args(kind)
-        for section, settings in get_type_hints(Config).items()
+        for section, settings in _SECTIONS.items()
         for name, kind in get_type_hints(settings).items()
         if get_origin(kind) is Literal
     }
@@ -225,12 +223,18 @@ def _unknown_setting(argument: str) -> str:
     option, name = argument.split("=")[0], _to_name(argument)
     if new := RENAMED.get(name):
         return f"{option} is now called {_to_option(new)}"
+    if similar := similar_settings(name):
+        return f"unknown setting {option}; did you mean {' or '.join(map(_to_option, similar))}?"
+    return f"unknown setting {option}; see vasae train --help for all settings"
+
+
+def similar_settings(name: str) -> list[str]:
+    """The settings that an unknown dotted ``name`` may stand for, the likeliest first."""
+    if name in RENAMED:
+        return [RENAMED[name]]
     names = list(flatten(Config()))
-    similar = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-    similar = similar or [each for each in names if each.split(".")[1] == name.split(".")[-1]]
-    if not similar:
-        return f"unknown setting {option}; see vasae train --help for all settings"
-    return f"unknown setting {option}; did you mean {' or '.join(map(_to_option, similar))}?"
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    return close or [each for each in names if each.split(".")[1] == name.split(".")[-1]]
 
 
 def _unbox(text: str) -> str:

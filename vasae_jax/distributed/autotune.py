@@ -73,8 +73,7 @@ def _measure(implementations: Mapping[str, Callable[[], jax.Array]]) -> dict[str
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:
-    try:
+    with contextlib.suppress(OSError, ValueError):
         results = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return results if isinstance(results, dict) else {}
+        return results if isinstance(results, dict) else {}
+    return {}

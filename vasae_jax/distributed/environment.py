@@ -1,6 +1,7 @@
-"""Environment variables that a command sets before JAX is loaded; this module loads no JAX."""
+"""Prepare a command's process before JAX is loaded: variables and memory. Loads no JAX itself."""
 
 import contextlib
+import ctypes
 import glob
 import hashlib
 import importlib.util
@@ -28,6 +29,12 @@ _PCI_VENDORS = "/sys/bus/pci/devices/*/vendor"
 _GOOGLE = "0x1ae0"
 _NETWORK_CARD = "0x0042"
 """Google's network card, which its machines without a TPU have too."""
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_NEVER = -1
+# Linux's mman.h
+_MADV_HUGEPAGE = 14
+_HUGE_PAGE = 2**21
 
 
 def cache_compiled_programs() -> None:
@@ -80,9 +87,7 @@ def processor_digest() -> str:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def skip_absent_tpu() -> None:
@@ -99,9 +104,7 @@ def skip_absent_tpu() -> None:
 
 
 def _may_have_tpu() -> bool:
-    if any(glob.glob(nodes) for nodes in _TPU_NODES):
-        return True
-    return any(
+    return any(map(glob.glob, _TPU_NODES)) or any(
         _read(vendor) == _GOOGLE and _read(vendor.with_name("device")) != _NETWORK_CARD
         for vendor in map(Path, glob.glob(_PCI_VENDORS))
     )
@@ -111,3 +114,40 @@ def _read(file: Path) -> str:
     with contextlib.suppress(OSError):
         return file.read_text().strip()
     return ""
+
+
+def reuse_memory() -> None:
+    """Make this process keep freed memory for later instead of returning it to the system.
+
+    By default glibc maps every large array anew and unmaps it when it is freed. Each training step
+    then touches all its temporary memory for the first time, and the page faults take as long as
+    the arithmetic. With a heap that is reused they happen once. Pages of 2 MiB instead of 4 KiB
+    also save most of the address translation.
+
+    Only for commands, since it affects all of the process, which keeps its peak memory until it
+    ends. Reserves addresses, not memory, for half of the machine's memory. Does nothing without
+    glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    libc.mallopt(_M_ARENA_MAX, 1)  # arenas of threads cannot hold large arrays and would map them
+    _advise_huge_pages(libc)
+
+
+def _advise_huge_pages(libc: ctypes.CDLL) -> None:
+    """Extend the heap by addresses that the kernel may back with huge pages once they are used."""
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    start = libc.malloc(size)
+    if not start:  # the process may not have so many addresses
+        return
+    first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+    libc.madvise(first, (start + size - first) // _HUGE_PAGE * _HUGE_PAGE, _MADV_HUGEPAGE)
+    libc.free(start)

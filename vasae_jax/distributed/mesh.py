@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import keystr, tree_map_with_path
 
 from vasae_jax.config import MeshConfig
 from vasae_jax.utils.errors import UserError
@@ -43,22 +44,20 @@ class Rules:
 
         Arrays are split along their leading axis, the features, except scalars and b_dec.
         """
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: P(*self._axes(path, np.ndim(leaf))), tree
-        )
+        return tree_map_with_path(lambda path, leaf: P(*self._axes(path, leaf)), tree)
 
     def pack(self, tree: Any) -> Any:
         """A PartitionSpec for every leaf of a pack's states, concatenated along the leading axis.
 
         ``tree`` is the state of one run. Each run's part is sharded as :meth:`state` shards it.
         """
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: P((self.members, *self._axes(path, np.ndim(leaf)))), tree
+        return tree_map_with_path(
+            lambda path, leaf: P((self.members, *self._axes(path, leaf))), tree
         )
 
-    def _axes(self, path: tuple[Any, ...], ndim: int) -> tuple[str | None, ...]:
-        """Mesh axes of a leaf of one run's state with ``ndim`` axes."""
-        by_feature = ndim > 0 and _last_name(path) not in _NOT_BY_FEATURE
+    def _axes(self, path: tuple[Any, ...], leaf: Any) -> tuple[str | None, ...]:
+        """Mesh axes that split a leaf of one run's state."""
+        by_feature = np.ndim(leaf) > 0 and keystr(path[-1:], simple=True) not in _NOT_BY_FEATURE
         return (self.features,) if by_feature else ()
 
 
@@ -68,12 +67,10 @@ def make_mesh(config: MeshConfig) -> Mesh:
     Raises:
         UserError: there are not enough devices, or a run on several hosts leaves some unused.
     """
-    devices = jax.devices()
-    member, model = config.member, config.model
+    devices, member, model = jax.devices(), config.member, config.model
     data = config.rows_over or max(1, len(devices) // max(member * model, 1))
-    sizes = (member, data, model)
+    sizes, size = (member, data, model), member * data * model
     layout = f"mesh member={member} x data={data} x model={model}"
-    size = member * data * model
     if min(sizes) < 1 or size > len(devices):
         raise UserError(
             f"{layout} cannot be laid out: found {len(devices)} device(s), expected axes of at "
@@ -99,13 +96,6 @@ def shardings(mesh: Mesh, specs: Any) -> Any:
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda leaf: isinstance(leaf, P)
     )
-
-
-def _last_name(path: tuple[Any, ...]) -> str:
-    if not path:
-        return ""
-    entry = path[-1]
-    return str(getattr(entry, "name", getattr(entry, "key", entry)))
 
 
 # NumPy arrays to a mesh that may span processes.

@@ -3,7 +3,6 @@
 docs/sweeps.md says how a grid becomes packs and jobs.
 """
 
-from vasae_jax.sweep import grid
-from vasae_jax.sweep.points import Sweep, load_sweep
-
-__all__ = ["Sweep", "grid", "load_sweep"]
+from vasae_jax.sweep import grid as grid
+from vasae_jax.sweep.points import Sweep as Sweep
+from vasae_jax.sweep.points import load_sweep as load_sweep

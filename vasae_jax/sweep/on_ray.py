@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vasae_jax.config import Config
-from vasae_jax.sweep.packs import Pack
-from vasae_jax.sweep.train import train_one
+from vasae_jax.distributed.environment import reuse_memory
+from vasae_jax.sweep.packs import Pack, train_one
 from vasae_jax.training.log import print_once
 from vasae_jax.utils.errors import UserError, first_line
-from vasae_jax.utils.memory import reuse_memory
 from vasae_jax.utils.signals import quiet_libraries
 
 RETRIES = 10
@@ -56,7 +55,7 @@ def train_on_ray(packs: Sequence[Pack], hosts: int) -> None:
     A lost worker's pack goes on from its last checkpoint on another one.
 
     Raises:
-        UserError: packs failed, each of which has said why.
+        UserError: packs failed; the reason of each was printed.
     """
     import ray
 
@@ -79,27 +78,25 @@ def train_on_ray(packs: Sequence[Pack], hosts: int) -> None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.cancel(task)
     if failed:
-        raise UserError(f"{failed} of {total} packs failed, as said above; expected none")
+        raise UserError(f"{failed} of {total} packs failed, as printed above; expected none")
 
 
 def _device(ray: Any, base: Config, hosts: int) -> tuple[str, int]:
     """The resource that a pack takes of each of its hosts, and how much of it."""
-    resources = ray.cluster_resources()
-    mesh = base.mesh
-    devices = max(1, mesh.member * mesh.model * max(1, mesh.rows_over) // hosts)
+    resources, mesh = ray.cluster_resources(), base.mesh
     for kind in ("GPU", "TPU"):
         if resources.get(kind):
-            return kind, devices
+            return kind, max(1, mesh.member * mesh.model * max(1, mesh.rows_over) // hosts)
     return "CPU", 1
 
 
 def _submit(ray: Any, pack: Pack, hosts: int) -> Any:
-    """Submit a pack as a task; each has a fresh process, for JAX holds devices until it ends."""
+    """Submit a pack as a task; each has a fresh process, since JAX keeps devices until it ends."""
     if hosts > 1:
         coordinate = ray.remote(num_cpus=0, max_retries=RETRIES, max_calls=1)(_train_on_hosts)
         return coordinate.remote(pack, hosts)
     kind, amount = _device(ray, pack[0].config, hosts)
-    task = ray.remote(max_retries=RETRIES, max_calls=1, **_resources(kind, amount))(_train_alone)
+    task = ray.remote(max_retries=RETRIES, max_calls=1, **_resources(kind, amount))(_train)
     return task.remote(pack)
 
 
@@ -109,10 +106,17 @@ def _resources(kind: str, amount: int) -> dict[str, Any]:
     return {"num_cpus": 1, "num_gpus": amount if kind == "GPU" else 0}
 
 
-def _train_alone(pack: Pack) -> None:
+def _train(pack: Pack, host: tuple[str, int, int] | None = None) -> None:
+    """Train a pack alone, or as one ``host`` of several: address, number and count as of Hosts."""
     reuse_memory()
     quiet_libraries()
-    train_one(pack)
+    if host is None:
+        train_one(pack)
+        return
+    from vasae_jax.distributed.hosts import Hosts, joined
+
+    with joined(Hosts(*host)):
+        train_one(pack)
 
 
 def _train_on_hosts(pack: Pack, hosts: int) -> None:
@@ -135,7 +139,7 @@ def _train_on_hosts(pack: Pack, hosts: int) -> None:
         for _ in range(RETRIES):
             address = ray.get(head.remote())
             tasks = [
-                ray.remote(**_resources(kind, amount), **on_host(index))(_train_as_host).remote(
+                ray.remote(**_resources(kind, amount), **on_host(index))(_train).remote(
                     pack, (address, index, hosts)
                 )
                 for index in range(hosts)
@@ -148,20 +152,10 @@ def _train_on_hosts(pack: Pack, hosts: int) -> None:
                     raise
                 print_once(f"a host of a pack was lost ({first_line(error)}): started again")
                 ray.wait(tasks, num_returns=hosts)
-        measuring = ray.remote(**_resources(kind, amount), **on_host(0))(_train_alone)
+        measuring = ray.remote(**_resources(kind, amount), **on_host(0))(_train)
         ray.get(measuring.remote(pack))
     finally:
         remove_placement_group(group)
-
-
-def _train_as_host(pack: Pack, host: tuple[str, int, int]) -> None:
-    from vasae_jax.distributed.hosts import Hosts, joined
-
-    reuse_memory()
-    quiet_libraries()
-    address, index, hosts = host
-    with joined(Hosts(address, index, hosts)):
-        train_one(pack)
 
 
 def _free_address() -> str:

@@ -1,25 +1,36 @@
-"""How the runs of a sweep become packs: which may train together, and how many fit on a device."""
+"""Packs of a sweep: which runs may train together, how many fit on a device, and their training."""
 
+import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 
 import jax
 
+from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.config import Config
+from vasae_jax.distributed.hosts import broadcast_from_first
 from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL
+from vasae_jax.evaluation.log import evaluate_and_log
 from vasae_jax.sae import choose_execution
 from vasae_jax.sweep.points import Member
-from vasae_jax.sweep.status import kept_steps
+from vasae_jax.sweep.status import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, run_status
+from vasae_jax.training.checks import alike, check_cache, check_settings, features
+from vasae_jax.training.log import print_once
+from vasae_jax.training.loop import run_pack
+from vasae_jax.training.pack import rounds_of, widest
+from vasae_jax.training.run import open_trained
 from vasae_jax.training.shapes import Memory, memory, shapes_of
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import write_json
 
 Pack = tuple[Member, ...]
 Key = Callable[[Member], Hashable]
 """What the runs of a pack have in common."""
 SHARE = {"cpu": 0.4, "gpu": 0.7, "tpu": 0.8}
-"""Share of a device's memory that runs may fill; the rest is for what a step needs besides."""
+"""Fraction of a device's memory that runs may fill; the rest is for what a step needs besides."""
 
 
 def device_bytes() -> int:
@@ -34,8 +45,7 @@ def device_memory(
 ) -> Memory:
     """Memory on a device of ``rounds`` runs like ``config``, over ``layers`` layers.
 
-    It is asked for before the devices are known: where the mesh gives all that are left to rows,
-    one is assumed.
+    The devices are not known yet: one is assumed to hold the rows where the mesh says ``auto``.
     """
     mesh, execution = config.mesh, choose_execution(config.sae.execution, platform)
     axes = {DATA: mesh.rows_over or 1, MODEL: mesh.model, MEMBER: mesh.member}
@@ -51,23 +61,61 @@ def most_members(config: Config, manifest: Manifest, platform: str, layers: int)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """``I/N`` as two numbers, I from 0; UserError where it is none."""
+    """Read ``I/N`` as two numbers, I from 0; raises UserError for any other text."""
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N - 1, as in 0/4")
     return int(index), int(count)
 
 
+class Planner:
+    """Decides which runs may train together, and how many of them fit on a device.
+
+    Raises:
+        UserError: settings of a run cannot be used; the message names the run.
+    """
+
+    def __init__(self, members: Sequence[Member], platform: str | None = None) -> None:
+        self._caches = {
+            url: Cache.open(url) for url in {member.config.data.cache for member in members}
+        }
+        self._platform = platform or jax.default_backend()
+        self._layers = len({member.config.data.input_site for member in members})
+        for member in members:
+            try:
+                check_settings(member.config)
+                check_cache(member.config, self._caches[member.config.data.cache])
+            except UserError as error:
+                raise UserError(f"point {member.id} ({member.name}): {error}") from error
+
+    def key(self, member: Member) -> object:
+        """Equal for runs that may train together."""
+        config, manifest = member.config, self._manifest(member)
+        on_device = features(config, manifest.vocab_size) // config.mesh.model
+        return alike(config, on_device, self._platform)
+
+    def most(self, member: Member) -> int:
+        """How many runs like this one a pack may have, over all devices along ``member``."""
+        each = most_members(member.config, self._manifest(member), self._platform, self._layers)
+        return each * member.config.mesh.member
+
+    def memory(self, pack: Pack) -> Memory:
+        """What a pack takes on each device."""
+        configs = [member.config for member in pack]
+        config, layers = widest(configs), len({config.data.input_site for config in configs})
+        rounds = len(rounds_of(configs, config.mesh.member))
+        manifest = self._manifest(pack[0])
+        return device_memory(config, manifest, self._platform, rounds=rounds, layers=layers)
+
+    def _manifest(self, member: Member) -> Manifest:
+        return self._caches[member.config.data.cache].manifest
+
+
 def in_pack_order(members: Sequence[Member], key: Key) -> list[Member]:
     """The runs in an order in which those that may train together are adjacent, by layer."""
-    groups: dict[Hashable, list[Member]] = {}
-    for member in members:
-        groups.setdefault(key(member), []).append(member)
-    return [
-        member
-        for group in groups.values()
-        for member in sorted(group, key=lambda member: member.config.data.input_site)
-    ]
+    groups: dict[Hashable, int] = {}  # in order of their first runs
+    place = {member.id: groups.setdefault(key(member), len(groups)) for member in members}
+    return sorted(members, key=lambda member: (place[member.id], member.config.data.input_site))
 
 
 def take_shard(ordered: Sequence[Member], index: int, count: int) -> Sequence[Member]:
@@ -85,16 +133,10 @@ def packs_of(ordered: Sequence[Member], key: Key, most: Callable[[Member], int])
         most: how many runs like this one a pack may have.
     """
     packs: list[Pack] = []
-    start = 0
-    while start < len(ordered):
-        same = key(ordered[start])
-        stop = start
-        while stop < len(ordered) and key(ordered[stop]) == same:
-            stop += 1
-        group = ordered[start:stop]
+    for _, alike_members in itertools.groupby(ordered, key):
+        group = list(alike_members)
         parts = math.ceil(len(group) / max(1, most(group[0])))
         packs += [tuple(take_shard(group, part, parts)) for part in range(parts)]
-        start = stop
     return packs
 
 
@@ -110,3 +152,58 @@ def by_step(pack: Pack) -> list[Pack]:
         parts.append(tuple(member for member in left if step in kept[member.id]))
         left = [member for member in left if member not in parts[-1]]
     return parts
+
+
+def train_packs(packs: Sequence[Pack]) -> None:
+    """Train what is missing of each pack and measure its runs; a pack that fails lets others go on.
+
+    Raises:
+        UserError: packs failed; the reason of each was printed.
+        Stopped: a signal stopped it; what was trained is kept.
+    """
+    failed = 0
+    for number, pack in enumerate(packs, 1):
+        try:
+            print_once(f"pack {number} of {len(packs)}: {len(pack)} runs")
+            train_one(pack)
+        except UserError as error:
+            failed += 1
+            print_once(f"pack {number} of {len(packs)} failed: {error}")
+    if failed:
+        raise UserError(f"{failed} of {len(packs)} packs failed, as printed above; expected none")
+
+
+def train_one(pack: Pack) -> None:
+    """Train what is missing of one pack, and measure its runs."""
+    for part in _parts(pack):
+        run_pack([member.config for member in part])
+    if jax.process_count() > 1:
+        print_once(
+            "the runs of the pack are trained; the same command in one process measures them"
+        )
+        return
+    for member in pack:
+        measure(member)
+
+
+def _parts(pack: Pack) -> list[Pack]:
+    """The unfinished runs of a pack in parts that resume together, as the first process sees it."""
+
+    def unfinished() -> str:
+        missing = tuple(run for run in pack if run_status(run).status in (WAITING, RUNNING))
+        return json.dumps([[member.id for member in part] for part in by_step(missing)])
+
+    by_id = {member.id: member for member in pack}
+    parts = json.loads(broadcast_from_first(unfinished))
+    return [tuple(by_id[key] for key in part) for part in parts]
+
+
+def measure(member: Member) -> None:
+    """Measure a run that has a checkpoint and write it in its directory, unless that was done."""
+    status = run_status(member).status
+    if status in (DONE, WAITING, RUNNING) or not kept_steps(member.path):
+        return
+    file = member.path / MEASURES
+    if status == TRAINED or not file.exists():
+        print_once(f"measuring {member.id} ({member.name})")
+        write_json(file, evaluate_and_log(open_trained(os.fspath(member.path)), member.path))

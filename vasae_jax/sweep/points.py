@@ -1,15 +1,14 @@
 """A sweep, its points, and the runs that they stand for, each with a lasting id and a name."""
 
-import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
-from vasae_jax.config.overrides import RENAMED, flatten, from_dict, read_variable, to_dict
+from vasae_jax.config.overrides import flatten, from_dict, read_variable, similar_settings
 from vasae_jax.sweep.grid import Grid, Point
 from vasae_jax.training.run_dir import result_settings
 from vasae_jax.utils.errors import UserError
@@ -28,7 +27,6 @@ def apply_point(base: Config, point: Point, number: int) -> Config:
     Raises:
         UserError: an unknown setting (with the nearest one) or a value of a wrong type.
     """
-    config = base
     for name, value in point.items():
         hint = _hint(name, number)
         if not fits(value, hint):
@@ -37,13 +35,12 @@ def apply_point(base: Config, point: Point, number: int) -> Config:
                 f"expected {_expected(hint)}"
             )
         section, field = name.split(".")
-        changed = replace(getattr(config, section), **{field: value})
-        config = replace(config, **{section: changed})
-    return config
+        base = replace(base, **{section: replace(getattr(base, section), **{field: value})})
+    return base
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is of the type ``hint``; a whole number also serves as a float."""
+    """Whether ``value`` is of the type ``hint``; an integer also serves as a float."""
     if get_origin(hint) is Literal:
         return any(type(value) is type(option) and value == option for option in get_args(hint))
     if get_args(hint):  # a union
@@ -54,14 +51,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _hint(name: str, number: int) -> Any:
-    known = flatten(Config())
     if name in REFUSED:
         raise UserError(f"point {number} sets {name}; expected a setting that shapes its run")
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-        same_end = [key for key in known if key.split(".")[1] == name.split(".")[-1]]
-        nearest = RENAMED.get(name) or (same_end or near)[0]
-        raise UserError(f"point {number} sets {name}, which is no setting; did you mean {nearest}?")
+    if name not in flatten(Config()):
+        similar = similar_settings(name)
+        hint = f"did you mean {similar[0]}?" if similar else "expected one such as sae.k"
+        raise UserError(f"point {number} sets {name}, which is no setting; {hint}")
     section, field = name.split(".")
     return get_type_hints(type(getattr(Config(), section)))[field]
 
@@ -102,15 +97,20 @@ def members_of(base: Config, points: Grid, out: str) -> list[Member]:
     configs = [apply_point(base, point, number) for number, point in enumerate(points)]
     digests = {url: Cache.open(url).digest for url in {config.data.cache for config in configs}}
     by_id = {id_of(config, digests[config.data.cache]): config for config in configs}
-    return with_names(
-        [Member(key, "", _at(config, f"{out}/{RUNS}/{key}")) for key, config in by_id.items()]
-    )
+    return with_names([_member(key, "", config, out) for key, config in by_id.items()])
 
 
 def with_names(members: Sequence[Member]) -> list[Member]:
     """The runs, named by what varies over just these."""
-    names = _names([member.config for member in members])
-    return [replace(member, name=name) for member, name in zip(members, names, strict=True)]
+    keys = varied([member.config for member in members])
+    ends = [key.split(".")[1] for key in keys]
+    labels = {key: key if ends.count(end) > 1 else end for key, end in zip(keys, ends, strict=True)}
+
+    def name_of(member: Member) -> str:
+        settings = flatten(member.config)
+        return " ".join(f"{label}={_value(settings[key])}" for key, label in labels.items())
+
+    return [replace(member, name=name_of(member) or "the base") for member in members]
 
 
 def id_of(config: Config, cache_digest: str) -> str:
@@ -135,11 +135,7 @@ def varied(configs: Sequence[Config]) -> list[str]:
 
 def write_members(out: Path, members: Sequence[Member]) -> None:
     """Write what the sweep consists of to ``out``/sweep.json."""
-    points = [
-        {"id": member.id, "name": member.name, "config": to_dict(member.config)}
-        for member in members
-    ]
-    write_json(out / SWEEP, {"points": points})
+    write_json(out / SWEEP, {"points": [asdict(member) for member in members]})
 
 
 def read_members(out: Path) -> list[Member]:
@@ -154,33 +150,16 @@ def read_members(out: Path) -> list[Member]:
     try:
         points: list[dict[str, Any]] = json.loads(file.read_text())["points"]
         return [
-            Member(
-                point["id"],
-                point["name"],
-                _at(from_dict(point["config"], str(file)), f"{out}/{RUNS}/{point['id']}"),
-            )
+            _member(point["id"], point["name"], from_dict(point["config"], str(file)), out)
             for point in points
         ]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 
 
-def _at(config: Config, out: str) -> Config:
-    """``config`` with its run in the directory ``out``."""
-    return replace(config, run=replace(config.run, out=out))
-
-
-def _names(configs: list[Config]) -> list[str]:
-    keys = varied(configs)
-    ends = [key.split(".")[1] for key in keys]
-    short = [key if ends.count(end) > 1 else end for key, end in zip(keys, ends, strict=True)]
-    flat = [flatten(config) for config in configs]
-    if not keys:
-        return ["the base" for _ in flat]
-    return [
-        " ".join(f"{name}={_value(settings[key])}" for name, key in zip(short, keys, strict=True))
-        for settings in flat
-    ]
+def _member(key: str, name: str, config: Config, out: Path | str) -> Member:
+    """A run of the sweep in ``out``."""
+    return Member(key, name, replace(config, run=replace(config.run, out=f"{out}/{RUNS}/{key}")))
 
 
 def _value(value: Any) -> str:

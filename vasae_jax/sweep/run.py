@@ -1,29 +1,44 @@
-"""A sweep from its definition to its table."""
+"""Run a sweep from its definition to its table, or print what it would train."""
 
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
 from vasae_jax.sweep.grid import Point
-from vasae_jax.sweep.packs import Pack, in_pack_order, packs_of, take_shard
+from vasae_jax.sweep.packs import (
+    Pack,
+    Planner,
+    device_bytes,
+    in_pack_order,
+    packs_of,
+    take_shard,
+    train_packs,
+)
 from vasae_jax.sweep.points import (
     SWEEP,
     Member,
     Sweep,
     members_of,
     read_members,
+    varied,
     with_names,
     write_members,
 )
 from vasae_jax.sweep.status import DONE, run_status
 from vasae_jax.sweep.table import best_first, read_measures, table, write_board, write_table
-from vasae_jax.sweep.train import Planner, train_packs
+from vasae_jax.training.pack import rounds_of, widest
+from vasae_jax.training.shapes import shapes_of
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.progress import duration
+
+if TYPE_CHECKING:
+    from vasae_jax.aot import Slice
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class SweepOptions:
     """How a sweep is divided into jobs and packs, and where it runs."""
 
     shard: tuple[int, int] = (0, 1)
-    """Which part of how many equal parts of the runs is trained here."""
+    """Part of the runs that is trained here, from 0, and the number of equal parts."""
     max_members: int = 0
     """Most runs of a pack; 0: as many as memory holds."""
     on: str = ""
@@ -47,8 +62,8 @@ def run_sweep(sweep: Sweep, options: SweepOptions) -> list[Path]:
     jobs train too.
 
     Raises:
-        UserError: something given cannot be used (before anything starts), or packs failed.
-        Stopped: a signal asked for it; progress is kept.
+        UserError: a setting cannot be used (before anything starts), or packs failed.
+        Stopped: a signal stopped it; progress is kept.
     """
     check_sweep(sweep)
     if options.on:
@@ -102,7 +117,7 @@ def make_packs(
 
 
 def write_results(out: Path, members: Sequence[Member]) -> list[Path]:
-    """Write the table of all runs as they are now, and TensorBoard's page of it where wanted."""
+    """Write the table of all runs as they are now, also for TensorBoard if the runs log to it."""
     rows = table(members)
     if members[0].config.run.tensorboard:
         write_board(out, members, rows)
@@ -115,7 +130,7 @@ def find_run(out: Path, best: str | None, member: str | None) -> Path:
     Only runs that are done are compared. The start of an id is enough.
 
     Raises:
-        UserError: ``out`` is no sweep, or there is no such run, or more than one.
+        UserError: ``out`` has no sweep, or not exactly one such run.
     """
     members = read_members(out)
     if best is not None:
@@ -142,12 +157,12 @@ def train_points(base: Config, points: Iterable[Point], out: str) -> list[dict[s
         out: directory of the sweep.
 
     Returns:
-        For each point its measures by dotted name, such as ``unmoptions.fvu``, with ``id`` and
+        For each point its measures by dotted name, such as ``unmasked.fvu``, with ``id`` and
         ``status``. A run that diverged before its first checkpoint has no others.
 
     Raises:
         UserError: a setting cannot be used (before anything starts), or a pack failed.
-        Stopped: a signal asked for it; progress is kept.
+        Stopped: a signal stopped it; progress is kept.
     """
     grid = tuple(points)
     new = members_of(base, grid, out)
@@ -161,3 +176,94 @@ def train_points(base: Config, points: Iterable[Point], out: str) -> list[dict[s
         write_results(Path(out), known)
     runs = [members_of(base, (point,), out)[0] for point in grid]
     return [{"id": run.id, "status": run_status(run).status, **read_measures(run)} for run in runs]
+
+
+def dry_run(sweep: Sweep, options: SweepOptions, topology: str | None = None) -> str:
+    """The packs and runs that would be trained, the memory of each and, on a TPU slice, the time.
+
+    Raises:
+        UserError: the sweep cannot be run, or the slice is not known.
+    """
+    tpu = None
+    if topology:
+        from vasae_jax.aot import open_slice
+
+        tpu = open_slice(topology)  # before JAX has looked for devices
+    check_sweep(sweep)
+    members = members_of(sweep.base, sweep.points, sweep.out)
+    planner = Planner(members, "tpu" if tpu else None)
+    packs = make_packs(members, planner, options)
+    done = sum(run_status(member).status == DONE for member in members)
+    axes = ", ".join(varied([member.config for member in members])) or "nothing"
+    lines = [f"{len(members)} runs that differ in {axes}; {done} are done; {len(packs)} packs here"]
+    if hint := _seed_hint(members):
+        lines.append(hint)
+    total = 0.0
+    for number, pack in enumerate(packs, 1):
+        memory = planner.memory(pack).total
+        lines.append(
+            f"pack {number}: {_description(pack)}; about {memory / 2**30:.2f} GiB a device"
+        )
+        if tpu is not None:
+            seconds = pack_seconds(pack, tpu)
+            total += seconds
+            lines[-1] += f", {duration(seconds)} on {topology} by its compiler's cost model"
+    if tpu is not None:
+        lines.append(f"in all {duration(total)}, an estimate: nothing has run")
+    else:
+        lines.append(f"a device has {device_bytes() / 2**30:.1f} GiB")
+    lines += [f"  {member.id}  {member.name}" for pack in packs for member in pack]
+    return "\n".join(lines)
+
+
+def pack_seconds(pack: Pack, tpu: "Slice") -> float:
+    """Seconds of the steps of ``pack`` on a TPU slice, by its compiler's estimate of a round.
+
+    Raises:
+        UserError: the mesh does not divide the slice.
+        TooLarge: a device's memory does not hold it.
+    """
+    from vasae_jax.aot import compile_program, cost_of
+
+    configs = [member.config for member in pack]
+    config = widest(configs)
+    mesh = tpu.mesh(config.mesh.member, config.mesh.model)
+    shapes = shapes_of(config, Cache.open(config.data.cache).manifest)
+    compiled = compile_program("pack", config, shapes, mesh)
+    rounds = len(rounds_of(configs, config.mesh.member))
+    return cost_of(compiled, tpu.chip).seconds * rounds * config.run.steps
+
+
+def _description(pack: Pack) -> str:
+    configs = [member.config for member in pack]
+    layers = ", ".join(map(str, sorted({config.data.layer for config in configs})))
+    rounds = len(rounds_of(configs, configs[0].mesh.member))
+    return (
+        f"{len(pack)} runs on layer {layers}, k up to {widest(configs).sae.k}, in {rounds} rounds "
+        f"a step, {configs[0].run.steps} steps of {configs[0].data.batch} rows"
+    )
+
+
+def _seed_hint(members: Sequence[Member]) -> str:
+    """A hint if seeds keep runs from sharing a pack, or make no difference; else empty."""
+    configs = [member.config for member in members]
+    if len({config.run.seed for config in configs}) == 1:
+        return ""
+    seed_orders_rows = any(config.data.seed is None for config in configs)
+    seed_draws_weights = any(_draws_weights(config) for config in configs)
+    if seed_orders_rows and seed_draws_weights:
+        return (
+            "each run.seed also orders the rows: with one data.seed runs of all seeds share packs"
+        )
+    if not seed_orders_rows and not seed_draws_weights:
+        return (
+            "no weight is drawn and data.seed orders the rows: runs of several run.seed are equal"
+        )
+    return ""
+
+
+def _draws_weights(config: Config) -> bool:
+    """Whether a run's first weights depend on its seed."""
+    sae = config.sae
+    inits = (sae.encoder_init, sae.decoder_init, sae.b_dec_init)
+    return any(init in ("normal", "uniform", "random") for init in inits)

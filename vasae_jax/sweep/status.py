@@ -1,4 +1,4 @@
-"""The status of a sweep's runs, read off their directories; nothing is opened for writing."""
+"""The status of a sweep's runs, read from their directories without writing anything."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ class RunStatus:
 
 
 def run_status(member: Member) -> RunStatus:
-    """The status of a run; what another process is writing counts as far as it is there."""
+    """The status of a run, also while another process is writing it."""
     path, steps = member.path, member.config.run.steps
     kept, last = kept_steps(path), _last_logged(path)
     rate = float(last.get("rows_per_s", 0.0))

@@ -5,7 +5,6 @@ It is written as CSV and Parquet, shown in part as text, and shown by TensorBoar
 
 import csv
 import difflib
-import importlib.util
 import io
 import json
 import operator
@@ -24,15 +23,8 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, write_bytes
 
 CSV, PARQUET, BOARD = "sweep.csv", "sweep.parquet", "tensorboard"
-LESS_IS_BETTER = (
-    "fvu",
-    "dead",
-    "dead_fraction",
-    "loss",
-    "seconds",
-    "contradicted",
-    "shuffled1",
-    "shuffled10",
+LESS_IS_BETTER = frozenset(
+    ["fvu", "dead", "dead_fraction", "loss", "seconds", "contradicted", "shuffled1", "shuffled10"]
 )
 """Measures by the last part of their names; of all others more is better."""
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -49,13 +41,13 @@ Row = dict[str, Any]
 def table(members: Sequence[Member]) -> list[Row]:
     """A row for each run; a measure that a run lacks is None."""
     rows = [_row(member) for member in members]
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
 
 
 def _row(member: Member) -> Row:
-    status, run = run_status(member), member.config.run
-    settings = {k: v for k, v in flatten(member.config).items() if not k.startswith("run.")}
+    status, settings = run_status(member), flatten(member.config)
+    of_run = ("run.steps", "run.seed")
     return {
         "id": member.id,
         "name": member.name,
@@ -63,15 +55,14 @@ def _row(member: Member) -> Row:
         "step": status.step,
         "why": status.why,
         "seconds": round(seconds_trained(member.path), 3),
-        **settings,
-        "run.steps": run.steps,
-        "run.seed": run.seed,
+        **{name: value for name, value in settings.items() if not name.startswith("run.")},
+        **{name: settings[name] for name in of_run},
         **read_measures(member),
     }
 
 
 def read_measures(member: Member) -> dict[str, float]:
-    """The numbers of a run's measures by dotted name; none where it was not measured."""
+    """The numbers of a run's measures by dotted name; empty if it was not measured."""
     file = member.path / MEASURES
     if not file.is_file():
         return {}
@@ -82,20 +73,20 @@ def read_measures(member: Member) -> dict[str, float]:
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
-    """Write ``out``/sweep.csv, and sweep.parquet where pyarrow is installed."""
+    """Write ``out``/sweep.csv, and sweep.parquet if pyarrow is installed."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(out / CSV, text.getvalue().encode())
-    if importlib.util.find_spec("pyarrow") is None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
         print_once(
             f"{PARQUET} needs pyarrow (pip install 'vasae-jax[sweep]'): written as {CSV} alone"
         )
         return [out / CSV]
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with atomic_file(out / PARQUET) as file:
         pq.write_table(pa.Table.from_pylist(list(rows)), file)
     return [out / CSV, out / PARQUET]
@@ -126,9 +117,9 @@ def column(rows: Sequence[Row], key: str) -> str:
     names = list(rows[0])
     if key in names:
         return key
-    ends = [name for name in names if name.endswith("." + key)]
-    if ends:
-        return ends[0]
+    for name in names:
+        if name.endswith("." + key):
+            return name
     near = difflib.get_close_matches(key, [*names, *(n.split(".")[-1] for n in names)], n=1)
     hint = f"did you mean {near[0]}?" if near else f"expected one such as {', '.join(names[:6])}"
     raise UserError(f"the table has no column {key}; {hint}")
@@ -149,24 +140,29 @@ def select_rows(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
         UserError: a condition cannot be read, or names no column.
     """
     selected = list(rows)
-    for text in conditions:
-        sign = next((sign for sign in OPERATORS if sign in text), None)
-        if sign is None:
-            raise UserError(f"--where is {text!r}; expected KEY=VALUE, or with !=, <, <=, > or >=")
-        key, _, value = text.partition(sign)
-        name = column(rows, key.strip())
-        selected = [row for row in selected if _holds(row[name], sign, value.strip())]
+    for key, sign, value in map(condition_parts, conditions):
+        name = column(rows, key)
+        selected = [row for row in selected if _holds(row[name], sign, value)]
     return selected
+
+
+def condition_parts(text: str) -> tuple[str, str, str]:
+    """The column, the operator and the value of a condition such as ``sae.k>=32``."""
+    sign = next((sign for sign in OPERATORS if sign in text), None)
+    if sign is None:
+        raise UserError(f"--where is {text!r}; expected KEY=VALUE, or with !=, <, <=, > or >=")
+    key, _, value = text.partition(sign)
+    return key.strip(), sign, value.strip()
 
 
 def format_rows(rows: Sequence[Row], keys: Sequence[str], sort: str | None) -> str:
     """Columns ``keys`` of rows as text, the best by ``sort`` first."""
     ordered = best_first(rows, sort) if sort and rows else list(rows)
     if not ordered:
-        return "no run has what was asked for"
+        return "no run matches"
     names = [column(rows, key) for key in keys]
     lines = [names] + [[_text(row[name]) for name in names] for row in ordered]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(names))]
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(part.ljust(width) for part, width in zip(line, widths, strict=True)).rstrip()
         for line in lines

@@ -41,11 +41,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.chmod(handle.name, 0o666 & ~_umask())
         os.replace(handle.name, target)
         _sync_directory(target.parent)
-    except OSError as error:
-        _discard(handle.name)
-        raise write_error(target, error) from error
-    except BaseException:
-        _discard(handle.name)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(handle.name)
+        if isinstance(error, OSError):
+            raise write_error(target, error) from error
         raise
 
 
@@ -125,8 +125,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _discard(name: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(name)

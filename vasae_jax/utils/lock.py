@@ -15,7 +15,6 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from vasae_jax.utils.errors import UserError
@@ -47,9 +46,7 @@ class FolderLock:
         except OSError as error:
             raise write_error(self._file, error) from error
         self._released = threading.Event()
-        self._heartbeat = threading.Thread(
-            target=self._touch, args=(HEARTBEAT_SECONDS,), daemon=True
-        )
+        self._heartbeat = threading.Thread(target=self._touch, daemon=True)
         self._heartbeat.start()
 
     def release(self) -> None:
@@ -68,16 +65,11 @@ class FolderLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
-    def _touch(self, every: float) -> None:
-        while not self._released.wait(every):
+    def _touch(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(self._handle)
 
@@ -90,7 +82,10 @@ def _acquire(file: Path) -> int:
             locked = _flock(handle)
             owner = _read_owner(file)
             if locked is False or (owner and not _is_dead(file, owner, locked)):
-                raise UserError(_locked_message(file, owner))
+                raise UserError(
+                    f"{file} is held by {_describe(owner)}; expected one writer at a time: let it "
+                    "end, or stop it first"
+                )
             if _is_same_file(handle, file):
                 return handle
         except BaseException:
@@ -155,13 +150,6 @@ def _is_same_file(handle: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(handle), file.stat())
     except FileNotFoundError:
         return False
-
-
-def _locked_message(file: Path, owner: dict[str, Any]) -> str:
-    return (
-        f"{file} is held by {_describe(owner)}; expected one writer at a time: let it end, or stop "
-        "it first"
-    )
 
 
 def _describe(owner: dict[str, Any]) -> str:

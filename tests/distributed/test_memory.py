@@ -9,7 +9,7 @@ import pytest
 # Counts the page faults of filling 64 MiB again and again, as every step of training does.
 PROGRAM = """
 import ctypes, resource, sys
-from vasae_jax.utils.memory import reuse_memory
+from vasae_jax.distributed.environment import reuse_memory
 if sys.argv[1] == "keep":
     reuse_memory()
 c = ctypes.CDLL(None)
@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 ADVISED = """
-from vasae_jax.utils.memory import reuse_memory
+from vasae_jax.distributed.environment import reuse_memory
 reuse_memory()
 maps = open("/proc/self/smaps").read().split("VmFlags:")
 print(any("[heap]" in before and " hg" in flags.splitlines()[0]
