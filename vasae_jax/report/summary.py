@@ -6,8 +6,8 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import printable
-from vasae_jax.dictionary.card import OFTEN, aligned, best_features, layer_names_text
-from vasae_jax.dictionary.claims import BEFORE, LAYER_CLAIM, RELATIONS, VERDICTS
+from vasae_jax.dictionary.card import OFTEN, aligned, best_features
+from vasae_jax.dictionary.claims import BEFORE, LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.names.evidence import spread_features
@@ -60,15 +60,15 @@ class _Table:
         return "\n".join(aligned(lines))
 
     def _line(self, feature: int, shares: np.ndarray) -> tuple[str, ...]:
-        dictionary = self._dictionary
+        names = self._dictionary.names(feature)
         most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in top_tokens(shares, 2))
         return (
             str(feature),
-            f"{dictionary.fire_rate[feature]:.2%}",
-            RELATIONS[dictionary.layer_relation[feature]],
-            layer_names_text(dictionary, feature, NAMES),
-            f"{dictionary.hold[feature]:.0%}",
-            VERDICTS[int(dictionary.verdict[feature])],
+            f"{names.fire_rate:.2%}",
+            names.relation,
+            names.layer_text(NAMES),
+            f"{names.hold:.0%}",
+            names.verdict,
             most,
             self._example(feature),
         )

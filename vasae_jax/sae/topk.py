@@ -100,10 +100,14 @@ def preactivations(
 
     The product takes its inputs as ``compute_dtype`` and accumulates in float32.
     """
-    dims = (((1,), (1,)), ((), ()))
     rows, weights = (x_BD - shift_D[None, :]).astype(compute_dtype), W_enc_FD.astype(compute_dtype)
-    product = jax.lax.dot_general(rows, weights, dims, preferred_element_type=jnp.float32)
-    return product + b_enc_F[None, :]
+    return product(rows, weights, over=(1, 1)) + b_enc_F[None, :]
+
+
+def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+    """a and b multiplied and summed over one axis of each, in float32."""
+    dims = (((over[0],), (over[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
 
 
 def global_topk(
