@@ -40,9 +40,9 @@ def name_table(
     end = [
         f"{len(shown)} of {dictionary.d_sae} features.",
         f"Fires: over the {meta['fire_rate_over']}. Holds: over the {meta['hold_over']}.",
+        textwrap.fill(LAYER_CLAIM, 90),
+        textwrap.fill(f"By embedding ({meta['anchor']}): {CLAIM}", 90),
     ]
-    end += textwrap.wrap(LAYER_CLAIM, 90)
-    end += textwrap.wrap(f"By embedding ({meta['anchor']}): {CLAIM}", 90)
     return "\n".join([*aligned(lines), "", *end]) + "\n"
 
 
@@ -176,8 +176,8 @@ def _names(dictionary: Dictionary) -> Iterator[str]:
         for verdict, words in VERDICTS.items()
     ]
     yield "## Names, and what they hold"
-    yield _wrapped(LAYER_CLAIM)
-    yield _wrapped(CLAIM)
+    yield textwrap.fill(LAYER_CLAIM, 100)
+    yield textwrap.fill(CLAIM, 100)
     yield f"Verdicts over the {dictionary.meta['hold_over']}, of features that fire:"
     yield _table(("verdict", "features"), counts)
     yield f"Of those that fire on at least {OFTEN:.1%} of the rows, the ones that hold most:"
@@ -202,7 +202,3 @@ def _feature(dictionary: Dictionary, feature: int) -> tuple[str, ...]:
 def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     rows = [head, ("---",) * len(head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 100))

@@ -196,9 +196,9 @@ def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
             arrays = {name: file[name] for name in ARRAYS}
         record = {"site": "resid_post", **record}  # which older imports do not say
         settings = {key: record[key] for key in ("library", "k", "pre_bias", "model")}
-        settings |= {"architecture": record["activation"]}
-        site = Site(record["layer"], record["site"])
-        sae = make_foreign(str(weights), arrays, site=site, **settings)
+        settings["site"] = Site(record["layer"], record["site"])
+        architecture = record["activation"]
+        sae = make_foreign(str(weights), arrays, architecture=architecture, **settings)
         origin = Imported(**{name: record[name] for name in Imported.__dataclass_fields__})
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{meta} is damaged ({error}); expected what vasae import wrote") from error

@@ -136,21 +136,16 @@ def _sizes(reader: MetadataReader) -> dict[str, Any]:
 def _layernorm_sizes(reader: MetadataReader) -> dict[str, Any]:
     """What GPT-2 and GPT-NeoX have alike."""
     sizes = _sizes(reader)
-    return sizes | {
-        "n_kv_heads": sizes["n_heads"],
-        "head_dim": max(sizes["d_model"] // sizes["n_heads"], 1),
-        "norm_eps": reader.number(Keys.Attention.LAYERNORM_EPS),
-        "mlp_bias": True,
-    }
+    sizes["n_kv_heads"] = sizes["n_heads"]
+    sizes["head_dim"] = max(sizes["d_model"] // sizes["n_heads"], 1)
+    return sizes | {"norm_eps": reader.number(Keys.Attention.LAYERNORM_EPS), "mlp_bias": True}
 
 
 def _rmsnorm_sizes(reader: MetadataReader) -> dict[str, Any]:
     """What Llama's family and Gemma have alike."""
     sizes = _sizes(reader)
-    return sizes | {
-        "n_kv_heads": reader.count(Keys.Attention.HEAD_COUNT_KV, sizes["n_heads"]),
-        "norm_eps": reader.number(Keys.Attention.LAYERNORM_RMS_EPS),
-    }
+    sizes["n_kv_heads"] = reader.count(Keys.Attention.HEAD_COUNT_KV, sizes["n_heads"])
+    return sizes | {"norm_eps": reader.number(Keys.Attention.LAYERNORM_RMS_EPS)}
 
 
 def _gpt2(reader: MetadataReader) -> Spec:

@@ -13,6 +13,7 @@ from tokenizers import pre_tokenizers
 
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import read_json_object
 
 FILE = "tokenizer.json"
 
@@ -161,7 +162,8 @@ def tokenizer_from_directory(
     """
     path = directory / FILE
     backend = _read(path) if path.is_file() else _convert(directory)
-    settings = _settings(directory / "tokenizer_config.json")
+    file = directory / "tokenizer_config.json"
+    settings = read_json_object(file, "tokenizer settings") if file.is_file() else {}
     bos, eos = (_special_token(backend, settings, model_config, name) for name in ("bos", "eos"))
     _clear_state(backend)
     template_bos = _template_bos(backend)
@@ -198,16 +200,6 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
     if not isinstance(backend, tokenizers.Tokenizer):
         raise UserError(f"{directory} has only a slow tokenizer; expected {FILE}")
     return backend
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); expected tokenizer settings") from error
-    return settings if isinstance(settings, dict) else {}
 
 
 def _special_token(

@@ -228,7 +228,8 @@ def find_cutoff(
     winners = max_k if k is None else k
     best = barrier(candidates(pre_FB, max_k, axis))
     cut = kth_largest(best, winners, axis)
-    reach = _sum(sum(_count(part >= cut[None, :]) for part in best), axis)
+    reach = sum(_count(part >= cut[None, :]) for part in best)
+    reach = reach if axis is None else jax.lax.psum(reach, axis)
     doubtful = (cut > 0) & ((reach > winners) | jnp.any(best[-1] >= cut[None, :], axis=0))
     again = jnp.any(doubtful | ((cut == 0) & jnp.any(best[-1] > 0, axis=0)))
     for name in (axis, rows_axis):

@@ -85,6 +85,10 @@ def product_top_k(
     return _replace_unsure(x_BD, W_FD, b_F, values, ids, unsure)
 
 
+_State = tuple[jax.Array, jax.Array, jax.Array]
+"""Values and ids [B, k], and which rows [B] are unsure."""
+
+
 def _replace_unsure(
     x_BD: jax.Array,
     W_FD: jax.Array,
@@ -99,9 +103,7 @@ def _replace_unsure(
     """
     tile = -(-x_BD.shape[0] // TILES)
 
-    def next_tile(
-        state: tuple[jax.Array, jax.Array, jax.Array],
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def next_tile(state: _State) -> _State:
         values, ids, unsure_B = state
         _, rows = jax.lax.top_k(unsure_B.astype(jnp.int32), tile)
         exact, exact_ids = _float32_top_k(x_BD[rows], W_FD, b_F, values.shape[1])

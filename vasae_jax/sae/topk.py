@@ -31,7 +31,9 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     # the search, and on CPU a window's maximum is seven times as fast as an axis's. What is
     # left over at the end of a row is always a candidate.
     window = (1, block)
-    maxima = jax.lax.reduce_window(x, _least(x.dtype), jax.lax.max, window, window, "VALID")
+    maxima = jax.lax.reduce_window(
+        x, np.asarray(-jnp.inf, x.dtype), jax.lax.max, window, window, "VALID"
+    )
     starts = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=1) * block
     candidates = jax.vmap(_slices, (0, 0, None))(x, starts, block).reshape(rows, k * block)
     values, at = jax.lax.top_k(jnp.concatenate([candidates, x[:, blocks * block :]], axis=1), k)
@@ -42,10 +44,6 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def _slices(row: jax.Array, starts: jax.Array, size: int) -> jax.Array:
     """row[start : start + size] for every start: [n, size]."""
     return jax.vmap(lambda start: jax.lax.dynamic_slice(row, (start,), (size,)))(starts)
-
-
-def _least(dtype: jnp.dtype) -> np.ndarray:
-    return np.asarray(-jnp.inf, dtype)
 
 
 def _block_width(width: int, k: int) -> int:
