@@ -17,12 +17,7 @@ from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
-_NAMES = {
-    "encoder.weight": "W_enc",
-    "encoder.bias": "b_enc",
-    "W_dec": "W_dec",
-    "b_dec": "b_dec",
-}
+_NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 
 
 def read(folder: Path) -> ForeignSAE:

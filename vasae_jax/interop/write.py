@@ -20,10 +20,7 @@ LAYOUTS = {
 
 
 def export_layout(
-    dictionary: Dictionary,
-    layout: str,
-    directory: str | os.PathLike[str],
-    overwrite: bool = False,
+    dictionary: Dictionary, layout: str, directory: str | os.PathLike[str], overwrite: bool = False
 ) -> tuple[Path, ...]:
     """Write ``dictionary`` into ``directory`` as library ``layout`` reads it.
 

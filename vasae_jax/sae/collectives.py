@@ -28,8 +28,7 @@ def replicated_input(x: jax.Array, axis: str | None) -> jax.Array:
 
 
 replicated_input.defvjp(
-    lambda x, axis: (x, None),
-    lambda axis, _, g: (g if axis is None else jax.lax.psum(g, axis),),
+    lambda x, axis: (x, None), lambda axis, _, g: (g if axis is None else jax.lax.psum(g, axis),)
 )
 
 
