@@ -6,8 +6,8 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import printable
-from vasae_jax.dictionary.card import OFTEN, aligned, best_features, layer_names_text
-from vasae_jax.dictionary.claims import LAYER_CLAIM, RELATIONS, VERDICTS
+from vasae_jax.dictionary.card import OFTEN, aligned, best_features
+from vasae_jax.dictionary.claims import LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.names.evidence import spread_features
@@ -51,18 +51,18 @@ def _table(
     tokens = token_shares(firings, features, len(vocab))
     lines: list[tuple[str, ...]] = [HEAD]
     for place, feature in enumerate(features):
-        relation = int(dictionary.layer_relation[feature])
-        most = top_tokens(tokens[relation][place], 2)
+        names = dictionary.names(feature)
+        most = top_tokens(tokens[int(dictionary.layer_relation[feature])][place], 2)
         fires = np.flatnonzero(firings.feature == feature)
         strongest = firings.row[fires[np.argmax(firings.activation[fires])]] if len(fires) else None
         lines.append(
             (
                 str(feature),
-                f"{dictionary.fire_rate[feature]:.2%}",
-                RELATIONS[relation],
-                layer_names_text(dictionary, feature, NAMES),
-                f"{dictionary.hold[feature]:.0%}",
-                VERDICTS[int(dictionary.verdict[feature])],
+                f"{names.fire_rate:.2%}",
+                names.relation,
+                names.layer_text(NAMES),
+                f"{names.hold:.0%}",
+                names.verdict,
                 "  ".join(f"{vocab.display(token)} {share:.0%}" for token, share in most),
                 "" if strongest is None else snippets.text(int(strongest)),
             )
