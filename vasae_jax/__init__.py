@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vasae_jax.dictionary.files import write_dictionary as write_dictionary
     from vasae_jax.evaluation.log import evaluate as evaluate
     from vasae_jax.evaluation.publish import publish as publish
-    from vasae_jax.sae import SAE as SAE
+    from vasae_jax.sae.module import SAE as SAE
     from vasae_jax.sweep.run import train_points as train_points
     from vasae_jax.training import open_trained as open_trained
     from vasae_jax.training import train as train
@@ -30,7 +30,7 @@ _HOMES = {
     "Cache": "cache",
     "Config": "config",
     "Dictionary": "dictionary.dictionary",
-    "SAE": "sae",
+    "SAE": "sae.module",
     "UserError": "utils.errors",
     "evaluate": "evaluation.log",
     "load": "dictionary.files",

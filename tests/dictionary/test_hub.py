@@ -46,7 +46,7 @@ def test_another_librarys_sae_of_the_hub(tmp_path):
     folder = made.relative_to(tmp_path / "made")
     code = (
         "from vasae_jax.interop.read import read_foreign;"
-        f"print(read_foreign('me/scope', 'gemma_scope', '{folder}').layer)"
+        f"print(read_foreign('me/scope', 'gemma_scope', '{folder}').site.layer)"
     )
     assert offline(tmp_path, code) == "3"
 

@@ -126,7 +126,7 @@ def test_weights_are_split_over_heads_and_ff(directory):
 def test_host_copies_are_those_of_the_files(lm):
     from safetensors.numpy import load_file
 
-    files = load_file(lm._checkpoint.tensors.files[0])
+    files = load_file(lm.checkpoint.tensors.files[0])
     gpt2 = lm.spec.family == "gpt2"
     embedding = files["transformer.wte.weight" if gpt2 else "model.embed_tokens.weight"]
     np.testing.assert_array_equal(lm.embedding(), embedding)

@@ -11,8 +11,8 @@ from gguf_fixtures import write_gguf
 from safetensors.numpy import load_file, save_file
 
 from vasae_jax.lm import load_lm
-from vasae_jax.lm.hf_config import _MODEL_TYPES, spec_from_config
-from vasae_jax.lm.spec import SUPPORTED, family_of
+from vasae_jax.lm.hf_config import spec_from_config
+from vasae_jax.lm.spec import MODEL_TYPES, SUPPORTED, family_of
 from vasae_jax.utils.errors import UserError
 
 
@@ -305,7 +305,7 @@ def test_gguf_metadata_that_cannot_be_used_is_named(tmp_path, changes, message):
 @pytest.mark.parametrize("architecture", SUPPORTED)
 @pytest.mark.parametrize("setting", [{"is_causal": False}, {"use_bidirectional_attention": True}])
 def test_models_that_attend_to_later_tokens_are_refused(architecture, setting):
-    model_type = next(key for key, name in _MODEL_TYPES.items() if name == architecture)
+    model_type = next(key for key, (name, _) in MODEL_TYPES.items() if name == architecture)
     config = transformers.AutoConfig.for_model(model_type).to_dict()
     config |= {"architectures": [architecture], "is_causal": True}
     spec_from_config(config | {"use_bidirectional_attention": None}, "config.json")
@@ -319,11 +319,11 @@ REQUIRED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("model_type", _MODEL_TYPES)
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_missing_settings_are_those_of_transformers(model_type):
     """A config.json may leave out what is the default of its class."""
     full = transformers.AutoConfig.for_model(model_type).to_dict()
-    full |= {"architectures": [_MODEL_TYPES[model_type]]}
+    full |= {"architectures": [MODEL_TYPES[model_type][0]]}
     short = {key: value for key, value in full.items() if key in {*REQUIRED, "architectures"}}
     assert spec_from_config(short, "config.json") == spec_from_config(full, "config.json")
 

@@ -12,7 +12,7 @@ from tokenizers import models
 
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
-from vasae_jax.lm.tokenizer import make_tokenizer, tokenizer_from_directory
+from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
 from vasae_jax.utils.errors import UserError
 
 TEXT = "\n".join(topics[name] for name in ("if", "lambda", "strings")) + " naïve 東京 \U0001f600"
@@ -70,7 +70,7 @@ def test_digest_changes_with_a_merge(directory):
     description = json.loads(fx.trained_bpe())
     description["model"]["merges"].pop()
     backend = tokenizers.Tokenizer.from_str(json.dumps(description))
-    other = make_tokenizer(backend, fx.VOCAB, "x", bos_id=0, eos_id=0, add_bos=False)
+    other = Tokenizer(backend, fx.VOCAB, 0, 0, False).checked("x")
     assert other.digest != from_directory.digest
 
 
@@ -108,7 +108,7 @@ def test_vocab_and_merges_files_are_converted(directory):
 def test_sentencepiece_kind_is_recognised():
     backend = tokenizers.Tokenizer(models.BPE({"a": 0, "▁": 1}, [], byte_fallback=True))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    tokenizer = make_tokenizer(backend, 2, "x", bos_id=None, eos_id=None, add_bos=False)
+    tokenizer = Tokenizer(backend, 2, None, None, False).checked("x")
     assert tokenizer.vocab().kind == "sentencepiece"
 
 

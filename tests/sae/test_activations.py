@@ -20,7 +20,8 @@ from vasae_jax.activations import (
 )
 from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.distributed.mesh import make_mesh
-from vasae_jax.sae import SAE, encode, reconstruct
+from vasae_jax.sae import encode, reconstruct
+from vasae_jax.sae.module import SAE
 from vasae_jax.utils.errors import UserError
 
 ALL = [TopK(5), TopK(64), JumpReLU(), ReLU()]

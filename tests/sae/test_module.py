@@ -8,7 +8,7 @@ import reference
 from flax import nnx
 from step_fixtures import D, F, K, V, make_config, make_rows
 
-from vasae_jax.sae import SAE
+from vasae_jax.sae.module import SAE
 
 
 def make(method="soft"):

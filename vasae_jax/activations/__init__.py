@@ -4,16 +4,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from vasae_jax.activations.base import Activation
-from vasae_jax.activations.jumprelu import JumpReLU, ReLU
-from vasae_jax.activations.topk import TopK
+from vasae_jax.activations.base import Activation as Activation
+from vasae_jax.activations.jumprelu import JumpReLU as JumpReLU
+from vasae_jax.activations.jumprelu import ReLU as ReLU
+from vasae_jax.activations.topk import TopK as TopK
 from vasae_jax.utils.errors import UserError
 
-ACTIVATIONS: dict[str, type[Activation]] = {
-    "topk": TopK,
-    "jumprelu": JumpReLU,
-    "relu": ReLU,
-}
+ACTIVATIONS: dict[str, type[Activation]] = {"topk": TopK, "jumprelu": JumpReLU, "relu": ReLU}
 """Every activation by the name that ``--sae.activation`` takes."""
 
 
@@ -41,19 +38,6 @@ def from_json(record: Mapping[str, Any]) -> Activation:
 def activation_kind(name: str) -> type[Activation]:
     """The class of that name; UserError where there is none."""
     if name not in ACTIVATIONS:
-        raise UserError(
-            f"activation {name!r} is not known; expected one of {', '.join(ACTIVATIONS)}"
-        )
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"activation {name!r} is not known; expected one of {known}")
     return ACTIVATIONS[name]
-
-
-__all__ = [
-    "ACTIVATIONS",
-    "Activation",
-    "JumpReLU",
-    "ReLU",
-    "TopK",
-    "activation_kind",
-    "activation_of",
-    "from_json",
-]

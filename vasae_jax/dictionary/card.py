@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vasae_jax.activations import JumpReLU, ReLU, TopK
-from vasae_jax.dictionary.claims import BIBTEX, CLAIM, HOLDS, LAYER_CLAIM, RELATIONS, VERDICTS
+from vasae_jax.dictionary.claims import BIBTEX, CLAIM, HOLDS, LAYER_CLAIM, VERDICTS
 from vasae_jax.dictionary.dictionary import Dictionary
 
 Sort = Literal["hold", "fire_rate", "cosine", "feature"]
@@ -32,16 +32,17 @@ def name_table(
     best aligned to an embedding. ``feature``: all by number. Only those of a ``verdict``, in
     words, if one is given.
     """
-    chosen = [f for f in _order(dictionary, sort) if verdict in (None, _verdict(dictionary, f))]
-    shown = chosen[:features]
+    verdicts = [VERDICTS[number] for number in dictionary.verdict.tolist()]
+    ordered = [f for f in _order(dictionary, sort) if verdict in (None, verdicts[f])]
+    shown = ordered[:features]
     lines = [HEAD, *(_line(dictionary, feature, top) for feature in shown)]
     meta = dictionary.meta
     end = [
         f"{len(shown)} of {dictionary.d_sae} features.",
         f"Fires: over the {meta['fire_rate_over']}. Holds: over the {meta['hold_over']}.",
+        textwrap.fill(LAYER_CLAIM, 90),
+        textwrap.fill(f"By embedding ({meta['anchor']}): {CLAIM}", 90),
     ]
-    end += textwrap.wrap(LAYER_CLAIM, 90)
-    end += textwrap.wrap(f"By embedding ({meta['anchor']}): {CLAIM}", 90)
     return "\n".join([*aligned(lines), "", *end]) + "\n"
 
 
@@ -55,31 +56,17 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _line(dictionary: Dictionary, feature: int, top: int) -> tuple[str, ...]:
-    rate = dictionary.fire_rate[feature]
-    token, cosine = dictionary.token_ids[feature, 0], dictionary.cosines[feature, 0]
+    names = dictionary.names(feature)
+    nearest = names.embedding[0]
     return (
         str(feature),
-        f"{rate:.3%}" if rate > 0 else "never",
-        f"{dictionary.hold[feature]:.0%}",
-        _verdict(dictionary, feature),
-        RELATIONS[dictionary.layer_relation[feature]],
-        layer_names_text(dictionary, feature, top),
-        f"{dictionary.tokens[int(token)][1]} {cosine:.2f}",
+        f"{names.fire_rate:.3%}" if names.fire_rate > 0 else "never",
+        f"{names.hold:.0%}",
+        names.verdict,
+        names.relation,
+        names.layer_text(top),
+        f"{nearest.text} {nearest.cosine:.2f}",
     )
-
-
-def layer_names_text(dictionary: Dictionary, feature: int, top: int) -> str:
-    """Up to ``top`` layer names of a feature, each with the share that it holds."""
-    ids = dictionary.layer_token_ids[feature, :top].tolist()
-    shares = dictionary.layer_hold[feature, :top].tolist()
-    return "  ".join(
-        f"{dictionary.tokens[token][1]} {share:.0%}"
-        for token, share in zip(ids, shares, strict=True)
-    )
-
-
-def _verdict(dictionary: Dictionary, feature: int) -> str:
-    return VERDICTS[int(dictionary.verdict[feature])]
 
 
 def best_features(dictionary: Dictionary, count: int) -> list[int]:
@@ -189,8 +176,8 @@ def _names(dictionary: Dictionary) -> Iterator[str]:
         for verdict, words in VERDICTS.items()
     ]
     yield "## Names, and what they hold"
-    yield _wrapped(LAYER_CLAIM)
-    yield _wrapped(CLAIM)
+    yield textwrap.fill(LAYER_CLAIM, 100)
+    yield textwrap.fill(CLAIM, 100)
     yield f"Verdicts over the {dictionary.meta['hold_over']}, of features that fire:"
     yield _table(("verdict", "features"), counts)
     yield f"Of those that fire on at least {OFTEN:.1%} of the rows, the ones that hold most:"
@@ -201,21 +188,17 @@ def _names(dictionary: Dictionary) -> Iterator[str]:
 
 
 def _feature(dictionary: Dictionary, feature: int) -> tuple[str, ...]:
-    names = layer_names_text(dictionary, feature, 3)
+    names = dictionary.names(feature)
     return (
         str(feature),
-        f"{dictionary.fire_rate[feature]:.2%}",
-        RELATIONS[dictionary.layer_relation[feature]],
-        "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in names),
-        f"{dictionary.hold[feature]:.0%}",
-        VERDICTS[int(dictionary.verdict[feature])],
+        f"{names.fire_rate:.2%}",
+        names.relation,
+        "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in names.layer_text(3)),
+        f"{names.hold:.0%}",
+        names.verdict,
     )
 
 
 def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     rows = [head, ("---",) * len(head), *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 100))

@@ -61,15 +61,13 @@ def check_arrays(
         if name not in arrays:
             raise UserError(f"{where} has no array {name}; expected those of a dictionary")
         array = arrays[name]
-        shape = array.shape
-        fits = array.dtype == dtype and len(shape) == len(axes)
-        fits = fits and all(
-            sizes.setdefault(axis, n) == n for axis, n in zip(axes, shape, strict=True)
-        )
-        if not fits:
+        fits = array.dtype == dtype and array.ndim == len(axes)
+        if not fits or any(
+            sizes.setdefault(axis, n) != n for axis, n in zip(axes, array.shape, strict=True)
+        ):
             raise UserError(
-                f"array {name} of {where} is {array.dtype} {shape}; expected {dtype} with axes "
-                f"({', '.join(axes)}) of a dictionary with sizes {sizes}"
+                f"array {name} of {where} is {array.dtype} {array.shape}; expected {dtype} with "
+                f"axes ({', '.join(axes)}) of a dictionary with sizes {sizes}"
             )
         if not np.isfinite(array).all():
             raise UserError(f"array {name} of {where} is not finite; expected finite numbers")
@@ -156,14 +154,12 @@ class Dictionary:
     @property
     def d_in(self) -> int:
         """Width of a row."""
-        width: int = self.W_dec.shape[1]
-        return width
+        return int(self.W_dec.shape[1])
 
     @property
     def d_sae(self) -> int:
         """Number of features."""
-        features: int = self.W_dec.shape[0]
-        return features
+        return int(self.W_dec.shape[0])
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Activations z of rows: float32 [..., d_in] to float32 [..., d_sae].

@@ -17,10 +17,16 @@ from typing import Any
 import numpy as np
 
 from vasae_jax import __version__
-from vasae_jax.dictionary.claims import RELATIONS, VERDICTS, bucket_names, bucket_of
+from vasae_jax.dictionary.claims import bucket_names, bucket_of
 from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, read_activation
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_bytes, sha256_file
+from vasae_jax.utils.files import (
+    atomic_file,
+    read_json_object,
+    refuse_existing,
+    sha256_bytes,
+    sha256_file,
+)
 from vasae_jax.utils.hub import download
 
 FORMAT, VERSION = "vasae-dictionary", 4
@@ -29,6 +35,8 @@ READABLE = (2, 3, VERSION)
 NPZ, NAMES, META = "dictionary.npz", "names.jsonl", "meta.json"
 CONFIG, WEIGHTS, NAME_ARRAYS = "cfg.json", "sae_weights.safetensors", "names.safetensors"
 """Of the layout for the Hugging Face hub: SAELens' own two files, and the arrays beside them."""
+HUB_FILES = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "names": NAMES}
+"""Files of that layout by their keys in meta.json."""
 WEIGHT_NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 """Arrays that are in SAELens' file."""
 _HUB = "hf://"
@@ -52,8 +60,7 @@ def load(path: str | os.PathLike[str]) -> Dictionary:
     """
     place = Path(path)
     if str(path).startswith(_HUB):
-        files = [CONFIG, WEIGHTS, NAME_ARRAYS, NAMES, META]
-        place = download(str(path).removeprefix(_HUB), files)
+        place = download(str(path).removeprefix(_HUB), [*HUB_FILES.values(), META])
     if not place.is_dir():
         return read_dictionary(place)
     if (place / NAME_ARRAYS).is_file():
@@ -77,21 +84,9 @@ def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
             that was written with the others.
     """
     path = Path(npz)
-    names, meta_path = path.parent / NAMES, path.parent / META
-    for file in (path, names, meta_path):
-        if not file.is_file():
-            raise UserError(
-                f"{file} is not there; expected a dictionary's .npz, {NAMES} and {META} "
-                "in one directory"
-            )
-    meta = _read_meta(meta_path)
-    for name, file in (("npz", path), ("names", names)):
-        if meta["sha256"].get(name) != sha256_file(file):
-            raise UserError(
-                f"{file} is not the file that {meta_path} was written with; "
-                "expected the three files of one export"
-            )
-    return _dictionary(_read_npz(path), str(path), names, meta)
+    files = {"npz": path, "names": path.parent / NAMES}
+    meta = _read_meta(path.parent / META, files)
+    return _dictionary(_read_npz(path), str(path), files["names"], meta)
 
 
 def _read_folder(folder: Path) -> Dictionary:
@@ -99,14 +94,7 @@ def _read_folder(folder: Path) -> Dictionary:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    meta = _read_meta(folder / META)
-    digests = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "names": NAMES}
-    for name, file in digests.items():
-        if not (folder / file).is_file() or meta["sha256"].get(name) != sha256_file(folder / file):
-            raise UserError(
-                f"{folder / file} is not the file that {META} was written with; "
-                "expected the files of one export"
-            )
+    meta = _read_meta(folder / META, {key: folder / name for key, name in HUB_FILES.items()})
     try:
         arrays = {**load_file(folder / NAME_ARRAYS), **load_file(folder / WEIGHTS)}
     except (SafetensorError, OSError) as error:
@@ -175,20 +163,31 @@ def _read_strings(names: Path) -> dict[int, tuple[str, str]]:
         ) from error
 
 
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON; expected the meta.json of a dictionary") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+def _read_meta(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
+    """The content of meta.json, after a check of the other ``files``, by their keys in it."""
+    names = ", ".join(file.name for file in files.values())
+    for file in files.values():
+        if not file.is_file():
+            raise UserError(
+                f"{file} is not there; expected a dictionary's {names} and {META} in one directory"
+            )
+    meta = read_json_object(path, "the meta.json of a dictionary")
+    if meta.get("format") != FORMAT:
         raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
     if meta.get("version") not in READABLE:
         raise UserError(
             f"{path} has version {meta.get('version')}; "
             f"expected {' or '.join(map(str, READABLE))}, which vasae_jax {__version__} reads"
         )
-    if not isinstance(meta.get("sha256"), dict):
+    digests = meta.get("sha256")
+    if not isinstance(digests, dict):
         raise UserError(f"{path} has no digests; expected the meta.json of a dictionary")
+    for key, file in files.items():
+        if digests.get(key) != sha256_file(file):
+            raise UserError(
+                f"{file} is not the file that {path} was written with; "
+                "expected the files of one export"
+            )
     return meta
 
 
@@ -216,7 +215,7 @@ def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Pat
 
     Raises:
         UserError: the name does not end in .npz, or one of the files exists (and ``overwrite``
-            was not asked for).
+            is False).
     """
     npz = Path(out_npz)
     if npz.suffix != ".npz":
@@ -278,42 +277,33 @@ def names_text(dictionary: Dictionary) -> bytes:
     buckets = bucket_of(dictionary.cosines[:, 0])
     lines = []
     for feature in range(dictionary.d_sae):
+        names = dictionary.names(feature)
         record = {
             "feature": feature,
-            **_layer_record(dictionary, feature),
-            "names": _embedding_names(dictionary, feature),
+            "layer_names": [
+                {
+                    **_token(dictionary, name.token_id),
+                    "hold": round(name.hold, 6),
+                    "lift": round(name.lift, 2),
+                    "rows": name.rows,
+                }
+                for name in names.layer
+            ],
+            "relation": names.relation,
+            "hold": round(names.hold, 6),
+            "verdict": names.verdict,
+            "names": [
+                {**_token(dictionary, name.token_id), "cosine": round(name.cosine, 6)}
+                for name in names.embedding
+            ],
             "bucket": bucket_names()[buckets[feature]],
-            "fire_rate": float(f"{dictionary.fire_rate[feature]:.6g}"),
+            "fire_rate": float(f"{names.fire_rate:.6g}"),
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     text = "".join(lines)
     for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode("utf-8", "backslashreplace")
-
-
-def _layer_record(dictionary: Dictionary, feature: int) -> dict[str, Any]:
-    columns = (dictionary.layer_token_ids, dictionary.layer_hold, dictionary.layer_lift)
-    names = [
-        {**_token(dictionary, token), "hold": round(hold, 6), "lift": round(lift, 2), "rows": rows}
-        for token, hold, lift, rows in zip(
-            *(column[feature].tolist() for column in (*columns, dictionary.layer_rows)), strict=True
-        )
-    ]
-    return {
-        "layer_names": names,
-        "relation": RELATIONS[dictionary.layer_relation[feature]],
-        "hold": round(float(dictionary.hold[feature]), 6),
-        "verdict": VERDICTS[int(dictionary.verdict[feature])],
-    }
-
-
-def _embedding_names(dictionary: Dictionary, feature: int) -> list[dict[str, Any]]:
-    columns = (dictionary.token_ids[feature].tolist(), dictionary.cosines[feature].tolist())
-    return [
-        {**_token(dictionary, token), "cosine": round(cosine, 6)}
-        for token, cosine in zip(*columns, strict=True)
-    ]
 
 
 def _token(dictionary: Dictionary, token: int) -> dict[str, Any]:

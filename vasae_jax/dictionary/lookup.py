@@ -56,9 +56,12 @@ class FeatureNames:
     fire_rate: float
     """Share of rows on which it fires."""
 
+    def layer_text(self, top: int) -> str:
+        """Up to ``top`` layer names, each with the share that it holds."""
+        return "  ".join(f"{name.text} {name.hold:.0%}" for name in self.layer[:top])
+
     def __str__(self) -> str:
-        names = "  ".join(f"{name.text} {name.hold:.0%}" for name in self.layer[:5])
-        fires = f"feature {self.feature} fires {self.relation} {names}"
+        fires = f"feature {self.feature} fires {self.relation} {self.layer_text(5)}"
         return f"{fires}: {self.hold:.0%} held, {self.verdict}"
 
 
@@ -165,14 +168,12 @@ def _hits(
 
 
 def _match(dictionary: "Dictionary", kind: int, feature: int, column: int) -> Match:
-    verdict = VERDICTS[int(dictionary.verdict[feature])]
+    known = names(dictionary, feature)
     if kind == 0:
-        ids, values = dictionary.layer_token_ids, dictionary.layer_hold
-        relation = RELATIONS[dictionary.layer_relation[feature]]
-    else:
-        ids, values, relation = dictionary.token_ids, dictionary.cosines, "near"
-    text, value = dictionary.tokens[int(ids[feature, column])][1], float(values[feature, column])
-    return Match(feature, "embedding" if kind else "layer", relation, text, value, verdict)
+        layer = known.layer[column]
+        return Match(feature, "layer", known.relation, layer.text, layer.hold, known.verdict)
+    near = known.embedding[column]
+    return Match(feature, "embedding", "near", near.text, near.cosine, known.verdict)
 
 
 def _plain(text: str) -> str:

@@ -15,19 +15,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.interop.files import (
-    as_int,
-    check_activation,
-    encoder_bias,
-    get_table,
-    get_text,
-    json_bytes,
-    layer_naming,
-    pick,
-    read_json,
-    read_torch,
-    site_and_model,
-)
+from vasae_jax.interop import common
 from vasae_jax.interop.record import SAME_NAMES, ForeignSAE, by_decoder_norm, make_foreign
 from vasae_jax.sites import Site, site_of_hook
 from vasae_jax.utils.errors import UserError
@@ -44,28 +32,19 @@ _CLASSES: dict[str, tuple[str, float]] = {
 }
 """Each class's architecture here and the share of b_dec that it takes from its input."""
 
-_LINEAR = {
-    "encoder.weight": "W_enc",
-    "encoder.bias": "b_enc",
-    "decoder.weight": "W_dec",
-}
+_LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
 _DECODER_BIASES = ("b_dec", "bias", "decoder.bias")
-
-
-def is_here(folder: Path) -> bool:
-    """Whether ``folder`` holds one."""
-    return (folder / WEIGHTS).is_file()
 
 
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     where = folder / CONFIG
-    trainer = get_table(read_json(where), "trainer")
-    name = get_text(trainer, "dict_class")
+    trainer = common.get_table(common.read_config(where), "trainer")
+    name = common.get_text(trainer, "dict_class")
     if name not in _CLASSES:
         raise UserError(f"{where} has dict_class {name!r}; expected one of {', '.join(_CLASSES)}")
     architecture, pre_bias = _CLASSES[name]
-    tensors = read_torch(folder / WEIGHTS)
+    tensors = common.read_tensors(folder / WEIGHTS)
     weights = _weights(tensors, folder / WEIGHTS)
     if architecture == "batchtopk":
         weights["threshold"] = _threshold(tensors, folder / WEIGHTS)
@@ -76,31 +55,30 @@ def read(folder: Path) -> ForeignSAE:
         weights,
         library="dictionary_learning",
         architecture=architecture,
-        k=as_int(trainer.get("k")),
+        k=common.as_int(trainer.get("k")),
         pre_bias=pre_bias,
         site=_site(trainer, where),
-        model=get_text(trainer, "lm_name") or None,
+        model=common.get_text(trainer, "lm_name") or None,
     )
 
 
 def _weights(tensors: dict[str, np.ndarray], where: Path) -> dict[str, np.ndarray]:
     if "W_enc" in tensors:
-        weights = pick(tensors, SAME_NAMES, where)
+        weights = common.pick(tensors, SAME_NAMES, where)
         weights["W_enc"] = weights["W_enc"].T
-        threshold = tensors.get("threshold")
-        if threshold is not None and threshold.ndim:
-            weights["threshold"] = threshold
+        if "threshold" in tensors and tensors["threshold"].ndim:
+            weights["threshold"] = tensors["threshold"]
         return weights
     bias = next((name for name in _DECODER_BIASES if name in tensors), None)
     if bias is None:
         raise UserError(f"{where} has no decoder bias; found {', '.join(sorted(tensors))}")
-    weights = pick(tensors, {**_LINEAR, bias: "b_dec"}, where)
+    weights = common.pick(tensors, {**_LINEAR, bias: "b_dec"}, where)
     weights["W_dec"] = weights["W_dec"].T
     return weights
 
 
 def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
-    threshold = pick(tensors, {"threshold": "threshold"}, where)["threshold"]
+    threshold = common.pick(tensors, {"threshold": "threshold"}, where)["threshold"]
     if float(threshold) < 0:
         raise UserError(
             f"{where} has threshold {float(threshold):g}, the mark of one that was never "
@@ -111,7 +89,7 @@ def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
 
 def _site(trainer: dict[str, Any], where: Path) -> Site | None:
     """The site that the trainer notes: a layer, where its submodule is a block's output."""
-    layer, module = as_int(trainer.get("layer")), get_text(trainer, "submodule_name")
+    layer, module = common.as_int(trainer.get("layer")), common.get_text(trainer, "submodule_name")
     if layer is not None and layer >= 0 and (not module or module.startswith("resid_post")):
         return Site(layer)
     return site_of_hook(module, where)
@@ -123,9 +101,9 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
     Raises:
         UserError: torch is not installed, or the library has no such activation.
     """
-    check_activation(dictionary, "dictionary_learning", ["topk", "jumprelu", "relu"])
+    common.check_activation(dictionary, "dictionary_learning", ["topk", "jumprelu", "relu"])
     topk = dictionary.activation.kind == "topk"
-    site, model = site_and_model(dictionary)
+    site, model = common.site_and_model(dictionary)
     trainer = {
         "dict_class": "AutoEncoderTopK" if topk else "JumpReluAutoEncoder",
         "activation_dim": dictionary.d_in,
@@ -136,8 +114,8 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
         "submodule_name": f"{site.kind}_layer_{site.layer}",
     }
     arrays = _topk(dictionary) if topk else _jumprelu(dictionary)
-    config = {"trainer": trainer, "layer_names": layer_naming(dictionary)}
-    return {CONFIG: json_bytes(config), WEIGHTS: _torch_bytes(arrays)}
+    config = {"trainer": trainer, "layer_names": common.layer_naming(dictionary)}
+    return {CONFIG: common.json_bytes(config), WEIGHTS: _torch_bytes(arrays)}
 
 
 def _topk(dictionary: Dictionary) -> dict[str, np.ndarray]:
@@ -146,7 +124,7 @@ def _topk(dictionary: Dictionary) -> dict[str, np.ndarray]:
         "threshold": np.array(-1, np.float32),  # below 0: the library's mark for "not estimated"
         "decoder.weight": dictionary.W_dec.T,
         "encoder.weight": dictionary.W_enc.T,
-        "encoder.bias": encoder_bias(dictionary, 1.0),
+        "encoder.bias": common.encoder_bias(dictionary, 1.0),
         "b_dec": dictionary.b_dec,
     }
 
@@ -154,7 +132,7 @@ def _topk(dictionary: Dictionary) -> dict[str, np.ndarray]:
 def _jumprelu(dictionary: Dictionary) -> dict[str, np.ndarray]:
     return {
         "W_enc": dictionary.W_enc,
-        "b_enc": encoder_bias(dictionary, 0.0),
+        "b_enc": common.encoder_bias(dictionary, 0.0),
         "W_dec": dictionary.W_dec,
         "b_dec": dictionary.b_dec,
         "threshold": dictionary.threshold,

@@ -11,24 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.interop.files import (
-    check_activation,
-    encoder_bias,
-    pick,
-    read_npz,
-    read_safetensors,
-)
+from vasae_jax.interop import common
 from vasae_jax.interop.record import SAME_NAMES, ForeignSAE, make_foreign
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
-NPZ, SAFETENSORS = "params.npz", "params.safetensors"
+SAFETENSORS, NPZ = WEIGHTS = ("params.safetensors", "params.npz")
 _ELSEWHERE = ("transcoder", "clt", "attn_out", "mlp_out", "embedding")
-
-
-def is_here(folder: Path) -> bool:
-    """Whether ``folder`` holds one."""
-    return (folder / NPZ).is_file() or (folder / SAFETENSORS).is_file()
 
 
 def read(folder: Path) -> ForeignSAE:
@@ -38,10 +27,12 @@ def read(folder: Path) -> ForeignSAE:
     for word in _ELSEWHERE:
         if any(part.startswith(word) for part in parts):
             raise UserError(f"{folder} is of kind {word}; expected one of a residual stream")
-    tensors = _tensors(path)
-    weights = pick(tensors, {**SAME_NAMES, "threshold": "threshold"}, path)
-    if not np.allclose(tensors.pop("scaling_factor", np.ones(1)), 1):
-        raise UserError(f"{path} scales its activations; expected scaling_factor 1")
+    # Gemma 3 has the names of Gemma 2 in lower case.
+    tensors = {
+        "W_" + name[2:] if name.startswith("w_") else name: array
+        for name, array in common.read_tensors(path).items()
+    }
+    weights = common.pick(tensors, {**SAME_NAMES, "threshold": "threshold"}, path)
     weights["W_enc"] = weights["W_enc"].T
     layers = [match for part in parts if (match := re.match(r"layer_(\d+)", part))]
     return make_foreign(
@@ -53,22 +44,15 @@ def read(folder: Path) -> ForeignSAE:
     )
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays, their names as Gemma 2's have them (Gemma 3's are in lower case)."""
-    read_file = read_npz if path.suffix == ".npz" else read_safetensors
-    tensors = read_file(path).items()
-    return {"W_" + name[2:] if name.startswith("w_") else name: array for name, array in tensors}
-
-
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The file's content by name; UserError for an activation without thresholds."""
-    check_activation(dictionary, "gemma_scope", ["jumprelu", "relu"])
+    common.check_activation(dictionary, "gemma_scope", ["jumprelu", "relu"])
     out = io.BytesIO()
     np.savez(
         out,
         W_enc=dictionary.W_enc,
         W_dec=dictionary.W_dec,
-        b_enc=encoder_bias(dictionary, 0.0),
+        b_enc=common.encoder_bias(dictionary, 0.0),
         b_dec=dictionary.b_dec,
         threshold=dictionary.threshold,
     )

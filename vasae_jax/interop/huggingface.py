@@ -11,32 +11,29 @@ from safetensors.numpy import save
 from vasae_jax.dictionary.card import model_card
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.dictionary.files import (
-    CONFIG,
+    HUB_FILES,
     META,
     NAME_ARRAYS,
     NAMES,
     WEIGHT_NAMES,
-    WEIGHTS,
     arrays_of,
     meta_text,
     names_text,
 )
-from vasae_jax.interop import sae_lens
-from vasae_jax.interop.files import encoder_bias
+from vasae_jax.interop import common, sae_lens
 from vasae_jax.utils.files import sha256_bytes
 
 
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The files' content by name; meta.json, which vouches for the others, is the last."""
     pre_bias = 1.0 if dictionary.pre_bias == 1 else 0.0
-    b_enc = encoder_bias(dictionary, pre_bias)
+    b_enc = common.encoder_bias(dictionary, pre_bias)
     dictionary = replace(dictionary, b_enc=b_enc, pre_bias=pre_bias)
     content = dict(sae_lens.files(dictionary))
     arrays = arrays_of(dictionary)
     content[NAME_ARRAYS] = save({n: a for n, a in arrays.items() if n not in WEIGHT_NAMES})
     content[NAMES] = names_text(dictionary)
     content["README.md"] = model_card(dictionary).encode()
-    files = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "names": NAMES}
-    digests = {key: sha256_bytes(content[name]) for key, name in files.items()}
+    digests = {key: sha256_bytes(content[name]) for key, name in HUB_FILES.items()}
     content[META] = meta_text(dictionary, digests)
     return content

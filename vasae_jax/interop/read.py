@@ -1,20 +1,19 @@
 """Reads an SAE of another library, recognised by its files or named by its library."""
 
 from pathlib import Path
-from types import ModuleType
 
 from vasae_jax.interop import dictionary_learning, gemma_scope, sae_lens, sparsify
 from vasae_jax.interop.record import ForeignSAE
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.hub import download
 
-LIBRARIES: dict[str, ModuleType] = {
-    "sae_lens": sae_lens,
-    "sparsify": sparsify,
-    "dictionary_learning": dictionary_learning,
-    "gemma_scope": gemma_scope,
+LIBRARIES = {
+    "sae_lens": (sae_lens.read, [sae_lens.WEIGHTS]),
+    "sparsify": (sparsify.read, [sparsify.WEIGHTS]),
+    "dictionary_learning": (dictionary_learning.read, [dictionary_learning.WEIGHTS]),
+    "gemma_scope": (gemma_scope.read, list(gemma_scope.WEIGHTS)),
 }
-"""Libraries by name. Each module has ``is_here`` and ``read``, both of a folder."""
+"""Libraries by name: what reads a folder, and the files of weights by which it is recognised."""
 
 
 def read_foreign(source: str, library: str = "auto", folder: str = "") -> ForeignSAE:
@@ -34,8 +33,8 @@ def read_foreign(source: str, library: str = "auto", folder: str = "") -> Foreig
     place = _place(source, folder)
     if not place.is_dir():
         raise UserError(f"{place} is not a folder; expected one with an SAE's files")
-    sae: ForeignSAE = LIBRARIES[_library(place, library)].read(place)
-    return sae
+    read, _ = LIBRARIES[_library(place, library)]
+    return read(place)
 
 
 def _place(source: str, folder: str) -> Path:
@@ -49,15 +48,15 @@ def _place(source: str, folder: str) -> Path:
 def _library(place: Path, library: str) -> str:
     if library != "auto":
         return library
-    names = [name for name, module in LIBRARIES.items() if module.is_here(place)]
+    here = {path.name for path in place.iterdir()}
+    names = [name for name, (_, weights) in LIBRARIES.items() if here & set(weights)]
     if len(names) == 1:
         return names[0]
     if names:
         raise UserError(
             f"{place} holds files of {' and '.join(names)}; expected --from to say which"
         )
-    inside = sorted(path.name for path in place.iterdir())[:5]
     raise UserError(
-        f"{place} holds no SAE that is known: found {', '.join(inside) or 'nothing'}; expected "
-        "sae_weights.safetensors, sae.safetensors, ae.pt or params.npz (or --folder)"
+        f"{place} holds no SAE that is known: found {', '.join(sorted(here)[:5]) or 'nothing'}; "
+        "expected sae_weights.safetensors, sae.safetensors, ae.pt or params.npz (or --folder)"
     )

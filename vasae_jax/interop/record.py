@@ -43,10 +43,10 @@ class ForeignSAE:
     """float32 [d_sae]; 0 for TopK and ReLU"""
     k: int
     """Features that may fire on a row: d_sae for all but TopK."""
-    pre_bias: float
-    site: Site | None
+    pre_bias: float = 0.0
+    site: Site | None = None
     """The site that it reads, where its files say so."""
-    model: str | None
+    model: str | None = None
     """Its language model's name, where its files say so."""
 
     @property
@@ -66,21 +66,19 @@ def make_foreign(
     where: str,
     weights: dict[str, np.ndarray],
     *,
-    library: str,
     architecture: str,
     k: int | None = None,
-    pre_bias: float = 0.0,
-    site: Site | None = None,
-    model: str | None = None,
+    **origin: Any,
 ) -> ForeignSAE:
-    """An SAE out of its weights, held against one another.
+    """An SAE out of its weights, whose shapes are checked against one another.
 
     Args:
         where: the file that they come from, for messages.
         weights: W_enc [d_sae, d_in], b_enc, W_dec [d_sae, d_in], b_dec; threshold, a number or
             [d_sae], where there is one.
-        library, architecture, pre_bias, site, model: as :class:`ForeignSAE` has them.
+        architecture: what the library trained, one of ARCHITECTURES.
         k: of TopK.
+        origin: the other fields of :class:`ForeignSAE`.
 
     Raises:
         UserError: shapes that do not fit, a value that is not finite, a k out of range.
@@ -90,15 +88,8 @@ def make_foreign(
     d_sae, topk = len(checked["W_dec"]), ARCHITECTURES[architecture] is TopK
     if topk and (not isinstance(k, int) or not 1 <= k <= d_sae):
         raise UserError(f"{where} has k {k!r}; expected a whole number from 1 to {d_sae}")
-    return ForeignSAE(
-        library=library,
-        architecture=architecture,
-        k=k if topk and k else d_sae,
-        pre_bias=pre_bias,
-        site=site,
-        model=model,
-        **checked,
-    )
+    k = k if topk and k else d_sae
+    return ForeignSAE(architecture=architecture, k=k, **origin, **checked)
 
 
 def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
@@ -205,9 +196,9 @@ def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
             arrays = {name: file[name] for name in ARRAYS}
         record = {"site": "resid_post", **record}  # which older imports do not say
         settings = {key: record[key] for key in ("library", "k", "pre_bias", "model")}
-        settings |= {"architecture": record["activation"]}
-        site = Site(record["layer"], record["site"])
-        sae = make_foreign(str(weights), arrays, site=site, **settings)
+        settings["site"] = Site(record["layer"], record["site"])
+        architecture = record["activation"]
+        sae = make_foreign(str(weights), arrays, architecture=architecture, **settings)
         origin = Imported(**{name: record[name] for name in Imported.__dataclass_fields__})
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{meta} is damaged ({error}); expected what vasae import wrote") from error

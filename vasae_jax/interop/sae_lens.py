@@ -16,25 +16,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.interop.files import (
-    as_int,
-    check_activation,
-    encoder_bias,
-    get_table,
-    get_text,
-    json_bytes,
-    layer_naming,
-    pick,
-    read_json,
-    read_safetensors,
-    site_and_model,
-)
-from vasae_jax.interop.record import (
-    SAME_NAMES,
-    ForeignSAE,
-    by_decoder_norm,
-    make_foreign,
-)
+from vasae_jax.interop import common
+from vasae_jax.interop.record import SAME_NAMES, ForeignSAE, by_decoder_norm, make_foreign
 from vasae_jax.sites import hook_name, site_of_hook
 from vasae_jax.utils.errors import UserError
 
@@ -47,27 +30,19 @@ WRITTEN_FOR = "6.0.0"
 """The first SAELens of the form that is written."""
 
 
-def is_here(folder: Path) -> bool:
-    """Whether ``folder`` holds one."""
-    return (folder / WEIGHTS).is_file()
-
-
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     where = folder / CONFIG
-    config = read_json(where)
+    config = common.read_config(where)
     architecture = _architecture(config, where)
-    _refuse(config, where)
-    tensors = read_safetensors(folder / WEIGHTS)
+    _check_inputs(config, where)
+    tensors = common.read_tensors(folder / WEIGHTS)
     threshold = {"threshold": "threshold"} if architecture == "jumprelu" else {}
-    weights = pick(tensors, SAME_NAMES | threshold, folder / WEIGHTS)
-    scale = tensors.get("scaling_factor", np.ones(1, np.float32))
-    if not np.allclose(scale, 1):
-        raise UserError(f"{folder / WEIGHTS} scales its activations; expected scaling_factor 1")
+    weights = common.pick(tensors, SAME_NAMES | threshold, folder / WEIGHTS)
     weights["W_enc"] = weights["W_enc"].T
     if config.get("rescale_acts_by_decoder_norm"):
         weights = by_decoder_norm(weights)
-    origin = {**config, **get_table(config, "metadata")}
+    origin = {**config, **common.get_table(config, "metadata")}
     return make_foreign(
         str(folder),
         weights,
@@ -75,8 +50,8 @@ def read(folder: Path) -> ForeignSAE:
         architecture=architecture,
         k=_k(config),
         pre_bias=float(bool(config.get("apply_b_dec_to_input", True))),
-        site=site_of_hook(get_text(origin, "hook_name"), where),
-        model=get_text(origin, "model_name") or None,
+        site=site_of_hook(common.get_text(origin, "hook_name"), where),
+        model=common.get_text(origin, "model_name") or None,
     )
 
 
@@ -95,13 +70,13 @@ def _architecture(config: dict[str, Any], where: Path) -> str:
 
 
 def _k(config: dict[str, Any]) -> int | None:
-    before_6 = get_table(config, "activation_fn_kwargs") or get_table(
-        config, "activation_fn_params"
-    )
-    return as_int(config.get("k", before_6.get("k")))
+    for key in ("activation_fn_kwargs", "activation_fn_params"):  # before version 6
+        config = common.get_table(config, key) | config
+    return common.as_int(config.get("k"))
 
 
-def _refuse(config: dict[str, Any], where: Path) -> None:
+def _check_inputs(config: dict[str, Any], where: Path) -> None:
+    """Raise UserError where rows are changed before they are encoded."""
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key) not in (None, "none"):
             raise UserError(
@@ -112,15 +87,15 @@ def _refuse(config: dict[str, Any], where: Path) -> None:
 
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The files' content by name; UserError for an activation that SAELens does not have."""
-    check_activation(dictionary, "sae_lens", _WRITTEN)
+    common.check_activation(dictionary, "sae_lens", _WRITTEN)
     architecture = _WRITTEN[dictionary.activation.kind]
-    topk = {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+    topk = architecture == "topk"
     pre_bias = 1.0 if dictionary.pre_bias == 1 else 0.0
-    site, model = site_and_model(dictionary)
+    site, model = common.site_and_model(dictionary)
     provenance = dictionary.meta["provenance"]
     config = {
         "architecture": architecture,
-        **(topk if architecture == "topk" else {}),
+        **({"k": dictionary.k, "rescale_acts_by_decoder_norm": False} if topk else {}),
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
         "dtype": "float32",
@@ -135,14 +110,14 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
             "prepend_bos": provenance["bos"],
             "made_by": dictionary.meta["created_by"],
             "sae_lens_version": WRITTEN_FOR,
-            "layer_names": layer_naming(dictionary),
+            "layer_names": common.layer_naming(dictionary),
         },
     }
     weights = {
         "W_enc": np.ascontiguousarray(dictionary.W_enc),
-        "b_enc": encoder_bias(dictionary, pre_bias),
+        "b_enc": common.encoder_bias(dictionary, pre_bias),
         "W_dec": np.ascontiguousarray(dictionary.W_dec),
         "b_dec": dictionary.b_dec,
-        **({"threshold": dictionary.threshold} if architecture == "jumprelu" else {}),
+        **({} if topk else {"threshold": dictionary.threshold}),
     }
-    return {CONFIG: json_bytes(config), WEIGHTS: save(weights)}
+    return {CONFIG: common.json_bytes(config), WEIGHTS: save(weights)}

@@ -11,37 +11,19 @@ import numpy as np
 from safetensors.numpy import save
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.interop.files import (
-    as_int,
-    check_activation,
-    encoder_bias,
-    json_bytes,
-    pick,
-    read_json,
-    read_safetensors,
-)
+from vasae_jax.interop import common
 from vasae_jax.interop.record import ForeignSAE, make_foreign
-from vasae_jax.sites import Site, site_of_hook
+from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
-_NAMES = {
-    "encoder.weight": "W_enc",
-    "encoder.bias": "b_enc",
-    "W_dec": "W_dec",
-    "b_dec": "b_dec",
-}
-
-
-def is_here(folder: Path) -> bool:
-    """Whether ``folder`` holds one."""
-    return (folder / WEIGHTS).is_file()
+_NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 
 
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     where = folder / CONFIG
-    config = read_json(where)
+    config = common.read_config(where)
     activation = config.get("activation", "topk")
     if activation != "topk":
         raise UserError(f"{where} has activation {activation!r}; expected topk")
@@ -50,26 +32,21 @@ def read(folder: Path) -> ForeignSAE:
             raise UserError(
                 f"{where} has {key} true, a transcoder; expected an SAE of one place's rows"
             )
-    tensors = read_safetensors(folder / WEIGHTS)
+    name = folder.resolve().name
     return make_foreign(
         str(folder),
-        pick(tensors, _NAMES, folder / WEIGHTS),
+        common.pick(common.read_tensors(folder / WEIGHTS), _NAMES, folder / WEIGHTS),
         library="sparsify",
         architecture="topk",
-        k=as_int(config.get("k")),
+        k=common.as_int(config.get("k")),
         pre_bias=1.0,
-        site=_site(folder),
+        site=site_of_hook(name, folder) if name.startswith(("layers.", "h.")) else None,
     )
-
-
-def _site(folder: Path) -> Site | None:
-    name = folder.resolve().name
-    return site_of_hook(name, folder) if name.startswith(("layers.", "h.")) else None
 
 
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The files' content by name; UserError for another activation than TopK."""
-    check_activation(dictionary, "sparsify", ["topk"])
+    common.check_activation(dictionary, "sparsify", ["topk"])
     config = {
         "activation": "topk",
         "expansion_factor": max(1, dictionary.d_sae // dictionary.d_in),
@@ -83,8 +60,8 @@ def files(dictionary: Dictionary) -> dict[str, bytes]:
     }
     weights = {
         "encoder.weight": np.ascontiguousarray(dictionary.W_enc.T),
-        "encoder.bias": encoder_bias(dictionary, 1.0),
+        "encoder.bias": common.encoder_bias(dictionary, 1.0),
         "W_dec": np.ascontiguousarray(dictionary.W_dec),
         "b_dec": dictionary.b_dec,
     }
-    return {CONFIG: json_bytes(config), WEIGHTS: save(weights)}
+    return {CONFIG: common.json_bytes(config), WEIGHTS: save(weights)}

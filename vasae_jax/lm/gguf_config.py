@@ -136,21 +136,16 @@ def _sizes(reader: MetadataReader) -> dict[str, Any]:
 def _layernorm_sizes(reader: MetadataReader) -> dict[str, Any]:
     """What GPT-2 and GPT-NeoX have alike."""
     sizes = _sizes(reader)
-    return sizes | {
-        "n_kv_heads": sizes["n_heads"],
-        "head_dim": max(sizes["d_model"] // sizes["n_heads"], 1),
-        "norm_eps": reader.number(Keys.Attention.LAYERNORM_EPS),
-        "mlp_bias": True,
-    }
+    sizes["n_kv_heads"] = sizes["n_heads"]
+    sizes["head_dim"] = max(sizes["d_model"] // sizes["n_heads"], 1)
+    return sizes | {"norm_eps": reader.number(Keys.Attention.LAYERNORM_EPS), "mlp_bias": True}
 
 
 def _rmsnorm_sizes(reader: MetadataReader) -> dict[str, Any]:
     """What Llama's family and Gemma have alike."""
     sizes = _sizes(reader)
-    return sizes | {
-        "n_kv_heads": reader.count(Keys.Attention.HEAD_COUNT_KV, sizes["n_heads"]),
-        "norm_eps": reader.number(Keys.Attention.LAYERNORM_RMS_EPS),
-    }
+    sizes["n_kv_heads"] = reader.count(Keys.Attention.HEAD_COUNT_KV, sizes["n_heads"])
+    return sizes | {"norm_eps": reader.number(Keys.Attention.LAYERNORM_RMS_EPS)}
 
 
 def _gpt2(reader: MetadataReader) -> Spec:
@@ -191,7 +186,7 @@ def _llama(reader: MetadataReader) -> Spec:
         inverse_frequencies=_rotary(reader, _rotary_dim(reader, head_dim), theta),
         window=reader.count(Keys.Attention.SLIDING_WINDOW) if windowed else None,
         qk_norm=reader.architecture == "qwen3",
-        score_scale=_score_scale(reader),
+        score_scale=_positive(reader, Keys.Attention.SCALE),
     )
 
 
@@ -203,29 +198,27 @@ def _gemma(reader: MetadataReader) -> Spec:
     head_dim = _head_dim(reader, None)
     large = n_layers == _LARGEST_GEMMA[reader.architecture]
     scale = (max(d_model // sizes["n_heads"], 1) if large else head_dim) ** -0.5
+    theta = 10000.0 if second else None
     local = () if second else _local_layers(reader, n_layers)
     local_theta = _LOCAL_THETA if second else reader.number(_LOCAL_THETA_KEY, _LOCAL_THETA)
     for key in _LOCAL_SIZE_KEYS:
         if reader.count(key, head_dim) != head_dim:
             raise reader.error(key, reader.get(key), f"{head_dim}, as of global layers")
+    local_frequencies = inverse_frequencies(head_dim, local_theta, {}, reader.where)
     return Spec(
         family="gemma",
         **sizes,
         head_dim=head_dim,
         activation="gelu_pytorch_tanh",
-        inverse_frequencies=_rotary(
-            reader, _rotary_dim(reader, head_dim), 10000.0 if second else None
-        ),
+        inverse_frequencies=_rotary(reader, _rotary_dim(reader, head_dim), theta),
         window=reader.count(Keys.Attention.SLIDING_WINDOW, 4096 if second else None),
         qk_norm=not second,
         embed_scale=d_model**0.5,
-        score_scale=_score_scale(reader) or scale,
-        score_cap=_cap(reader, Keys.LLM.ATTN_LOGIT_SOFTCAPPING, 50.0 if second else 0.0),
-        logit_cap=_cap(reader, Keys.LLM.FINAL_LOGIT_SOFTCAPPING, 30.0 if second else 0.0),
+        score_scale=_positive(reader, Keys.Attention.SCALE) or scale,
+        score_cap=_positive(reader, Keys.LLM.ATTN_LOGIT_SOFTCAPPING, 50.0 if second else 0.0),
+        logit_cap=_positive(reader, Keys.LLM.FINAL_LOGIT_SOFTCAPPING, 30.0 if second else 0.0),
         # Scaling is for global layers alone.
-        local_frequencies=(
-            inverse_frequencies(head_dim, local_theta, {}, reader.where) if local else ()
-        ),
+        local_frequencies=local_frequencies if local else (),
         local_layers=local,
     )
 
@@ -251,16 +244,8 @@ def _head_dim(reader: MetadataReader, default: int | None) -> int:
     return head_dim
 
 
-def _score_scale(reader: MetadataReader) -> float | None:
-    """The factor of attention scores, where the file has one other than the architecture's."""
-    scale = reader.number(Keys.Attention.SCALE, 0.0)
-    if scale < 0:
-        raise reader.error(Keys.Attention.SCALE, scale, "0 or more")
-    return scale or None
-
-
-def _cap(reader: MetadataReader, key: str, default: float) -> float | None:
-    """A cap above 0; 0 means none."""
+def _positive(reader: MetadataReader, key: str, default: float = 0.0) -> float | None:
+    """A number above 0, such as a cap of scores; 0 means none."""
     value = reader.number(key, default)
     if value < 0:
         raise reader.error(key, value, "0 or more")

@@ -8,7 +8,7 @@ from gguf import Keys, TokenType
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from vasae_jax.lm.gguf_reader import GgufFile
-from vasae_jax.lm.tokenizer import Tokenizer, make_tokenizer
+from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.utils.errors import UserError
 
 SPACE = "\u2581"
@@ -68,16 +68,11 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
     add_bos = _flag(file, Keys.Tokenizer.ADD_BOS, sentencepiece or _PRE_TOKENIZERS[pre] == "llama3")
     gemma = str(architecture).startswith("gemma")
     add_prefix = sentencepiece and _flag(file, Keys.Tokenizer.ADD_PREFIX, not gemma)
-    return make_tokenizer(
-        backend,
-        vocab_size,
-        str(file.path),
-        bos_id=file.get(Keys.Tokenizer.BOS_ID),
-        eos_id=file.get(Keys.Tokenizer.EOS_ID),
-        add_bos=add_bos,
-        # Before the text itself: a normalizer would put a space after every added token too.
-        prefix=" " if add_prefix else "",
-    )
+    bos_id, eos_id = file.get(Keys.Tokenizer.BOS_ID), file.get(Keys.Tokenizer.EOS_ID)
+    # Before the text itself: a normalizer would put a space after every added token too.
+    prefix = " " if add_prefix else ""
+    tokenizer = Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix)
+    return tokenizer.checked(str(file.path))
 
 
 def _flag(file: GgufFile, key: str, default: bool) -> bool:

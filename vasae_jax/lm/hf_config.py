@@ -5,21 +5,11 @@ from typing import Any
 
 from vasae_jax.lm.layers import ACTIVATIONS
 from vasae_jax.lm.rope import inverse_frequencies
-from vasae_jax.lm.spec import Spec, family_of
+from vasae_jax.lm.spec import MODEL_TYPES, Spec, family_of
 from vasae_jax.utils.errors import UserError
 
 MAX_HEAD_DIM = 2**16
 """Larger than any real head: bounds the arrays that a corrupt file can ask for."""
-_MODEL_TYPES = {
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "gpt_neox": "GPTNeoXForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-}
 
 
 def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
@@ -33,7 +23,8 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
         UserError: an architecture or setting that is not supported, or a missing or
             unusable value; before any weight is read.
     """
-    names = config.get("architectures") or [_MODEL_TYPES.get(str(config.get("model_type")))]
+    architecture, _ = MODEL_TYPES.get(str(config.get("model_type")), (None, None))
+    names = config.get("architectures") or [architecture]
     if not isinstance(names, list):
         raise UserError(f"{where} has architectures {names!r}; expected a list of names")
     architecture = str(names[0] or config.get("model_type"))

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,24 +21,25 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, sha256_file
 
 
+@dataclass(eq=False)
 class LMEmbeddings:
     """A model's embeddings, final norm and tokenizer, read from its files on demand.
 
     Attributes:
+        checkpoint: the files and what they hold.
         spec: sizes and settings of the model.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
         id: hub name, or the name of the directory or file.
         revision: commit on the hub, None for local files.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, tokenizer: Tokenizer, id: str, revision: str | None
-    ) -> None:
-        self.spec: Spec = checkpoint.spec
-        self.tokenizer = tokenizer
-        self.id = id
-        self.revision = revision
-        self._checkpoint = checkpoint
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    id: str
+    revision: str | None
+
+    def __post_init__(self) -> None:
+        self.spec: Spec = self.checkpoint.spec
 
     def embedding(self) -> np.ndarray:
         """Input embeddings as the files hold them, float32 [V, d_model]."""
@@ -60,11 +62,11 @@ class LMEmbeddings:
     @functools.cached_property
     def source_digest(self) -> str:
         """SHA-256 over the digests of the weight files, in the order of their names."""
-        files = sorted(self._checkpoint.tensors.files, key=lambda path: path.name)
+        files = sorted(self.checkpoint.tensors.files, key=lambda path: path.name)
         return sha256_bytes("".join(sha256_file(path) for path in files).encode())
 
     def _read(self, key: str) -> np.ndarray:
-        return np.array(self._checkpoint.read(key), dtype=np.float32, order="C")
+        return np.array(self.checkpoint.read(key), dtype=np.float32, order="C")
 
 
 class LM(LMEmbeddings):
@@ -77,16 +79,8 @@ class LM(LMEmbeddings):
 
     packs = True
 
-    def __init__(
-        self,
-        decoder: model.Decoder,
-        checkpoint: Checkpoint,
-        tokenizer: Tokenizer,
-        id: str,
-        revision: str | None,
-        dtype: str,
-    ):
-        super().__init__(checkpoint, tokenizer, id, revision)
+    def __init__(self, files: LMEmbeddings, decoder: model.Decoder, dtype: str):
+        super().__init__(files.checkpoint, files.tokenizer, files.id, files.revision)
         self.computed = f"flax {dtype}"
         self._placement = decoder.placement
         self.batch_multiple = self._placement.parts("batch")

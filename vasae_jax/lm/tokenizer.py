@@ -13,13 +13,14 @@ from tokenizers import pre_tokenizers
 
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import read_json_object
 
 FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The tokenizer of one model; made by :func:`make_tokenizer`.
+    """The tokenizer of one model.
 
     Attributes:
         backend: the ``tokenizers`` library's tokenizer, set to read special tokens as text.
@@ -36,6 +37,28 @@ class Tokenizer:
     eos_id: int | None
     add_bos: bool
     prefix: str = ""
+
+    def checked(self, where: str) -> "Tokenizer":
+        """Itself, set up for documents of any length and checked against the model.
+
+        Raises:
+            UserError: ``where`` has an ordinary token without a row in the embedding, or no BOS to
+                add.
+        """
+        _clear_state(self.backend)
+        self.backend.encode_special_tokens = True
+        size, ids = self.vocab_size, self.backend.get_vocab(with_added_tokens=False).values()
+        if max(ids, default=-1) >= size:
+            raise UserError(
+                f"{where} has token ids up to {max(ids)}; expected them below the {size} rows "
+                "of the model's embedding"
+            )
+        for name, token in (("BOS", self.bos_id), ("EOS", self.eos_id)):
+            if token is not None and not 0 <= token < size:
+                raise UserError(f"{where} has {name} token {token}; expected it below {size}")
+        if self.add_bos and self.bos_id is None:
+            raise UserError(f"{where} wants a BOS token before each text but names none")
+        return self
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, without BOS or other special tokens.
@@ -96,37 +119,6 @@ class Tokenizer:
         return description
 
 
-def make_tokenizer(
-    backend: tokenizers.Tokenizer,
-    vocab_size: int,
-    where: str,
-    *,
-    bos_id: int | None,
-    eos_id: int | None,
-    add_bos: bool,
-    prefix: str = "",
-) -> Tokenizer:
-    """Set up ``backend`` for documents of any length and check it against the model.
-
-    Raises:
-        UserError: an ordinary token has no row in the embedding, or there is no BOS to add.
-    """
-    _clear_state(backend)
-    backend.encode_special_tokens = True
-    ids = backend.get_vocab(with_added_tokens=False).values()
-    if max(ids, default=-1) >= vocab_size:
-        raise UserError(
-            f"{where} has token ids up to {max(ids)}; expected them below the {vocab_size} rows "
-            "of the model's embedding"
-        )
-    for name, token in (("BOS", bos_id), ("EOS", eos_id)):
-        if token is not None and not 0 <= token < vocab_size:
-            raise UserError(f"{where} has {name} token {token}; expected it below {vocab_size}")
-    if add_bos and bos_id is None:
-        raise UserError(f"{where} wants a BOS token before each text but names none")
-    return Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix)
-
-
 def _clear_state(backend: tokenizers.Tokenizer) -> None:
     """Turn off what a file may have left on: truncation, padding and random merges."""
     backend.no_truncation()
@@ -170,7 +162,8 @@ def tokenizer_from_directory(
     """
     path = directory / FILE
     backend = _read(path) if path.is_file() else _convert(directory)
-    settings = _settings(directory / "tokenizer_config.json")
+    file = directory / "tokenizer_config.json"
+    settings = read_json_object(file, "tokenizer settings") if file.is_file() else {}
     bos, eos = (_special_token(backend, settings, model_config, name) for name in ("bos", "eos"))
     _clear_state(backend)
     template_bos = _template_bos(backend)
@@ -183,7 +176,7 @@ def tokenizer_from_directory(
             file=sys.stderr,
         )
     bos = bos if template_bos is None else template_bos
-    return make_tokenizer(backend, vocab_size, where, bos_id=bos, eos_id=eos, add_bos=add_bos)
+    return Tokenizer(backend, vocab_size, bos, eos, add_bos).checked(where)
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:
@@ -207,16 +200,6 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
     if not isinstance(backend, tokenizers.Tokenizer):
         raise UserError(f"{directory} has only a slow tokenizer; expected {FILE}")
     return backend
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); expected tokenizer settings") from error
-    return settings if isinstance(settings, dict) else {}
 
 
 def _special_token(

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.hf_weights import DirectoryTensors
-from vasae_jax.lm.spec import ParamSpec, Spec, block_params, model_params
+from vasae_jax.lm.spec import Family, ParamSpec, Spec, block_params, model_params
 from vasae_jax.utils.errors import UserError
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -116,7 +116,7 @@ class StoredTensor:
 
 def huggingface_layout(spec: Spec) -> Mapping[str, StoredTensor]:
     """By parameter, the tensors of a Hugging Face checkpoint, without the base model's prefix."""
-    return _weights_and_biases(_LAYOUTS[spec.family])
+    return _weights_and_biases(_layout(spec.family))
 
 
 def gguf_layout(spec: Spec) -> Mapping[str, StoredTensor]:
@@ -127,7 +127,7 @@ def gguf_layout(spec: Spec) -> Mapping[str, StoredTensor]:
     """
     names = gguf.get_tensor_name_map(_GGUF_ARCHITECTURES[spec.architecture], 1)
     layout = {}
-    for key, stored in _LAYOUTS[spec.family].items():
+    for key, stored in _layout(spec.family).items():
         plain = stored.name.format(layer=0)
         name = names.get_name(plain) or names.get_name(f"gpt_neox.{plain}")
         if key == "head":  # Gemma 2 has none in the library's map
@@ -152,60 +152,53 @@ def _weights_and_biases(layout: Mapping[str, StoredTensor]) -> dict[str, StoredT
 
 
 _QKV = ("query", "key", "value")
-_HF_GPT2 = {
-    "embed": StoredTensor("wte"),
-    "positions": StoredTensor("wpe"),
-    "final_norm": StoredTensor("ln_f"),
-    "head": StoredTensor("lm_head"),
-    "attention_norm": StoredTensor("h.{layer}.ln_1"),
-    **{
-        name: StoredTensor("h.{layer}.attn.c_attn", transposed=True, third=third)
-        for third, name in enumerate(_QKV)
-    },
-    "out": StoredTensor("h.{layer}.attn.c_proj", transposed=True),
-    "mlp_norm": StoredTensor("h.{layer}.ln_2"),
-    "up": StoredTensor("h.{layer}.mlp.c_fc", transposed=True),
-    "down": StoredTensor("h.{layer}.mlp.c_proj", transposed=True),
+_NAMES: dict[str, tuple[str | None, str | None, str | None]] = {
+    "embed": ("wte", "embed_tokens", "embed_in"),
+    "positions": ("wpe", None, None),
+    "final_norm": ("ln_f", "norm", "final_layer_norm"),
+    "head": ("lm_head", "lm_head", "embed_out"),
+    "attention_norm": (".ln_1", ".input_layernorm", ".input_layernorm"),
+    "query": (".attn.c_attn", ".self_attn.q_proj", ".attention.query_key_value"),
+    "key": (".attn.c_attn", ".self_attn.k_proj", ".attention.query_key_value"),
+    "value": (".attn.c_attn", ".self_attn.v_proj", ".attention.query_key_value"),
+    "query_norm": (None, ".self_attn.q_norm", None),
+    "key_norm": (None, ".self_attn.k_norm", None),
+    "out": (".attn.c_proj", ".self_attn.o_proj", ".attention.dense"),
+    "mlp_norm": (".ln_2", ".post_attention_layernorm", ".post_attention_layernorm"),
+    "gate": (None, ".mlp.gate_proj", None),
+    "up": (".mlp.c_fc", ".mlp.up_proj", ".mlp.dense_h_to_4h"),
+    "down": (".mlp.c_proj", ".mlp.down_proj", ".mlp.dense_4h_to_h"),
 }
-_HF_LLAMA = {
-    "embed": StoredTensor("embed_tokens"),
-    "final_norm": StoredTensor("norm"),
-    "head": StoredTensor("lm_head"),
-    "attention_norm": StoredTensor("layers.{layer}.input_layernorm"),
-    **{name: StoredTensor(f"layers.{{layer}}.self_attn.{name[0]}_proj") for name in _QKV},
-    "out": StoredTensor("layers.{layer}.self_attn.o_proj"),
-    "mlp_norm": StoredTensor("layers.{layer}.post_attention_layernorm"),
-    "query_norm": StoredTensor("layers.{layer}.self_attn.q_norm"),
-    "key_norm": StoredTensor("layers.{layer}.self_attn.k_norm"),
-    **{name: StoredTensor(f"layers.{{layer}}.mlp.{name}_proj") for name in ("gate", "up", "down")},
+"""Tensors by parameter in checkpoints of GPT-2, Llama and GPT-NeoX; names in a block begin with a
+dot."""
+_GEMMA_NAMES = {
+    "mlp_norm": ".pre_feedforward_layernorm",
+    "post_attention_norm": ".post_attention_layernorm",
+    "post_mlp_norm": ".post_feedforward_layernorm",
 }
-_HF_GEMMA = _HF_LLAMA | {
-    key: StoredTensor(name, offset=1.0)
-    for key, name in {
-        "final_norm": "norm",
-        "attention_norm": "layers.{layer}.input_layernorm",
-        "post_attention_norm": "layers.{layer}.post_attention_layernorm",
-        "mlp_norm": "layers.{layer}.pre_feedforward_layernorm",
-        "post_mlp_norm": "layers.{layer}.post_feedforward_layernorm",
-        "query_norm": "layers.{layer}.self_attn.q_norm",
-        "key_norm": "layers.{layer}.self_attn.k_norm",
-    }.items()
-}
-_HF_NEOX = {
-    "embed": StoredTensor("embed_in"),
-    "final_norm": StoredTensor("final_layer_norm"),
-    "head": StoredTensor("embed_out"),
-    "attention_norm": StoredTensor("layers.{layer}.input_layernorm"),
-    **{
-        name: StoredTensor("layers.{layer}.attention.query_key_value", third=third, by_head=True)
-        for third, name in enumerate(_QKV)
-    },
-    "out": StoredTensor("layers.{layer}.attention.dense"),
-    "mlp_norm": StoredTensor("layers.{layer}.post_attention_layernorm"),
-    "up": StoredTensor("layers.{layer}.mlp.dense_h_to_4h"),
-    "down": StoredTensor("layers.{layer}.mlp.dense_4h_to_h"),
-}
-_LAYOUTS = {"gpt2": _HF_GPT2, "llama": _HF_LLAMA, "neox": _HF_NEOX, "gemma": _HF_GEMMA}
+"""Where Gemma differs from Llama."""
+
+
+def _layout(family: Family) -> dict[str, StoredTensor]:
+    column = {"gpt2": 0, "llama": 1, "gemma": 1, "neox": 2}[family]
+    names = {key: row[column] for key, row in _NAMES.items()}
+    names |= _GEMMA_NAMES if family == "gemma" else {}
+    block = "h.{layer}" if family == "gpt2" else "layers.{layer}"
+    layout = {}
+    for key, name in names.items():
+        if name is None:
+            continue
+        in_block, fused = name.startswith("."), key in _QKV and family in ("gpt2", "neox")
+        layout[key] = StoredTensor(
+            block + name if in_block else name,
+            transposed=family == "gpt2" and in_block and not key.endswith("norm"),
+            third=_QKV.index(key) if fused else None,
+            by_head=fused and family == "neox",
+            offset=1.0 if family == "gemma" and key.endswith("norm") else 0.0,
+        )
+    return layout
+
+
 _GGUF_ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
 
 

@@ -6,8 +6,13 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import printable
+<<<<<<< HEAD
 from vasae_jax.dictionary.card import OFTEN, aligned, best_features, layer_names_text
 from vasae_jax.dictionary.claims import LAYER_CLAIM, RELATIONS, VERDICTS
+=======
+from vasae_jax.dictionary.card import OFTEN, aligned, best_features
+from vasae_jax.dictionary.claims import BEFORE, LAYER_CLAIM
+>>>>>>> less-models
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
 from vasae_jax.names.evidence import spread_features
@@ -43,6 +48,7 @@ def summary(
     return "\n\n".join(["", *parts])
 
 
+<<<<<<< HEAD
 def _table(
     features: list[int], dictionary: Dictionary, firings: Firings, snippets: "Snippets"
 ) -> str:
@@ -66,6 +72,37 @@ def _table(
                 "  ".join(f"{vocab.display(token)} {share:.0%}" for token, share in most),
                 "" if strongest is None else snippets.text(int(strongest)),
             )
+=======
+class _Table:
+    """Lines about features: names, what they hold, where features fire, an example."""
+
+    def __init__(self, run: Run, firings: Firings, dictionary: Dictionary, split: str) -> None:
+        self._firings, self._dictionary = firings, dictionary
+        self._vocab = run.cache.vocab()
+        self._snippets = Snippets(run.cache, split)
+
+    def text(self, features: list[int]) -> str:
+        """A table of ``features``."""
+        tokens = token_shares(self._firings, features, len(self._vocab))
+        lines: list[tuple[str, ...]] = [HEAD]
+        for place, feature in enumerate(features):
+            before = self._dictionary.layer_relation[feature] == BEFORE
+            lines.append(self._line(feature, (tokens.before if before else tokens.at)[place]))
+        return "\n".join(aligned(lines))
+
+    def _line(self, feature: int, shares: np.ndarray) -> tuple[str, ...]:
+        names = self._dictionary.names(feature)
+        most = "  ".join(f"{self._vocab.display(t)} {s:.0%}" for t, s in top_tokens(shares, 2))
+        return (
+            str(feature),
+            f"{names.fire_rate:.2%}",
+            names.relation,
+            names.layer_text(NAMES),
+            f"{names.hold:.0%}",
+            names.verdict,
+            most,
+            self._example(feature),
+>>>>>>> less-models
         )
     return "\n".join(aligned(lines))
 

@@ -18,11 +18,7 @@ def sum_parts(x: jax.Array, axis: str | None) -> jax.Array:
     return x if axis is None else jax.lax.psum(x, axis)
 
 
-def _sum_parts_bwd(axis: str | None, _: None, g: jax.Array) -> tuple[jax.Array]:
-    return (g,)
-
-
-sum_parts.defvjp(lambda x, axis: (sum_parts(x, axis), None), _sum_parts_bwd)
+sum_parts.defvjp(lambda x, axis: (sum_parts(x, axis), None), lambda axis, _, g: (g,))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -31,11 +27,9 @@ def replicated_input(x: jax.Array, axis: str | None) -> jax.Array:
     return x
 
 
-def _replicated_input_bwd(axis: str | None, _: None, g: jax.Array) -> tuple[jax.Array]:
-    return (g if axis is None else jax.lax.psum(g, axis),)
-
-
-replicated_input.defvjp(lambda x, axis: (x, None), _replicated_input_bwd)
+replicated_input.defvjp(
+    lambda x, axis: (x, None), lambda axis, _, g: (g if axis is None else jax.lax.psum(g, axis),)
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -9,7 +9,7 @@ the activations before the selection, float32, and the gradient behind it.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.lax import optimization_barrier as barrier
 
 from vasae_jax.sae.config import ForwardConfig
 from vasae_jax.sae.params import row_dots
+from vasae_jax.sae.topk import product
 
 # The k-th largest of each row, found by comparing and counting: gathers and sorts are slow there.
 # Sums over features run over the leading axis of ``pre_FB`` >= 0, which a TPU's vector unit does
@@ -58,11 +59,8 @@ def _groups(features: int, k: int, axis: str | None) -> int:
 def _merged(sorted_parts: list[jax.Array]) -> list[jax.Array]:
     """Each of ``sorted_parts`` [n, groups, B] merged over n."""
     none = [jnp.zeros((), part.dtype) for part in sorted_parts]
-    return list(
-        jax.lax.reduce(
-            tuple(sorted_parts), tuple(none), lambda a, b: tuple(_merge(list(a), list(b))), (0,)
-        )
-    )
+    merged: list[jax.Array] = jax.lax.reduce(sorted_parts, none, _merge, (0,))
+    return merged
 
 
 def _merge(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
@@ -72,10 +70,8 @@ def _merge(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
     best = [jnp.maximum(a[i], b[count - 1 - i]) for i in range(count)]
     for turn in range(count):  # put in order by swapping neighbours
         for i in range(turn % 2, count - 1, 2):
-            best[i], best[i + 1] = (
-                jnp.maximum(best[i], best[i + 1]),
-                jnp.minimum(best[i], best[i + 1]),
-            )
+            pair = best[i : i + 2]
+            best[i : i + 2] = jnp.maximum(*pair), jnp.minimum(*pair)
     return best
 
 
@@ -104,8 +100,7 @@ def last_of_ties(
     pre_FB: jax.Array, cut: jax.Array, k: int | jax.Array, axis: str | None
 ) -> jax.Array:
     """The largest global id [B] that still wins among the features equal to ``cut``."""
-    first = 0 if axis is None else jax.lax.axis_index(axis) * pre_FB.shape[0]
-    ids = (jnp.arange(pre_FB.shape[0], dtype=jnp.int32) + first)[:, None]
+    ids = _global_ids(pre_FB, axis)
     tied = pre_FB == cut[None, :]
     places = k - _sum(_count(pre_FB > cut[None, :]), axis)
     bits = 31
@@ -117,6 +112,12 @@ def last_of_ties(
 
     last: jax.Array = jax.lax.fori_loop(0, bits, next_bit, jnp.zeros(cut.shape, jnp.int32))
     return last
+
+
+def _global_ids(pre_FB: jax.Array, axis: str | None) -> jax.Array:
+    """The id over all devices of each of this device's features, int32 [F, 1]."""
+    first = 0 if axis is None else jax.lax.axis_index(axis) * pre_FB.shape[0]
+    return (jnp.arange(pre_FB.shape[0], dtype=jnp.int32) + first)[:, None]
 
 
 def _count(mask: jax.Array) -> jax.Array:
@@ -175,22 +176,17 @@ def reconstruct(
     return result
 
 
-def _fwd(
-    x_BD: jax.Array,
-    shift_D: jax.Array,
-    weights: Weights,
-    keep_B: jax.Array,
-    k: jax.Array | None,
-    cfg: ForwardConfig,
-) -> tuple[tuple[jax.Array, jax.Array], Saved]:
+def _fwd(*args: Any) -> tuple[tuple[jax.Array, jax.Array], Saved]:
+    """The result of :func:`reconstruct`, and what its gradient needs."""
+    x_BD, shift_D, weights, keep_B, k, cfg = args
     compute, axis = cfg.dtype, cfg.axis
     W_enc, b_enc, W_dec = weights
     centred_BD = (x_BD - shift_D[None, :]).astype(compute)
-    product_FB = _product(W_enc.astype(compute), centred_BD, over=(1, 1))
+    product_FB = product(W_enc.astype(compute), centred_BD, over=(1, 1))
     pre_FB = barrier(jax.nn.relu(product_FB + b_enc[:, None]))
     cutoff = find_cutoff(pre_FB, cfg.max_k, axis, cfg.rows_axis, k)
     fires_FB = fires(pre_FB, cutoff, axis)
-    part_BD = _product(_masked(pre_FB, fires_FB, compute), W_dec.astype(compute), over=(0, 0))
+    part_BD = product(_masked(pre_FB, fires_FB, compute), W_dec.astype(compute), over=(0, 0))
     fired_F = _row_sums(fires_FB.astype(compute), keep_B.astype(compute))
     return (part_BD, fired_F), (centred_BD, pre_FB, cutoff, W_enc, W_dec)
 
@@ -200,16 +196,16 @@ def _bwd(cfg: ForwardConfig, saved: Saved, g: tuple[jax.Array, jax.Array]) -> Gr
     centred_BD, pre_FB, cutoff, W_enc, W_dec = saved
     g_BD = g[0].astype(compute)
     fires_FB = fires(pre_FB, cutoff, cfg.axis)
-    d_z = _product(W_dec.astype(compute), g_BD, over=(1, 1))
+    d_z = product(W_dec.astype(compute), g_BD, over=(1, 1))
     d_pre = barrier(_masked(d_z, fires_FB, compute))
     d_b = _row_sums(d_pre, jnp.ones(d_pre.shape[1:], compute))
-    d_enc = _product(d_pre, centred_BD, over=(1, 0))
-    d_dec = _product(_masked(pre_FB, fires_FB, compute), g_BD, over=(1, 0))
+    d_enc = product(d_pre, centred_BD, over=(1, 0))
+    d_dec = product(_masked(pre_FB, fires_FB, compute), g_BD, over=(1, 0))
     if cfg.unit:
         d_dec = d_dec - row_dots(d_dec, W_dec)[:, None] * W_dec
     # Training does not read that of x, and then it is not computed; shift moves all rows
     # alike, so its own needs no product over them.
-    d_x = _product(d_pre, W_enc.astype(compute), over=(0, 0))
+    d_x = product(d_pre, W_enc.astype(compute), over=(0, 0))
     return d_x, -(d_b @ W_enc), Weights(d_enc, d_b, d_dec), None, None
 
 
@@ -232,7 +228,7 @@ def find_cutoff(
     winners = max_k if k is None else k
     best = barrier(candidates(pre_FB, max_k, axis))
     cut = kth_largest(best, winners, axis)
-    reach = sum(jnp.sum((part >= cut[None, :]).astype(jnp.int32), axis=0) for part in best)
+    reach = sum(_count(part >= cut[None, :]) for part in best)
     reach = reach if axis is None else jax.lax.psum(reach, axis)
     doubtful = (cut > 0) & ((reach > winners) | jnp.any(best[-1] >= cut[None, :], axis=0))
     again = jnp.any(doubtful | ((cut == 0) & jnp.any(best[-1] > 0, axis=0)))
@@ -247,8 +243,7 @@ def find_cutoff(
 
 def fires(pre_FB: jax.Array, cutoff: Cutoff, axis: str | None) -> jax.Array:
     """[F, B] bool, where ``pre_FB`` is above 0 and reaches the cutoff."""
-    first = 0 if axis is None else jax.lax.axis_index(axis) * pre_FB.shape[0]
-    ids = (jnp.arange(pre_FB.shape[0], dtype=jnp.int32) + first)[:, None]
+    ids = _global_ids(pre_FB, axis)
     cut, last = cutoff.value[None, :], cutoff.last_id[None, :]
     return (pre_FB > 0) & ((pre_FB > cut) | ((pre_FB == cut) & (ids <= last)))
 
@@ -269,10 +264,4 @@ def _row_sums(a: jax.Array, weights: jax.Array) -> jax.Array:
     add up rows.
     """
     columns = jnp.broadcast_to(weights[:, None], (weights.shape[0], LANES))
-    return _product(a, columns, over=(1, 0))[:, 0]
-
-
-def _product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
-    """a and b multiplied and summed over one axis of each, in float32."""
-    dims = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+    return product(a, columns, over=(1, 0))[:, 0]

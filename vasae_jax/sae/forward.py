@@ -74,10 +74,10 @@ def _shift(b_dec: jax.Array, cfg: ForwardConfig, pre_bias: jax.Array | None = No
     """What is taken from every row before it is encoded, [D]."""
     if pre_bias is not None:
         return pre_bias * replicated_input(b_dec, cfg.axis)
+    if cfg.pre_bias:
+        return cfg.pre_bias * replicated_input(b_dec, cfg.axis)
     # With a factor of 0 a compiler must still compute what it multiplies: it may be infinite.
-    return (
-        cfg.pre_bias * replicated_input(b_dec, cfg.axis) if cfg.pre_bias else jnp.zeros_like(b_dec)
-    )
+    return jnp.zeros_like(b_dec)
 
 
 def _part(

@@ -56,13 +56,8 @@ def init_params(
     else:
         b_dec = _linear(dec_bias_key, (d_in,), d_sae)
     extra = activation_of(config).init_params(d_sae)
-    return {
-        "W_enc": W_enc,
-        "b_enc": b_enc,
-        "W_dec": W_dec,
-        "b_dec": b_dec,
-        **{name: jnp.asarray(value) for name, value in extra.items()},
-    }
+    params = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+    return params | {name: jnp.asarray(value) for name, value in extra.items()}
 
 
 def unit_rows(W: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vasae_jax.sae.params import row_dots
-from vasae_jax.sae.topk import by_tiles, first_columns, top_k
+from vasae_jax.sae.topk import by_tiles, first_columns, product, top_k
 
 LEAST_FEATURES = 512
 """Features per active one from which the smaller product pays for measuring the candidates."""
@@ -85,6 +85,10 @@ def product_top_k(
     return _replace_unsure(x_BD, W_FD, b_F, values, ids, unsure)
 
 
+_State = tuple[jax.Array, jax.Array, jax.Array]
+"""Values and ids [B, k], and which rows [B] are unsure."""
+
+
 def _replace_unsure(
     x_BD: jax.Array,
     W_FD: jax.Array,
@@ -99,9 +103,7 @@ def _replace_unsure(
     """
     tile = -(-x_BD.shape[0] // TILES)
 
-    def next_tile(
-        state: tuple[jax.Array, jax.Array, jax.Array],
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def next_tile(state: _State) -> _State:
         values, ids, unsure_B = state
         _, rows = jax.lax.top_k(unsure_B.astype(jnp.int32), tile)
         exact, exact_ids = _float32_top_k(x_BD[rows], W_FD, b_F, values.shape[1])
@@ -120,16 +122,13 @@ def _replace_unsure(
 def _upper_bounds(x: jax.Array, W: jax.Array, b: jax.Array) -> jax.Array:
     """At least x W^T + b, [B, F]."""
     x16 = x.astype(jnp.bfloat16)
-    dims = (((1,), (1,)), ((), ()))
-    product = jax.lax.dot_general(
-        x16, W.astype(jnp.bfloat16), dims, preferred_element_type=jnp.float32
-    )
+    screened = product(x16, W.astype(jnp.bfloat16), over=(1, 1))
     slack = SLACK * x.shape[1]
     lost = x - x16.astype(jnp.float32)
     reach = jnp.sqrt(row_dots(lost, lost)) * (1 + ROUNDING)
     reach = reach + jnp.sqrt(row_dots(x, x)) * (ROUNDING + slack)
     size, most = jnp.sqrt(row_dots(W, W)), b + slack * jnp.abs(b)
-    return product + most[None, :] + reach[:, None] * size[None, :]
+    return screened + most[None, :] + reach[:, None] * size[None, :]
 
 
 def _measured(x: jax.Array, W: jax.Array, b: jax.Array, ids: jax.Array) -> jax.Array:
@@ -139,5 +138,4 @@ def _measured(x: jax.Array, W: jax.Array, b: jax.Array, ids: jax.Array) -> jax.A
 
 
 def _float32_top_k(x: jax.Array, W: jax.Array, b: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    dims = (((1,), (1,)), ((), ()))
-    return top_k(jax.nn.relu(jax.lax.dot_general(x, W, dims) + b[None, :]), k)
+    return top_k(jax.nn.relu(product(x, W, over=(1, 1)) + b[None, :]), k)

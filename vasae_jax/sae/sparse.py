@@ -6,6 +6,7 @@ run over the K columns of active features, so no [B, K, D] array is ever held.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,15 +51,9 @@ def encode(
     return global_topk(*by_tiles(largest, x_BD), features, max_k, cfg.axis, k)
 
 
-def _encode_fwd(
-    x_BD: jax.Array,
-    shift_D: jax.Array,
-    W_enc_FD: jax.Array,
-    b_enc_F: jax.Array,
-    k: jax.Array | None,
-    cfg: ForwardConfig,
-) -> tuple[Active, EncodeSaved]:
-    active = encode(x_BD, shift_D, W_enc_FD, b_enc_F, k, cfg)
+def _encode_fwd(*args: Any) -> tuple[Active, EncodeSaved]:
+    x_BD, shift_D, W_enc_FD, *_ = args
+    active = encode(*args)
     return active, (x_BD, shift_D, W_enc_FD, active.values, active.ids)
 
 
@@ -87,12 +82,6 @@ def decode(
     return weighted_rows(values_BK, ids_BK, W_dec_FD)
 
 
-def _decode_fwd(
-    values_BK: jax.Array, ids_BK: jax.Array, W_dec_FD: jax.Array, unit: bool
-) -> tuple[jax.Array, DecodeSaved]:
-    return decode(values_BK, ids_BK, W_dec_FD), (values_BK, ids_BK, W_dec_FD)
-
-
 def _decode_bwd(unit: bool, saved: DecodeSaved, g_BD: jax.Array) -> tuple[jax.Array | None, ...]:
     values_BK, ids_BK, W_dec_FD = saved
     d_values = row_products(g_BD, ids_BK, W_dec_FD)
@@ -103,7 +92,7 @@ def _decode_bwd(unit: bool, saved: DecodeSaved, g_BD: jax.Array) -> tuple[jax.Ar
     return d_values, None, d_W
 
 
-decode.defvjp(_decode_fwd, _decode_bwd)
+decode.defvjp(lambda *args: (decode(*args), args[:3]), _decode_bwd)
 
 
 def weighted_rows(values_BK: jax.Array, ids_BK: jax.Array, W_FD: jax.Array) -> jax.Array:

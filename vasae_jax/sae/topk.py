@@ -31,7 +31,9 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     # the search, and on CPU a window's maximum is seven times as fast as an axis's. What is
     # left over at the end of a row is always a candidate.
     window = (1, block)
-    maxima = jax.lax.reduce_window(x, _least(x.dtype), jax.lax.max, window, window, "VALID")
+    maxima = jax.lax.reduce_window(
+        x, np.asarray(-jnp.inf, x.dtype), jax.lax.max, window, window, "VALID"
+    )
     starts = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=1) * block
     candidates = jax.vmap(_slices, (0, 0, None))(x, starts, block).reshape(rows, k * block)
     values, at = jax.lax.top_k(jnp.concatenate([candidates, x[:, blocks * block :]], axis=1), k)
@@ -42,10 +44,6 @@ def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def _slices(row: jax.Array, starts: jax.Array, size: int) -> jax.Array:
     """row[start : start + size] for every start: [n, size]."""
     return jax.vmap(lambda start: jax.lax.dynamic_slice(row, (start,), (size,)))(starts)
-
-
-def _least(dtype: jnp.dtype) -> np.ndarray:
-    return np.asarray(-jnp.inf, dtype)
 
 
 def _block_width(width: int, k: int) -> int:
@@ -100,10 +98,14 @@ def preactivations(
 
     The product takes its inputs as ``compute_dtype`` and accumulates in float32.
     """
-    dims = (((1,), (1,)), ((), ()))
     rows, weights = (x_BD - shift_D[None, :]).astype(compute_dtype), W_enc_FD.astype(compute_dtype)
-    product = jax.lax.dot_general(rows, weights, dims, preferred_element_type=jnp.float32)
-    return product + b_enc_F[None, :]
+    return product(rows, weights, over=(1, 1)) + b_enc_F[None, :]
+
+
+def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+    """a and b multiplied and summed over one axis of each, in float32."""
+    dims = (((over[0],), (over[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
 
 
 def global_topk(

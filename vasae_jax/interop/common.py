@@ -1,17 +1,15 @@
-"""What the libraries' layouts share: reading their files, folding biases, writing."""
+"""What the layouts of all libraries share: reading their files, folding biases, layer names."""
 
-import contextlib
 import json
-import os
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 # Registers bfloat16 with NumPy, which the safetensors package asks for by name.
 import ml_dtypes  # noqa: F401
 import numpy as np
-import safetensors
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from vasae_jax.dictionary.claims import LAYER_CLAIM, RELATIONS, VERDICTS
@@ -19,24 +17,12 @@ from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.lm.hf_weights import torch_tensors
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, refuse_existing
+from vasae_jax.utils.files import read_json_object
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UserError: the file is not there, or holds something else.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is not there; expected the settings of an SAE")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); expected the settings of an SAE") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; expected the settings of an SAE")
-    return value
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of an SAE, a JSON object; UserError where the file holds none."""
+    return read_json_object(path, "the settings of an SAE")
 
 
 def get_text(config: Mapping[str, Any], key: str) -> str:
@@ -58,29 +44,36 @@ def as_int(value: Any) -> int | None:
     return int(value)
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors as float32; UserError where the file is not there or damaged."""
-    _require_file(path)
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a ``.safetensors``, ``.npz`` or torch file, as float32.
+
+    Raises:
+        UserError: the file is not there or damaged, it scales activations, or torch is needed and
+            not installed.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not there; expected the weights of an SAE")
     try:
-        return {name: value.astype(np.float32) for name, value in load_file(path).items()}
-    except (safetensors.SafetensorError, ValueError, TypeError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error})") from error
+        stored = _READERS[path.suffix](path)
+        tensors = {name: value.astype(np.float32, copy=False) for name, value in stored.items()}
+    except _DAMAGED as error:
+        raise UserError(f"{path} cannot be read as {path.suffix} ({error})") from error
+    if not np.allclose(tensors.pop("scaling_factor", np.ones(1)), 1):
+        raise UserError(f"{path} scales its activations; expected scaling_factor 1")
+    return tensors
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays as float32; UserError where the file is not there or damaged."""
-    _require_file(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name].astype(np.float32) for name in file.files}
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an .npz file ({error})") from error
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
-def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """A state dict as float32; UserError where the file is not there or cannot be read."""
-    _require_file(path)
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
     return {name: tensor.float().numpy() for name, tensor in torch_tensors(path).items()}
+
+
+_READERS: dict[str, Any] = {".safetensors": load_file, ".npz": _read_npz, ".pt": _read_torch}
+_DAMAGED = (SafetensorError, BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)
 
 
 def pick(
@@ -95,14 +88,6 @@ def pick(
         if name not in tensors:
             raise UserError(f"{where} has no tensor {name}; found {', '.join(sorted(tensors))}")
     return {ours: tensors[theirs] for theirs, ours in names.items()}
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is not there; expected the weights of an SAE")
-
-
-# Writing.
 
 
 def encoder_bias(dictionary: Dictionary, pre_bias: float) -> np.ndarray:
@@ -139,11 +124,10 @@ def site_and_model(dictionary: Dictionary) -> tuple[Site, str]:
 
 def layer_naming(dictionary: Dictionary) -> dict[str, Any]:
     """Every feature's first layer name and what is known of its names: lists of d_sae."""
+    first = dictionary.layer_token_ids[:, 0]
     return {
         "claim": LAYER_CLAIM,
-        "name": [
-            dictionary.tokens[token][1] for token in dictionary.layer_token_ids[:, 0].tolist()
-        ],
+        "name": [dictionary.tokens[token][1] for token in first.tolist()],
         "relation": [RELATIONS[relation] for relation in dictionary.layer_relation.tolist()],
         "hold": [round(hold, 4) for hold in dictionary.hold.tolist()],
         "verdict": [VERDICTS[verdict] for verdict in dictionary.verdict.tolist()],
@@ -153,22 +137,3 @@ def layer_naming(dictionary: Dictionary) -> dict[str, Any]:
 def json_bytes(value: Any) -> bytes:
     """Indented JSON."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def write_files(
-    directory: str | os.PathLike[str], content: Mapping[str, bytes], overwrite: bool
-) -> tuple[Path, ...]:
-    """Write files by name into ``directory``, all or (before the first rename) none.
-
-    Raises:
-        UserError: one exists (and ``overwrite`` is False) or the place cannot be written.
-    """
-    paths = [Path(directory) / name for name in content]
-    for path in paths:
-        refuse_existing(path, overwrite=overwrite)
-    with contextlib.ExitStack() as stack:
-        for path, data in zip(paths, content.values(), strict=True):
-            file = stack.enter_context(atomic_file(path))
-            file.write(data)
-            file.flush()
-    return tuple(paths)
