@@ -117,7 +117,7 @@ def read_split(cache: Cache, config: Config, split: str) -> Batch:
 
 def in_stream_order(cache: Cache, config: Config) -> Order:
     """What training reads."""
-    with make_stream(config, cache).prefetch(0) as batches:
+    with make_stream([config], cache).prefetch(0) as batches:
         for _, (batch,) in batches:
             yield batch
 

@@ -1,6 +1,7 @@
 """Shapes of what a run starts from and its steps read, and the memory that it will take.
 
-Both are known before any array is made or anything is compiled.
+Both are known before any array is made or anything is compiled. The memory of a step is planned for
+TopK, the only activation that is trained here.
 """
 
 import math
@@ -129,10 +130,10 @@ def planned(configs: Sequence[Config]) -> Memory:
     """The memory that a run, or a pack of runs, takes on each device here.
 
     Raises:
-        UserError: the run would be refused.
+        UserError: the run or the pack would be refused.
     """
     first = configs[0]
-    cache, mesh, _ = open_inputs(first)
+    cache, mesh, _ = open_inputs(configs)
     return memory(
         first,
         shapes_of(first, cache.manifest),
