@@ -11,8 +11,11 @@ from test_stream_order import reader_sequence
 
 from vasae_jax.cache import RowArray
 from vasae_jax.config import Mask
-from vasae_jax.stream import Prefetch, Shuffle, Stream, median_norm, rows_in_order, statistics
-from vasae_jax.stream.stream import entropy_bits
+from vasae_jax.stream.order import Shuffle
+from vasae_jax.stream.prefetch import Prefetch
+from vasae_jax.stream.source import median_norm, rows_in_order
+from vasae_jax.stream.statistics import statistics
+from vasae_jax.stream.stream import Stream, entropy_bits
 from vasae_jax.utils.errors import UserError
 
 LAYER = 3

@@ -13,8 +13,9 @@ from test_stream import NO_MASK, SHUFFLE, make_stream
 from vasae_jax.cache import Cache
 from vasae_jax.cache.store import Store
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
-from vasae_jax.stream import Stream, statistics
 from vasae_jax.stream.source import Tally, unusable
+from vasae_jax.stream.statistics import statistics
+from vasae_jax.stream.stream import Stream
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train
 from vasae_jax.utils.errors import UserError

@@ -12,7 +12,6 @@ that a NumPy release may change.
 
 import functools
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -71,11 +70,6 @@ class Order:
     readers: int
     shuffle_chunks: int
     seed: int
-
-    @classmethod
-    def of(cls, shuffle: Shuffle, rows: int, chunk_rows: int) -> Self:
-        """The order of ``rows`` rows, stored in chunks of ``chunk_rows``."""
-        return cls(rows, chunk_rows, shuffle.readers, shuffle.shuffle_chunks, shuffle.seed)
 
     @property
     def chunks(self) -> int:

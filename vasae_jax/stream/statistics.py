@@ -71,9 +71,9 @@ def _merge(
     mean: np.ndarray, squares: float, rows: int, x: np.ndarray
 ) -> tuple[np.ndarray, float, int]:
     """Chan, Golub and LeVeque's update: squares are about the mean, so nothing cancels."""
-    own = x.mean(axis=0)
+    mean_of_x = x.mean(axis=0)
     total = rows + len(x)
-    apart = own - mean
-    squares += float(np.square(x - own[None, :]).sum())
+    apart = mean_of_x - mean
+    squares += float(np.square(x - mean_of_x[None, :]).sum())
     squares += float(np.square(apart).sum()) * rows * len(x) / total
     return mean + apart * (len(x) / total), squares, total

@@ -49,12 +49,8 @@ def open_boards(run: RunDir, config: Config) -> list[Board]:
     """
     if not is_first():
         return []
-    boards: list[Board] = []
-    if config.run.tensorboard:
-        boards.append(_TensorBoard(run))
-    if config.run.wandb:
-        boards.append(_Wandb(run, config))
-    return boards
+    boards: list[Board] = [_TensorBoard(run)] if config.run.tensorboard else []
+    return [*boards, _Wandb(run, config)] if config.run.wandb else boards
 
 
 def summary_writer(directory: Path) -> Any:

@@ -10,7 +10,9 @@ from vasae_jax.anchor.whitening import whitened_anchors
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL, check_rows, make_mesh, replicate, seed_key
-from vasae_jax.stream import Shuffle, Stream, statistics, tokens_by_count
+from vasae_jax.stream.order import Shuffle
+from vasae_jax.stream.statistics import statistics, tokens_by_count
+from vasae_jax.stream.stream import Stream
 from vasae_jax.training.checks import (
     check_cache,
     check_mesh,

@@ -26,8 +26,9 @@ from vasae_jax.distributed.mesh import MEMBER, replicate, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.sae.config import Execution
 from vasae_jax.sites import Site
-from vasae_jax.stream import Batch as HostBatch
-from vasae_jax.stream import Prefetch, Stream
+from vasae_jax.stream.prefetch import Prefetch
+from vasae_jax.stream.source import Batch as HostBatch
+from vasae_jax.stream.stream import Stream
 from vasae_jax.training.active_runs import ActiveRuns, OpenRun
 from vasae_jax.training.autotune import autotuned_runs
 from vasae_jax.training.checkpoint import open_checkpoints, step_to_resume

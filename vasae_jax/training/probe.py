@@ -7,7 +7,7 @@ longer than many steps. What a name holds is counted on some held-out rows, the 
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, replicate
 from vasae_jax.sae import ForwardConfig, row_dots, unit_rows
 from vasae_jax.sae.forward import active_features
-from vasae_jax.stream import next_tokens
+from vasae_jax.stream.order import next_tokens
 from vasae_jax.stream.source import Source
 from vasae_jax.training.boards import COSINES, SHARES, Histogram, Histograms
 from vasae_jax.training.loss import StepInputs
@@ -123,13 +123,7 @@ def make_probe(config: Config, cache: Cache, mesh: Mesh, inputs: StepInputs) -> 
     settings = _Settings(forward, pulled_name(config.anchor))
     program, first = _program(mesh, settings), first_pulled_step(config)
 
-    def probe(number: int, state: TrainState) -> FeatureStats | None:
-        if number < first:
-            return None
-        stats: FeatureStats = program(state, rows, tokens)
-        return stats
-
-    return probe
+    return lambda number, state: None if number < first else program(state, rows, tokens)
 
 
 def wants_probe(config: Config) -> bool:
@@ -162,16 +156,14 @@ def _program(mesh: Mesh, settings: _Settings) -> Any:
     """The jitted (state, rows, tokens) -> FeatureStats; rows are split over ``data``."""
 
     def probe(state: TrainState, rows: HeldOut, tokens: AnchorTokens) -> FeatureStats:
-        specs = Rules().state(state)
         local = jax.shard_map(
             partial(_local_stats, settings=settings),
             mesh=mesh,
-            in_specs=(specs, P(DATA), P()),
+            in_specs=(Rules().state(state), P(DATA), P()),
             out_specs=P(),
             check_vma=False,
         )
-        stats: FeatureStats = local(state, rows, tokens)
-        return stats
+        return cast(FeatureStats, local(state, rows, tokens))
 
     return jax.jit(probe)
 
@@ -199,5 +191,5 @@ def _local_stats(
     cosine = row_dots(unit_rows(state.params[settings.pulled]), state.anchor.anchor_rows)
     hold = at_name / jnp.where(everywhere > 0, everywhere, jnp.ones_like(everywhere))
     local = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
-    stats: FeatureStats = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)
-    return stats
+    gathered = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)
+    return cast(FeatureStats, gathered)
