@@ -4,14 +4,14 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Generic, Self, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 _LEAVE = 2.0  # seconds that the thread is waited for when it is to stop
 _POLL = 0.1  # seconds after which a full queue is looked at again for a request to stop
 
 
-class Prefetch(Generic[T], Iterator[T]):
+class Prefetch(Iterator[T], contextlib.AbstractContextManager["Prefetch[T]"]):
     """The items of ``source``, at most ``depth`` of them made ahead.
 
     An error in ``source`` is raised from ``next`` after the items before it. ``close`` (or
@@ -55,9 +55,6 @@ class Prefetch(Generic[T], Iterator[T]):
         self._stop.set()
         if self._thread is not threading.current_thread():
             self._thread.join(_LEAVE)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -7,7 +7,7 @@ and all hosts take what the first one decides.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from jax.sharding import Mesh
 
@@ -53,10 +53,12 @@ def may_screen(config: Config, features: int, platform: str) -> bool:
     centered.
     """
     sae = config.sae
-    sparse = choose_execution(sae.execution, platform) == "sparse"
-    fits = sparse and sae.compute_dtype == "float32" and sae.pre_bias == 1.0
-    fits = fits and sae.activation == "topk"
-    return fits and platform == "cpu" and screen.may_pay(features, sae.k)
+    return (
+        (sae.activation, sae.compute_dtype, sae.pre_bias) == ("topk", "float32", 1.0)
+        and choose_execution(sae.execution, platform) == "sparse"
+        and platform == "cpu"
+        and screen.may_pay(features, sae.k)
+    )
 
 
 def _choice_of_unfinished(config: Config) -> str:
@@ -82,8 +84,5 @@ def _faster(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
 
 
 def _with_screen(config: Config, choice: str) -> Config:
-    # auto: in a run that an earlier version began
-    screen: Literal["auto", "on", "off"] = (
-        "on" if choice == "on" else "off" if choice == "off" else "auto"
-    )
+    screen = cast(Literal["auto", "on", "off"], choice)  # auto: as an earlier version began it
     return replace(config, sae=replace(config.sae, screen=screen))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,17 +56,7 @@ class _Digesting(ocp.StandardCheckpointHandler):  # type: ignore[misc]
         write_digests(Path(directory))
 
 
-def _handlers(judge: Callable[[], None]) -> ocp.handlers.CheckpointHandlerRegistry:
-    """Which handler writes and reads each item."""
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for item in ITEMS:
-        handler = _Digesting(judge)
-        for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
-            registry.add(item, arguments, handler)
-    return registry
-
-
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run directory; use as a context manager."""
 
     def __init__(
@@ -104,13 +94,12 @@ class Checkpoints:
         sys.unraisablehook = partial(_all_but_late_writes, sys.unraisablehook)
         if is_first():
             _remove_leftovers(directory)
-        self._manager = ocp.CheckpointManager(
-            directory, options=options, handler_registry=_handlers(self._weights.answer)
-        )
-
-    def __enter__(self) -> Self:
-        """The open checkpoints."""
-        return self
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for item in ITEMS:
+            handler = _Digesting(self._weights.answer)
+            handlers.add(item, ocp.args.StandardSave, handler)
+            handlers.add(item, ocp.args.StandardRestore, handler)
+        self._manager = ocp.CheckpointManager(directory, options=options, handler_registry=handlers)
 
     def __exit__(self, *error: object) -> None:
         """Wait for a save under way and close; raises what :meth:`save` does."""

@@ -181,7 +181,12 @@ def check_pack(configs: Sequence[Config], features: int, platform: str) -> None:
     first, *others = configs
     expected = dict(alike(first, features, platform))
     for number, config in enumerate(others, 1):
-        _check_seeds(first, config, number)
+        _require(
+            first.data.seed != config.data.seed or order_seed(first) == order_seed(config),
+            f"runs 0 and {number} of the pack have run.seed {first.run.seed} and "
+            f"{config.run.seed}, so each has an order of rows of its own; expected one "
+            "--data.seed for all, the seed of the order that they share",
+        )
         for name, value in alike(config, features, platform):
             _require(
                 value == expected[name],
@@ -195,13 +200,4 @@ def check_pack(configs: Sequence[Config], features: int, platform: str) -> None:
             other == number,
             f"runs {other} and {number} of the pack both have --run.out={config.run.out}; "
             "expected a directory for each",
-        )
-
-
-def _check_seeds(first: Config, config: Config, number: int) -> None:
-    if first.data.seed == config.data.seed and order_seed(first) != order_seed(config):
-        raise UserError(
-            f"runs 0 and {number} of the pack have run.seed {first.run.seed} and "
-            f"{config.run.seed}, so each has an order of rows of its own; expected one "
-            "--data.seed for all, the seed of the order that they share"
         )

@@ -97,5 +97,4 @@ def load_inputs(
 def init_run(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[StepInputs, TrainState]:
     """What the steps of a single run read, and its state at step 0, both on the mesh."""
     inputs, init = load_inputs(config, cache, mesh, d_sae)
-    state: TrainState = state_maker(config, d_sae, mesh, init)(init)
-    return inputs, state
+    return inputs, state_maker(config, d_sae, mesh, init)(init)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -254,8 +255,7 @@ def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layo
             return runs[run].checkpoints.restore(done, layout.single)
         key = seed_key(config.run.seed, mesh)
         firing_rate = replicate(mesh, np.float32(config.sae.k / d_sae))
-        state: TrainState = make(init_of[site]._replace(key=key, firing_rate=firing_rate))
-        return state
+        return cast(TrainState, make(init_of[site]._replace(key=key, firing_rate=firing_rate)))
 
     return inputs, layout, layout.gather(state_of)
 
@@ -302,13 +302,11 @@ def _batches_on_mesh(
             for site, host in zip(sites, hosts, strict=True)
         }
 
-    ahead = send_next()
-    for number in range(done + 1, plan.run.steps + 1):
-        batch = ahead
-        if batch is None:
+    ahead, steps = send_next(), plan.run.steps
+    for number in range(done + 1, steps + 1):
+        if (batch := ahead) is None:
             return
-        if number < plan.run.steps:
-            ahead = send_next()
+        ahead = send_next() if number < steps else None
         yield number, batch
 
 

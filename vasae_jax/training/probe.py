@@ -120,8 +120,7 @@ def make_probe(config: Config, cache: Cache, mesh: Mesh, inputs: StepInputs) -> 
         return None
     rows = replicate(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
     forward = ForwardConfig(activation_of(config.sae), config.sae.pre_bias, axis=MODEL)
-    settings = _Settings(forward, pulled_name(config.anchor))
-    program, first = _program(mesh, settings), first_pulled_step(config)
+    program, first = _program(mesh, forward, pulled_name(config.anchor)), first_pulled_step(config)
 
     return lambda number, state: None if number < first else program(state, rows, tokens)
 
@@ -144,20 +143,16 @@ def histograms(stats: FeatureStats) -> Histograms:
     }
 
 
-class _Settings(NamedTuple):
-    """What is compiled into the program; runs of a pack share it where these are equal."""
-
-    forward: ForwardConfig
-    pulled: Literal["W_enc", "W_dec"]
-
-
 @cache
-def _program(mesh: Mesh, settings: _Settings) -> Any:
-    """The jitted (state, rows, tokens) -> FeatureStats; rows are split over ``data``."""
+def _program(mesh: Mesh, forward: ForwardConfig, pulled: Literal["W_enc", "W_dec"]) -> Any:
+    """The jitted (state, rows, tokens) -> FeatureStats; rows are split over ``data``.
+
+    Runs of a pack share it where the arguments are equal.
+    """
 
     def probe(state: TrainState, rows: HeldOut, tokens: AnchorTokens) -> FeatureStats:
         local = jax.shard_map(
-            partial(_local_stats, settings=settings),
+            partial(_local_stats, forward=forward, pulled=pulled),
             mesh=mesh,
             in_specs=(Rules().state(state), P(DATA), P()),
             out_specs=P(),
@@ -169,13 +164,13 @@ def _program(mesh: Mesh, settings: _Settings) -> Any:
 
 
 def _local_stats(
-    state: TrainState, rows: Any, tokens: AnchorTokens, settings: _Settings
+    state: TrainState, rows: Any, tokens: AnchorTokens, forward: ForwardConfig, pulled: str
 ) -> FeatureStats:
     """The stats of this device's features on its rows, gathered from all; inside shard_map."""
     assert state.anchor is not None
     near = state.anchor.anchor_near
     features, x = len(near), rows.x.astype(jnp.float32)
-    active = active_features(state.params, x, settings.forward)
+    active = active_features(state.params, x, forward)
     fires = (active.values > 0) & rows.keep[:, None]
     before = tokens.before[near][active.ids]
     token = jnp.where(before, rows.next_token[:, None], rows.token[:, None])
@@ -188,7 +183,7 @@ def _local_stats(
 
     fired = total(jnp.ones_like(active.values), fires)
     at_name, everywhere = total(active.values, fires & named), total(active.values, fires)
-    cosine = row_dots(unit_rows(state.params[settings.pulled]), state.anchor.anchor_rows)
+    cosine = row_dots(unit_rows(state.params[pulled]), state.anchor.anchor_rows)
     hold = at_name / jnp.where(everywhere > 0, everywhere, jnp.ones_like(everywhere))
     local = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
     gathered = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)

@@ -6,7 +6,7 @@ TopK, the only activation that is trained here.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import jax
@@ -118,11 +118,10 @@ class Memory:
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.state + self.inputs + self.gradients + self.activations
+        return sum(astuple(self))
 
     def __str__(self) -> str:
-        parts = ("state", "inputs", "gradients", "activations")
-        listed = ", ".join(f"{part} {getattr(self, part) / MIB:,.0f} MiB" for part in parts)
+        listed = ", ".join(f"{name} {size / MIB:,.0f} MiB" for name, size in asdict(self).items())
         return f"about {self.total / MIB:,.0f} MiB on each device: {listed}"
 
 
