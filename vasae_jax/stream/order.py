@@ -152,20 +152,16 @@ def check(order: Order, batch: int, processes: int) -> None:
             f"({processes})"
         )
     if order.readers > order.chunks:
-        raise UserError(_too_many_readers(order, batch, processes))
-
-
-def _too_many_readers(order: Order, batch: int, processes: int) -> str:
-    usable = [
-        readers
-        for readers in range(1, order.chunks + 1)
-        if batch % readers == 0 and readers % processes == 0
-    ]
-    expected = f"readers={usable[-1]}" if usable else f"at least {processes} chunks of rows"
-    return (
-        f"readers are {order.readers}, but {order.rows} rows are only {order.chunks} chunks of "
-        f"{order.chunk_rows}; expected {expected}"
-    )
+        usable = [
+            readers
+            for readers in range(1, order.chunks + 1)
+            if batch % readers == 0 and readers % processes == 0
+        ]
+        expected = f"readers={usable[-1]}" if usable else f"at least {processes} chunks of rows"
+        raise UserError(
+            f"readers are {order.readers}, but {order.rows} rows are only {order.chunks} chunks of "
+            f"{order.chunk_rows}; expected {expected}"
+        )
 
 
 @functools.lru_cache(maxsize=256)

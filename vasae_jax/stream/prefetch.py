@@ -70,9 +70,7 @@ class Prefetch(Iterator[T], contextlib.AbstractContextManager["Prefetch[T]"]):
 
     def _put(self, item: tuple[T] | BaseException) -> bool:
         while not self._stop.is_set():
-            try:
+            with contextlib.suppress(queue.Full):
                 self._items.put(item, timeout=_POLL)
                 return True
-            except queue.Full:
-                continue
         return False

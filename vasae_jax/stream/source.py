@@ -24,9 +24,9 @@ def unusable(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bool [n]: all its numbers are 0, or (with d > 1) one other.
     """
     # By their bits: NumPy compares integers several times as fast as bfloat16.
-    whole = np.dtype(f"u{x.dtype.itemsize}")
-    bits, infinity = x.view(whole), np.array(np.inf, x.dtype).view(whole)
-    largest = (bits & whole.type(2 ** (8 * whole.itemsize - 1) - 1)).max(axis=1)
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    bits, infinity = x.view(unsigned), np.array(np.inf, x.dtype).view(unsigned)
+    largest = (bits & unsigned.type(2 ** (8 * unsigned.itemsize - 1) - 1)).max(axis=1)
     constant = largest == 0
     if x.shape[1] > 1:
         maybe = np.flatnonzero(bits[:, 0] == bits[:, -1])  # few: the others need no second look

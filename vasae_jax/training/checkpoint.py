@@ -96,7 +96,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             _remove_leftovers(directory)
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for item in ITEMS:
-            handler = _Digesting(self._weights.answer)
+            handler = _Digesting(self._weights.judge)
             handlers.add(item, ocp.args.StandardSave, handler)
             handlers.add(item, ocp.args.StandardRestore, handler)
         self._manager = ocp.CheckpointManager(directory, options=options, handler_registry=handlers)
@@ -144,7 +144,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         if jax.default_backend() == "cpu":  # Orbax reads the buffers there, and a step reuses them
             state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
-        self._weights.ask(step, state.params, state.moments)
+        self._weights.measure(step, state.params, state.moments)
         rest = state._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)

@@ -178,7 +178,7 @@ def take_steps(
 
     Raises:
         UserError: a run diverged, unless the others are to go on; or it cannot be written.
-        Stopped: after saving the step at which ``stop`` said so, or where no batch came.
+        Stopped: a signal came; the step that it came in is saved, if there was one.
     """
     done = 0
     for number, batch in batches:
@@ -209,7 +209,7 @@ def _due(number: int, every: int, last: int) -> bool:
 
 
 def _ended_early(config: Config) -> bool:
-    """Whether a run has ended before its last step, as the first process sees it; says so."""
+    """Whether the first process sees that a run ended before its last step; prints that it did."""
     path = Path(config.run.out)
 
     def read() -> str:

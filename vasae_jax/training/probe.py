@@ -158,7 +158,7 @@ def _program(mesh: Mesh, forward: ForwardConfig, pulled: Literal["W_enc", "W_dec
             out_specs=P(),
             check_vma=False,
         )
-        return cast(FeatureStats, local(state, rows, tokens))
+        return local(state, rows, tokens)
 
     return jax.jit(probe)
 

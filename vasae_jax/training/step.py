@@ -154,7 +154,7 @@ def _search_budget(settings: StepSettings, features: int) -> Budget:
 def _adam(
     state: TrainState, grads: Params, lr: jax.Array, settings: StepSettings
 ) -> tuple[Params, optax.OptState]:
-    """Adam on every parameter that learns; unit decoder rows where they are asked for."""
+    """Adam on every parameter that learns; unit decoder rows where the settings want them."""
     old = state.params
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
         updates, moments = adam.update(grads, state.moments)
