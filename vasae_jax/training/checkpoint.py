@@ -293,7 +293,7 @@ def step_to_resume(kept: Sequence[Checkpoints], *, skip_damaged: bool) -> int:
     """
     steps = common_steps(kept)
     for place, step in enumerate(steps):
-        damage = broadcast_from_first(partial(_damage_of, kept, step))
+        damage = broadcast_from_first(partial(_first_damage, kept, step))
         if not damage:
             for checkpoints, damaged in itertools.product(kept, steps[:place]):
                 checkpoints.delete(damaged)
@@ -324,7 +324,7 @@ def common_steps(kept: Sequence[Checkpoints]) -> list[int]:
     )
 
 
-def _damage_of(kept: Sequence[Checkpoints], step: int) -> str:
+def _first_damage(kept: Sequence[Checkpoints], step: int) -> str:
     return next(filter(None, (checkpoints.damage(step) for checkpoints in kept)), "")
 
 
