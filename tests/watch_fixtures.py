@@ -5,7 +5,7 @@ import reference
 
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
 from vasae_jax.names.firings import FiringObserver
-from vasae_jax.stream import rows_in_order
+from vasae_jax.stream.source import rows_in_order
 
 
 def observe_split(params, cache, config, split="heldout"):

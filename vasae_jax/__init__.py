@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from vasae_jax.evaluation.publish import publish as publish
     from vasae_jax.sae.module import SAE as SAE
     from vasae_jax.sweep.run import train_points as train_points
-    from vasae_jax.training import open_trained as open_trained
-    from vasae_jax.training import train as train
+    from vasae_jax.training.loop import train as train
+    from vasae_jax.training.run import open_trained as open_trained
     from vasae_jax.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
@@ -35,10 +35,10 @@ _HOMES = {
     "evaluate": "evaluation.log",
     "load": "dictionary.files",
     "open_cache": "cache",
-    "open_trained": "training",
+    "open_trained": "training.run",
     "publish": "evaluation.publish",
     "read_dictionary": "dictionary.files",
-    "train": "training",
+    "train": "training.loop",
     "train_points": "sweep.run",
     "write_dictionary": "dictionary.files",
 }

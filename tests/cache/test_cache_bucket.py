@@ -12,7 +12,8 @@ from vasae_jax.anchor.layer_rows import origin_of
 from vasae_jax.cache import Cache, CacheWriter, info, verify
 from vasae_jax.cache import store as waiting
 from vasae_jax.config import Mask
-from vasae_jax.stream import Shuffle, Stream
+from vasae_jax.stream.order import Shuffle
+from vasae_jax.stream.stream import Stream
 from vasae_jax.utils.errors import UserError
 
 URL = "gs://bucket/some/cache"

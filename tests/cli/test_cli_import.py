@@ -20,7 +20,7 @@ from foreign_fixtures import (
 import vasae_jax as vj
 from vasae_jax.cli.main import main
 from vasae_jax.evaluation import evaluate as slots
-from vasae_jax.stream import rows_in_order
+from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import open_trained
 from vasae_jax.utils.errors import UserError
 

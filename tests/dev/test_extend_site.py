@@ -15,7 +15,8 @@ from vasae_jax.config import Config, DataConfig, RunConfig, SAEConfig
 from vasae_jax.evaluation.publish import provenance
 from vasae_jax.extract import Settings, extract
 from vasae_jax.sites import Site
-from vasae_jax.training import open_trained, train
+from vasae_jax.training.loop import train
+from vasae_jax.training.run import open_trained
 from vasae_jax.utils.errors import UserError
 
 D, VOCAB, LAYER = 16, 40, 1

@@ -1,5 +1,6 @@
 """Two real processes of four devices each on loopback against one process of eight."""
 
+import contextlib
 import json
 import os
 import re
@@ -249,10 +250,11 @@ def test_the_first_process_works_before_the_others(monkeypatch):
     """Both parts are within raise_on_all, so an error in either is raised on all."""
     calls = []
 
-    def raise_on_all(work):
+    @contextlib.contextmanager
+    def raise_on_all():
         calls.append("begins")
         try:
-            return work()
+            yield
         finally:
             calls.append("ends")
 

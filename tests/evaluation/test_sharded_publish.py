@@ -11,7 +11,7 @@ from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
 from vasae_jax.evaluation.evaluate import measure_program
 from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.names.by_embedding import nearest_tokens
-from vasae_jax.stream import Batch
+from vasae_jax.stream.source import Batch
 
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1)]
 F, V, D, K, ROWS = 64, 50, 8, 6, 96

@@ -8,7 +8,8 @@ from cache_fixtures import make_cache
 
 from vasae_jax.cache import RowArray
 from vasae_jax.config import Mask
-from vasae_jax.stream import Shuffle, Stream
+from vasae_jax.stream.order import Shuffle
+from vasae_jax.stream.stream import Stream
 from vasae_jax.utils.errors import UserError
 
 LAYERS = (3, 1, 5)

@@ -25,7 +25,8 @@ from test_stream_order import reader_sequence
 
 from vasae_jax.cache import Cache, CacheWriter
 from vasae_jax.config import Mask
-from vasae_jax.stream import Shuffle, Stream
+from vasae_jax.stream.order import Shuffle
+from vasae_jax.stream.stream import Stream
 
 LAYER = 1
 

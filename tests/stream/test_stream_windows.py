@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vasae_jax.stream import next_tokens
+from vasae_jax.stream.order import next_tokens
 
 
 def test_next_tokens_end_with_their_window():

@@ -37,7 +37,7 @@ def machine(monkeypatch):
 
 
 def chosen(wanted, shape=LARGE):
-    return autotune.autotuned_run(wanted, make_mesh(wanted.mesh), shape).sae.screen
+    return autotune.autotuned_runs([wanted], make_mesh(wanted.mesh), shape)[0].sae.screen
 
 
 @pytest.mark.parametrize(("name", "choice"), [("float32", "off"), (screen.SCREENED, "on")])
@@ -70,7 +70,7 @@ def test_the_users_own_choice_stands(machine):
 def test_a_run_goes_on_as_it_began_on_another_machine(machine, tmp_path):
     wanted = config(tmp_path / "run")
     machine(screen.SCREENED)
-    begun = autotune.autotuned_run(wanted, make_mesh(wanted.mesh), LARGE)
+    begun = autotune.autotuned_runs([wanted], make_mesh(wanted.mesh), LARGE)[0]
     open_run(begun, make_cache(tmp_path))
     assert read_run(tmp_path / "run").config.sae.screen == "on"
     machine("float32")

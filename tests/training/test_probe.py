@@ -11,7 +11,8 @@ from vasae_jax.anchor.layer_anchors import layer_anchors
 from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows
 from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
-from vasae_jax.stream import next_tokens, rows_in_order
+from vasae_jax.stream.order import next_tokens
+from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training import probe
 from vasae_jax.training.checkpoint import load_params
 from vasae_jax.training.loop import train, train_pack

@@ -86,7 +86,7 @@ def measure(config: Config, args: argparse.Namespace) -> dict[str, Any]:
     steps = make_steps(config, mesh, state, execution)
     record: dict[str, Any] = {name: [] for name in ("step", *MEASURES)}
     seconds = []
-    with make_stream(config, cache).prefetch(0) as batches:
+    with make_stream([config], cache).prefetch(0) as batches:
         for (_, (host,)), number in zip(batches, range(1, args.steps + 1), strict=False):
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))
             began = time.perf_counter()

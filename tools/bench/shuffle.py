@@ -32,7 +32,7 @@ from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfi
 from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution, decode, encode
-from vasae_jax.stream import Batch, rows_in_order
+from vasae_jax.stream.source import Batch, rows_in_order
 from vasae_jax.stream.stream import entropy_bits
 from vasae_jax.training.checks import check_cache, check_settings
 from vasae_jax.training.inputs import init_run, make_stream
@@ -117,7 +117,7 @@ def read_split(cache: Cache, config: Config, split: str) -> Batch:
 
 def in_stream_order(cache: Cache, config: Config) -> Order:
     """What training reads."""
-    with make_stream(config, cache).prefetch(0) as batches:
+    with make_stream([config], cache).prefetch(0) as batches:
         for _, (batch,) in batches:
             yield batch
 

@@ -31,8 +31,8 @@ import numpy as np
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, ModelInfo, TextInfo
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Mask
-from vasae_jax.stream import Shuffle, Stream
-from vasae_jax.stream.stream import entropy_bits
+from vasae_jax.stream.order import Shuffle
+from vasae_jax.stream.stream import Stream, entropy_bits
 
 BATCHES = 32
 """Batches that the entropies are averaged over."""

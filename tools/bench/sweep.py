@@ -122,7 +122,7 @@ def _read(
 
     A lane reads its next window ahead, so that a little of the next epoch is in it.
     """
-    from vasae_jax.training.loop import checked
+    from vasae_jax.training.inputs import make_stream, open_inputs
 
     asked: Counter[tuple[str, int]] = Counter()
     total, real = 0, RowArray.read_into
@@ -138,7 +138,8 @@ def _read(
     try:
         with tempfile.TemporaryDirectory() as out:
             wanted = replace_runs(given, len(layers))
-            _, _, _, stream = checked(configs(wanted, layers, Path(out)))
+            runs = configs(wanted, layers, Path(out))
+            stream = make_stream(runs, open_inputs(runs)[0])
             for step in range(cache.rows("train") // given.batch - 1):
                 stream.batches(step)
     finally:

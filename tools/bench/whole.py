@@ -98,7 +98,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     first = {name: {1, first_pulled_step(runner.config)} for name, runner in runners.items()}
     compiled = sorted(set().union(*first.values()))
     times: dict[str, list[float]] = {name: [] for name in runners}
-    with make_stream(runners["plain"].config, cache).prefetch(0) as batches:
+    with make_stream([runners["plain"].config], cache).prefetch(0) as batches:
         for number in range(1, args.steps + 1):
             _, (host,) = next(batches)
             batch = Batch(jnp.asarray(host.x), jnp.asarray(host.keep))

@@ -11,7 +11,8 @@ from vasae_jax.cache import Cache
 from vasae_jax.cache.manifest import ANCHORS
 from vasae_jax.config import Mask
 from vasae_jax.sites import SiteLike, as_site
-from vasae_jax.stream import next_tokens, rows_in_order
+from vasae_jax.stream.order import next_tokens
+from vasae_jax.stream.source import rows_in_order
 
 SHRINK = 10.0
 """Rows that the prediction from a token's embedding counts for."""

@@ -14,7 +14,7 @@ from vasae_jax.anchor.layer_rows import Origin, Piece, pieces
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
 from vasae_jax.dictionary.claims import RELATIONS
-from vasae_jax.stream import statistics
+from vasae_jax.stream.statistics import statistics
 from vasae_jax.utils.progress import Progress
 
 SUMS_BYTES = 4 * 2**30

@@ -114,24 +114,21 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def raise_on_all(work: Callable[[], T]) -> T:
-    """Call ``work`` on every process; if it fails on any, raise that UserError on all.
-
-    Returns:
-        What ``work`` returned on this process.
-    """
+@contextlib.contextmanager
+def raise_on_all() -> Iterator[None]:
+    """Raise a UserError of any process's block on all processes, once each has left its block."""
     if jax.process_count() == 1:
-        return work()
-    results, message = [], ""
+        yield
+        return
+    message = ""
     try:
-        results = [work()]
+        yield
     except UserError as error:
         message = str(error)
     for process, text in enumerate(_gather(message)):
         if text:
             here = process == jax.process_index()
             raise UserError(text if here else f"process {process}: {text}")
-    return results[0]
 
 
 def first_then_others(work: Callable[[], T]) -> T:
@@ -145,8 +142,12 @@ def first_then_others(work: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return work()
-    results = raise_on_all(lambda: [work()] if is_first() else [])
-    return raise_on_all(lambda: results[0] if results else work())
+    results = []
+    for turn in (True, False):
+        with raise_on_all():
+            if is_first() == turn:
+                results = [work()]
+    return results[0]
 
 
 def broadcast_from_first(work: Callable[[], str]) -> str:
@@ -157,7 +158,9 @@ def broadcast_from_first(work: Callable[[], str]) -> str:
     """
     if jax.process_count() == 1:
         return work()
-    return _gather(raise_on_all(lambda: work() if is_first() else ""))[0]
+    with raise_on_all():
+        text = work() if is_first() else ""
+    return _gather(text)[0]
 
 
 def host_names() -> list[str]:

@@ -18,7 +18,7 @@ from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.metrics import Metrics, NearestAnchors, Sums, compute_metrics
 from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
-from vasae_jax.stream import Batch
+from vasae_jax.stream.source import Batch
 
 FIRST_MAX_ACTIVE = 256
 """Active features of a row that programs first have room for where the activation has no bound."""

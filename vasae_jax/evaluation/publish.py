@@ -23,7 +23,7 @@ from vasae_jax.names.evidence import Evidence, evidence
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae import encode
 from vasae_jax.sites import Site
-from vasae_jax.stream import rows_in_order
+from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
 

@@ -15,7 +15,7 @@ from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate_rows
 from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.names.by_embedding import Names, nearest_tokens
 from vasae_jax.names.by_layer import LayerNames, layer_names
-from vasae_jax.stream import rows_in_order
+from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.autotune import autotuned
 from vasae_jax.training.run import Run
 from vasae_jax.training.state import layer_targets, pulled_rows

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.stream import next_tokens
+from vasae_jax.stream.order import next_tokens
 
 MAX_ROWS = 2**18
 """About how many rows of a split are observed; each takes 24 k bytes."""

@@ -12,7 +12,6 @@ that a NumPy release may change.
 
 import functools
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -71,11 +70,6 @@ class Order:
     readers: int
     shuffle_chunks: int
     seed: int
-
-    @classmethod
-    def of(cls, shuffle: Shuffle, rows: int, chunk_rows: int) -> Self:
-        """The order of ``rows`` rows, stored in chunks of ``chunk_rows``."""
-        return cls(rows, chunk_rows, shuffle.readers, shuffle.shuffle_chunks, shuffle.seed)
 
     @property
     def chunks(self) -> int:
@@ -158,20 +152,16 @@ def check(order: Order, batch: int, processes: int) -> None:
             f"({processes})"
         )
     if order.readers > order.chunks:
-        raise UserError(_too_many_readers(order, batch, processes))
-
-
-def _too_many_readers(order: Order, batch: int, processes: int) -> str:
-    usable = [
-        readers
-        for readers in range(1, order.chunks + 1)
-        if batch % readers == 0 and readers % processes == 0
-    ]
-    expected = f"readers={usable[-1]}" if usable else f"at least {processes} chunks of rows"
-    return (
-        f"readers are {order.readers}, but {order.rows} rows are only {order.chunks} chunks of "
-        f"{order.chunk_rows}; expected {expected}"
-    )
+        usable = [
+            readers
+            for readers in range(1, order.chunks + 1)
+            if batch % readers == 0 and readers % processes == 0
+        ]
+        expected = f"readers={usable[-1]}" if usable else f"at least {processes} chunks of rows"
+        raise UserError(
+            f"readers are {order.readers}, but {order.rows} rows are only {order.chunks} chunks of "
+            f"{order.chunk_rows}; expected {expected}"
+        )
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,15 +4,14 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 _LEAVE = 2.0  # seconds that the thread is waited for when it is to stop
 _POLL = 0.1  # seconds after which a full queue is looked at again for a request to stop
 
 
-class Prefetch(Generic[T], Iterator[T]):
+class Prefetch(Iterator[T], contextlib.AbstractContextManager["Prefetch[T]"]):
     """The items of ``source``, at most ``depth`` of them made ahead.
 
     An error in ``source`` is raised from ``next`` after the items before it. ``close`` (or
@@ -57,15 +56,7 @@ class Prefetch(Generic[T], Iterator[T]):
         if self._thread is not threading.current_thread():
             self._thread.join(_LEAVE)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _run(self, source: Iterator[T]) -> None:
@@ -79,9 +70,7 @@ class Prefetch(Generic[T], Iterator[T]):
 
     def _put(self, item: tuple[T] | BaseException) -> bool:
         while not self._stop.is_set():
-            try:
+            with contextlib.suppress(queue.Full):
                 self._items.put(item, timeout=_POLL)
                 return True
-            except queue.Full:
-                continue
         return False

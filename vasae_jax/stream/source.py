@@ -1,20 +1,16 @@
 """Rows with what the trainer needs beside them: whether a row counts, and its document."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from vasae_jax.cache import Cache, RowArray
-from vasae_jax.cache.reader import PendingRows
 from vasae_jax.config import Mask
 from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
-
-# Rows that no model gives: not finite, or one number throughout.
-
 
 MOST = 0.01
 """Most unusable rows that are dropped, as a share of the rows read or of the split's."""
@@ -28,9 +24,9 @@ def unusable(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bool [n]: all its numbers are 0, or (with d > 1) one other.
     """
     # By their bits: NumPy compares integers several times as fast as bfloat16.
-    whole = np.dtype(f"u{x.dtype.itemsize}")
-    bits, infinity = x.view(whole), np.array(np.inf, x.dtype).view(whole)
-    largest = (bits & whole.type(2 ** (8 * whole.itemsize - 1) - 1)).max(axis=1)
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    bits, infinity = x.view(unsigned), np.array(np.inf, x.dtype).view(unsigned)
+    largest = (bits & unsigned.type(2 ** (8 * unsigned.itemsize - 1) - 1)).max(axis=1)
     constant = largest == 0
     if x.shape[1] > 1:
         maybe = np.flatnonzero(bits[:, 0] == bits[:, -1])  # few: the others need no second look
@@ -65,16 +61,16 @@ class Tally:
         with self._lock:
             self._read += read
             self._dropped += dropped
-            found, most = self._dropped, MOST * max(self._read, self._rows)
-        if found > most:
+            unusable, most = self._dropped, MOST * max(self._read, self._rows)
+        if unusable > most:
             raise UserError(
-                f"{self._name} has {found:,} rows that are not finite or are one number "
+                f"{self._name} has {unusable:,} rows that are not finite or are one number "
                 f"throughout, among {self._read:,} read; expected at most {MOST:.0%} of its rows "
                 "(extract the cache again)"
             )
 
 
-B_co = TypeVar("B_co", covariant=True)
+B = TypeVar("B")
 NORM_SAMPLE = 2**20  # rows whose norms are read for the median: all of them, up to this many
 
 
@@ -95,16 +91,6 @@ class Batch:
     def part(self, rows: slice) -> "Batch":
         """Some of the rows, in the same memory."""
         return Batch(self.x[rows], self.keep[rows], self.docs[rows])
-
-
-class Columns(Protocol[B_co]):
-    """Arrays that are read at the same rows, and what is made of these."""
-
-    def columns(self) -> dict[str, RowArray]:
-        """The arrays, by name."""
-
-    def batch(self, columns: dict[str, np.ndarray]) -> B_co:
-        """What their rows are made into."""
 
 
 class Source:
@@ -136,7 +122,7 @@ class Source:
 
     def read_async(self, ranges: Sequence[tuple[int, int]]) -> "PendingBatch[Batch]":
         """Begin to read ranges of rows, to be laid side by side."""
-        return PendingBatch(self, ranges)
+        return PendingBatch(self.columns(), ranges, self.batch)
 
     def read(self, start: int, stop: int) -> Batch:
         """Rows ``start`` to ``stop`` in storage order."""
@@ -144,12 +130,13 @@ class Source:
 
     def columns(self) -> dict[str, RowArray]:
         """The arrays that are read for each row, by name."""
-        found = {"acts": self.acts, "docs": self._docs}
-        if self._positions is not None:
-            found["positions"] = self._positions
-        if self._norms is not None:
-            found["norms"] = self._norms
-        return found
+        arrays = {
+            "acts": self.acts,
+            "docs": self._docs,
+            "positions": self._positions,
+            "norms": self._norms,
+        }
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def batch(self, columns: dict[str, np.ndarray]) -> Batch:
         """The batch of these columns: acts [n, d_model], the others [n].
@@ -182,31 +169,39 @@ class Source:
         return keep
 
 
-class PendingBatch(Generic[B_co]):
-    """Rows that are being read, each column into one block of memory."""
+class PendingBatch(Generic[B]):
+    """Rows that are being read, each array's into one block of memory.
 
-    def __init__(self, source: Columns[B_co], ranges: Sequence[tuple[int, int]]) -> None:
-        self._source = source
-        self._made: list[B_co] = []
-        count = sum(stop - start for start, stop in ranges)
+    Args:
+        arrays: read at the same rows, by name.
+        ranges: of rows, to be laid side by side.
+        make: makes a batch of the arrays' rows.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, RowArray],
+        ranges: Sequence[tuple[int, int]],
+        make: Callable[[dict[str, np.ndarray]], B],
+    ) -> None:
+        self._make, self._made = make, list[B]()
+        ends = np.cumsum([stop - start for start, stop in ranges])
         self._columns = {
-            name: np.empty((count, *array.shape[1:]), array.dtype)
-            for name, array in source.columns().items()
+            name: np.empty((ends[-1], *array.shape[1:]), array.dtype)
+            for name, array in arrays.items()
         }
-        self._reads: list[PendingRows] = []
-        for name, array in source.columns().items():
-            place = 0
-            for start, stop in ranges:
-                into = self._columns[name][place : place + stop - start]
-                self._reads.append(array.read_into(start, stop, into))
-                place += stop - start
+        self._reads = [
+            arrays[name].read_into(start, stop, column[end - (stop - start) : end])
+            for name, column in self._columns.items()
+            for (start, stop), end in zip(ranges, ends, strict=True)
+        ]
 
     @property
     def nbytes(self) -> int:
         """Bytes that are read."""
         return sum(column.nbytes for column in self._columns.values())
 
-    def result(self) -> B_co:
+    def result(self) -> B:
         """The rows, once they are all there.
 
         Raises:
@@ -215,7 +210,7 @@ class PendingBatch(Generic[B_co]):
         if not self._made:
             for read in self._reads:
                 read.result()
-            self._made.append(self._source.batch(self._columns))
+            self._made.append(self._make(self._columns))
         return self._made[0]
 
 
@@ -240,17 +235,14 @@ def median_norm(cache: Cache, site: SiteLike, split: str, mask: Mask) -> float:
     ranges = spread_chunks(cache.rows(split), norms.chunk_rows, NORM_SAMPLE)
     reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
     kept = [norm.result()[place.result() >= mask.skip_positions] for norm, place in reads]
-    found = np.concatenate(kept)
-    found = found[np.isfinite(found) & (found > 0)]
-    if not len(found):
+    sample = np.concatenate(kept)
+    sample = sample[np.isfinite(sample) & (sample > 0)]
+    if not len(sample):
         raise UserError(
             f"{cache.url} has no usable row at position {mask.skip_positions} or later in its "
             f"split {split!r}; expected a smaller skip_positions than its longest context"
         )
-    return float(np.median(found))
-
-
-# Rows of several layers at the same positions.
+    return float(np.median(sample))
 
 
 class Layers:
@@ -271,11 +263,11 @@ class Layers:
 
     def columns(self) -> dict[str, RowArray]:
         """The arrays that are read for each row: those of a layer with its place in the name."""
-        found: dict[str, RowArray] = {}
-        for place, source in enumerate(self._sources):
-            for name, array in source.columns().items():
-                found.setdefault(_name(name, place), array)
-        return found
+        return {
+            _name(name, place): array
+            for place, source in enumerate(self._sources)
+            for name, array in source.columns().items()
+        }
 
     def batch(self, columns: dict[str, np.ndarray]) -> list[Batch]:
         """A batch for each layer; UserError where too many rows of one are unusable."""
@@ -286,14 +278,11 @@ class Layers:
 
     def read_async(self, ranges: Sequence[tuple[int, int]]) -> PendingBatch[list[Batch]]:
         """Begin to read ranges of rows, to be laid side by side."""
-        return PendingBatch(self, ranges)
+        return PendingBatch(self.columns(), ranges, self.batch)
 
 
 def _name(column: str, place: int) -> str:
     return f"{column} {place}" if column in ("acts", "norms") else column
-
-
-# Rows in the order in which they are stored, for evaluation.
 
 
 def rows_in_order(
@@ -339,8 +328,8 @@ def _blocks(source: Source, size: int, first: int) -> Iterator[Batch]:
         return
     ranges = [(start, min(start + step, source.rows)) for start in range(first, source.rows, step)]
     pending = source.read_async(ranges[:1])
-    for following in ranges[1:]:
-        ahead = source.read_async([following])
+    for rows in ranges[1:]:
+        ahead = source.read_async([rows])
         yield pending.result()
         pending = ahead
     yield pending.result()

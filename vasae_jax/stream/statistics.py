@@ -7,7 +7,7 @@ import numpy as np
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
 from vasae_jax.sites import SiteLike
-from vasae_jax.stream.source import Source, median_norm, spread_chunks
+from vasae_jax.stream.source import Source, spread_chunks
 from vasae_jax.utils.errors import UserError
 
 
@@ -18,13 +18,11 @@ class Stats:
     Attributes:
         mean: float64 [d_model].
         variance: mean over rows of |x - mean|^2 (summed over d_model, not averaged).
-        median_norm: median L2 norm of the rows at unskipped positions.
         rows: rows that were kept and counted.
     """
 
     mean: np.ndarray
     variance: float
-    median_norm: float
     rows: int
 
 
@@ -50,8 +48,7 @@ def statistics(
             f"{cache.url} has no unmasked row in its split {split!r}; expected some (lower "
             "skip_positions or raise max_norm)"
         )
-    median = median_norm(cache, site, split, mask)
-    return Stats(mean=mean, variance=squares / rows, median_norm=median, rows=rows)
+    return Stats(mean, squares / rows, rows)
 
 
 def tokens_by_count(cache: Cache, split: str, max_rows: int = 2**23) -> np.ndarray:
@@ -71,9 +68,9 @@ def _merge(
     mean: np.ndarray, squares: float, rows: int, x: np.ndarray
 ) -> tuple[np.ndarray, float, int]:
     """Chan, Golub and LeVeque's update: squares are about the mean, so nothing cancels."""
-    own = x.mean(axis=0)
+    mean_of_x = x.mean(axis=0)
     total = rows + len(x)
-    apart = own - mean
-    squares += float(np.square(x - own[None, :]).sum())
+    apart = mean_of_x - mean
+    squares += float(np.square(x - mean_of_x[None, :]).sum())
     squares += float(np.square(apart).sum()) * rows * len(x) / total
     return mean + apart * (len(x) / total), squares, total

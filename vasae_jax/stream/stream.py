@@ -81,7 +81,13 @@ class Stream:
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
-        self.order = Order.of(shuffle, cache.rows(split), cache.manifest.chunk_rows)
+        self.order = Order(
+            cache.rows(split),
+            cache.manifest.chunk_rows,
+            shuffle.readers,
+            shuffle.shuffle_chunks,
+            shuffle.seed,
+        )
         check(self.order, shuffle.batch, process_count)
         self._source = source = Layers(cache, sites, split, mask)
         count = shuffle.readers // process_count

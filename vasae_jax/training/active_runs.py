@@ -1,12 +1,11 @@
 """The runs of a training loop: what each logs and saves, and which have ended early."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from vasae_jax.config import Config
-from vasae_jax.stream import Stream
+from vasae_jax.stream.stream import Stream
 from vasae_jax.training.checkpoint import Checkpoints
 from vasae_jax.training.events import Events
 from vasae_jax.training.log import Log, print_once, print_progress
@@ -69,11 +68,13 @@ class ActiveRuns:
         (step, noted), self._noted = self._noted, None
         reading, metrics = self._stream.stats(), self._layout.read(noted)
         records = {}
-        for run in list(self.numbers):
-            with self._left_if_diverged(run, step):
-                if self._watch:
-                    self._watch.check(run, metrics[run])
-                records[run] = self._logs[run].report(step, metrics[run], reading)
+
+        def report(run: int) -> None:
+            if self._watch:
+                self._watch.check(run, metrics[run])
+            records[run] = self._logs[run].report(step, metrics[run], reading)
+
+        self._each(step, report)
         lines = [records[run] for run in self.numbers]
         print_progress(lines, len(self._runs), self._runs[0].config.run.steps)
 
@@ -85,25 +86,23 @@ class ActiveRuns:
         """
         self.flush()
         at_step = self._layout.read(metrics)
-        for run in list(self.numbers):
-            with self._left_if_diverged(run, step):
-                self._logs[run].check(step, at_step[run])
-        for run in list(self.numbers):
-            with self._left_if_diverged(run, step):
-                self._runs[run].checkpoints.save(step, self._layout.take(states, run))
-        if self._watch:
-            for run in list(self.numbers):  # states are judged while they are written
-                with self._left_if_diverged(run, step):
-                    self._runs[run].checkpoints.latest()
+        self._each(step, lambda run: self._logs[run].check(step, at_step[run]))
+        self._each(
+            step,
+            lambda run: self._runs[run].checkpoints.save(step, self._layout.take(states, run)),
+        )
+        if self._watch:  # states are judged while they are written
+            self._each(step, lambda run: self._runs[run].checkpoints.latest())
 
-    @contextlib.contextmanager
-    def _left_if_diverged(self, run: int, step: int) -> Iterator[None]:
-        try:
-            yield
-        except Diverged as error:
-            if self._watch is None:
-                raise
-            self._end(run, EarlyEnd(DIVERGED, step, str(error)))
+    def _each(self, step: int, work: Callable[[int], object]) -> None:
+        """Call ``work`` for every run that has not ended, and end those that have diverged."""
+        for run in list(self.numbers):
+            try:
+                work(run)
+            except Diverged as error:
+                if self._watch is None:
+                    raise
+                self._end(run, EarlyEnd(DIVERGED, step, str(error)))
 
     def _end(self, number: int, end: EarlyEnd) -> None:
         """Leave a run at its last checkpoint, and let the others go on."""

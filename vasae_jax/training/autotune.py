@@ -4,9 +4,10 @@ They change the last digits of a result. So a resumed run keeps what it began wi
 and all hosts take what the first one decides.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from jax.sharding import Mesh
 
@@ -19,20 +20,23 @@ from vasae_jax.training.log import print_once
 from vasae_jax.training.run_dir import CONFIG, read_run
 
 
-def autotuned_run(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
-    """``config`` with ``sae.screen`` decided: as the run began, else by measuring.
+def autotuned_runs(
+    configs: Sequence[Config], mesh: Mesh, shape: tuple[int, int]
+) -> Sequence[Config]:
+    """``configs`` with ``sae.screen`` decided: as the first run began, else by measuring.
 
     ``shape`` is [features, numbers in a row].
 
     Raises:
-        UserError: the run's own config cannot be read.
+        UserError: the first run's config.json cannot be read.
     """
-    if config.sae.screen != "auto":
-        return config
+    first = configs[0]
+    if first.sae.screen != "auto":
+        return configs
     choice = broadcast_from_first(
-        lambda: _choice_of_unfinished(config) or _faster(config, mesh, shape)
+        lambda: _choice_of_unfinished(first) or _faster(first, mesh, shape)
     )
-    return _with_screen(config, choice)
+    return [_with_screen(config, choice) for config in configs]
 
 
 def autotuned(config: Config, mesh: Mesh, shape: tuple[int, int]) -> Config:
@@ -49,10 +53,12 @@ def may_screen(config: Config, features: int, platform: str) -> bool:
     centered.
     """
     sae = config.sae
-    sparse = choose_execution(sae.execution, platform) == "sparse"
-    fits = sparse and sae.compute_dtype == "float32" and sae.pre_bias == 1.0
-    fits = fits and sae.activation == "topk"
-    return fits and platform == "cpu" and screen.may_pay(features, sae.k)
+    return (
+        (sae.activation, sae.compute_dtype, sae.pre_bias) == ("topk", "float32", 1.0)
+        and choose_execution(sae.execution, platform) == "sparse"
+        and platform == "cpu"
+        and screen.may_pay(features, sae.k)
+    )
 
 
 def _choice_of_unfinished(config: Config) -> str:
@@ -78,8 +84,5 @@ def _faster(config: Config, mesh: Mesh, shape: tuple[int, int]) -> str:
 
 
 def _with_screen(config: Config, choice: str) -> Config:
-    # auto: in a run that an earlier version began
-    screen: Literal["auto", "on", "off"] = (
-        "on" if choice == "on" else "off" if choice == "off" else "auto"
-    )
+    screen = cast(Literal["auto", "on", "off"], choice)  # auto: as an earlier version began it
     return replace(config, sae=replace(config.sae, screen=screen))

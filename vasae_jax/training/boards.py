@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,32 +31,6 @@ Histograms = Mapping[str, Histogram]
 """Histograms by name."""
 
 
-class Board(Protocol):
-    """Takes the numbers of a step."""
-
-    def add(self, step: int, values: Mapping[str, float], histograms: Histograms) -> None:
-        """Show the ``values`` of a step, and histograms over its features."""
-
-    def close(self) -> None:
-        """Send or write what is pending."""
-
-
-def open_boards(run: RunDir, config: Config) -> list[Board]:
-    """The boards that ``config`` asks for, on the first process.
-
-    Raises:
-        UserError: a package that one needs is not installed, or it cannot be opened.
-    """
-    if not is_first():
-        return []
-    boards: list[Board] = []
-    if config.run.tensorboard:
-        boards.append(_TensorBoard(run))
-    if config.run.wandb:
-        boards.append(_Wandb(run, config))
-    return boards
-
-
 def summary_writer(directory: Path) -> Any:
     """TensorBoard's writer to a directory; UserError where the package is not installed."""
     try:
@@ -70,6 +44,8 @@ def summary_writer(directory: Path) -> Any:
 
 
 class _TensorBoard:
+    """Scalars and histograms in the run's folder ``tensorboard``."""
+
     def __init__(self, run: RunDir) -> None:
         self._writer = summary_writer(run.path / "tensorboard")
 
@@ -127,6 +103,18 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def open_boards(run: RunDir, config: Config) -> list[_TensorBoard | _Wandb]:
+    """The boards that ``config`` asks for, on the first process.
+
+    Raises:
+        UserError: a package that one needs is not installed, or it cannot be opened.
+    """
+    if not is_first():
+        return []
+    boards: list[_TensorBoard | _Wandb] = [_TensorBoard(run)] if config.run.tensorboard else []
+    return [*boards, _Wandb(run, config)] if config.run.wandb else boards
 
 
 def config_hash(config: Config) -> str:

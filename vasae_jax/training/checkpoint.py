@@ -7,14 +7,14 @@ Before that, each item gets the digests of its files; they are compared before i
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from vasae_jax.cache.store import reason
 from vasae_jax.config import RunConfig
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.sae import Params
-from vasae_jax.training.events import damage, digested, write_digests
+from vasae_jax.training.digests import damage_of, digested, write_digests
 from vasae_jax.training.log import print_once
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import WeightCheck
@@ -56,17 +56,7 @@ class _Digesting(ocp.StandardCheckpointHandler):  # type: ignore[misc]
         write_digests(Path(directory))
 
 
-def _handlers(judge: Callable[[], None]) -> ocp.handlers.CheckpointHandlerRegistry:
-    """Which handler writes and reads each item."""
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for item in ITEMS:
-        handler = _Digesting(judge)
-        for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
-            registry.add(item, arguments, handler)
-    return registry
-
-
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of one run directory; use as a context manager."""
 
     def __init__(
@@ -100,24 +90,18 @@ class Checkpoints:
         )
         self._directory, self._failed = directory, False
         self._weights = WeightCheck()
-        self._said_before = sys.unraisablehook
+        self._hook_before = sys.unraisablehook
         sys.unraisablehook = partial(_all_but_late_writes, sys.unraisablehook)
         if is_first():
             _remove_leftovers(directory)
-        self._manager = ocp.CheckpointManager(
-            directory, options=options, handler_registry=_handlers(self._weights.answer)
-        )
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for item in ITEMS:
+            handler = _Digesting(self._weights.judge)
+            handlers.add(item, ocp.args.StandardSave, handler)
+            handlers.add(item, ocp.args.StandardRestore, handler)
+        self._manager = ocp.CheckpointManager(directory, options=options, handler_registry=handlers)
 
-    def __enter__(self) -> Self:
-        """The open checkpoints."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Wait for a save under way and close; raises what :meth:`save` does."""
         self.close()
 
@@ -126,7 +110,7 @@ class Checkpoints:
         with self._writing("the last checkpoint"):
             self._manager.close()
         if not self._failed:  # otherwise writes may still end
-            sys.unraisablehook = self._said_before
+            sys.unraisablehook = self._hook_before
         if is_first():
             shutil.rmtree(self._directory / _DELETED, ignore_errors=True)
 
@@ -158,8 +142,9 @@ class Checkpoints:
             return
         # Asked before, since a write that fails half-way is reported from many threads at once.
         require_space(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        state = _safe(state)
-        self._weights.ask(step, state.params, state.moments)
+        if jax.default_backend() == "cpu":  # Orbax reads the buffers there, and a step reuses them
+            state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+        self._weights.measure(step, state.params, state.moments)
         rest = state._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(rest.pop("params")), rest=ocp.args.StandardSave(rest)
@@ -176,7 +161,7 @@ class Checkpoints:
         directory = self._directory / str(step)
         if not digested(directory, ITEMS):
             print_once(f"{directory} has no digests and is read unchecked")
-        return _damage(directory, ITEMS)
+        return damage_of(directory, ITEMS, ITEMS)
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; to be called on all processes."""
@@ -189,17 +174,17 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint cannot be read or has other shapes.
         """
-        rest = jax.tree.map(_abstract, like)._asdict()
+        rest = like._asdict()
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(rest.pop("params")),
             rest=ocp.args.StandardRestore(rest),
         )
         try:
-            found = self._manager.restore(step, args=items)
+            saved = self._manager.restore(step, args=items)
         except Exception as error:  # Orbax raises Exception itself
             raise _unreadable(self._directory / str(step), error) from error
-        self._weights.begin(step, found["params"])
-        return type(like)(params=found["params"], **found["rest"])
+        self._weights.begin(step, saved["params"])
+        return type(like)(params=saved["params"], **saved["rest"])
 
     def raw(self, step: int) -> dict[str, Any]:
         """Everything but the parameters that was saved as ``step``, laid out as it was."""
@@ -248,17 +233,17 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     if step is None:
         raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
     item = directory / str(step) / "params"
-    if wrong := _damage(item.parent, ["params"]):
-        raise UserError(f"{wrong}; expected the files that this run's vasae train wrote, whole")
+    if damage := damage_of(item.parent, ITEMS, ["params"]):
+        raise UserError(f"{damage}; expected the files that this run's vasae train wrote, whole")
     device = SingleDeviceSharding(jax.devices()[0])
     try:
         with ocp.StandardCheckpointer() as reader:
-            found = reader.metadata(item).item_metadata
-            if found is None:
+            metadata = reader.metadata(item).item_metadata
+            if metadata is None:
                 raise ValueError("its metadata cannot be read")
             like = {
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-                for name, leaf in found.tree.items()
+                for name, leaf in metadata.tree.items()
             }
             params: Params = reader.restore(item, like)
             return step, params
@@ -267,41 +252,24 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
 
 
 def _all_but_late_writes(
-    say_it: "Callable[[sys.UnraisableHookArgs], None]", found: "sys.UnraisableHookArgs"
+    report: "Callable[[sys.UnraisableHookArgs], None]", error: "sys.UnraisableHookArgs"
 ) -> None:
-    """Say what no one could catch, but for writes that end after their save has failed.
+    """Report an error that no code could catch, except from writes that outlive their failed save.
 
-    Each of those finds that Orbax has closed the event loop that it reports to.
+    Orbax has closed the event loop that those report to.
     """
-    if str(found.exc_value) != "Event loop is closed":
-        say_it(found)
-
-
-def _damage(step: Path, read: Sequence[str]) -> str | None:
-    wrong = damage(step, ITEMS, read)
-    return f"checkpoint {step} is damaged: {wrong}" if wrong else None
+    if str(error.exc_value) != "Event loop is closed":
+        report(error)
 
 
 def _remove_leftovers(directory: Path) -> None:
     """Remove what a writer that was killed in a save or in a deletion left."""
-    left = [*directory.glob("*.orbax-checkpoint-tmp*"), *(directory / _DELETED).glob("*")]
-    if left:
-        names = ", ".join(sorted(path.relative_to(directory).as_posix() for path in left))
+    leftovers = [*directory.glob("*.orbax-checkpoint-tmp*"), *(directory / _DELETED).glob("*")]
+    if leftovers:
+        names = ", ".join(sorted(path.relative_to(directory).as_posix() for path in leftovers))
         print_once(f"removing what a stopped save or deletion left in {directory}: {names}")
-    for path in (*left, directory / _DELETED):
+    for path in (*leftovers, directory / _DELETED):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _safe(state: TrainState) -> TrainState:
-    """The state in buffers that no step overwrites: Orbax reads those of a CPU where they lie."""
-    if jax.default_backend() != "cpu":
-        return state
-    copied: TrainState = jax.block_until_ready(jax.tree.map(jnp.copy, state))
-    return copied
-
-
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _unreadable(directory: Path, error: Exception) -> UserError:
@@ -313,31 +281,26 @@ def _unreadable(directory: Path, error: Exception) -> UserError:
     )
 
 
-# The step that a run, or a pack of them, goes on after.
-
-
 def step_to_resume(kept: Sequence[Checkpoints], *, skip_damaged: bool) -> int:
-    """The last step that all runs have kept, found whole; 0 where none has kept any.
+    """The last step of which all runs have an undamaged checkpoint; 0 where none has kept any.
 
-    With ``skip_damaged`` a step of which a checkpoint is damaged is passed over, and deleted
-    once one before it is found whole.
+    With ``skip_damaged`` a step with a damaged checkpoint is passed over, and deleted once an
+    undamaged one before it is reached.
 
     Raises:
         UserError: the runs have no step in common, its checkpoint is damaged, or with
             ``skip_damaged`` those of all steps are.
     """
     steps = common_steps(kept)
-    wrong = ""
     for place, step in enumerate(steps):
-        wrong = broadcast_from_first(partial(_damage_of, kept, step))
-        if not wrong:
-            _drop(kept, steps[:place])
+        damage = broadcast_from_first(partial(_first_damage, kept, step))
+        if not damage:
+            for checkpoints, damaged in itertools.product(kept, steps[:place]):
+                checkpoints.delete(damaged)
             return step
-        if not skip_damaged:
-            raise UserError(f"{wrong}; {_expected(steps[place + 1 :])}")
-        print_once(f"{wrong}: passed over")
-    if steps:
-        raise UserError(f"{wrong}; {_expected([])}")
+        if not skip_damaged or step == steps[-1]:
+            raise UserError(f"{damage}; {_expected(steps[place + 1 :])}")
+        print_once(f"{damage}: passed over")
     return 0
 
 
@@ -351,24 +314,18 @@ def common_steps(kept: Sequence[Checkpoints]) -> list[int]:
     common = set(steps[0]).intersection(*steps[1:])
     if common or max(map(len, steps)) <= 1:
         return sorted(common, reverse=True)
-    said = ", ".join(
-        f"{checkpoints.run} at {own[-1] if own else 0}"
-        for checkpoints, own in zip(kept, steps, strict=True)
+    last = ", ".join(
+        f"{checkpoints.run} at {of_run[-1] if of_run else 0}"
+        for checkpoints, of_run in zip(kept, steps, strict=True)
     )
     raise UserError(
-        f"the runs of the pack stand at different steps ({said}) and have kept none in common; "
+        f"the runs of the pack stand at different steps ({last}) and have kept none in common; "
         "expected runs that were trained together: train the others apart from them"
     )
 
 
-def _damage_of(kept: Sequence[Checkpoints], step: int) -> str:
+def _first_damage(kept: Sequence[Checkpoints], step: int) -> str:
     return next(filter(None, (checkpoints.damage(step) for checkpoints in kept)), "")
-
-
-def _drop(kept: Sequence[Checkpoints], steps: Sequence[int]) -> None:
-    for checkpoints in kept:
-        for step in steps:
-            checkpoints.delete(step)
 
 
 def _expected(before: Sequence[int]) -> str:

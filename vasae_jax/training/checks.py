@@ -23,34 +23,36 @@ def order_seed(config: Config) -> int:
     return config.run.seed if config.data.seed is None else config.data.seed
 
 
+def check_single(config: Config) -> None:
+    """Raise UserError where a single run asks for places for several."""
+    _require(
+        config.mesh.member == 1,
+        f"--mesh.member is {config.mesh.member}; expected 1 for a single run (a config file with "
+        "a list of them trains a pack)",
+    )
+
+
 def check_settings(config: Config) -> None:
     """Raise UserError for settings that are wrong whatever the cache is."""
     _require(bool(config.data.cache), "--data.cache is empty; expected an activation cache")
     _require(bool(config.run.out), "--run.out is empty; expected a directory for the run")
     for name, value, least in _least(config):
         _require(value >= least, f"--{name} is {value}; expected at least {least}")
-    check_supported(config.data.input_site, "the site of --data.layer and --data.site")
     _check_activation(config.sae.activation)
-    optim = config.optim
-    _require(optim.lr > 0, f"--optim.lr is {optim.lr}; expected more than 0")
-    for name, share in (("optim.warmup", optim.warmup), ("optim.decay", optim.decay)):
+    _require(config.optim.lr > 0, f"--optim.lr is {config.optim.lr}; expected more than 0")
+    for name, share in _shares(config):
         _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
-    for name, share in (("start", config.anchor.start), ("warmup", config.anchor.warmup)):
-        _require(0 <= share <= 1, f"--anchor.{name} is {share}; expected a share from 0 to 1")
-    share = config.anchor.search_fraction
-    _require(
-        0 < share <= 1, f"--anchor.search-fraction is {share}; expected a share above 0, up to 1"
-    )
-    target_cosine = config.anchor.target_cosine
-    _require(
-        0 < target_cosine <= 1,
-        f"--anchor.target-cosine is {target_cosine}; expected a cosine above 0, up to 1",
-    )
+    for name, share in (
+        ("search-fraction", config.anchor.search_fraction),
+        ("target-cosine", config.anchor.target_cosine),
+    ):
+        _require(0 < share <= 1, f"--anchor.{name} is {share}; expected more than 0, at most 1")
     _require(
         config.data.batch % config.data.readers == 0,
         f"--data.batch is {config.data.batch}; expected a multiple of --data.readers "
         f"({config.data.readers})",
     )
+    check_supported(config.data.input_site, "the site of --data.layer and --data.site")
 
 
 def _check_activation(name: str) -> None:
@@ -130,6 +132,16 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
     ]
 
 
+def _shares(config: Config) -> list[tuple[str, float]]:
+    """(setting, value) for the shares of a run's steps."""
+    return [
+        ("optim.warmup", config.optim.warmup),
+        ("optim.decay", config.optim.decay),
+        ("anchor.start", config.anchor.start),
+        ("anchor.warmup", config.anchor.warmup),
+    ]
+
+
 def _require(holds: bool, sentence: str) -> None:
     if not holds:
         raise UserError(sentence)
@@ -149,16 +161,14 @@ def alike(config: Config, features: int, platform: str) -> tuple[tuple[str, obje
         features: those on one device.
         platform: of the devices.
     """
-    fixed = {
-        name: value for name, value in flatten(config).items() if name not in FREE + _OF_ONE_START
-    }
     # Other programs, with their own rounding: one finds few features, one has no term for b_dec.
-    fixed["the seed of the order of the rows"] = order_seed(config)
-    fixed["whether k features may be found through bfloat16"] = may_screen(
-        config, features, platform
-    )
-    fixed["whether b_dec is taken from the input"] = config.sae.pre_bias != 0
-    return tuple(fixed.items())
+    programs = {
+        "the seed of the order of the rows": order_seed(config),
+        "whether k features may be found through bfloat16": may_screen(config, features, platform),
+        "whether b_dec is taken from the input": config.sae.pre_bias != 0,
+    }
+    settings = {k: v for k, v in flatten(config).items() if k not in FREE + _OF_ONE_START}
+    return tuple({**settings, **programs}.items())
 
 
 def check_pack(configs: Sequence[Config], features: int, platform: str) -> None:
@@ -167,31 +177,27 @@ def check_pack(configs: Sequence[Config], features: int, platform: str) -> None:
     They may differ in FREE alone; the order of the rows must be the same, and the directories
     must not. For the other arguments see :func:`alike`.
     """
-    if not configs:
-        raise UserError("a pack has no runs; expected at least one Config")
-    first = dict(alike(configs[0], features, platform))
-    for number, config in enumerate(configs[1:], 1):
-        _check_seeds(configs[0], config, number)
+    _require(bool(configs), "a pack has no runs; expected at least one Config")
+    first, *others = configs
+    expected = dict(alike(first, features, platform))
+    for number, config in enumerate(others, 1):
+        _require(
+            first.data.seed != config.data.seed or order_seed(first) == order_seed(config),
+            f"runs 0 and {number} of the pack have run.seed {first.run.seed} and "
+            f"{config.run.seed}, so each has an order of rows of its own; expected one "
+            "--data.seed for all, the seed of the order that they share",
+        )
         for name, value in alike(config, features, platform):
-            if value != first[name]:
-                raise UserError(
-                    f"runs 0 and {number} of the pack differ in {name} ({first[name]!r} and "
-                    f"{value!r}); expected no difference but in {', '.join(FREE)}"
-                )
+            _require(
+                value == expected[name],
+                f"runs 0 and {number} of the pack differ in {name} ({expected[name]!r} and "
+                f"{value!r}); expected no difference but in {', '.join(FREE)}",
+            )
     places: dict[str, int] = {}
     for number, config in enumerate(configs):
         other = places.setdefault(os.path.abspath(config.run.out), number)
-        if other != number:
-            raise UserError(
-                f"runs {other} and {number} of the pack both have --run.out={config.run.out}; "
-                "expected a directory for each"
-            )
-
-
-def _check_seeds(first: Config, config: Config, number: int) -> None:
-    if first.data.seed == config.data.seed and order_seed(first) != order_seed(config):
-        raise UserError(
-            f"runs 0 and {number} of the pack have run.seed {first.run.seed} and "
-            f"{config.run.seed}, so each has an order of rows of its own; expected one "
-            "--data.seed for all, the seed of the order that they share"
+        _require(
+            other == number,
+            f"runs {other} and {number} of the pack both have --run.out={config.run.out}; "
+            "expected a directory for each",
         )

@@ -10,7 +10,7 @@ import jax
 from vasae_jax.anchor.certificate import Staleness
 from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
-from vasae_jax.stream import ReadStats
+from vasae_jax.stream.stream import ReadStats
 from vasae_jax.training.boards import open_boards
 from vasae_jax.training.probe import FeatureStats, Probe, histograms
 from vasae_jax.training.run_dir import RunDir

@@ -6,9 +6,9 @@ A single run is a pack of one: the same loop, the same step, the same checks.
 import contextlib
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -23,21 +23,22 @@ from vasae_jax.distributed.hosts import (
     check_same_on_all,
     raise_on_all,
 )
-from vasae_jax.distributed.mesh import MEMBER, MODEL, replicate, rows_on_mesh, seed_key
+from vasae_jax.distributed.mesh import MEMBER, replicate, rows_on_mesh, seed_key
 from vasae_jax.sae import choose_execution
 from vasae_jax.sae.config import Execution
 from vasae_jax.sites import Site
-from vasae_jax.stream import Batch as HostBatch
-from vasae_jax.stream import Prefetch, Stream
+from vasae_jax.stream.prefetch import Prefetch
+from vasae_jax.stream.source import Batch as HostBatch
+from vasae_jax.stream.stream import Stream
 from vasae_jax.training.active_runs import ActiveRuns, OpenRun
-from vasae_jax.training.autotune import autotuned_run
+from vasae_jax.training.autotune import autotuned_runs
 from vasae_jax.training.checkpoint import open_checkpoints, step_to_resume
-from vasae_jax.training.checks import check_cache, check_pack, check_settings
+from vasae_jax.training.checks import check_single
 from vasae_jax.training.events import Events
 from vasae_jax.training.inputs import load_inputs, make_stream, open_inputs
 from vasae_jax.training.log import Log, print_once
 from vasae_jax.training.loss import Batch, StepInputs
-from vasae_jax.training.pack import Layout, PackStep, States, rounds_of, sites_of, widest
+from vasae_jax.training.pack import Layout, PackStep, States, rounds_of, sites_of
 from vasae_jax.training.probe import make_probe
 from vasae_jax.training.run_dir import claim_runs
 from vasae_jax.training.state import TrainState, pulled_rows, state_init, state_maker
@@ -61,12 +62,16 @@ class Plan:
     mesh: Mesh
     d_sae: int
     stream: Stream
-    execution: Execution
 
     @property
     def run(self) -> RunConfig:
         """What all runs have in common of how long they are, what is logged and what is kept."""
         return self.configs[0].run
+
+    @property
+    def execution(self) -> Execution:
+        """How the active features are multiplied on this machine."""
+        return choose_execution(self.configs[0].sae.execution, jax.default_backend())
 
 
 def train(config: Config) -> Path:
@@ -80,8 +85,9 @@ def train(config: Config) -> Path:
             compiles or is written), or the run diverged.
         Stopped: SIGINT or SIGTERM asked for it; a checkpoint of the last step is kept.
     """
-    plan = _plan([config], alone=True)
-    _train(plan, leave_diverged=False)
+    with raise_on_all():
+        check_single(config)
+    _train([config], leave_diverged=False)
     return Path(config.run.out)
 
 
@@ -115,13 +121,27 @@ def run_pack(configs: Sequence[Config]) -> list[Path]:
     """
     unfinished = [config for config in configs if not _ended_early(config)]
     if unfinished:
-        plan = _plan(unfinished)
-        _train(plan, leave_diverged=True)
+        _train(unfinished, leave_diverged=True)
     return [Path(config.run.out) for config in configs]
 
 
-def _train(plan: Plan, *, leave_diverged: bool) -> None:
-    """Train, or resume, the runs of ``plan``; see :class:`ActiveRuns` for ``leave_diverged``."""
+def _train(configs: Sequence[Config], *, leave_diverged: bool) -> None:
+    """Check runs that may train together, and train or resume them; see :class:`ActiveRuns`.
+
+    Raises:
+        UserError: what is wrong with them, on all processes, before anything is written.
+    """
+    with raise_on_all():
+        cache, mesh, d_sae = open_inputs(configs)
+        stream = make_stream(configs, cache)
+    check_same_on_all(configs, cache.digest)
+    configs = autotuned_runs(configs, mesh, (d_sae, cache.manifest.d_model))
+    plan = Plan(configs, cache, mesh, d_sae, stream)
+    _execute(plan, leave_diverged=leave_diverged)
+
+
+def _execute(plan: Plan, *, leave_diverged: bool) -> None:
+    """Open the runs of ``plan``, make or restore their states, and take the steps that are left."""
     with contextlib.ExitStack() as resources:
         runs = _open_runs(plan, resources)
         name = str(runs[0].dir.path) if len(runs) == 1 else "the pack"
@@ -139,9 +159,8 @@ def _train(plan: Plan, *, leave_diverged: bool) -> None:
         # Only now that there is something to lose: before, a signal ends the process.
         stop = resources.enter_context(StopOnAll())
         host_batches = resources.enter_context(plan.stream.prefetch(done))
-        batches = _on_mesh(host_batches, stop, sites_of(plan.configs), plan.mesh)
-        numbered = _one_ahead(batches, done, plan.run.steps)
-        states = take_steps(plan.run, numbered, step, states, inputs, active, stop)
+        batches = _batches_on_mesh(plan, host_batches, stop, done)
+        states = take_steps(plan.run, batches, step, states, inputs, active, stop)
         finished = [(runs[n].config, logs[n], layout.take(states, n)) for n in active.numbers]
         _report_staleness(finished, inputs, plan.mesh)
 
@@ -159,7 +178,7 @@ def take_steps(
 
     Raises:
         UserError: a run diverged, unless the others are to go on; or it cannot be written.
-        Stopped: after saving the step at which ``stop`` said so, or where no batch came.
+        Stopped: a signal came; the step that it came in is saved, if there was one.
     """
     done = 0
     for number, batch in batches:
@@ -190,7 +209,7 @@ def _due(number: int, every: int, last: int) -> bool:
 
 
 def _ended_early(config: Config) -> bool:
-    """Whether a run has ended before its last step, as the first process sees it; says so."""
+    """Whether the first process sees that a run ended before its last step; prints that it did."""
     path = Path(config.run.out)
 
     def read() -> str:
@@ -204,47 +223,13 @@ def _ended_early(config: Config) -> bool:
     return True
 
 
-def _plan(configs: Sequence[Config], *, alone: bool = False) -> Plan:
-    """The plan for runs that may train together; ``alone``: for a single run.
-
-    Raises:
-        UserError: what stands against them, on all processes, before anything is written.
-    """
-    cache, mesh, d_sae, stream = raise_on_all(lambda: checked(configs, alone=alone))
-    check_same_on_all(configs, cache.digest)
-    sae = autotuned_run(configs[0], mesh, (d_sae, cache.manifest.d_model)).sae
-    configs = [replace(c, sae=replace(c.sae, screen=sae.screen)) for c in configs]
-    execution = choose_execution(sae.execution, jax.default_backend())
-    return Plan(configs, cache, mesh, d_sae, stream, execution)
-
-
-def checked(configs: Sequence[Config], *, alone: bool = False) -> tuple[Cache, Mesh, int, Stream]:
-    """Cache, mesh, number of features and rows of runs.
-
-    Raises:
-        UserError: what stands against them, on this process.
-    """
-    if alone and configs[0].mesh.member > 1:
-        raise UserError(
-            f"--mesh.member is {configs[0].mesh.member}; expected 1 for a single run (a config "
-            "file with a list of them trains a pack)"
-        )
-    for config in configs:
-        check_settings(config)
-    cache, mesh, d_sae = open_inputs(widest(configs))
-    for config in configs:
-        check_cache(config, cache)
-    check_pack(configs, d_sae // mesh.shape[MODEL], jax.default_backend())
-    return cache, mesh, d_sae, make_stream(configs[0], cache, sites_of(configs))
-
-
 def _open_runs(plan: Plan, resources: contextlib.ExitStack) -> list[OpenRun]:
     """The directories of runs with what is written there, open until ``resources`` is closed."""
     configs, cache = plan.configs, plan.cache
-    dirs = raise_on_all(lambda: claim_runs(configs, cache, resources))
-    events = raise_on_all(
-        lambda: [resources.enter_context(Events(each, cache, plan.mesh)) for each in configs]
-    )
+    with raise_on_all():
+        dirs = claim_runs(configs, cache, resources)
+    with raise_on_all():
+        events = [resources.enter_context(Events(each, cache, plan.mesh)) for each in configs]
     checkpoints = [resources.enter_context(open_checkpoints(each.run)) for each in configs]
     return [OpenRun(*each) for each in zip(configs, dirs, checkpoints, events, strict=True)]
 
@@ -270,8 +255,7 @@ def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layo
             return runs[run].checkpoints.restore(done, layout.single)
         key = seed_key(config.run.seed, mesh)
         firing_rate = replicate(mesh, np.float32(config.sae.k / d_sae))
-        state: TrainState = make(init_of[site]._replace(key=key, firing_rate=firing_rate))
-        return state
+        return cast(TrainState, make(init_of[site]._replace(key=key, firing_rate=firing_rate)))
 
     return inputs, layout, layout.gather(state_of)
 
@@ -286,11 +270,11 @@ def _start_logs(
     """The logs of runs, cut to step ``done``, open until ``resources`` is closed."""
     for run in runs:
         run.dir.cut_metrics(done)
-        raise_on_all(partial(run.events.train, done))  # a full disk on one host ends all
+        with raise_on_all():  # a full disk on one host ends all
+            run.events.train(done)
     cache, mesh = plan.cache, plan.mesh
-    probes = raise_on_all(
-        lambda: [make_probe(c, cache, mesh, inputs[c.data.input_site]) for c in plan.configs]
-    )
+    with raise_on_all():
+        probes = [make_probe(c, cache, mesh, inputs[c.data.input_site]) for c in plan.configs]
     logs = []
     for run, probe in zip(runs, probes, strict=True):
         name = str(run.dir.path) if len(runs) > 1 else ""
@@ -299,36 +283,30 @@ def _start_logs(
     return logs
 
 
-def _on_mesh(
-    host_batches: Prefetch[tuple[int, list[HostBatch]]],
-    stop: StopOnAll,
-    sites: Sequence[Site],
-    mesh: Mesh,
-) -> Iterator[Batches]:
-    """The endless batches on the mesh, up to the first that a signal comes in the wait for.
+def _batches_on_mesh(
+    plan: Plan, host_batches: Prefetch[tuple[int, list[HostBatch]]], stop: StopOnAll, done: int
+) -> Iterator[tuple[int, Batches]]:
+    """Batches numbered from ``done`` + 1, each sent to the mesh one step ahead of its own.
 
-    Of each, this process has read its part.
+    This process has read its part of each. They end early where a signal comes in the wait for one.
     """
-    while True:
+    sites = sites_of(plan.configs)
+
+    def send_next() -> Batches | None:
         while not host_batches.wait(_POLL):
             if stop.requested:
-                return
+                return None
         _, hosts = next(host_batches)
-        yield {
-            site: Batch(*rows_on_mesh(mesh, (host.x, np.asarray(host.keep))))
+        return {
+            site: Batch(*rows_on_mesh(plan.mesh, (host.x, np.asarray(host.keep))))
             for site, host in zip(sites, hosts, strict=True)
         }
 
-
-def _one_ahead(batches: Iterator[Batches], done: int, steps: int) -> Iterator[tuple[int, Batches]]:
-    """Batches numbered from ``done`` + 1, one sent ahead of the step that needs it."""
-    ahead = next(batches, None)
+    ahead, steps = send_next(), plan.run.steps
     for number in range(done + 1, steps + 1):
-        batch = ahead
-        if batch is None:
+        if (batch := ahead) is None:
             return
-        if number < steps:
-            ahead = next(batches, None)
+        ahead = send_next() if number < steps else None
         yield number, batch
 
 

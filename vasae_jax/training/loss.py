@@ -189,7 +189,18 @@ def _reconstruction(
     dense = settings.execution == "dense"
     split = dense and x_BD.shape[0] % jax.lax.axis_size(MODEL) == 0
     k, pre_bias = _if_traced(hparams.k), _if_traced(hparams.pre_bias)
-    cfg = _forward_config(settings, traced_pre_bias=pre_bias is not None, split_rows=split)
+    sae = settings.sae
+    cfg = ForwardConfig(
+        activation=activation_of(sae),
+        pre_bias=sae.pre_bias if pre_bias is None else 0.0,
+        execution=settings.execution,
+        compute_dtype=sae.compute_dtype,
+        screen=sae.screen == "on",
+        unit=settings.unit_decoder,
+        axis=MODEL,
+        rows_axis=DATA,
+        split_rows=split,
+    )
     out = forward(params, x_BD, cfg, keep, k=k, pre_bias=pre_bias)
     extra = None if out.extra_loss is None else jnp.sum(out.extra_loss * keep) / kept
     if split:
@@ -201,24 +212,6 @@ def _reconstruction(
     error = error * (1.0 / (kept * unit))
     total = error if extra is None else error + extra
     return total, (error, extra, spread, out.fired)
-
-
-def _forward_config(
-    settings: StepSettings, *, traced_pre_bias: bool, split_rows: bool
-) -> ForwardConfig:
-    """The static settings of a step's forward pass; in a pack, ``sae.k`` is the largest k."""
-    sae = settings.sae
-    return ForwardConfig(
-        activation=activation_of(sae),
-        pre_bias=0.0 if traced_pre_bias else sae.pre_bias,
-        execution=settings.execution,
-        compute_dtype=sae.compute_dtype,
-        screen=sae.screen == "on",
-        unit=settings.unit_decoder,
-        axis=MODEL,
-        rows_axis=DATA,
-        split_rows=split_rows,
-    )
 
 
 def _if_traced(value: Number) -> jax.Array | None:

@@ -9,6 +9,7 @@ loops that search anchors go on for all runs until the last has done.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -105,17 +106,13 @@ class Layout:
         number, place = self._place_of[run]
         if self._places == 1:
             return states[number]
-        state: TrainState = self._take(states[number], jnp.int32(place))
-        return state
+        return cast(TrainState, self._take(states[number], jnp.int32(place)))
 
     def read(self, metrics: RoundMetrics) -> list[Metrics]:
         """Every run's metrics as numbers on the host, in order of run; waits for the device."""
-        if self._places == 1:
-            host = jax.device_get(metrics)
-            return [host[number] for _, (number, _) in sorted(self._place_of.items())]
-        host = jax.device_get(self._copy(metrics))
+        host = jax.device_get(metrics if self._places == 1 else self._copy(metrics))
         return [
-            Metrics(*(values[place] for values in host[number]))
+            Metrics(*(np.atleast_1d(values)[place] for values in host[number]))
             for _, (number, place) in sorted(self._place_of.items())
         ]
 
@@ -126,9 +123,8 @@ class Layout:
         state: TrainState = self._empty()
         for place, run in enumerate(runs):
             of_run = state_of(run)
-            filled = range(place, self._places if run == runs[-1] else place + 1)
-            for each in filled:
-                state = self._put(state, of_run, jnp.int32(each))
+            for filled in range(place, self._places if run == runs[-1] else place + 1):
+                state = self._put(state, of_run, jnp.int32(filled))
         return state
 
     def _zeros(self) -> TrainState:
@@ -136,16 +132,14 @@ class Layout:
             first, *others = leaf.shape or (1,)
             return jnp.zeros((self._places * first, *others), leaf.dtype)
 
-        state: TrainState = jax.tree.map(zeros, self.single)
-        return state
+        return cast(TrainState, jax.tree.map(zeros, self.single))
 
     def _part(self, state: TrainState, place: jax.Array) -> TrainState:
         def part(leaf: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
             size = leaf.shape[0] // self._places
             return jax.lax.dynamic_slice_in_dim(leaf, place * size, size).reshape(like.shape)
 
-        of_run: TrainState = jax.tree.map(part, state, self.single)
-        return of_run
+        return cast(TrainState, jax.tree.map(part, state, self.single))
 
 
 def _put(into: TrainState, state: TrainState, place: jax.Array) -> TrainState:
@@ -153,8 +147,7 @@ def _put(into: TrainState, state: TrainState, place: jax.Array) -> TrainState:
         part = jnp.atleast_1d(part)
         return jax.lax.dynamic_update_slice_in_dim(leaf, part, place * part.shape[0], 0)
 
-    both: TrainState = jax.tree.map(put, into, state)
-    return both
+    return cast(TrainState, jax.tree.map(put, into, state))
 
 
 class PackStep:

@@ -7,7 +7,7 @@ longer than many steps. What a name holds is counted on some held-out rows, the 
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, replicate
 from vasae_jax.sae import ForwardConfig, row_dots, unit_rows
 from vasae_jax.sae.forward import active_features
-from vasae_jax.stream import next_tokens
+from vasae_jax.stream.order import next_tokens
 from vasae_jax.stream.source import Source
 from vasae_jax.training.boards import COSINES, SHARES, Histogram, Histograms
 from vasae_jax.training.loss import StepInputs
@@ -120,16 +120,9 @@ def make_probe(config: Config, cache: Cache, mesh: Mesh, inputs: StepInputs) -> 
         return None
     rows = replicate(mesh, held_out_rows(config, cache, mesh.shape[DATA]))
     forward = ForwardConfig(activation_of(config.sae), config.sae.pre_bias, axis=MODEL)
-    settings = _Settings(forward, pulled_name(config.anchor))
-    program, first = _program(mesh, settings), first_pulled_step(config)
+    program, first = _program(mesh, forward, pulled_name(config.anchor)), first_pulled_step(config)
 
-    def probe(number: int, state: TrainState) -> FeatureStats | None:
-        if number < first:
-            return None
-        stats: FeatureStats = program(state, rows, tokens)
-        return stats
-
-    return probe
+    return lambda number, state: None if number < first else program(state, rows, tokens)
 
 
 def wants_probe(config: Config) -> bool:
@@ -150,40 +143,34 @@ def histograms(stats: FeatureStats) -> Histograms:
     }
 
 
-class _Settings(NamedTuple):
-    """What is compiled into the program; runs of a pack share it where these are equal."""
-
-    forward: ForwardConfig
-    pulled: Literal["W_enc", "W_dec"]
-
-
 @cache
-def _program(mesh: Mesh, settings: _Settings) -> Any:
-    """The jitted (state, rows, tokens) -> FeatureStats; rows are split over ``data``."""
+def _program(mesh: Mesh, forward: ForwardConfig, pulled: Literal["W_enc", "W_dec"]) -> Any:
+    """The jitted (state, rows, tokens) -> FeatureStats; rows are split over ``data``.
+
+    Runs of a pack share it where the arguments are equal.
+    """
 
     def probe(state: TrainState, rows: HeldOut, tokens: AnchorTokens) -> FeatureStats:
-        specs = Rules().state(state)
         local = jax.shard_map(
-            partial(_local_stats, settings=settings),
+            partial(_local_stats, forward=forward, pulled=pulled),
             mesh=mesh,
-            in_specs=(specs, P(DATA), P()),
+            in_specs=(Rules().state(state), P(DATA), P()),
             out_specs=P(),
             check_vma=False,
         )
-        stats: FeatureStats = local(state, rows, tokens)
-        return stats
+        return local(state, rows, tokens)
 
     return jax.jit(probe)
 
 
 def _local_stats(
-    state: TrainState, rows: Any, tokens: AnchorTokens, settings: _Settings
+    state: TrainState, rows: Any, tokens: AnchorTokens, forward: ForwardConfig, pulled: str
 ) -> FeatureStats:
     """The stats of this device's features on its rows, gathered from all; inside shard_map."""
     assert state.anchor is not None
     near = state.anchor.anchor_near
     features, x = len(near), rows.x.astype(jnp.float32)
-    active = active_features(state.params, x, settings.forward)
+    active = active_features(state.params, x, forward)
     fires = (active.values > 0) & rows.keep[:, None]
     before = tokens.before[near][active.ids]
     token = jnp.where(before, rows.next_token[:, None], rows.token[:, None])
@@ -196,8 +183,8 @@ def _local_stats(
 
     fired = total(jnp.ones_like(active.values), fires)
     at_name, everywhere = total(active.values, fires & named), total(active.values, fires)
-    cosine = row_dots(unit_rows(state.params[settings.pulled]), state.anchor.anchor_rows)
+    cosine = row_dots(unit_rows(state.params[pulled]), state.anchor.anchor_rows)
     hold = at_name / jnp.where(everywhere > 0, everywhere, jnp.ones_like(everywhere))
     local = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
-    stats: FeatureStats = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)
-    return stats
+    gathered = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)
+    return cast(FeatureStats, gathered)

@@ -43,8 +43,22 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
         UserError: no run, no checkpoint, no cache, a cache of another width or vocabulary (or of
             the same in another order), or features that ``mesh`` cannot split evenly.
     """
-    stored = _imported(Path(run)) if holds_import(Path(run)) else _trained(run)
-    config, params = stored.config, stored.params
+    folder = Path(run)
+    imported: dict[str, Any] | None = None
+    if holds_import(folder):
+        sae, origin = read_import(folder)
+        config, step, params = imported_config(sae, origin, folder), 0, imported_params(sae)
+        cache_digest, expected = origin.cache_digest, None
+        imported = {
+            "library": sae.library,
+            "activation": sae.architecture,
+            "model": sae.model,
+            "source": origin.source,
+        }
+    else:
+        record = read_run(folder)
+        config, (step, params) = record.config, load_params(run)
+        cache_digest, expected = record.cache_digest, record.vocabulary_digest
     cache = Cache.open(cache_url or config.data.cache)
     d_sae, width = params["W_dec"].shape
     if cache.manifest.d_model != width:
@@ -52,13 +66,13 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             f"cache {cache.url} has rows of {cache.manifest.d_model} numbers; "
             f"expected {width} as run {run} was trained on"
         )
-    vocabulary, expected = cache.manifest.vocabulary_digest, stored.vocabulary_digest
+    vocabulary = cache.manifest.vocabulary_digest
     if cache_url and expected and vocabulary != expected:
         raise UserError(
             f"cache {cache.url} has embeddings and token strings of digest {vocabulary}; expected "
             f"{expected} as run {run} was trained on: the same, in the same order"
         )
-    if cache_url is None and cache.digest != stored.cache_digest:
+    if cache_url is None and cache.digest != cache_digest:
         raise UserError(
             f"cache {cache.url} has changed since run {run} was trained on it; "
             "expected the same one, or another named with --cache"
@@ -68,39 +82,7 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             f"the {d_sae} features of run {run} cannot be split over {mesh.shape[MODEL]} devices; "
             "expected --mesh.model to divide them"
         )
-    return Run(config, stored.step, params, cache, mesh, stored.imported)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What a run's directory holds."""
-
-    config: Config
-    cache_digest: str
-    vocabulary_digest: str | None
-    """Of that cache's embeddings and token strings; None where the folder does not say."""
-    step: int
-    params: Params
-    imported: Mapping[str, Any] | None = None
-
-
-def _trained(run: str) -> _Stored:
-    record = read_run(Path(run))
-    digests = record.cache_digest, record.vocabulary_digest
-    return _Stored(record.config, *digests, *load_params(run))
-
-
-def _imported(folder: Path) -> _Stored:
-    sae, origin = read_import(folder)
-    training = {"library": sae.library, "activation": sae.architecture, "model": sae.model}
-    return _Stored(
-        imported_config(sae, origin, folder),
-        origin.cache_digest,
-        None,
-        0,
-        imported_params(sae),
-        {**training, "source": origin.source},
-    )
+    return Run(config, step, params, cache, mesh, imported)
 
 
 def imported_config(sae: ForeignSAE, origin: Imported, folder: Path) -> Config:

@@ -5,14 +5,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vasae_jax import __version__
 from vasae_jax.cache import Cache
-from vasae_jax.config import Config
+from vasae_jax.config import Config, MeshConfig, RunConfig
 from vasae_jax.config.overrides import difference, from_dict, to_dict
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.utils.errors import UserError
@@ -50,12 +50,11 @@ class RunDir:
         """The lowest fvu in metrics.jsonl as the first process has it, infinite if none."""
         return float(broadcast_from_first(lambda: repr(min(self._fvus(), default=math.inf))))
 
-    def _fvus(self) -> Iterator[float]:
+    def _fvus(self) -> list[float]:
         file = self.path / METRICS
-        for line in file.read_text().splitlines() if file.exists() else ():
-            fvu = json.loads(line).get("fvu")
-            if isinstance(fvu, float):
-                yield fvu
+        lines = file.read_text().splitlines() if file.exists() else []
+        fvus = (json.loads(line).get("fvu") for line in lines)
+        return [fvu for fvu in fvus if isinstance(fvu, float)]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl, on the first process.
@@ -165,20 +164,8 @@ def _empty(path: Path) -> None:
 
 def result_settings(config: Config) -> Config:
     """The settings that shape the result; the others may change when a run is resumed."""
-    blank = Config()
-    run = replace(
-        config.run,
-        out="",
-        overwrite=False,
-        skip_damaged=False,
-        tensorboard=False,
-        wandb="",
-        log_every=blank.run.log_every,
-        checkpoint_every=blank.run.checkpoint_every,
-        keep=blank.run.keep,
-        keep_every=blank.run.keep_every,
-    )
-    return replace(config, run=run, mesh=blank.mesh, data=replace(config.data, cache=""))
+    run = RunConfig(steps=config.run.steps, seed=config.run.seed)
+    return replace(config, run=run, mesh=MeshConfig(), data=replace(config.data, cache=""))
 
 
 def _check_deletable(path: Path) -> None:
@@ -193,7 +180,6 @@ def _vacant(path: Path) -> bool:
 
 def _step_of(line: str) -> float:
     try:
-        step: float = json.loads(line)["step"]
-        return step
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return math.inf

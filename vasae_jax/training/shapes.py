@@ -1,11 +1,12 @@
 """Shapes of what a run starts from and its steps read, and the memory that it will take.
 
-Both are known before any array is made or anything is compiled.
+Both are known before any array is made or anything is compiled. The memory of a step is planned for
+TopK, the only activation that is trained here.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import jax
@@ -117,11 +118,10 @@ class Memory:
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.state + self.inputs + self.gradients + self.activations
+        return sum(astuple(self))
 
     def __str__(self) -> str:
-        parts = ("state", "inputs", "gradients", "activations")
-        listed = ", ".join(f"{part} {getattr(self, part) / MIB:,.0f} MiB" for part in parts)
+        listed = ", ".join(f"{name} {size / MIB:,.0f} MiB" for name, size in asdict(self).items())
         return f"about {self.total / MIB:,.0f} MiB on each device: {listed}"
 
 
@@ -129,10 +129,10 @@ def planned(configs: Sequence[Config]) -> Memory:
     """The memory that a run, or a pack of runs, takes on each device here.
 
     Raises:
-        UserError: the run would be refused.
+        UserError: the run or the pack would be refused.
     """
     first = configs[0]
-    cache, mesh, _ = open_inputs(first)
+    cache, mesh, _ = open_inputs(configs)
     return memory(
         first,
         shapes_of(first, cache.manifest),

@@ -99,26 +99,26 @@ class WeightCheck:
 
     def __init__(self) -> None:
         self._step, self._before = 0, math.inf
-        self._asked: tuple[int, jax.Array, jax.Array] | None = None
+        self._pending: tuple[int, jax.Array, jax.Array] | None = None
 
     def begin(self, step: int, params: Params) -> None:
         """``params`` are those of the checkpoint that a run goes on from."""
         self._step, self._before = step, float(_size(params))
 
-    def ask(self, step: int, params: Params, moments: Any) -> None:
-        """Have the device look at the state after ``step``; it is not waited for."""
-        self._asked = step, _all_finite((params, moments)), _size(params)
+    def measure(self, step: int, params: Params, moments: Any) -> None:
+        """Begin to measure the state after ``step`` on the device, without waiting for it."""
+        self._pending = step, _all_finite((params, moments)), _size(params)
 
-    def answer(self) -> None:
-        """Judge what was asked about; may be called from any thread, and again.
+    def judge(self) -> None:
+        """Judge the state that was measured last; may be called from any thread, and again.
 
         Raises:
             Diverged: it is not finite, or its weights are MAX_GROWTH_WEIGHTS times those of the
                 checkpoint before.
         """
-        if self._asked is None:
+        if self._pending is None:
             return
-        step, finite, size = self._asked[0], bool(self._asked[1]), float(self._asked[2])
+        step, finite, size = self._pending[0], bool(self._pending[1]), float(self._pending[2])
         if not finite:
             raise Diverged(
                 f"the state after step {step} is not finite and is not saved; expected finite "

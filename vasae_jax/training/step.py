@@ -8,7 +8,7 @@ is the plain one.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +62,8 @@ def make_steps(
     first, pulled = first_pulled_step(config), make_step(config, mesh, state, execution)
     if first == 1:
         return lambda number: pulled
-    plain = make_step(
-        replace(config, sae=replace(config.sae, method="plain")), mesh, state, execution
-    )
+    unpulled = replace(config, sae=replace(config.sae, method="plain"))
+    plain = make_step(unpulled, mesh, state, execution)
     return lambda number: plain if number < first else pulled
 
 
@@ -96,8 +95,7 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
             return local_step(state_of_place, batch, inputs, hparams, settings)
         run = jax.tree.map(lambda leaf, like: leaf if like.ndim else leaf[0], state_of_place, state)
         stepped = local_step(run, batch, inputs, hparams, settings)
-        end_to_end: tuple[TrainState, Metrics] = jax.tree.map(jnp.atleast_1d, stepped)
-        return end_to_end
+        return cast(tuple[TrainState, Metrics], jax.tree.map(jnp.atleast_1d, stepped))
 
     local = jax.shard_map(
         step,
@@ -156,7 +154,7 @@ def _search_budget(settings: StepSettings, features: int) -> Budget:
 def _adam(
     state: TrainState, grads: Params, lr: jax.Array, settings: StepSettings
 ) -> tuple[Params, optax.OptState]:
-    """Adam on every parameter that learns; unit decoder rows where they are asked for."""
+    """Adam on every parameter that learns; unit decoder rows where the settings want them."""
     old = state.params
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
         updates, moments = adam.update(grads, state.moments)

@@ -21,7 +21,7 @@ from vasae_jax.evaluation.evaluate import GrowingProgram, over_rows
 from vasae_jax.evaluation.examples.collect import ByPosition, Collector, Examples, examples
 from vasae_jax.evaluation.run import screened
 from vasae_jax.sae import Params, decode, encode
-from vasae_jax.stream import rows_in_order
+from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.files import atomic_file, sha256_array
 from vasae_jax.utils.progress import Progress

@@ -25,7 +25,7 @@ from vasae_jax.evaluation.patching.model import (
 )
 from vasae_jax.sae import Params, reconstruct
 from vasae_jax.sites import Site
-from vasae_jax.stream import statistics
+from vasae_jax.stream.statistics import statistics
 from vasae_jax.training.run import Run
 from vasae_jax.utils.progress import Progress
 

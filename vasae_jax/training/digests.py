@@ -1,0 +1,70 @@
+"""SHA-256 digests of a checkpoint's files, kept beside them, and what is damaged by them.
+
+Orbax's own formats have a checksum over some of their parts only: a flipped bit in a stored array
+would be read as another number.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vasae_jax.utils.files import sha256_bytes, sha256_file, write_json
+
+DIGESTS = "digests.json"
+_UNCHECKED = {DIGESTS, "commit_success.txt"}
+"""Not digested: Orbax writes the second after the digests, and reads nothing from it."""
+
+
+def write_digests(item: Path) -> None:
+    """Write the SHA-256 of every file below ``item`` to its digests.json, atomically.
+
+    Raises:
+        UserError: the disk is full or not writable.
+        OSError: a file cannot be read.
+    """
+    names = (path.relative_to(item).as_posix() for path in item.rglob("*") if path.is_file())
+    digests = {name: sha256_file(item / name) for name in sorted(names) if name not in _UNCHECKED}
+    write_json(item / DIGESTS, {"files": digests, "checksum": _checksum(digests)})
+
+
+def digested(step: Path, items: Sequence[str]) -> bool:
+    """Whether any item of a step has digests: steps that earlier versions wrote have none."""
+    return any((step / item / DIGESTS).exists() for item in items)
+
+
+def damage_of(step: Path, items: Sequence[str], read: Sequence[str]) -> str | None:
+    """A sentence that names the first damaged file of a step, or None.
+
+    Args:
+        step: the directory of the step.
+        items: all items of a step.
+        read: those of them whose files are compared with their digests.
+    """
+    if not digested(step, items):
+        return None
+    missing = (item for item in items if not (step / item / DIGESTS).is_file())
+    wrong = next((f"{item}/{DIGESTS} is missing" for item in missing), None)
+    for item in read:
+        wrong = wrong or _damage_of_item(step, item)
+    return f"checkpoint {step} is damaged: {wrong}" if wrong else None
+
+
+def _damage_of_item(step: Path, item: str) -> str | None:
+    try:
+        record = json.loads((step / item / DIGESTS).read_bytes())
+        digests: dict[str, str] = record["files"]
+        intact = _checksum(digests) == record["checksum"]
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        return f"{item}/{DIGESTS} is not what was written"
+    for name, digest in digests.items():
+        if not (step / item / name).is_file():
+            return f"{item}/{name} is missing"
+        if sha256_file(step / item / name) != digest:
+            return f"{item}/{name} is not what was written"
+    return None
+
+
+def _checksum(digests: dict[str, str]) -> str:
+    return sha256_bytes(json.dumps(digests, sort_keys=True).encode())
