@@ -26,6 +26,7 @@ from vasae_jax.cache.store import Store, wait
 from vasae_jax.utils.errors import UserError
 
 Shards = dict[str, tuple[ShardInfo, ...]]
+"""The durable shards of each array, in order, by the array's key."""
 
 
 def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: bool) -> Shards:
@@ -56,10 +57,17 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
 def journal_bytes(
     plan: CachePlan,
     digests: Mapping[str, str],
-    shards: Mapping[str, tuple[ShardInfo, ...]],
-    expected: Mapping[str, int] | None = None,
+    shards: Shards,
+    **more: Any,
 ) -> bytes:
-    """The content of ``journal.json``; ``expected`` are the rows of each split, where known."""
+    """The content of ``journal.json`` or of a part's journal.
+
+    Args:
+        plan: of the cache.
+        digests: of the vocabulary.
+        shards: the durable ones, by array.
+        more: other keys, such as ``expected``, the rows that each split will have.
+    """
     value = {
         "format": FORMAT,
         "version": VERSION,
@@ -67,9 +75,8 @@ def journal_bytes(
         "plan": plan.to_json(),
         "digests": dict(digests),
         "shards": {key: [vars(shard) for shard in listed] for key, listed in shards.items()},
-        "expected": dict(expected or {}),
     }
-    return encode(value, indent=None)
+    return encode(value | {"expected": {}} | more, indent=None)
 
 
 def rows_done_text(store: Store) -> str:
@@ -103,6 +110,7 @@ def read_state(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | No
 def _resume(
     store: Store, journal: dict[str, Any], plan: CachePlan, digests: Mapping[str, str]
 ) -> Shards:
+    """The full shards of the cache that ``journal`` describes; UserError if it is another."""
     check_version(journal, store.url)
     expected = {**plan.to_json(), **digests}
     try:
@@ -122,23 +130,15 @@ def _resume(
     return full_shards(shards, plan)
 
 
-def full_shards(shards: Mapping[str, tuple[ShardInfo, ...]], plan: CachePlan) -> Shards:
-    """``shards`` without a split's last one where it is partial.
-
-    It is written again, so that every write begins at a shard.
-    """
+def full_shards(shards: Shards, plan: CachePlan) -> Shards:
+    """``shards`` without partial ones, which are written again: each write begins at a shard."""
     return {
         key: tuple(s for s in listed if s.rows == plan.shard_rows or key.startswith("vocab/"))
         for key, listed in shards.items()
     }
 
 
-def finalize(
-    store: Store,
-    plan: CachePlan,
-    digests: Mapping[str, str],
-    shards: Mapping[str, tuple[ShardInfo, ...]],
-) -> Manifest:
+def finalize(store: Store, plan: CachePlan, digests: Mapping[str, str], shards: Shards) -> Manifest:
     """Write the manifest of a cache whose shards are all stored, which completes it.
 
     Raises:
@@ -150,7 +150,7 @@ def finalize(
     if len(both):
         raise UserError(f"document {both[0]} lies in both splits; expected it in one")
     manifest = Manifest(
-        **{name: getattr(plan, name) for name in plan.__dataclass_fields__},
+        **vars(plan),
         splits={split: SplitInfo(rows[split], len(documents[split])) for split in SPLITS},
         digests=digests,
         shards=shards,
@@ -161,11 +161,12 @@ def finalize(
 
 
 def _documents(store: Store, plan: CachePlan, split: str, rows: int) -> np.ndarray:
+    """The documents of a split, distinct and ascending."""
     # Opened again, so that files are read and not what is still in memory.
     array = store.open_array(column_key(split, "docs"))
     docs = np.empty(0, np.int32)
     with store.errors(f"cannot read {store.url}", "the rows just written"):
         for start in range(0, rows, plan.shard_rows):
-            piece = wait(array[start : min(start + plan.shard_rows, rows)].read())
-            docs = np.union1d(docs, piece)
+            stop = min(start + plan.shard_rows, rows)
+            docs = np.union1d(docs, wait(array[start:stop].read()))
     return docs

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from vasae_jax.cache.store import array_metadata
 from vasae_jax.sites import Site, as_sites, check_supported
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes
@@ -156,6 +157,18 @@ class CachePlan:
             arrays[self.acts_key(split, site)] = (self.dtype, self.d_model)
         return arrays
 
+    def split_metadata(self, split: str, rows: int) -> dict[str, dict[str, Any]]:
+        """zarr3 metadata of the arrays of one split, by key."""
+        return {
+            key: array_metadata(dtype, rows, width, self.chunk_rows, self.shard_rows)
+            for key, (dtype, width) in self.split_arrays(split).items()
+        }
+
+    def vocab_metadata(self) -> dict[str, Any]:
+        """zarr3 metadata of each of the vocabulary's arrays."""
+        shape = self.vocab_size, self.d_model
+        return array_metadata("float32", *shape, self.chunk_rows, self.shard_rows)
+
     def vocab_arrays(self) -> tuple[str, ...]:
         """The keys of the float32 [vocab_size, d_model] arrays."""
         return (EMBEDDING,) if self.tied else (EMBEDDING, UNEMBEDDING)
@@ -179,12 +192,6 @@ class Manifest(CachePlan):
     created_by: str
 
     @property
-    def plan(self) -> CachePlan:
-        """The part that was known before extraction."""
-        names = [item.name for item in dataclasses.fields(CachePlan)]
-        return CachePlan(**{name: getattr(self, name) for name in names})
-
-    @property
     def vocabulary_digest(self) -> str:
         """SHA-256 of the embedding rows together with their token strings, in order."""
         return sha256_bytes(json.dumps([self.digests.get(name) for name in PAIRED]).encode())
@@ -206,7 +213,13 @@ class Manifest(CachePlan):
         if value.get("complete") is not True:
             raise UserError(f"{url} is an unfinished cache; expected a complete one")
         try:
-            return cls(**_typed(value))
+            return cls(
+                **_plan_fields(value),
+                splits={name: SplitInfo(**value["splits"][name]) for name in SPLITS},
+                digests=dict(value["digests"]),
+                shards=shards_from_json(value["shards"]),
+                created_by=value["created_by"],
+            )
         except UserError as error:
             raise UserError(f"{url}/{MANIFEST}: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -259,25 +272,17 @@ def shards_from_json(value: Mapping[str, Any]) -> dict[str, tuple[ShardInfo, ...
 
 def plan_from_json(value: Mapping[str, Any]) -> CachePlan:
     """The plan that :meth:`CachePlan.to_json` gave."""
-    return CachePlan(**(dict(value) | _typed_plan(value)))
+    return CachePlan(**_plan_fields(value))
 
 
-def _typed_plan(value: Mapping[str, Any]) -> dict[str, Any]:
+def _plan_fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of CachePlan in the JSON of a plan or manifest of either version."""
+    names = {item.name for item in dataclasses.fields(CachePlan)} - {"sites"}
     sites = value.get("sites", [])
     if value["version"] == 1:
         sites = [Site(layer, value["site"]) for layer in value["layers"]]
-    text = TextInfo(**value["text"])
-    return {"model": ModelInfo(**value["model"]), "text": text, "sites": as_sites(sites)}
-
-
-def _typed(value: Mapping[str, Any]) -> dict[str, Any]:
-    names = {item.name for item in dataclasses.fields(Manifest)} - {"sites"}
-    return (
-        {name: value[name] for name in names}
-        | _typed_plan(value)
-        | {
-            "digests": dict(value["digests"]),
-            "splits": {name: SplitInfo(**value["splits"][name]) for name in SPLITS},
-            "shards": shards_from_json(value["shards"]),
-        }
-    )
+    return {name: value[name] for name in names} | {
+        "model": ModelInfo(**value["model"]),
+        "text": TextInfo(**value["text"]),
+        "sites": as_sites(sites),
+    }

@@ -21,8 +21,8 @@ from vasae_jax.cache.manifest import (
     column_key,
     decode,
 )
-from vasae_jax.cache.store import Store, array_metadata, wait
-from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name, vocab_metadata
+from vasae_jax.cache.store import Store, wait
+from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name
 from vasae_jax.cache.writer import np_dtype
 from vasae_jax.sites import Site, SiteLike, as_site
 from vasae_jax.utils.errors import UserError
@@ -69,7 +69,7 @@ class RowArray:
     def read_async(self, start: int, stop: int) -> PendingRows:
         """Begin to read rows ``start`` to ``stop`` (exclusive)."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        return PendingRows(self, start, stop, out)
+        return self.read_into(start, stop, out)
 
     def read_into(self, start: int, stop: int, out: np.ndarray) -> PendingRows:
         """Like :meth:`read_async`, into ``out`` of the right type, [n, d_model] or [n]."""
@@ -88,16 +88,14 @@ class Cache:
     """A finished cache; see :meth:`open`.
 
     Attributes:
-        url: where it lies.
+        url: its place.
         manifest: what it holds.
         digest: SHA-256 of the manifest's bytes, hexadecimal: the identity of the cache.
     """
 
     def __init__(self, store: Store, manifest: Manifest, digest: str) -> None:
-        self._store = store
-        self.url = store.url
-        self.manifest = manifest
-        self.digest = digest
+        self._store, self.url = store, store.url
+        self.manifest, self.digest = manifest, digest
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -178,26 +176,26 @@ class Cache:
 
     @contextlib.contextmanager
     def _naming(self, key: str) -> Iterator[None]:
+        """Put the name of the file at ``key`` before the sentence of a UserError."""
         try:
             yield
         except UserError as error:
             raise UserError(f"{self._store.name(key)}: {error}") from error
 
     def _rows(self, key: str, split: str) -> RowArray:
-        plan, rows = self.manifest, self.rows(split)
+        rows = self.rows(split)
         if rows == 0:
             raise UserError(
                 f"{self.url} has no rows in its split {split!r}; expected some (extract from "
                 "more documents, or hold out a larger share of them)"
             )
-        dtype, width = plan.split_arrays(split)[key]
-        metadata = array_metadata(dtype, rows, width, plan.chunk_rows, plan.shard_rows)
-        return RowArray(self._store, key, metadata, plan.chunk_rows)
+        metadata = self.manifest.split_metadata(split, rows)[key]
+        return RowArray(self._store, key, metadata, self.manifest.chunk_rows)
 
     def _vocab_array(self, key: str) -> np.ndarray:
-        metadata = vocab_metadata(self.manifest)
-        array = RowArray(self._store, key, metadata, self.manifest.chunk_rows)
-        rows = array.read(0, self.manifest.vocab_size)
+        manifest = self.manifest
+        array = RowArray(self._store, key, manifest.vocab_metadata(), manifest.chunk_rows)
+        rows = array.read(0, manifest.vocab_size)
         self._check_digest(key, sha256_array(rows))
         return rows
 
@@ -218,6 +216,7 @@ class Cache:
 
 
 def _why_no_manifest(store: Store) -> str:
+    """The sentence for a place that holds no finished cache."""
     if store.read(JOURNAL) is not None:
         return (
             f"{store.url} is an unfinished cache with {rows_done_text(store)}; expected a complete "

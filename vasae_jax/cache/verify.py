@@ -4,14 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vasae_jax.cache.manifest import (
-    MANIFEST,
-    Manifest,
-    checksum,
-    column_key,
-    decode,
-    shard_key,
-)
+from vasae_jax.cache.manifest import MANIFEST, Manifest, checksum, column_key, decode, shard_key
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.writer import row_norms
@@ -34,27 +27,15 @@ def verify(url: str) -> list[str]:
     Raises:
         UserError: there is no complete cache at all.
     """
-    cache = Cache.open(url)
-    return list(_problems(cache))
-
-
-def _problems(cache: Cache) -> Iterator[str]:
-    store, manifest = Store(cache.url), cache.manifest
-    yield from _manifest_problems(store)
-    damaged = False
-    for problem in _file_problems(store, manifest):
-        damaged = True
-        yield problem
-    yield from _vocabulary_problems(cache)
-    # The content of a damaged file would only repeat the same fault.
-    if not damaged:
-        yield from _content_problems(cache)
-
-
-def _manifest_problems(store: Store) -> Iterator[str]:
+    cache, store = Cache.open(url), Store(url)
+    problems = []
     value = decode(store.read(MANIFEST) or b"", store.name(MANIFEST))
     if value.get("checksum") != checksum(value):
-        yield f"{store.name(MANIFEST)} does not have the checksum it states"
+        problems.append(f"{store.name(MANIFEST)} does not have the checksum it states")
+    damaged = list(_file_problems(store, cache.manifest))
+    problems += [*damaged, *_vocabulary_problems(cache)]
+    # The content of a damaged file would only repeat the same fault.
+    return problems if damaged else [*problems, *_content_problems(cache)]
 
 
 def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
@@ -64,8 +45,7 @@ def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
             shards = manifest.shards.get(key, ())
             listed = sum(shard.rows for shard in shards)
             if listed != rows:
-                what = f"{listed} rows in its shards; expected {rows}"
-                yield f"{store.name(key)} is listed with {what}"
+                yield f"{store.name(key)} has {listed} rows in its shards; expected {rows}"
             names = [shard_key(key, index) for index in range(len(shards))]
             for name, shard, digest in zip(names, shards, store.digests(names), strict=True):
                 if digest is None:
@@ -147,10 +127,9 @@ def _row_problems(cache: Cache, split: str, site: Site) -> Iterator[str]:
 def _pieces(array: RowArray) -> Iterator[tuple[int, np.ndarray]]:
     """The first row and the rows of each chunk; the next chunk is read meanwhile."""
     rows, step = array.shape[0], array.chunk_rows
-    starts = range(0, rows, step)
     pending = [array.read_async(0, min(step, rows))]
     with Progress(rows, unit=f"rows of {array.name}") as progress:
-        for start in starts:
+        for start in range(0, rows, step):
             if start + step < rows:
                 pending.append(array.read_async(start + step, min(start + 2 * step, rows)))
             yield start, pending.pop(0).result()

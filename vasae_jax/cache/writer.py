@@ -1,17 +1,14 @@
-"""Writing a cache shard by shard, with a journal from which a killed extraction goes on."""
+"""Writing a cache shard by shard, with a journal from which a killed extraction continues."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import ml_dtypes
 import numpy as np
-import tensorstore as ts
 
-from vasae_jax.cache import vocab as vocabulary_files
-from vasae_jax.cache.journal import begin, finalize, journal_bytes, read_state
+from vasae_jax.cache.journal import Shards, begin, finalize, journal_bytes, read_state
 from vasae_jax.cache.manifest import (
     ANCHORS,
     COLUMNS,
@@ -25,8 +22,8 @@ from vasae_jax.cache.manifest import (
     column_key,
     shard_key,
 )
-from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, write_all
-from vasae_jax.cache.vocab import Vocab, Vocabulary
+from vasae_jax.cache.store import UNBOUNDED, Store, resize, write_all
+from vasae_jax.cache.vocab import Vocabulary
 from vasae_jax.sites import Site, SiteLike, as_site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.lock import OWNER
@@ -131,11 +128,7 @@ class CacheWriter:
     Args:
         url: a local directory, a gs:// or s3:// URL: new, empty, or an unfinished cache.
         plan: what the cache will be.
-        embedding: [vocab_size, d_model], the model's input embeddings.
-        unembedding: [vocab_size, d_model], or None for a tied model.
-        final_norm: ``{"kind": "rmsnorm"|"layernorm", "eps": float, "weight": [d_model],
-            "bias": [d_model] or None}``.
-        vocab: the token strings.
+        vocabulary: the model's embeddings, final norm and token strings.
         overwrite: replace the cache that is there; a directory with anything else in it is
             refused.
         expected: rows that each split will have, for the progress of an unfinished cache.
@@ -150,28 +143,30 @@ class CacheWriter:
         self,
         url: str,
         plan: CachePlan,
+        vocabulary: Vocabulary,
         *,
-        embedding: np.ndarray,
-        unembedding: np.ndarray | None,
-        final_norm: Mapping[str, Any],
-        vocab: Vocab,
         overwrite: bool = False,
         expected: Mapping[str, int] | None = None,
     ) -> None:
-        self.plan, self._expected = plan, expected
-        self._store = Store(url)
-        parts = Vocabulary(embedding, unembedding, final_norm, vocab)
-        vocabulary_files.check(parts, plan)
-        self._digests = parts.digests()
+        self._prepare(url, plan, vocabulary)
+        self._expected = dict(expected or {})
         read_state(self._store)  # refuses other places before a lock file is written there
         with self._locked(OWNER):
             self._shards = begin(self._store, plan, self._digests, overwrite)
             self._clear_undurable()
             if not self._shards:
-                self._shards = self._write_vocabulary(parts)
+                self._shards = self._write_vocabulary(vocabulary)
                 self._write_journal()
-            self._arrays = self._create_arrays()
-        self._start(SPLITS)
+            self._arrays = {
+                key: self._store.create_array(key, metadata)
+                for split in SPLITS
+                for key, metadata in plan.split_metadata(split, UNBOUNDED).items()
+            }
+        self._start()
+
+    def _prepare(self, url: str, plan: CachePlan, vocabulary: Vocabulary) -> None:
+        vocabulary.check(plan)
+        self.plan, self._store, self._digests = plan, Store(url), vocabulary.digests()
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -181,9 +176,9 @@ class CacheWriter:
             yield
             self._lock = stack.pop_all()
 
-    def _start(self, splits: tuple[str, ...]) -> None:
+    def _start(self) -> None:
         """Begin to accept rows, in each split after the durable ones."""
-        self._buffers = {s: SplitBuffer(s, self.plan, self.rows_done(s)) for s in splits}
+        self._buffers = {s: SplitBuffer(s, self.plan, self.rows_done(s)) for s in SPLITS}
         self._thread = ThreadPoolExecutor(1, "cache-writer")
         self._pending: Future[None] | None = None
 
@@ -242,7 +237,7 @@ class CacheWriter:
                 self._submit(buffer)
 
     def finish(self) -> Manifest:
-        """Write the rows held and then the manifest; the cache is complete on return.
+        """Write the rows in memory and then the manifest; the cache is complete on return.
 
         Raises:
             UserError: nothing was appended to ``train``, a document lies in both splits,
@@ -253,19 +248,22 @@ class CacheWriter:
         self._wait()
         rows = {split: buffer.position for split, buffer in self._buffers.items()}
         with self._store.errors(f"cannot write {self._store.url}", "a writable place"):
-            for split in SPLITS:
-                for key in self.plan.split_arrays(split):
-                    # First, so that the last shard is written complete and none is read back.
-                    self._arrays[key] = resize(self._arrays[key], rows[split])
-        for buffer in self._buffers.values():
-            if buffer.held:
-                self._submit(buffer)
-        self._wait()
-        empty = {key: () for split in SPLITS for key in self.plan.split_arrays(split)}
+            # First, so that the last shard is written complete and none is read back.
+            for key, array in self._arrays.items():
+                self._arrays[key] = resize(array, rows[key.split("/")[0]])
+        self._flush()
+        empty: Shards = dict.fromkeys(self._arrays, ())
         manifest = finalize(self._store, self.plan, self._digests, empty | self._shards)
         self._store.delete(JOURNAL)
         self.close()
         return manifest
+
+    def _flush(self) -> None:
+        """Write the rows in memory, and wait until they are durable."""
+        for buffer in self._buffers.values():
+            if buffer.held:
+                self._submit(buffer)
+        self._wait()
 
     def close(self) -> None:
         """Wait for the shard being written, and unlock the place; rows still held are lost."""
@@ -275,12 +273,7 @@ class CacheWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         self.close()
 
     def _check_shapes(self, columns: dict[str, np.ndarray], rows: dict[Site, np.ndarray]) -> None:
@@ -296,8 +289,7 @@ class CacheWriter:
 
     def _submit(self, buffer: SplitBuffer) -> None:
         self._wait()  # also because take() gives back the arrays of the shard before
-        start = buffer.start
-        self._pending = self._thread.submit(self._commit, start, buffer.take())
+        self._pending = self._thread.submit(self._commit, buffer.start, buffer.take())
 
     def _wait(self) -> None:
         # The future stays after an error, so no later shard is written past a gap.
@@ -321,8 +313,8 @@ class CacheWriter:
                 raise UserError(f"{self._store.name(name)} vanished; expected what was written")
         return [digest for digest in digests if digest is not None]
 
-    def _write_vocabulary(self, parts: Vocabulary) -> dict[str, tuple[ShardInfo, ...]]:
-        vocabulary_files.write(self._store, parts, self.plan)
+    def _write_vocabulary(self, vocabulary: Vocabulary) -> Shards:
+        vocabulary.write(self._store, self.plan)
         step, total = self.plan.shard_rows, self.plan.vocab_size
         counts = [min(step, total - start) for start in range(0, total, step)]
         shards = {}
@@ -332,9 +324,8 @@ class CacheWriter:
         return shards
 
     def _write_journal(self) -> None:
-        self._store.write(
-            JOURNAL, journal_bytes(self.plan, self._digests, self._shards, self._expected)
-        )
+        journal = journal_bytes(self.plan, self._digests, self._shards, expected=self._expected)
+        self._store.write(JOURNAL, journal)
 
     def _clear_undurable(self) -> None:
         """Remove files that no journal lists, lock files too, and the anchors of an old cache."""
@@ -345,13 +336,3 @@ class CacheWriter:
             for key in self._store.keys(folder):
                 if key not in kept:
                     self._store.delete(key)
-
-    def _create_arrays(self) -> dict[str, ts.TensorStore]:
-        chunk, shard = self.plan.chunk_rows, self.plan.shard_rows
-        return {
-            key: self._store.create_array(
-                key, array_metadata(dtype, UNBOUNDED, width, chunk, shard)
-            )
-            for split in SPLITS
-            for key, (dtype, width) in self.plan.split_arrays(split).items()
-        }

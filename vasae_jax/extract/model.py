@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vasae_jax.cache import Vocabulary
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.sites import Site, check_supported
 from vasae_jax.utils.errors import UserError
@@ -43,6 +44,12 @@ class Model(VocabularySource, Protocol):
     """How the model is run, in words."""
 
     def residuals(self, tokens: np.ndarray, sites: Sequence[Site]) -> Any: ...  # noqa: D102
+
+
+def read_vocabulary(model: VocabularySource) -> Vocabulary:
+    """What a cache keeps of ``model`` besides rows; loads its weights if they are not yet."""
+    unembedding = None if model.spec.tied else model.unembedding()
+    return Vocabulary(model.embedding(), unembedding, model.final_norm(), model.tokenizer.vocab())
 
 
 def packs(model: Any) -> bool:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vasae_jax.cache import (
     Cache,
@@ -17,7 +16,7 @@ from vasae_jax.cache import (
     TextInfo,
 )
 from vasae_jax.cache.manifest import SPLITS
-from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs
+from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs, read_vocabulary
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
@@ -95,7 +94,7 @@ def extract(
     _check_settings(settings, model)
     _check_place(url, overwrite)
     batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
-    vocabulary = model_vocabulary(model)
+    vocabulary = read_vocabulary(model)
     batching = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
     plan = make_plan(
         model,
@@ -108,11 +107,11 @@ def extract(
     )
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:
-        with PartWriter(url, plan, rows, part, **vocabulary) as part_writer:
+        with PartWriter(url, plan, vocabulary, rows, part) as part_writer:
             run_passes(model, batches, sites, settings.dtype, part_writer)
             part_writer.finish_part()
         return None
-    with CacheWriter(url, plan, overwrite=overwrite, expected=rows, **vocabulary) as writer:
+    with CacheWriter(url, plan, vocabulary, overwrite=overwrite, expected=rows) as writer:
         run_passes(model, batches, sites, settings.dtype, writer)
         return writer.finish()
 
@@ -139,16 +138,6 @@ def make_batches(windows: Windows, model: Model, most: int) -> Batches:
     packing = pack(windows.lengths, length) if packs(model) else unpacked(count)
     multiple = getattr(model, "batch_multiple", 1)
     return Batches(windows, packing, batch_size(packing.slots, most, multiple))
-
-
-def model_vocabulary(model: VocabularySource) -> dict[str, Any]:
-    """The arguments of CacheWriter that a model gives; loads its weights if they are not yet."""
-    return {
-        "embedding": model.embedding(),
-        "unembedding": None if model.spec.tied else model.unembedding(),
-        "final_norm": model.final_norm(),
-        "vocab": model.tokenizer.vocab(),
-    }
 
 
 def make_plan(
