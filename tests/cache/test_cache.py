@@ -170,7 +170,7 @@ def test_refuses_an_impossible_plan(changes, said):
         ),
         (
             {"final_norm": {"kind": "rmsnorm", "eps": 0.0, "weight": [1.0], "bias": None}},
-            "weight of 1",
+            r"weight of shape \(1,\)",
         ),
     ],
 )

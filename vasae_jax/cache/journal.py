@@ -17,7 +17,6 @@ from vasae_jax.cache.manifest import (
     ShardInfo,
     SplitInfo,
     check_version,
-    column_key,
     decode,
     encode,
     shards_from_json,
@@ -55,10 +54,7 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
 
 
 def journal_bytes(
-    plan: CachePlan,
-    digests: Mapping[str, str],
-    shards: Shards,
-    **more: Any,
+    plan: CachePlan, digests: Mapping[str, str], shards: Shards, **more: Any
 ) -> bytes:
     """The content of ``journal.json`` or of a part's journal.
 
@@ -77,18 +73,6 @@ def journal_bytes(
         "shards": {key: [vars(shard) for shard in listed] for key, listed in shards.items()},
     }
     return encode(value | {"expected": {}} | more, indent=None)
-
-
-def rows_done_text(store: Store) -> str:
-    """How many rows of both splits an unfinished cache has, for a message."""
-    try:
-        journal = decode(store.read(JOURNAL) or b"", store.name(JOURNAL))
-        shards = shards_from_json(journal["shards"])
-        done = sum(shard.rows for s in SPLITS for shard in shards.get(column_key(s, "tokens"), ()))
-        total = sum(journal.get("expected", {}).values())
-        return f"{done:,} rows done" + (f" of {total:,}" if total else "")
-    except (UserError, KeyError, TypeError, AttributeError, ValueError):
-        return f"a {JOURNAL} that cannot be understood"
 
 
 def read_state(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -144,7 +128,7 @@ def finalize(store: Store, plan: CachePlan, digests: Mapping[str, str], shards: 
     Raises:
         UserError: a document lies in both splits, or something cannot be read or written.
     """
-    rows = {split: sum(s.rows for s in shards[column_key(split, "docs")]) for split in SPLITS}
+    rows = {split: sum(s.rows for s in shards[f"{split}/docs"]) for split in SPLITS}
     documents = {split: _documents(store, plan, split, count) for split, count in rows.items()}
     both = np.intersect1d(documents["train"], documents["heldout"])
     if len(both):
@@ -163,7 +147,7 @@ def finalize(store: Store, plan: CachePlan, digests: Mapping[str, str], shards: 
 def _documents(store: Store, plan: CachePlan, split: str, rows: int) -> np.ndarray:
     """The documents of a split, distinct and ascending."""
     # Opened again, so that files are read and not what is still in memory.
-    array = store.open_array(column_key(split, "docs"))
+    array = store.open_array(f"{split}/docs")
     docs = np.empty(0, np.int32)
     with store.errors(f"cannot read {store.url}", "the rows just written"):
         for start in range(0, rows, plan.shard_rows):

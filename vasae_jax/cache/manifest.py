@@ -30,11 +30,6 @@ ANCHORS = "anchors"
 """Folder for anchors, which are measured from a finished cache: no part of the cache itself."""
 
 
-def column_key(split: str, name: str) -> str:
-    """The key of a split's ``tokens``, ``positions`` or ``docs``."""
-    return f"{split}/{name}"
-
-
 def shard_key(key: str, index: int) -> str:
     """The file of shard ``index`` of the array at ``key``."""
     matrix = key in (EMBEDDING, UNEMBEDDING) or "/acts/" in key
@@ -138,30 +133,19 @@ class CachePlan:
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return value | {"sites": list(map(str, self.sites))}
 
-    def acts_key(self, split: str, site: Site) -> str:
-        """The key of a site's rows."""
-        return f"{split}/acts/{self._array_name(site)}"
+    def site_key(self, split: str, name: str, site: Site) -> str:
+        """The key of a site's ``acts`` or ``norms``: its rows or their lengths."""
+        return f"{split}/{name}/" + (f"layer_{site.layer:02d}" if self.version == 1 else str(site))
 
-    def norms_key(self, split: str, site: Site) -> str:
-        """The key of the norms of a site's rows."""
-        return f"{split}/norms/{self._array_name(site)}"
-
-    def _array_name(self, site: Site) -> str:
-        return f"layer_{site.layer:02d}" if self.version == 1 else str(site)
-
-    def split_arrays(self, split: str) -> dict[str, tuple[str, int]]:
-        """The arrays of one split: key -> (data type, width); width 0 is one number a row."""
-        arrays = {column_key(split, name): ("int32", 0) for name in COLUMNS}
+    def split_arrays(self, split: str, rows: int) -> dict[str, dict[str, Any]]:
+        """zarr3 metadata of the arrays of a split of ``rows`` rows, by key."""
+        arrays = {f"{split}/{name}": ("int32", 0) for name in COLUMNS}
         for site in self.sites:
-            arrays[self.norms_key(split, site)] = ("float32", 0)
-            arrays[self.acts_key(split, site)] = (self.dtype, self.d_model)
-        return arrays
-
-    def split_metadata(self, split: str, rows: int) -> dict[str, dict[str, Any]]:
-        """zarr3 metadata of the arrays of one split, by key."""
+            arrays[self.site_key(split, "norms", site)] = ("float32", 0)
+            arrays[self.site_key(split, "acts", site)] = (self.dtype, self.d_model)
         return {
             key: array_metadata(dtype, rows, width, self.chunk_rows, self.shard_rows)
-            for key, (dtype, width) in self.split_arrays(split).items()
+            for key, (dtype, width) in arrays.items()
         }
 
     def vocab_metadata(self) -> dict[str, Any]:

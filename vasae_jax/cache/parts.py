@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vasae_jax.cache.journal import Shards, finalize, full_shards, journal_bytes
 from vasae_jax.cache.manifest import (
     FORMAT,
@@ -20,7 +18,6 @@ from vasae_jax.cache.manifest import (
     VERSION,
     CachePlan,
     Manifest,
-    column_key,
     decode,
     plan_from_json,
     shards_from_json,
@@ -28,7 +25,6 @@ from vasae_jax.cache.manifest import (
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.vocab import Vocabulary
 from vasae_jax.cache.writer import CacheWriter
-from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 
 PARTS = "parts"
@@ -45,6 +41,8 @@ class Part:
 class PartWriter(CacheWriter):
     """Writes part of a cache, and resumes it as CacheWriter does.
 
+    Of the rows appended, those outside the part are skipped.
+
     Args:
         url: as for :class:`CacheWriter`.
         plan: what the cache will be.
@@ -58,12 +56,7 @@ class PartWriter(CacheWriter):
     """
 
     def __init__(
-        self,
-        url: str,
-        plan: CachePlan,
-        vocabulary: Vocabulary,
-        rows: Mapping[str, int],
-        part: Part,
+        self, url: str, plan: CachePlan, vocabulary: Vocabulary, rows: Mapping[str, int], part: Part
     ) -> None:
         self._prepare(url, plan, vocabulary)
         self._rows, self._key, self._done = dict(rows), _key(part), False
@@ -76,7 +69,7 @@ class PartWriter(CacheWriter):
             self._arrays = {
                 key: self._store.create_array(key, metadata, shared=True)
                 for split in SPLITS
-                for key, metadata in plan.split_metadata(split, rows[split]).items()
+                for key, metadata in plan.split_arrays(split, rows[split]).items()
             }
         self._start()
 
@@ -87,26 +80,6 @@ class PartWriter(CacheWriter):
     def rows_end(self, split: str, total: int) -> int:
         """The row of the split after the last of this part."""
         return self._ranges[split][1]
-
-    def append(
-        self,
-        split: str,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        docs: np.ndarray,
-        acts: Mapping[SiteLike, np.ndarray],
-        *,
-        start: int | None = None,
-    ) -> None:
-        """Add the rows of this part among n rows, the first of which is ``start`` of the split."""
-        if start is None:
-            raise ValueError("rows of a part need the row of the split that they start at")
-        low = self._buffers[split].position - start
-        high = min(len(tokens), self._ranges[split][1] - start)
-        if low < high:
-            cut = slice(low, high)
-            rows = {site: values[cut] for site, values in acts.items()}
-            super().append(split, tokens[cut], positions[cut], docs[cut], rows, start=start + low)
 
     def finish_part(self) -> None:
         """Write the rows in memory; the part is complete on return."""
@@ -138,8 +111,9 @@ class PartWriter(CacheWriter):
         return full_shards(shards, self.plan)
 
     def _write_journal(self) -> None:
-        more = {"complete": self._done, "rows": self._rows}
-        journal = journal_bytes(self.plan, self._digests, self._shards, **more)
+        journal = journal_bytes(
+            self.plan, self._digests, self._shards, complete=self._done, rows=self._rows
+        )
         self._store.write(self._key, journal)
 
 
@@ -168,7 +142,7 @@ def finish(url: str) -> Manifest:
             shards[key] = (*shards.get(key, ()), *more)
     plan, rows = plan_from_json(parts[0]["plan"]), parts[0]["rows"]
     for split in SPLITS:
-        stored = sum(shard.rows for shard in shards.get(column_key(split, "docs"), ()))
+        stored = sum(shard.rows for shard in shards.get(f"{split}/docs", ()))
         if stored != rows[split]:
             raise UserError(f"{url} has {stored} rows of {split} in parts; expected {rows[split]}")
     manifest = finalize(store, plan, parts[0]["digests"], shards)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorstore as ts
@@ -23,7 +23,6 @@ from vasae_jax.utils.files import sha256_bytes, sha256_file, write_bytes
 from vasae_jax.utils.lock import OWNER, FolderLock
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
@@ -41,14 +40,7 @@ _POLL = 1.0  # seconds of waiting between two looks at the number of retries
 _lock, _reported_retries = threading.Lock(), 0
 
 
-class Future(Protocol[T_co]):
-    """A future of TensorStore."""
-
-    def result(self, timeout: float | None = None) -> T_co:
-        """The result, waited for ``timeout`` seconds at most."""
-
-
-def wait(future: Future[T]) -> T:
+def wait(future: "ts.Future[T]") -> T:
     """The result of a read; raises its error, or TimeoutError after PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while True:
@@ -65,21 +57,16 @@ def wait(future: Future[T]) -> T:
 def _report_retries() -> None:
     """Print how many requests were retried since the last report, if any were."""
     global _reported_retries
+    retries = 0
     with _lock:
-        new, _reported_retries = (now := _retries()) - _reported_retries, now
+        for driver in BUCKETS.values():
+            name = f"/tensorstore/kvstore/{driver}/retries"
+            for metric in ts.experimental_collect_matching_metrics(name):
+                retries += sum(value["value"] for value in metric["values"])
+        new, _reported_retries = retries - _reported_retries, retries
     if new > 0:
-        print(
-            f"the bucket failed for a moment: {new} request(s) made again",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _retries() -> int:
-    """Requests to buckets that TensorStore has retried in this process."""
-    names = (f"/tensorstore/kvstore/{driver}/retries" for driver in BUCKETS.values())
-    metrics = (item for name in names for item in ts.experimental_collect_matching_metrics(name))
-    return sum(value["value"] for metric in metrics for value in metric["values"])
+        sentence = f"the bucket failed for a moment: {new} request(s) made again"
+        print(sentence, file=sys.stderr, flush=True)
 
 
 class Store:
@@ -242,8 +229,8 @@ def resize(array: ts.TensorStore, rows: int) -> ts.TensorStore:
     """The array with its stored number of rows changed; no shard is touched."""
     if array.shape[0] == rows:
         return array
-    tail = [None] * (array.ndim - 1)
-    return array.resize(exclusive_max=[rows, *tail], resize_metadata_only=True).result()
+    shape = [rows, *[None] * (array.ndim - 1)]
+    return array.resize(exclusive_max=shape, resize_metadata_only=True).result()
 
 
 def write_all(writes: Iterable[tuple[ts.TensorStore, int, np.ndarray]]) -> None:

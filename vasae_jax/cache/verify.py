@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vasae_jax.cache.manifest import MANIFEST, Manifest, checksum, column_key, decode, shard_key
+from vasae_jax.cache.manifest import MANIFEST, Manifest, checksum, decode, shard_key
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.writer import row_norms
@@ -40,8 +40,11 @@ def verify(url: str) -> list[str]:
 
 def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
     done, total = 0, sum(map(len, manifest.shards.values()))
+    expected = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
+    for split, info in manifest.splits.items():
+        expected |= dict.fromkeys(manifest.split_arrays(split, info.rows), info.rows)
     with Progress(total, unit="files") as progress:
-        for key, rows in _expected_rows(manifest).items():
+        for key, rows in expected.items():
             shards = manifest.shards.get(key, ())
             listed = sum(shard.rows for shard in shards)
             if listed != rows:
@@ -54,13 +57,6 @@ def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
                     yield f"{store.name(name)} has SHA-256 {digest}; expected {shard.sha256}"
                 done += 1
                 progress.update(done)
-
-
-def _expected_rows(manifest: Manifest) -> dict[str, int]:
-    rows = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
-    for split, info in manifest.splits.items():
-        rows |= dict.fromkeys(manifest.split_arrays(split), info.rows)
-    return rows
 
 
 def _vocabulary_problems(cache: Cache) -> Iterator[str]:
@@ -90,8 +86,8 @@ def _content_problems(cache: Cache) -> Iterator[str]:
             yield str(error)
             continue
         if len(documents[split]) != info.documents:
-            name = f"{cache.url}/{column_key(split, 'docs')}"
-            yield f"{name} has {len(documents[split])} documents; expected {info.documents}"
+            count = len(documents[split])
+            yield f"{cache.url}/{split}/docs has {count} documents; expected {info.documents}"
     none = np.empty(0, np.int32)
     both = np.intersect1d(documents.get("train", none), documents.get("heldout", none))
     if len(both):
@@ -102,9 +98,9 @@ def _token_problems(cache: Cache, split: str) -> Iterator[str]:
     for start, tokens in _pieces(cache.column("tokens", split)):
         wrong = np.flatnonzero((tokens < 0) | (tokens >= cache.manifest.vocab_size))
         if len(wrong):
-            name = f"{cache.url}/{column_key(split, 'tokens')}"
             row, token = start + int(wrong[0]), tokens[wrong[0]]
-            yield f"{name} has token {token} in row {row}; expected one of the vocabulary"
+            what = f"token {token} in row {row}; expected one of the vocabulary"
+            yield f"{cache.url}/{split}/tokens has {what}"
             return
 
 

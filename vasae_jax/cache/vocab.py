@@ -210,15 +210,9 @@ def check_final_norm(norm: Mapping[str, Any], d_model: int) -> None:
     if kind not in NORM_KINDS:
         raise UserError(f"final norm has kind {kind!r}; expected one of {', '.join(NORM_KINDS)}")
     for name, values in (("weight", weight), ("bias", bias)):
-        length = _length(values)
-        if length != d_model and not (name == "bias" and values is None):
-            raise UserError(f"final norm has a {name} of {length} numbers; expected {d_model}")
-
-
-def _length(numbers: Any) -> int | None:
-    """The length of a list of numbers; None for anything else."""
-    try:
-        array = np.asarray(numbers, np.float64)
-    except (TypeError, ValueError):
-        return None
-    return len(array) if array.ndim == 1 else None
+        try:
+            shape = np.asarray(values, np.float64).shape
+        except (TypeError, ValueError):
+            shape = None
+        if shape != (d_model,) and not (name == "bias" and values is None):
+            raise UserError(f"final norm has a {name} of shape {shape}; expected ({d_model},)")

@@ -82,8 +82,7 @@ def choose_sites(
     wrong = [layer for layer in layers if not 0 <= layer < n_layers]
     if wrong or not layers:
         raise UserError(
-            f"layer {wrong[0] if wrong else 'none'} was asked of {model}, which has {n_layers}; "
-            f"expected 0 to {n_layers - 1}"
+            f"layer is {wrong[0] if wrong else 'none'}; expected 0 to {n_layers - 1} of {model}"
         )
     sites = {Site(layer, kind) for layer in layers for kind in kinds}
     return tuple(check_supported(site, "a site to extract") for site in sorted(sites))

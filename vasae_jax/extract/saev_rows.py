@@ -67,7 +67,7 @@ def _read_metadata(path: Path) -> tuple[list[int], tuple[int, int, int]]:
     layers = metadata.get("layers")
     if not isinstance(layers, list) or not layers or any(type(each) is not int for each in layers):
         raise UserError(f"{file} has layers {layers!r}; expected a list of integers")
-    sizes = {key: metadata.get(key, metadata.get(old)) for key, old in _OLD_KEYS.items()}
+    sizes: dict[str, Any] = {k: metadata.get(k, metadata.get(old)) for k, old in _OLD_KEYS.items()}
     for key, size in sizes.items():
         if type(size) is not int or size < 1:
             raise UserError(f"{file} has {key} {size!r}; expected an integer above 0")
