@@ -166,10 +166,8 @@ class Vocabulary:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The float32 arrays by their key in the cache."""
-        arrays = {EMBEDDING: np.asarray(self.embedding, np.float32)}
-        if self.unembedding is not None:
-            arrays[UNEMBEDDING] = np.asarray(self.unembedding, np.float32)
-        return arrays
+        arrays = {EMBEDDING: self.embedding, UNEMBEDDING: self.unembedding}
+        return {k: np.asarray(a, np.float32) for k, a in arrays.items() if a is not None}
 
     def files(self) -> dict[str, bytes]:
         """The other files by their key in the cache."""

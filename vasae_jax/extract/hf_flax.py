@@ -99,9 +99,8 @@ class HfFlaxLM(HfModel):
 
     def embedding(self) -> np.ndarray:
         """Input embeddings, float32 [V, d_model]."""
-        return np.asarray(
-            self.params[self._names.base][self._names.embedding]["embedding"], np.float32
-        )
+        table = self.params[self._names.base][self._names.embedding]["embedding"]
+        return np.asarray(table, np.float32)
 
     def unembedding(self) -> np.ndarray:
         """Output embeddings, float32 [V, d_model]; the input embeddings if tied."""

@@ -83,11 +83,10 @@ class Batches:
         columns[2, flat] = np.repeat(windows.docs[chosen], lengths)
         rows = {split: np.flatnonzero(heldout == (split == "heldout")) for split in SPLITS}
         rows = {split: at[np.argsort(numbers[at])] for split, at in rows.items()}
-        return Batch(
-            *columns.reshape(3, *shape),
-            places={split: flat[at] for split, at in rows.items()},
-            numbers={split: numbers[at] for split, at in rows.items()},
-        )
+        tokens, positions, docs = columns.reshape(3, *shape)
+        places = {split: flat[at] for split, at in rows.items()}
+        numbers_by_split = {split: numbers[at] for split, at in rows.items()}
+        return Batch(tokens, positions, docs, places, numbers_by_split)
 
     def complete(self, split: str) -> np.ndarray:
         """int64 [batches + 1]: before each batch, how many rows of ``split`` are complete."""

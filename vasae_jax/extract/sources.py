@@ -57,7 +57,16 @@ class HfModel:
         self.path, self.id, self.revision = files
         self.computed = computed
         self.config = self._read_config()
-        self.spec = spec_of(self.config)
+        sizes = self.config.get_text_config()
+        limits = (getattr(sizes, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+        self.spec = Spec(
+            family=sizes.model_type,
+            n_layers=sizes.num_hidden_layers,
+            d_model=sizes.hidden_size,
+            vocab_size=sizes.vocab_size,
+            context_length=next((length for length in limits if length), None),
+            tied=bool(getattr(self.config, "tie_word_embeddings", True)),
+        )
         self.tokenizer = self._read_tokenizer()
 
     @property
@@ -117,17 +126,3 @@ class HfModel:
         if self.gguf:
             return tokenizer_from_gguf(GgufFile(self.path), self.spec.vocab_size)
         return tokenizer_from_directory(self.path, self.config.to_dict(), self.spec.vocab_size)
-
-
-def spec_of(config: Any) -> Spec:
-    """The sizes in a transformers configuration."""
-    text = config.get_text_config()
-    lengths = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
-    return Spec(
-        family=text.model_type,
-        n_layers=text.num_hidden_layers,
-        d_model=text.hidden_size,
-        vocab_size=text.vocab_size,
-        context_length=next((length for length in lengths if length), None),
-        tied=bool(getattr(config, "tie_word_embeddings", True)),
-    )

@@ -59,7 +59,8 @@ def _documents(source: str, field: str, split: str) -> Iterator[str]:
         raise UserError(f"text {source} was not found; expected {EXPECTED}")
     if path.suffix not in READERS:
         raise UserError(f"text {path} ends in {path.suffix or 'nothing'!r}; expected {EXPECTED}")
-    return pieces(_read_text(path)) if path.suffix == ".txt" else READERS[path.suffix](path, field)
+    documents = READERS[path.suffix](path, field)
+    return pieces(next(documents)) if path.suffix == ".txt" else documents
 
 
 def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
@@ -95,18 +96,15 @@ def _check_lengths(documents: Iterator[str], source: str) -> Iterator[str]:
 
 
 def _text_file(path: Path, field: str) -> Iterator[str]:
-    yield _read_text(path)
-
-
-def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"text {path} is not UTF-8 (byte {error.start}); expected UTF-8 text"
         ) from error
     except OSError as error:
         raise UserError(f"text {path} cannot be read: {error.strerror}") from error
+    yield text
 
 
 def _jsonl(path: Path, field: str) -> Iterator[str]:

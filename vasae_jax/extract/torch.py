@@ -71,8 +71,7 @@ def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
     module = copy.deepcopy(module).float().cpu()
     rows = torch.randn(8, d_model, generator=torch.Generator().manual_seed(0)) + 0.5
     eps = float(next((getattr(module, e) for e in EPS_NAMES if hasattr(module, e)), 1e-5))
-    weight = getattr(module, "weight", None)
-    bias = getattr(module, "bias", None)
+    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
     weight = torch.ones(d_model) if weight is None else weight.detach()
     shift = torch.zeros(d_model) if bias is None else bias.detach()
     with torch.inference_mode():

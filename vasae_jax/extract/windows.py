@@ -111,10 +111,9 @@ def make_windows(
             break
     if not docs:
         raise UserError("the text is empty: no document has 2 tokens; expected some text")
-    starts = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
     return Windows(
         tokens=np.array(tokens, np.int32),
-        starts=starts,
+        starts=np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]),
         docs=np.array(docs, np.int32),
         heldout=_heldout(np.array(fractions), heldout_share),
         context_length=context_length,

@@ -157,9 +157,10 @@ class WindowTable:
             UserError: the cache lacks the site or split, or a column is damaged.
         """
         rows = cache.rows(split)
-        columns = (cache.column(name, split).read(0, rows) for name in ("tokens", "positions"))
+        names = ("tokens", "positions")
+        tokens, positions = (cache.column(name, split).read(0, rows) for name in names)
         keep = Source(cache, site, split, mask).keep()
-        return cls(*columns, keep, cache.manifest.context_length)
+        return cls(tokens, positions, keep, cache.manifest.context_length)
 
     def __len__(self) -> int:
         """How many windows there are."""
