@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, ModelInfo, TextInfo
-from vasae_jax.cache.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,23 @@ def make_plan(d=16, vocab=40, layers=(1, 3), dtype="bfloat16", tied=True, **chan
     return CachePlan(**(values | changes))
 
 
-def make_vocabulary(plan: CachePlan, seed=0) -> dict:
-    """The keyword arguments of CacheWriter that describe the model's two ends."""
+def make_vocabulary(plan: CachePlan, seed=0) -> Vocabulary:
     rng = np.random.default_rng(seed)
     shape = (plan.vocab_size, plan.d_model)
     embedding = rng.standard_normal(shape, np.float32)
     ones = [1.0] * plan.d_model
-    return {
-        "embedding": embedding,
-        "unembedding": None if plan.tied else rng.standard_normal(shape, np.float32),
-        "final_norm": {"kind": "rmsnorm", "eps": 1e-5, "weight": ones, "bias": None},
-        "vocab": Vocab("plain", tuple(f"t{token}" for token in range(plan.vocab_size))),
-    }
+    return Vocabulary(
+        embedding,
+        None if plan.tied else rng.standard_normal(shape, np.float32),
+        {"kind": "rmsnorm", "eps": 1e-5, "weight": ones, "bias": None},
+        Vocab("plain", tuple(f"t{token}" for token in range(plan.vocab_size))),
+    )
 
 
 def make_rows(plan: CachePlan, rows: int, seed=0, first_doc=0) -> Rows:
     """Rows that are k-sparse mixtures of embedding rows; position 0 is 30 times as long."""
     rng = np.random.default_rng(seed + 100)
-    embedding = make_vocabulary(plan)["embedding"]
+    embedding = make_vocabulary(plan).embedding
     positions = np.arange(rows, dtype=np.int32) % plan.context_length
     # A document is one to three windows long.
     docs = first_doc + np.cumsum((positions == 0) & (rng.random(rows) < 0.5)).astype(np.int32)
@@ -99,7 +98,7 @@ def make_cache(
     """
     plan = make_plan(d, vocab, layers, dtype, tied, **changes)
     url = str(tmp_path / name)
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         append(writer, "train", make_rows(plan, rows))
         append(writer, "heldout", make_rows(plan, heldout, seed=1, first_doc=1_000_000))
         writer.finish()

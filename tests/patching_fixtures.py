@@ -10,6 +10,7 @@ import numpy as np
 
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo
 from vasae_jax.config import AnchorConfig, Config, DataConfig, SAEConfig
+from vasae_jax.extract.model import read_vocabulary
 from vasae_jax.lm import load_lm
 from vasae_jax.training.run import Run
 
@@ -46,14 +47,7 @@ def make_home(path: Path, config, seed: int = 0, read=load_lm) -> Home:
         context_length=LENGTH,
         computed=f"{lm.computed}, 4 windows at once",
     )
-    with CacheWriter(
-        str(path / "cache"),
-        plan,
-        embedding=lm.embedding(),
-        unembedding=None if lm.spec.tied else lm.unembedding(),
-        final_norm=lm.final_norm(),
-        vocab=lm.tokenizer.vocab(),
-    ) as writer:
+    with CacheWriter(str(path / "cache"), plan, read_vocabulary(lm)) as writer:
         for split, reverse in (("train", True), ("heldout", False)):
             cache_fixtures.append(writer, split, _rows(lm, tokens, reverse))
         writer.finish()

@@ -67,15 +67,15 @@ def test_a_cache(tmp_path, name):
 
 def test_a_journal(tmp_path):
     plan = make_plan(layers=(1,), vocab=5, d=4)
-    parts, sound = make_vocabulary(plan), tmp_path / "sound"
-    with CacheWriter(str(sound), plan, **parts) as writer:
+    vocabulary, sound = make_vocabulary(plan), tmp_path / "sound"
+    with CacheWriter(str(sound), plan, vocabulary) as writer:
         append(writer, "train", make_rows(plan, 70))
     content = sound / "journal.json"
 
     def resume():
         shutil.copytree(sound, tmp_path / "cache")
         try:
-            CacheWriter(str(tmp_path / "cache"), plan, **parts).close()
+            CacheWriter(str(tmp_path / "cache"), plan, vocabulary).close()
         finally:
             shutil.rmtree(tmp_path / "cache")
 

@@ -39,7 +39,7 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.cache import CachePlan, CacheWriter, ModelInfo, TextInfo
-from vasae_jax.cache.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab, Vocabulary
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 
 D, VOCAB, ROWS = 16, 64, 4000
@@ -244,9 +244,7 @@ def make_cache(place: Path) -> None:
     embedding = rng.standard_normal((VOCAB, D), np.float32)
     norm = {"kind": "rmsnorm", "eps": 1e-5, "weight": [1.0] * D, "bias": None}
     vocab = Vocab("plain", tuple(f"t{token}" for token in range(VOCAB)))
-    with CacheWriter(
-        str(place), plan, embedding=embedding, unembedding=None, final_norm=norm, vocab=vocab
-    ) as writer:
+    with CacheWriter(str(place), plan, Vocabulary(embedding, None, norm, vocab)) as writer:
         for split, rows, first in (("train", ROWS, 0), ("heldout", 100, 10**6)):
             ids = np.arange(rows, dtype=np.int32)
             tokens = rng.integers(0, VOCAB, rows).astype(np.int32)

@@ -31,7 +31,7 @@ def small_pieces(monkeypatch):
 
 def twins(skip, max_norm, made=None):
     made = made or make_rows(make_plan(D, V), ROWS)
-    embedding = make_vocabulary(make_plan(D, V))["embedding"]
+    embedding = make_vocabulary(make_plan(D, V)).embedding
     return dict(
         zip(
             ("at", "before"),
@@ -98,7 +98,7 @@ def test_a_window_that_ends_early_ends_the_relation(tmp_path):
     plan = make_plan(D, 40)
     made = make_rows(plan, 100)
     made.positions[:] = 3
-    with CacheWriter(str(tmp_path / "cache"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "cache"), plan, make_vocabulary(plan)) as writer:
         append(writer, "train", made)
         writer.finish()
     found = layer_anchors(Cache.open(str(tmp_path / "cache")), 3, 1, 0.0)
@@ -114,7 +114,7 @@ def test_rows_far_from_zero_lose_no_digits(tmp_path):
     made = make_rows(plan, ROWS)
     made.acts[3][made.positions == 0] /= 30
     made.acts[3][...] += 1000
-    with CacheWriter(str(tmp_path / "cache"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "cache"), plan, make_vocabulary(plan)) as writer:
         append(writer, "train", made)
         writer.finish()
     cache = Cache.open(str(tmp_path / "cache"))

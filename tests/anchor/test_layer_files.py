@@ -139,7 +139,7 @@ def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path, capsys):
 
 def test_a_cache_that_is_replaced_loses_its_anchors(copy):
     plan = make_plan(vocab=60)
-    with CacheWriter(copy.url, plan, **make_vocabulary(plan), overwrite=True) as writer:
+    with CacheWriter(copy.url, plan, make_vocabulary(plan), overwrite=True) as writer:
         append(writer, "train", make_rows(plan, 200))
         writer.finish()
     assert not (Path(copy.url) / "anchors").exists()

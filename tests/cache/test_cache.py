@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -26,7 +27,7 @@ from vasae_jax.utils.files import write_bytes
 def test_reads_back_what_was_written(tmp_path, dtype, tied):
     cache = make_cache(tmp_path, rows=333, heldout=70, dtype=dtype, tied=tied)
     plan = make_plan(dtype=dtype, tied=tied)
-    assert cache.manifest.plan == plan
+    assert vars(plan).items() <= vars(cache.manifest).items()
     for split, rows in (
         ("train", make_rows(plan, 333)),
         ("heldout", make_rows(plan, 70, seed=1, first_doc=1_000_000)),
@@ -46,11 +47,11 @@ def test_reads_back_what_was_written(tmp_path, dtype, tied):
             kept = cache.norms(layer, split).read(0, len(rows.docs))
             np.testing.assert_allclose(kept, norms, rtol=1e-6)
     made = make_vocabulary(plan)
-    np.testing.assert_array_equal(cache.embedding(), made["embedding"])
-    head = made["embedding"] if tied else made["unembedding"]
+    np.testing.assert_array_equal(cache.embedding(), made.embedding)
+    head = made.embedding if tied else made.unembedding
     np.testing.assert_array_equal(cache.unembedding(), head)
-    assert cache.final_norm() == made["final_norm"]
-    assert cache.vocab() == made["vocab"]
+    assert cache.final_norm() == made.final_norm
+    assert cache.vocab() == made.vocab
     assert verify(cache.url) == []
 
 
@@ -60,7 +61,7 @@ def test_bytes_do_not_depend_on_how_rows_are_cut(tmp_path):
     digests = set()
     for size in (7, 64, 300):
         url = str(tmp_path / str(size))
-        with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+        with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
             for start in range(0, 300, size):
                 append(writer, "train", rows.part(start, start + size))
             writer.finish()
@@ -94,7 +95,7 @@ def test_rows_of_zeros_are_stored_as_rows(tmp_path):
     rows = make_rows(plan, 64)
     for values in rows.acts.values():
         values[:] = 0
-    with CacheWriter(str(tmp_path / "c"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "c"), plan, make_vocabulary(plan)) as writer:
         append(writer, "train", rows)
         writer.finish()
     assert (tmp_path / "c/train/acts/layers.1.resid_post/c/0/0").is_file()
@@ -108,7 +109,7 @@ def test_refuses_rows_that_are_not_finite_as_stored(tmp_path, value):
     rows = make_rows(make_plan(dtype="float32"), 50)
     rows.acts[3][41, 2] = value  # 3.4e38 is finite as float32 and infinite as bfloat16
     with (
-        CacheWriter(str(tmp_path / "c"), plan, **make_vocabulary(plan)) as writer,
+        CacheWriter(str(tmp_path / "c"), plan, make_vocabulary(plan)) as writer,
         pytest.raises(UserError) as caught,
     ):
         append(writer, "train", rows)
@@ -121,7 +122,7 @@ def test_keeps_finite_rows_whose_squares_overflow(tmp_path):
     plan = make_plan(dtype="float32")
     rows = make_rows(plan, 50)
     rows.acts[1][7] = 1e25
-    with CacheWriter(str(tmp_path / "c"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "c"), plan, make_vocabulary(plan)) as writer:
         append(writer, "train", rows)
         writer.finish()
     norm = Cache.open(str(tmp_path / "c")).norms(1, "train").read(7, 8)
@@ -131,7 +132,7 @@ def test_keeps_finite_rows_whose_squares_overflow(tmp_path):
 def test_refuses_what_does_not_fit_the_plan(tmp_path):
     plan = make_plan()
     rows = make_rows(plan, 20)
-    with CacheWriter(str(tmp_path / "c"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "c"), plan, make_vocabulary(plan)) as writer:
         with pytest.raises(ValueError, match="layers"):
             writer.append("train", rows.tokens, rows.positions, rows.docs, {1: rows.acts[1]})
         with pytest.raises(ValueError, match="docs has shape"):
@@ -169,21 +170,21 @@ def test_refuses_an_impossible_plan(changes, said):
         ),
         (
             {"final_norm": {"kind": "rmsnorm", "eps": 0.0, "weight": [1.0], "bias": None}},
-            "weight of 1",
+            r"weight of shape \(1,\)",
         ),
     ],
 )
 def test_refuses_a_vocabulary_that_does_not_fit_and_writes_nothing(tmp_path, changes, said):
     plan = make_plan()
     with pytest.raises(UserError, match=said):
-        CacheWriter(str(tmp_path / "c"), plan, **(make_vocabulary(plan) | changes))
+        CacheWriter(str(tmp_path / "c"), plan, replace(make_vocabulary(plan), **changes))
     assert not (tmp_path / "c").exists()
 
 
 def test_refuses_no_rows_and_a_document_in_both_splits(tmp_path):
     plan = make_plan()
     rows = make_rows(plan, 50)
-    with CacheWriter(str(tmp_path / "c"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "c"), plan, make_vocabulary(plan)) as writer:
         with pytest.raises(UserError, match="no training rows"):
             writer.finish()
         append(writer, "train", rows)
@@ -252,14 +253,14 @@ def test_a_cache_of_version_1_is_read(tmp_path):
 
 def test_an_unfinished_cache_of_version_1_is_not_continued(tmp_path):
     plan, url = make_plan(), str(tmp_path / "cache")
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         append(writer, "train", make_rows(plan, 100))
     journal = json.loads((tmp_path / "cache/journal.json").read_text())
     del journal["plan"]["version"], journal["plan"]["sites"]
     journal["plan"] |= {"site": "resid_post", "layers": [1, 3]}
     write_bytes(tmp_path / "cache/journal.json", json.dumps(journal | {"version": 1}).encode())
     with pytest.raises(UserError, match="with version 1; expected 2"):
-        CacheWriter(url, plan, **make_vocabulary(plan))
+        CacheWriter(url, plan, make_vocabulary(plan))
 
 
 def test_reader_names_what_there_is(tmp_path):
@@ -279,9 +280,9 @@ def test_a_complete_cache_is_replaced_only_when_asked(tmp_path):
     old = make_cache(tmp_path, rows=500, layers=(1, 3))
     plan = make_plan(layers=(2,))
     with pytest.raises(UserError, match="complete cache; expected a new place, or --overwrite"):
-        CacheWriter(old.url, plan, **make_vocabulary(plan))
+        CacheWriter(old.url, plan, make_vocabulary(plan))
     assert verify(old.url) == []
-    with CacheWriter(old.url, plan, **make_vocabulary(plan), overwrite=True) as writer:
+    with CacheWriter(old.url, plan, make_vocabulary(plan), overwrite=True) as writer:
         append(writer, "train", make_rows(plan, 100))
         writer.finish()
     assert Cache.open(old.url).manifest.sites == (Site(2),)
@@ -296,10 +297,10 @@ def test_never_deletes_what_is_not_a_cache(tmp_path, overwrite):
     place.mkdir()
     write_bytes(place / "chapter1.txt", b"years of work")
     with pytest.raises(UserError, match="not a cache"):
-        CacheWriter(str(place), plan, **make_vocabulary(plan), overwrite=overwrite)
+        CacheWriter(str(place), plan, make_vocabulary(plan), overwrite=overwrite)
     write_bytes(place / "manifest.json", b'{"format": "thesis"}')
     with pytest.raises(UserError, match="not of a cache"):
-        CacheWriter(str(place), plan, **make_vocabulary(plan), overwrite=overwrite)
+        CacheWriter(str(place), plan, make_vocabulary(plan), overwrite=overwrite)
     assert sorted(p.name for p in place.iterdir()) == ["chapter1.txt", "manifest.json"]
 
 
@@ -308,23 +309,23 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     write_bytes(tmp_path / "file", b"")
     for url in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(UserError, match=r"file"):
-            CacheWriter(str(url), plan, **make_vocabulary(plan))
+            CacheWriter(str(url), plan, make_vocabulary(plan))
 
 
 @pytest.mark.fault
 def test_a_write_that_fails_leaves_durable_rows_alone(tmp_path):
     whole = make_cache(tmp_path, rows=200, d=64, heldout=0, dtype="float32", name="whole")
-    plan = whole.manifest.plan
+    plan = make_plan(64, dtype="float32")
     rows, url = make_rows(plan, 200), str(tmp_path / "cut")
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         append(writer, "train", rows.part(0, 64))
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer, full_beyond(12_000):
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer, full_beyond(12_000):
         assert writer.rows_done("train") == 64
         with pytest.raises(UserError, match="grew too large; expected a writable place with free"):
             append(writer, "train", rows.part(64, 200), start=64)
         with pytest.raises(UserError, match="grew too large"):
             writer.finish()
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         assert writer.rows_done("train") == 64
         append(writer, "train", rows, start=0)
         writer.finish()
@@ -355,8 +356,8 @@ def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
         ("told", {"train": 300, "heldout": 50}, "64 rows done of 350"),
         ("not", None, "64 rows done"),
     ):
-        parts = make_vocabulary(plan)
-        with CacheWriter(str(tmp_path / name), plan, **parts, expected=expected) as writer:
+        url, vocabulary = str(tmp_path / name), make_vocabulary(plan)
+        with CacheWriter(url, plan, vocabulary, expected=expected) as writer:
             append(writer, "train", make_rows(plan, 100))  # of which one shard of 64 is durable
         with pytest.raises(UserError, match=rf"is an unfinished cache with {said}; expected a c"):
             Cache.open(str(tmp_path / name))
@@ -379,11 +380,12 @@ def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
 )
 def test_an_unfinished_cache_is_not_continued_by_another_model(tmp_path, changes, said):
     plan, url = make_plan(), str(tmp_path / "cache")
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         append(writer, "train", make_rows(plan, 100))
     other = make_plan(**changes)
-    parts = make_vocabulary(other)
+    vocabulary = make_vocabulary(other)
     if not changes:
-        parts["vocab"] = Vocab("plain", tuple(reversed(parts["vocab"].raw)))
+        reverse = Vocab("plain", vocabulary.vocab.raw[::-1])
+        vocabulary = replace(vocabulary, vocab=reverse)
     with pytest.raises(UserError, match=f"is an unfinished cache with {said}"):
-        CacheWriter(url, other, **parts)
+        CacheWriter(url, other, vocabulary)

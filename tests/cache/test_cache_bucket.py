@@ -37,7 +37,7 @@ def bucket(server):
 
 def write(url, rows, heldout, finish=True):
     plan = make_plan()
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         append(writer, "train", make_rows(plan, rows), start=0)
         append(writer, "heldout", make_rows(plan, heldout, seed=1, first_doc=10_000), start=0)
         if finish:

@@ -19,7 +19,7 @@ PARTS = 3
 
 def open_part(url, index, count=PARTS, **changes):
     plan = make_plan(**changes)
-    return PartWriter(str(url), plan, ROWS, Part(index, count), **make_vocabulary(plan))
+    return PartWriter(str(url), plan, make_vocabulary(plan), ROWS, Part(index, count))
 
 
 def sources(plan):

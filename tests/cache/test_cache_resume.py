@@ -25,7 +25,7 @@ class KilledError(BaseException):
 
 def extract(url):
     """Appends all rows in batches as an extraction does, except those that are durable."""
-    with CacheWriter(url, PLAN, **make_vocabulary(PLAN)) as writer:
+    with CacheWriter(url, PLAN, make_vocabulary(PLAN)) as writer:
         for start in range(0, 120, BATCH):
             for split, rows in ROWS.items():
                 part = rows.part(start, start + BATCH)
@@ -91,7 +91,7 @@ def test_killed_at_every_point_and_resumed(tmp_path, monkeypatch, whole):
 def test_killed_twice_with_leftovers_of_a_half_written_shard(tmp_path, whole):
     url = str(tmp_path / "cache")
     for stop in (60, 100):
-        with CacheWriter(url, PLAN, **make_vocabulary(PLAN)) as writer:
+        with CacheWriter(url, PLAN, make_vocabulary(PLAN)) as writer:
             done = writer.rows_done("train")
             append(writer, "train", ROWS["train"].part(done, stop))
         write_bytes(f"{url}/train/acts/layers.1.resid_post/c/{stop // 32}/0", b"half a shard")
@@ -122,7 +122,7 @@ def test_killed_by_the_system(tmp_path, whole):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     died = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
     assert died.returncode == -signal.SIGKILL
-    with CacheWriter(url, PLAN, **make_vocabulary(PLAN)) as writer:
+    with CacheWriter(url, PLAN, make_vocabulary(PLAN)) as writer:
         assert writer.rows_done("train") + writer.rows_done("heldout") == 3 * 32
     extract(url)
     assert digests(url) == whole
@@ -130,26 +130,26 @@ def test_killed_by_the_system(tmp_path, whole):
 
 def test_an_unequal_plan_is_refused_by_its_first_key(tmp_path):
     url = str(tmp_path / "cache")
-    with CacheWriter(url, PLAN, **make_vocabulary(PLAN)) as writer:
+    with CacheWriter(url, PLAN, make_vocabulary(PLAN)) as writer:
         append(writer, "train", ROWS["train"].part(0, 64))
     other = make_plan(chunk_rows=8, shard_rows=32, tied=False, context_length=21, bos=True)
     before = digests(url)
     with pytest.raises(UserError, match="with context_length 20; expected 21 to resume"):
-        CacheWriter(url, other, **make_vocabulary(other))
+        CacheWriter(url, other, make_vocabulary(other))
     with pytest.raises(UserError, match=r"with vocab/embedding|with embedding"):
-        CacheWriter(url, PLAN, **make_vocabulary(PLAN, seed=5))
+        CacheWriter(url, PLAN, make_vocabulary(PLAN, seed=5))
     assert digests(url) == before
-    with CacheWriter(url, other, **make_vocabulary(other), overwrite=True) as writer:
+    with CacheWriter(url, other, make_vocabulary(other), overwrite=True) as writer:
         assert writer.rows_done("train") == 0
 
 
 def test_a_garbled_journal_is_named(tmp_path):
     url = str(tmp_path / "cache")
-    CacheWriter(url, PLAN, **make_vocabulary(PLAN)).close()
+    CacheWriter(url, PLAN, make_vocabulary(PLAN)).close()
     journal = Path(url) / "journal.json"
     journal.write_bytes(journal.read_bytes()[:-30])
     with pytest.raises(UserError, match=r"journal\.json is not JSON"):
-        CacheWriter(url, PLAN, **make_vocabulary(PLAN))
+        CacheWriter(url, PLAN, make_vocabulary(PLAN))
     journal.write_text('{"format": "vasae-cache", "version": 1}')
     with pytest.raises(UserError, match=r"journal\.json cannot be understood"):
-        CacheWriter(url, PLAN, **make_vocabulary(PLAN))
+        CacheWriter(url, PLAN, make_vocabulary(PLAN))

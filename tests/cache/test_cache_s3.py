@@ -38,7 +38,7 @@ def bucket():
 def write(url, share=1.0, finish=True):
     """Append the first ``share`` of the rows of both splits that the cache lacks."""
     plan = make_plan()
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         for split, rows in (
             ("train", make_rows(plan, 300)),
             ("heldout", make_rows(plan, 80, 1, 10_000)),

@@ -77,7 +77,7 @@ def test_wrong_counts(copy):
     assert "train/docs has" in problems(copy)
     assert "expected 77" in problems(copy)
     edit(copy, lambda value: value["splits"]["train"].update(rows=151))
-    assert "train/tokens is listed with 150 rows in its shards; expected 151" in problems(copy)
+    assert "train/tokens has 150 rows in its shards; expected 151" in problems(copy)
 
 
 def test_rows_beyond_the_count_are_not_believed(copy):
@@ -154,7 +154,7 @@ def test_verify_of_no_cache_is_refused(tmp_path):
     plan = make_plan()
     with pytest.raises(UserError, match="no activation cache"):
         verify(str(tmp_path / "absent"))
-    with CacheWriter(str(tmp_path / "cache"), plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(str(tmp_path / "cache"), plan, make_vocabulary(plan)) as writer:
         append(writer, "train", make_rows(plan, 20))
     with pytest.raises(UserError, match="unfinished"):
         verify(str(tmp_path / "cache"))

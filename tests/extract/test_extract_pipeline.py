@@ -184,7 +184,7 @@ def test_the_command_line_makes_a_cache_and_refuses_to_replace_it(checkpoints, t
 @pytest.mark.parametrize(
     "options, layers, message",
     [
-        ([], "0,3", "layer 3 was asked of gpt2, which has 3; expected 0 to 2"),
+        ([], "0,3", "layer is 3; expected 0 to 2 of gpt2"),
         ([], "-1", "layer -1 is negative"),
         ([], "one", "layers are 'one'"),
         (["--context-length", "65"], "0", "context length is 65; expected 2 to 64"),

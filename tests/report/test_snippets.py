@@ -1,5 +1,7 @@
 """A few words around a row: the same window, one line, the row's own token marked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cache_fixtures import Rows, append, make_plan, make_rows, make_vocabulary
@@ -20,9 +22,9 @@ def snippets(tmp_path_factory):
     positions = np.concatenate([np.arange(length) for length in LENGTHS]).astype(np.int32)
     tokens = (np.arange(rows) % len(WORDS)).astype(np.int32)
     made = Rows(tokens, positions, np.zeros(rows, np.int32), make_rows(plan, rows).acts)
-    vocabulary = {**make_vocabulary(plan), "vocab": Vocab("byte_level", WORDS)}
+    vocabulary = replace(make_vocabulary(plan), vocab=Vocab("byte_level", WORDS))
     url = str(tmp_path_factory.mktemp("cache") / "cache")
-    with CacheWriter(url, plan, **vocabulary) as writer:
+    with CacheWriter(url, plan, vocabulary) as writer:
         append(writer, "train", made)
         writer.finish()
     return Snippets(Cache.open(url), "train")

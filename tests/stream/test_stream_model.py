@@ -37,7 +37,7 @@ def numbered_cache(url, rows, chunk_rows, context):
         d=2, vocab=8, layers=(LAYER,), dtype="float32", chunk_rows=chunk_rows,
         shard_rows=8 * chunk_rows, context_length=context,
     )  # fmt: skip
-    with CacheWriter(url, plan, **make_vocabulary(plan)) as writer:
+    with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         ids = np.arange(rows, dtype=np.int32)
         acts = np.stack([ids, ids + 0.5], axis=1).astype(np.float32)
         append(writer, "train", Rows(ids % 8, ids % context, ids // 5, {LAYER: acts}))

@@ -62,11 +62,11 @@ def test_a_run_whose_owner_was_killed_before_it_wrote_is_begun(cache, tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_second_writer_of_a_cache_is_refused(tmp_path, overwrite):
     plan, url = make_plan(), str(tmp_path / "cache")
-    parts = make_vocabulary(plan)
-    with CacheWriter(url, plan, **parts) as first:
+    vocabulary = make_vocabulary(plan)
+    with CacheWriter(url, plan, vocabulary) as first:
         append(first, "train", make_rows(plan, 70))
         with pytest.raises(UserError, match=HELD.format("cache")):
-            CacheWriter(url, plan, **parts, overwrite=overwrite)
+            CacheWriter(url, plan, vocabulary, overwrite=overwrite)
         append(first, "heldout", make_rows(plan, 20, first_doc=1000))
         first.finish()
     assert not (tmp_path / "cache" / "owner.json").exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,11 +65,11 @@ def test_either_rotated_is_refused_in_training_and_naming(cache, run, tmp_path, 
 
 def test_another_whole_cache_in_another_order_is_refused(run, tmp_path):
     plan = make_plan()
-    own = make_vocabulary(plan)
-    strings = own["vocab"].raw
-    swapped = own | {"vocab": Vocab("plain", (*strings[1:], strings[0]))}
+    vocabulary = make_vocabulary(plan)
+    strings = vocabulary.vocab.raw
+    swapped = replace(vocabulary, vocab=Vocab("plain", (*strings[1:], strings[0])))
     url = str(tmp_path / "other")
-    with CacheWriter(url, plan, **swapped) as writer:
+    with CacheWriter(url, plan, swapped) as writer:
         append(writer, "train", make_rows(plan, 70))
         append(writer, "heldout", make_rows(plan, 20, first_doc=1000))
         writer.finish()

@@ -29,7 +29,7 @@ import ml_dtypes
 import numpy as np
 
 from vasae_jax.cache import Cache, CachePlan, CacheWriter, ModelInfo, TextInfo
-from vasae_jax.cache.vocab import Vocab
+from vasae_jax.cache.vocab import Vocab, Vocabulary
 from vasae_jax.config import Mask
 from vasae_jax.stream.order import Shuffle
 from vasae_jax.stream.stream import Stream, entropy_bits
@@ -83,12 +83,12 @@ def make_cache(url: str, mib: int, d: int = 768) -> str:
         heldout_share=0.1,
     )
     rng = np.random.default_rng(0)
-    ends = {"embedding": np.ones((8, d), np.float32), "unembedding": None}
     norm = {"kind": "rmsnorm", "eps": 1e-5, "weight": [1.0] * d, "bias": None}
     vocab = Vocab("plain", tuple("abcdefgh"))
+    vocabulary = Vocabulary(np.ones((8, d), np.float32), None, norm, vocab)
     block = rng.standard_normal((plan.shard_rows, d), np.float32).astype(ml_dtypes.bfloat16)
     blocks = max(2, mib * 2**20 // block.nbytes)
-    with CacheWriter(url, plan, **ends, final_norm=norm, vocab=vocab) as writer:
+    with CacheWriter(url, plan, vocabulary) as writer:
         for index in range(blocks):
             rows = np.arange(index * len(block), (index + 1) * len(block))
             writer.append("train", rows % 8, rows % 128, rows // 500, {0: block})

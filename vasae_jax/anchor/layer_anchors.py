@@ -58,7 +58,8 @@ def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
     for name, array in anchors.arrays().items():
         digest = sha256_array(array)
         key = f"{folder}/{name}-{digest[:16]}"
-        stored = store.shared_array(key, _metadata(cache, array.dtype.name, array.shape))
+        metadata = _metadata(cache, array.dtype.name, array.shape)
+        stored = store.create_array(key, metadata, shared=True)
         with store.errors(f"cannot write {store.name(key)}", "a writable place with free space"):
             write_all([(stored, 0, array)])
         listed[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}

@@ -17,7 +17,6 @@ from vasae_jax.cache.manifest import (
     ShardInfo,
     SplitInfo,
     check_version,
-    column_key,
     decode,
     encode,
     shards_from_json,
@@ -26,6 +25,7 @@ from vasae_jax.cache.store import Store, wait
 from vasae_jax.utils.errors import UserError
 
 Shards = dict[str, tuple[ShardInfo, ...]]
+"""The durable shards of each array, in order, by the array's key."""
 
 
 def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: bool) -> Shards:
@@ -54,12 +54,16 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
 
 
 def journal_bytes(
-    plan: CachePlan,
-    digests: Mapping[str, str],
-    shards: Mapping[str, tuple[ShardInfo, ...]],
-    expected: Mapping[str, int] | None = None,
+    plan: CachePlan, digests: Mapping[str, str], shards: Shards, **more: Any
 ) -> bytes:
-    """The content of ``journal.json``; ``expected`` are the rows of each split, where known."""
+    """The content of ``journal.json`` or of a part's journal.
+
+    Args:
+        plan: of the cache.
+        digests: of the vocabulary.
+        shards: the durable ones, by array.
+        more: other keys, such as ``expected``, the rows that each split will have.
+    """
     value = {
         "format": FORMAT,
         "version": VERSION,
@@ -67,21 +71,8 @@ def journal_bytes(
         "plan": plan.to_json(),
         "digests": dict(digests),
         "shards": {key: [vars(shard) for shard in listed] for key, listed in shards.items()},
-        "expected": dict(expected or {}),
     }
-    return encode(value, indent=None)
-
-
-def rows_done_text(store: Store) -> str:
-    """How many rows of both splits an unfinished cache has, for a message."""
-    try:
-        journal = decode(store.read(JOURNAL) or b"", store.name(JOURNAL))
-        shards = shards_from_json(journal["shards"])
-        done = sum(shard.rows for s in SPLITS for shard in shards.get(column_key(s, "tokens"), ()))
-        total = sum(journal.get("expected", {}).values())
-        return f"{done:,} rows done" + (f" of {total:,}" if total else "")
-    except (UserError, KeyError, TypeError, AttributeError, ValueError):
-        return f"a {JOURNAL} that cannot be understood"
+    return encode(value | {"expected": {}} | more, indent=None)
 
 
 def read_state(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -103,6 +94,7 @@ def read_state(store: Store) -> tuple[dict[str, Any] | None, dict[str, Any] | No
 def _resume(
     store: Store, journal: dict[str, Any], plan: CachePlan, digests: Mapping[str, str]
 ) -> Shards:
+    """The full shards of the cache that ``journal`` describes; UserError if it is another."""
     check_version(journal, store.url)
     expected = {**plan.to_json(), **digests}
     try:
@@ -122,35 +114,27 @@ def _resume(
     return full_shards(shards, plan)
 
 
-def full_shards(shards: Mapping[str, tuple[ShardInfo, ...]], plan: CachePlan) -> Shards:
-    """``shards`` without a split's last one where it is partial.
-
-    It is written again, so that every write begins at a shard.
-    """
+def full_shards(shards: Shards, plan: CachePlan) -> Shards:
+    """``shards`` without partial ones, which are written again: each write begins at a shard."""
     return {
         key: tuple(s for s in listed if s.rows == plan.shard_rows or key.startswith("vocab/"))
         for key, listed in shards.items()
     }
 
 
-def finalize(
-    store: Store,
-    plan: CachePlan,
-    digests: Mapping[str, str],
-    shards: Mapping[str, tuple[ShardInfo, ...]],
-) -> Manifest:
+def finalize(store: Store, plan: CachePlan, digests: Mapping[str, str], shards: Shards) -> Manifest:
     """Write the manifest of a cache whose shards are all stored, which completes it.
 
     Raises:
         UserError: a document lies in both splits, or something cannot be read or written.
     """
-    rows = {split: sum(s.rows for s in shards[column_key(split, "docs")]) for split in SPLITS}
+    rows = {split: sum(s.rows for s in shards[f"{split}/docs"]) for split in SPLITS}
     documents = {split: _documents(store, plan, split, count) for split, count in rows.items()}
     both = np.intersect1d(documents["train"], documents["heldout"])
     if len(both):
         raise UserError(f"document {both[0]} lies in both splits; expected it in one")
     manifest = Manifest(
-        **{name: getattr(plan, name) for name in plan.__dataclass_fields__},
+        **vars(plan),
         splits={split: SplitInfo(rows[split], len(documents[split])) for split in SPLITS},
         digests=digests,
         shards=shards,
@@ -161,11 +145,12 @@ def finalize(
 
 
 def _documents(store: Store, plan: CachePlan, split: str, rows: int) -> np.ndarray:
+    """The documents of a split, distinct and ascending."""
     # Opened again, so that files are read and not what is still in memory.
-    array = store.open_array(column_key(split, "docs"))
+    array = store.open_array(f"{split}/docs")
     docs = np.empty(0, np.int32)
     with store.errors(f"cannot read {store.url}", "the rows just written"):
         for start in range(0, rows, plan.shard_rows):
-            piece = wait(array[start : min(start + plan.shard_rows, rows)].read())
-            docs = np.union1d(docs, piece)
+            stop = min(start + plan.shard_rows, rows)
+            docs = np.union1d(docs, wait(array[start:stop].read()))
     return docs

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from vasae_jax.cache.store import array_metadata
 from vasae_jax.sites import Site, as_sites, check_supported
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes
@@ -27,11 +28,6 @@ PAIRED = ("embedding", "tokens")
 """Names of the digests of what must be in the same order: embedding rows and token strings."""
 ANCHORS = "anchors"
 """Folder for anchors, which are measured from a finished cache: no part of the cache itself."""
-
-
-def column_key(split: str, name: str) -> str:
-    """The key of a split's ``tokens``, ``positions`` or ``docs``."""
-    return f"{split}/{name}"
 
 
 def shard_key(key: str, index: int) -> str:
@@ -137,24 +133,25 @@ class CachePlan:
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return value | {"sites": list(map(str, self.sites))}
 
-    def acts_key(self, split: str, site: Site) -> str:
-        """The key of a site's rows."""
-        return f"{split}/acts/{self._array_name(site)}"
+    def site_key(self, split: str, name: str, site: Site) -> str:
+        """The key of a site's ``acts`` or ``norms``: its rows or their lengths."""
+        return f"{split}/{name}/" + (f"layer_{site.layer:02d}" if self.version == 1 else str(site))
 
-    def norms_key(self, split: str, site: Site) -> str:
-        """The key of the norms of a site's rows."""
-        return f"{split}/norms/{self._array_name(site)}"
-
-    def _array_name(self, site: Site) -> str:
-        return f"layer_{site.layer:02d}" if self.version == 1 else str(site)
-
-    def split_arrays(self, split: str) -> dict[str, tuple[str, int]]:
-        """The arrays of one split: key -> (data type, width); width 0 is one number a row."""
-        arrays = {column_key(split, name): ("int32", 0) for name in COLUMNS}
+    def split_arrays(self, split: str, rows: int) -> dict[str, dict[str, Any]]:
+        """zarr3 metadata of the arrays of a split of ``rows`` rows, by key."""
+        arrays = {f"{split}/{name}": ("int32", 0) for name in COLUMNS}
         for site in self.sites:
-            arrays[self.norms_key(split, site)] = ("float32", 0)
-            arrays[self.acts_key(split, site)] = (self.dtype, self.d_model)
-        return arrays
+            arrays[self.site_key(split, "norms", site)] = ("float32", 0)
+            arrays[self.site_key(split, "acts", site)] = (self.dtype, self.d_model)
+        return {
+            key: array_metadata(dtype, rows, width, self.chunk_rows, self.shard_rows)
+            for key, (dtype, width) in arrays.items()
+        }
+
+    def vocab_metadata(self) -> dict[str, Any]:
+        """zarr3 metadata of each of the vocabulary's arrays."""
+        shape = self.vocab_size, self.d_model
+        return array_metadata("float32", *shape, self.chunk_rows, self.shard_rows)
 
     def vocab_arrays(self) -> tuple[str, ...]:
         """The keys of the float32 [vocab_size, d_model] arrays."""
@@ -179,12 +176,6 @@ class Manifest(CachePlan):
     created_by: str
 
     @property
-    def plan(self) -> CachePlan:
-        """The part that was known before extraction."""
-        names = [item.name for item in dataclasses.fields(CachePlan)]
-        return CachePlan(**{name: getattr(self, name) for name in names})
-
-    @property
     def vocabulary_digest(self) -> str:
         """SHA-256 of the embedding rows together with their token strings, in order."""
         return sha256_bytes(json.dumps([self.digests.get(name) for name in PAIRED]).encode())
@@ -206,7 +197,13 @@ class Manifest(CachePlan):
         if value.get("complete") is not True:
             raise UserError(f"{url} is an unfinished cache; expected a complete one")
         try:
-            return cls(**_typed(value))
+            return cls(
+                **_plan_fields(value),
+                splits={name: SplitInfo(**value["splits"][name]) for name in SPLITS},
+                digests=dict(value["digests"]),
+                shards=shards_from_json(value["shards"]),
+                created_by=value["created_by"],
+            )
         except UserError as error:
             raise UserError(f"{url}/{MANIFEST}: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -259,25 +256,17 @@ def shards_from_json(value: Mapping[str, Any]) -> dict[str, tuple[ShardInfo, ...
 
 def plan_from_json(value: Mapping[str, Any]) -> CachePlan:
     """The plan that :meth:`CachePlan.to_json` gave."""
-    return CachePlan(**(dict(value) | _typed_plan(value)))
+    return CachePlan(**_plan_fields(value))
 
 
-def _typed_plan(value: Mapping[str, Any]) -> dict[str, Any]:
+def _plan_fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of CachePlan in the JSON of a plan or manifest of either version."""
+    names = {item.name for item in dataclasses.fields(CachePlan)} - {"sites"}
     sites = value.get("sites", [])
     if value["version"] == 1:
         sites = [Site(layer, value["site"]) for layer in value["layers"]]
-    text = TextInfo(**value["text"])
-    return {"model": ModelInfo(**value["model"]), "text": text, "sites": as_sites(sites)}
-
-
-def _typed(value: Mapping[str, Any]) -> dict[str, Any]:
-    names = {item.name for item in dataclasses.fields(Manifest)} - {"sites"}
-    return (
-        {name: value[name] for name in names}
-        | _typed_plan(value)
-        | {
-            "digests": dict(value["digests"]),
-            "splits": {name: SplitInfo(**value["splits"][name]) for name in SPLITS},
-            "shards": shards_from_json(value["shards"]),
-        }
-    )
+    return {name: value[name] for name in names} | {
+        "model": ModelInfo(**value["model"]),
+        "text": TextInfo(**value["text"]),
+        "sites": as_sites(sites),
+    }

@@ -1,4 +1,4 @@
-"""One cache written in parts by many jobs at once, which ``finish`` joins.
+"""A cache written in parts by many jobs at once, which ``finish`` joins.
 
 Job i of n writes an equal share of the shards of each split. Its journal is ``parts/i-of-n.json``;
 job 0 writes the vocabulary as well. On a file system a job locks its part, so that no two write
@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from vasae_jax.cache import vocab as vocabulary_files
-from vasae_jax.cache.journal import finalize, full_shards, journal_bytes
+from vasae_jax.cache.journal import Shards, finalize, full_shards, journal_bytes
 from vasae_jax.cache.manifest import (
     FORMAT,
     JOURNAL,
@@ -21,17 +18,13 @@ from vasae_jax.cache.manifest import (
     VERSION,
     CachePlan,
     Manifest,
-    ShardInfo,
-    column_key,
     decode,
-    encode,
     plan_from_json,
     shards_from_json,
 )
-from vasae_jax.cache.store import Store, array_metadata
-from vasae_jax.cache.vocab import Vocab, Vocabulary
+from vasae_jax.cache.store import Store
+from vasae_jax.cache.vocab import Vocabulary
 from vasae_jax.cache.writer import CacheWriter
-from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 
 PARTS = "parts"
@@ -46,12 +39,16 @@ class Part:
 
 
 class PartWriter(CacheWriter):
-    """Writes one part of a cache, and resumes it as CacheWriter does.
+    """Writes part of a cache, and resumes it as CacheWriter does.
+
+    Of the rows appended, those outside the part are skipped.
 
     Args:
+        url: as for :class:`CacheWriter`.
+        plan: what the cache will be.
+        vocabulary: the model's.
         rows: rows of each split of the cache, all parts together.
-        part: which part it is.
-        Others are :class:`CacheWriter`'s.
+        part: the part to write.
 
     Raises:
         UserError: another process writes this part, or the place holds a complete cache, one
@@ -59,31 +56,22 @@ class PartWriter(CacheWriter):
     """
 
     def __init__(
-        self,
-        url: str,
-        plan: CachePlan,
-        rows: Mapping[str, int],
-        part: Part,
-        *,
-        embedding: np.ndarray,
-        unembedding: np.ndarray | None,
-        final_norm: Mapping[str, Any],
-        vocab: Vocab,
+        self, url: str, plan: CachePlan, vocabulary: Vocabulary, rows: Mapping[str, int], part: Part
     ) -> None:
-        self.plan = plan
-        self._store = Store(url)
-        parts = Vocabulary(embedding, unembedding, final_norm, vocab)
-        vocabulary_files.check(parts, plan)
-        self._digests = parts.digests()
+        self._prepare(url, plan, vocabulary)
         self._rows, self._key, self._done = dict(rows), _key(part), False
         self._ranges = {split: part_range(rows[split], plan, part) for split in SPLITS}
         with self._locked(self._key.replace(".json", ".lock")):
             self._shards = self._begin()
             if part.index == 0 and not self._shards:
-                self._shards = self._write_vocabulary(parts)
+                self._shards = self._write_vocabulary(vocabulary)
             self._write_journal()
-            self._arrays = self._create_arrays()
-        self._start(SPLITS)
+            self._arrays = {
+                key: self._store.create_array(key, metadata, shared=True)
+                for split in SPLITS
+                for key, metadata in plan.split_arrays(split, rows[split]).items()
+            }
+        self._start()
 
     def rows_done(self, split: str) -> int:
         """The row of the split after the last durable one of this part."""
@@ -93,45 +81,23 @@ class PartWriter(CacheWriter):
         """The row of the split after the last of this part."""
         return self._ranges[split][1]
 
-    def append(
-        self,
-        split: str,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        docs: np.ndarray,
-        acts: Mapping[SiteLike, np.ndarray],
-        *,
-        start: int | None = None,
-    ) -> None:
-        """Add those of n rows, which begin at row ``start`` of the split, that lie in this part."""
-        if start is None:
-            raise ValueError("rows of a part need the row of the split that they start at")
-        low = self._buffers[split].position - start
-        high = min(len(tokens), self._ranges[split][1] - start)
-        if low < high:
-            cut = slice(low, high)
-            rows = {site: values[cut] for site, values in acts.items()}
-            super().append(split, tokens[cut], positions[cut], docs[cut], rows, start=start + low)
-
     def finish_part(self) -> None:
-        """Write the rows held; the part is complete on return."""
-        for buffer in self._buffers.values():
-            if buffer.held:
-                self._submit(buffer)
-        self._wait()
+        """Write the rows in memory; the part is complete on return."""
+        self._flush()
         self._done = True
         self._write_journal()
         self.close()
 
-    def _begin(self) -> dict[str, tuple[ShardInfo, ...]]:
+    def _begin(self) -> Shards:
+        """The durable shards of this part; UserError if the place holds something else."""
         for name, what in ((MANIFEST, "a complete cache"), (JOURNAL, "written as one part")):
             if self._store.read(name) is not None:
                 raise UserError(f"{self._store.url} is {what}; expected a new place for its parts")
-        expected = decode(self._journal(complete=False), self._key)
+        expected = {"plan": self.plan.to_json(), "digests": self._digests, "rows": self._rows}
         for key in journals(self._store):
             other = decode(self._store.read(key) or b"{}", self._store.name(key))
-            for name in ("plan", "digests", "rows"):
-                if other.get(name) != expected[name]:
+            for name, value in expected.items():
+                if other.get(name) != value:
                     raise UserError(
                         f"{self._store.name(key)} is of a cache with another {name}; expected "
                         "the same command for every part, except its number"
@@ -144,23 +110,11 @@ class PartWriter(CacheWriter):
         shards = shards_from_json(decode(data, self._key)["shards"]) if data else {}
         return full_shards(shards, self.plan)
 
-    def _create_arrays(self) -> dict[str, Any]:
-        chunk, shard = self.plan.chunk_rows, self.plan.shard_rows
-        return {
-            key: self._store.shared_array(
-                key, array_metadata(dtype, self._rows[split], width, chunk, shard)
-            )
-            for split in SPLITS
-            for key, (dtype, width) in self.plan.split_arrays(split).items()
-        }
-
     def _write_journal(self) -> None:
-        self._store.write(self._key, self._journal(complete=self._done))
-
-    def _journal(self, *, complete: bool) -> bytes:
-        shards = getattr(self, "_shards", {})
-        value = decode(journal_bytes(self.plan, self._digests, shards), self._key)
-        return encode(value | {"complete": complete, "rows": self._rows}, indent=None)
+        journal = journal_bytes(
+            self.plan, self._digests, self._shards, complete=self._done, rows=self._rows
+        )
+        self._store.write(self._key, journal)
 
 
 def part_range(rows: int, plan: CachePlan, part: Part) -> tuple[int, int]:
@@ -182,13 +136,13 @@ def finish(url: str) -> Manifest:
         raise UserError(f"{url} has no parts; expected those of an extraction with --shard i/n")
     count = int(keys[0].split("-of-")[1].removesuffix(".json"))
     parts = [_read_complete(store, index, count) for index in range(count)]
-    shards: dict[str, tuple[ShardInfo, ...]] = {}
+    shards: Shards = {}
     for value in parts:
         for key, more in shards_from_json(value["shards"]).items():
             shards[key] = (*shards.get(key, ()), *more)
     plan, rows = plan_from_json(parts[0]["plan"]), parts[0]["rows"]
     for split in SPLITS:
-        stored = sum(shard.rows for shard in shards.get(column_key(split, "docs"), ()))
+        stored = sum(shard.rows for shard in shards.get(f"{split}/docs", ()))
         if stored != rows[split]:
             raise UserError(f"{url} has {stored} rows of {split} in parts; expected {rows[split]}")
     manifest = finalize(store, plan, parts[0]["digests"], shards)

@@ -5,26 +5,26 @@ import os
 from collections.abc import Iterator
 from typing import Any, Self
 
+import ml_dtypes  # noqa: F401 (registers bfloat16 with NumPy)
 import numpy as np
 import tensorstore as ts
 
-from vasae_jax.cache.journal import rows_done_text
 from vasae_jax.cache.manifest import (
     COLUMNS,
     EMBEDDING,
     FINAL_NORM,
     JOURNAL,
     MANIFEST,
+    SPLITS,
     TOKENS,
     UNEMBEDDING,
     Manifest,
-    column_key,
     decode,
+    shards_from_json,
 )
-from vasae_jax.cache.store import Store, array_metadata, wait
-from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name, vocab_metadata
-from vasae_jax.cache.writer import np_dtype
-from vasae_jax.sites import Site, SiteLike, as_site
+from vasae_jax.cache.store import Store, wait
+from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_name
+from vasae_jax.sites import SiteLike, as_site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array, sha256_bytes
 
@@ -33,8 +33,9 @@ class PendingRows:
     """A read of rows that has begun."""
 
     def __init__(self, array: "RowArray", start: int, stop: int, out: np.ndarray) -> None:
-        self._array, self._range, self._out = array, (start, stop), out
-        self._future = ts.array(out).write(array.tensorstore[start:stop])
+        self._out, self._errors = out, array.store.errors
+        self._what = f"cannot read rows {start} to {stop} of {array.name}"
+        self._future = ts.array(out).write(array.tensorstore[start:stop]).commit
 
     def result(self) -> np.ndarray:
         """Wait for the rows, [n, d_model] or [n].
@@ -42,9 +43,7 @@ class PendingRows:
         Raises:
             UserError: a chunk is missing or damaged.
         """
-        start, stop = self._range
-        what = f"cannot read rows {start} to {stop} of {self._array.name}"
-        with self._array.store.errors(what, "the bytes that were written (see vasae cache verify)"):
+        with self._errors(self._what, "the bytes that were written (see vasae cache verify)"):
             wait(self._future)
         return self._out
 
@@ -63,13 +62,13 @@ class RowArray:
         self.name = store.name(key)
         self.tensorstore: ts.TensorStore = store.open_array(key, metadata)
         self.shape: tuple[int, ...] = tuple(self.tensorstore.shape)
-        self.dtype: np.dtype = np_dtype(metadata["data_type"])
+        self.dtype: np.dtype = np.dtype(metadata["data_type"])
         self.chunk_rows = chunk_rows
 
     def read_async(self, start: int, stop: int) -> PendingRows:
         """Begin to read rows ``start`` to ``stop`` (exclusive)."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        return PendingRows(self, start, stop, out)
+        return self.read_into(start, stop, out)
 
     def read_into(self, start: int, stop: int, out: np.ndarray) -> PendingRows:
         """Like :meth:`read_async`, into ``out`` of the right type, [n, d_model] or [n]."""
@@ -88,16 +87,19 @@ class Cache:
     """A finished cache; see :meth:`open`.
 
     Attributes:
-        url: where it lies.
+        url: its place.
         manifest: what it holds.
         digest: SHA-256 of the manifest's bytes, hexadecimal: the identity of the cache.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, digest: str) -> None:
-        self._store = store
+    def __init__(self, url: str) -> None:
+        self._store = store = Store(url)
         self.url = store.url
-        self.manifest = manifest
-        self.digest = digest
+        data = store.read(MANIFEST)
+        if data is None:
+            raise UserError(_why_no_manifest(store))
+        self.manifest = Manifest.from_json(decode(data, store.name(MANIFEST)), store.url)
+        self.digest = sha256_bytes(data)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -106,12 +108,7 @@ class Cache:
         Raises:
             UserError: there is none, it is unfinished, of a newer version, or something else.
         """
-        store = Store(url)
-        data = store.read(MANIFEST)
-        if data is None:
-            raise UserError(_why_no_manifest(store))
-        manifest = Manifest.from_json(decode(data, store.name(MANIFEST)), store.url)
-        return cls(store, manifest, sha256_bytes(data))
+        return cls(url)
 
     def acts(self, site: SiteLike, split: str) -> RowArray:
         """The rows of a site (a layer's number is its ``resid_post``), [rows, d_model].
@@ -119,17 +116,17 @@ class Cache:
         Raises:
             UserError: the cache has no such site or split.
         """
-        return self._rows(self.manifest.acts_key(split, self._checked(site)), split)
+        return self._site_rows("acts", site, split)
 
     def norms(self, site: SiteLike, split: str) -> RowArray:
         """The L2 norms of a site's stored rows, float32 [rows]; errors as :meth:`acts`."""
-        return self._rows(self.manifest.norms_key(split, self._checked(site)), split)
+        return self._site_rows("norms", site, split)
 
     def column(self, name: str, split: str) -> RowArray:
         """``tokens``, ``positions`` or ``docs``, int32 [rows]."""
         if name not in COLUMNS:
             raise UserError(f"a cache has no column {name!r}; expected {', '.join(COLUMNS)}")
-        return self._rows(column_key(split, name), split)
+        return self._rows(f"{split}/{name}", split)
 
     def rows(self, split: str) -> int:
         """How many rows a split has; UserError if there is none of that name."""
@@ -169,35 +166,35 @@ class Cache:
             check_tokens(vocab, self.manifest.vocab_size)
         return vocab
 
-    def _checked(self, site: SiteLike) -> Site:
+    def _site_rows(self, name: str, site: SiteLike, split: str) -> RowArray:
         site = as_site(site)
         if site not in self.manifest.sites:
             names = ", ".join(map(str, self.manifest.sites))
             raise UserError(f"{self.url} has no {site}; expected one of {names}")
-        return site
+        return self._rows(self.manifest.site_key(split, name, site), split)
 
     @contextlib.contextmanager
     def _naming(self, key: str) -> Iterator[None]:
+        """Put the name of the file at ``key`` before the sentence of a UserError."""
         try:
             yield
         except UserError as error:
             raise UserError(f"{self._store.name(key)}: {error}") from error
 
     def _rows(self, key: str, split: str) -> RowArray:
-        plan, rows = self.manifest, self.rows(split)
+        rows = self.rows(split)
         if rows == 0:
             raise UserError(
                 f"{self.url} has no rows in its split {split!r}; expected some (extract from "
                 "more documents, or hold out a larger share of them)"
             )
-        dtype, width = plan.split_arrays(split)[key]
-        metadata = array_metadata(dtype, rows, width, plan.chunk_rows, plan.shard_rows)
-        return RowArray(self._store, key, metadata, plan.chunk_rows)
+        metadata = self.manifest.split_arrays(split, rows)[key]
+        return RowArray(self._store, key, metadata, self.manifest.chunk_rows)
 
     def _vocab_array(self, key: str) -> np.ndarray:
-        metadata = vocab_metadata(self.manifest)
-        array = RowArray(self._store, key, metadata, self.manifest.chunk_rows)
-        rows = array.read(0, self.manifest.vocab_size)
+        manifest = self.manifest
+        array = RowArray(self._store, key, manifest.vocab_metadata(), manifest.chunk_rows)
+        rows = array.read(0, manifest.vocab_size)
         self._check_digest(key, sha256_array(rows))
         return rows
 
@@ -218,10 +215,20 @@ class Cache:
 
 
 def _why_no_manifest(store: Store) -> str:
-    if store.read(JOURNAL) is not None:
+    """The sentence for a place that holds no finished cache."""
+    data = store.read(JOURNAL)
+    if data is not None:
+        try:
+            journal = decode(data, JOURNAL)
+            shards = shards_from_json(journal["shards"])
+            done = sum(shard.rows for s in SPLITS for shard in shards.get(f"{s}/tokens", ()))
+            total = sum(journal.get("expected", {}).values())
+            state = f"{done:,} rows done" + (f" of {total:,}" if total else "")
+        except (UserError, KeyError, TypeError, AttributeError, ValueError):
+            state = f"a {JOURNAL} that cannot be understood"
         return (
-            f"{store.url} is an unfinished cache with {rows_done_text(store)}; expected a complete "
-            "one (run its extraction again to continue it)"
+            f"{store.url} is an unfinished cache with {state}; expected a complete one (run its "
+            "extraction again to continue it)"
         )
     content = "nothing" if store.empty() else f"no {MANIFEST}"
     return f"{store.url} is no activation cache: found {content}; expected a {MANIFEST}"
@@ -250,7 +257,7 @@ def info(url: str) -> str:
     cache = Cache.open(url)
     manifest = cache.manifest
     rows = sum(split.rows for split in manifest.splits.values())
-    width = len(manifest.sites) * (manifest.d_model * np_dtype(manifest.dtype).itemsize + 4) + 12
+    width = len(manifest.sites) * (manifest.d_model * np.dtype(manifest.dtype).itemsize + 4) + 12
     model = manifest.model
     lines = {
         "cache": cache.url,

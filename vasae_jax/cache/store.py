@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorstore as ts
@@ -23,7 +23,6 @@ from vasae_jax.utils.files import sha256_bytes, sha256_file, write_bytes
 from vasae_jax.utils.lock import OWNER, FolderLock
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 BUCKETS = {"gs": "gcs", "s3": "s3"}
 DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
@@ -41,14 +40,7 @@ _POLL = 1.0  # seconds of waiting between two looks at the number of retries
 _lock, _reported_retries = threading.Lock(), 0
 
 
-class Future(Protocol[T_co]):
-    """A future of TensorStore's."""
-
-    def result(self, timeout: float | None = None) -> T_co:
-        """The result, waited for ``timeout`` seconds at most."""
-
-
-def wait(future: Future[T]) -> T:
+def wait(future: "ts.Future[T]") -> T:
     """The result of a read; raises its error, or TimeoutError after PATIENCE seconds."""
     end = time.monotonic() + PATIENCE
     while True:
@@ -65,21 +57,16 @@ def wait(future: Future[T]) -> T:
 def _report_retries() -> None:
     """Print how many requests were retried since the last report, if any were."""
     global _reported_retries
+    retries = 0
     with _lock:
-        new, _reported_retries = (now := _retries()) - _reported_retries, now
+        for driver in BUCKETS.values():
+            name = f"/tensorstore/kvstore/{driver}/retries"
+            for metric in ts.experimental_collect_matching_metrics(name):
+                retries += sum(value["value"] for value in metric["values"])
+        new, _reported_retries = retries - _reported_retries, retries
     if new > 0:
-        print(
-            f"the bucket failed for a moment: {new} request(s) made again",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def _retries() -> int:
-    """Requests to buckets that TensorStore has retried in this process."""
-    names = (f"/tensorstore/kvstore/{driver}/retries" for driver in BUCKETS.values())
-    metrics = (item for name in names for item in ts.experimental_collect_matching_metrics(name))
-    return sum(value["value"] for metric in metrics for value in metric["values"])
+        sentence = f"the bucket failed for a moment: {new} request(s) made again"
+        print(sentence, file=sys.stderr, flush=True)
 
 
 class Store:
@@ -134,7 +121,8 @@ class Store:
             files = sorted(path for path in (root / folder).rglob("*") if path.is_file())
             return [path.relative_to(root).as_posix() for path in files]
         with self.errors(f"cannot list {self.name(folder)}", "a readable bucket"):
-            keys = wait(self._open().list(_prefix(folder)))
+            # "0" follows "/" in ASCII.
+            keys = wait(self._open().list(ts.KvStore.KeyRange(f"{folder}/", f"{folder}0")))
         return sorted(key.decode() for key in keys)
 
     def empty(self) -> bool:
@@ -170,17 +158,17 @@ class Store:
         with ThreadPoolExecutor(DIGEST_THREADS) as pool:
             yield from pool.map(self.sha256, keys)
 
-    def create_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
-        """An array with exactly this zarr3 metadata; shards that lie there stay."""
-        self.delete(f"{key}/zarr.json")
-        with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
-            return wait(ts.open(self._array(key, metadata), create=True))
+    def create_array(
+        self, key: str, metadata: dict[str, Any], *, shared: bool = False
+    ) -> ts.TensorStore:
+        """An array with exactly this zarr3 metadata; shards that are stored already stay.
 
-    def shared_array(self, key: str, metadata: dict[str, Any]) -> ts.TensorStore:
-        """An array with exactly this metadata, created by whichever writer comes first."""
+        A ``shared`` array is created by whichever writer comes first and opened by the others.
+        """
+        if not shared:
+            self.delete(f"{key}/zarr.json")
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
-            spec = self._array(key, metadata)
-            return wait(ts.open(spec, create=True, open=True))
+            return wait(ts.open(self._array(key, metadata), create=True, open=shared))
 
     def open_array(self, key: str, metadata: dict[str, Any] | None = None) -> ts.TensorStore:
         """A stored array; raises UserError, also where its metadata is not ``metadata``."""
@@ -220,23 +208,20 @@ def array_metadata(dtype: str, rows: int, width: int, chunk: int, shard: int) ->
 
     ``width`` 0 makes an array of one number a row.
     """
+
+    def part(name: str, **configuration: Any) -> dict[str, Any]:
+        return {"name": name, "configuration": configuration}
+
     tail = [width] if width else []
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    codecs = [little, {"name": "crc32c"}]
-    sharding = {
-        "chunk_shape": [chunk, *tail],
-        "codecs": codecs,
-        "index_codecs": codecs,
-        "index_location": "end",
-    }
-    grid = {"name": "regular", "configuration": {"chunk_shape": [shard, *tail]}}
+    codecs = [part("bytes", endian="little"), {"name": "crc32c"}]
+    sharding = {"codecs": codecs, "index_codecs": codecs, "index_location": "end"}
     return {
         "shape": [rows, *tail],
         "data_type": dtype,
         "fill_value": 0 if dtype.startswith("int") else 0.0,
-        "chunk_grid": grid,
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "chunk_grid": part("regular", chunk_shape=[shard, *tail]),
+        "chunk_key_encoding": part("default", separator="/"),
+        "codecs": [part("sharding_indexed", chunk_shape=[chunk, *tail], **sharding)],
     }
 
 
@@ -244,14 +229,14 @@ def resize(array: ts.TensorStore, rows: int) -> ts.TensorStore:
     """The array with its stored number of rows changed; no shard is touched."""
     if array.shape[0] == rows:
         return array
-    tail = [None] * (array.ndim - 1)
-    return array.resize(exclusive_max=[rows, *tail], resize_metadata_only=True).result()
+    shape = [rows, *[None] * (array.ndim - 1)]
+    return array.resize(exclusive_max=shape, resize_metadata_only=True).result()
 
 
 def write_all(writes: Iterable[tuple[ts.TensorStore, int, np.ndarray]]) -> None:
-    """Write rows from the given row on into each array, all at once, and wait for all.
+    """Write ``(array, first row, rows)`` each, all at once, and wait for all.
 
-    The arrays given must not change until this returns.
+    The rows must not change until this returns.
     """
     started = [
         array[start : start + len(rows)].write(rows, can_reference_source_data_indefinitely=True)
@@ -268,22 +253,20 @@ def reason(error: Exception) -> str:
     return _OS_ERRORS.get(code, text)
 
 
-def _prefix(key: str) -> ts.KvStore.KeyRange:
-    return ts.KvStore.KeyRange(key + "/", key + "0")  # "0" follows "/" in ASCII
-
-
 def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
     scheme, separator, rest = url.partition("://")
     if not separator:
-        path = os.path.join(os.path.abspath(url), "")
-        return True, {"driver": "file", "path": path}
+        return True, {"driver": "file", "path": os.path.join(os.path.abspath(url), "")}
     bucket, _, prefix = rest.partition("/")
     if scheme not in BUCKETS or not bucket:
         raise UserError(f"{url} is no place for a cache; expected a directory, gs:// or s3:// URL")
-    path = prefix.rstrip("/") + "/" if prefix else ""
     driver = BUCKETS[scheme]
-    retry = {"context": {f"{driver}_request_retries": RETRIES}}
-    spec = {"driver": driver, "bucket": bucket, "path": path, **retry}
+    spec = {
+        "driver": driver,
+        "bucket": bucket,
+        "path": prefix.rstrip("/") + "/" if prefix else "",
+        "context": {f"{driver}_request_retries": RETRIES},
+    }
     return False, spec | (_s3_server() if scheme == "s3" else {})
 
 
@@ -293,13 +276,10 @@ def _s3_server() -> dict[str, Any]:
     TensorStore itself reads neither the server nor the region there; it does read credentials,
     but complains of absent profiles even where the environment has them.
     """
+    get = os.environ.get
     options = {
-        "endpoint": _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        "aws_region": _variable("AWS_REGION", "AWS_DEFAULT_REGION"),
-        "aws_credentials": _variable("AWS_ACCESS_KEY_ID") and {"type": "environment"},
+        "endpoint": get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL"),
+        "aws_region": get("AWS_REGION") or get("AWS_DEFAULT_REGION"),
+        "aws_credentials": get("AWS_ACCESS_KEY_ID") and {"type": "environment"},
     }
     return {key: value for key, value in options.items() if value}
-
-
-def _variable(*names: str) -> str:
-    return next(filter(None, map(os.environ.get, names)), "")

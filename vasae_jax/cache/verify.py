@@ -4,14 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vasae_jax.cache.manifest import (
-    MANIFEST,
-    Manifest,
-    checksum,
-    column_key,
-    decode,
-    shard_key,
-)
+from vasae_jax.cache.manifest import MANIFEST, Manifest, checksum, decode, shard_key
 from vasae_jax.cache.reader import Cache, RowArray
 from vasae_jax.cache.store import Store
 from vasae_jax.cache.writer import row_norms
@@ -34,38 +27,28 @@ def verify(url: str) -> list[str]:
     Raises:
         UserError: there is no complete cache at all.
     """
-    cache = Cache.open(url)
-    return list(_problems(cache))
-
-
-def _problems(cache: Cache) -> Iterator[str]:
-    store, manifest = Store(cache.url), cache.manifest
-    yield from _manifest_problems(store)
-    damaged = False
-    for problem in _file_problems(store, manifest):
-        damaged = True
-        yield problem
-    yield from _vocabulary_problems(cache)
-    # The content of a damaged file would only repeat the same fault.
-    if not damaged:
-        yield from _content_problems(cache)
-
-
-def _manifest_problems(store: Store) -> Iterator[str]:
+    cache, store = Cache.open(url), Store(url)
+    problems = []
     value = decode(store.read(MANIFEST) or b"", store.name(MANIFEST))
     if value.get("checksum") != checksum(value):
-        yield f"{store.name(MANIFEST)} does not have the checksum it states"
+        problems.append(f"{store.name(MANIFEST)} does not have the checksum it states")
+    damaged = list(_file_problems(store, cache.manifest))
+    problems += [*damaged, *_vocabulary_problems(cache)]
+    # The content of a damaged file would only repeat the same fault.
+    return problems if damaged else [*problems, *_content_problems(cache)]
 
 
 def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
     done, total = 0, sum(map(len, manifest.shards.values()))
+    expected = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
+    for split, info in manifest.splits.items():
+        expected |= dict.fromkeys(manifest.split_arrays(split, info.rows), info.rows)
     with Progress(total, unit="files") as progress:
-        for key, rows in _expected_rows(manifest).items():
+        for key, rows in expected.items():
             shards = manifest.shards.get(key, ())
             listed = sum(shard.rows for shard in shards)
             if listed != rows:
-                what = f"{listed} rows in its shards; expected {rows}"
-                yield f"{store.name(key)} is listed with {what}"
+                yield f"{store.name(key)} has {listed} rows in its shards; expected {rows}"
             names = [shard_key(key, index) for index in range(len(shards))]
             for name, shard, digest in zip(names, shards, store.digests(names), strict=True):
                 if digest is None:
@@ -74,13 +57,6 @@ def _file_problems(store: Store, manifest: Manifest) -> Iterator[str]:
                     yield f"{store.name(name)} has SHA-256 {digest}; expected {shard.sha256}"
                 done += 1
                 progress.update(done)
-
-
-def _expected_rows(manifest: Manifest) -> dict[str, int]:
-    rows = dict.fromkeys(manifest.vocab_arrays(), manifest.vocab_size)
-    for split, info in manifest.splits.items():
-        rows |= dict.fromkeys(manifest.split_arrays(split), info.rows)
-    return rows
 
 
 def _vocabulary_problems(cache: Cache) -> Iterator[str]:
@@ -110,8 +86,8 @@ def _content_problems(cache: Cache) -> Iterator[str]:
             yield str(error)
             continue
         if len(documents[split]) != info.documents:
-            name = f"{cache.url}/{column_key(split, 'docs')}"
-            yield f"{name} has {len(documents[split])} documents; expected {info.documents}"
+            count = len(documents[split])
+            yield f"{cache.url}/{split}/docs has {count} documents; expected {info.documents}"
     none = np.empty(0, np.int32)
     both = np.intersect1d(documents.get("train", none), documents.get("heldout", none))
     if len(both):
@@ -122,9 +98,9 @@ def _token_problems(cache: Cache, split: str) -> Iterator[str]:
     for start, tokens in _pieces(cache.column("tokens", split)):
         wrong = np.flatnonzero((tokens < 0) | (tokens >= cache.manifest.vocab_size))
         if len(wrong):
-            name = f"{cache.url}/{column_key(split, 'tokens')}"
             row, token = start + int(wrong[0]), tokens[wrong[0]]
-            yield f"{name} has token {token} in row {row}; expected one of the vocabulary"
+            what = f"token {token} in row {row}; expected one of the vocabulary"
+            yield f"{cache.url}/{split}/tokens has {what}"
             return
 
 
@@ -147,10 +123,9 @@ def _row_problems(cache: Cache, split: str, site: Site) -> Iterator[str]:
 def _pieces(array: RowArray) -> Iterator[tuple[int, np.ndarray]]:
     """The first row and the rows of each chunk; the next chunk is read meanwhile."""
     rows, step = array.shape[0], array.chunk_rows
-    starts = range(0, rows, step)
     pending = [array.read_async(0, min(step, rows))]
     with Progress(rows, unit=f"rows of {array.name}") as progress:
-        for start in starts:
+        for start in range(0, rows, step):
             if start + step < rows:
                 pending.append(array.read_async(start + step, min(start + 2 * step, rows)))
             yield start, pending.pop(0).result()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from vasae_jax.cache.manifest import EMBEDDING, FINAL_NORM, TOKENS, UNEMBEDDING, CachePlan, encode
-from vasae_jax.cache.store import Store, array_metadata, write_all
+from vasae_jax.cache.store import Store, write_all
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array, sha256_bytes
 
 KINDS = ("byte_level", "sentencepiece", "plain")
+NORM_KINDS = ("rmsnorm", "layernorm")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -33,8 +34,7 @@ class Vocab:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            kinds = ", ".join(KINDS)
-            raise UserError(f"vocabulary has kind {self.kind!r}; expected one of {kinds}")
+            raise UserError(f"vocabulary kind is {self.kind!r}; expected {' or '.join(KINDS)}")
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -119,9 +119,6 @@ def _byte_of_character() -> dict[str, int]:
     return table
 
 
-NORM_KINDS = ("rmsnorm", "layernorm")
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """The embeddings, final norm and token strings of a model.
@@ -138,16 +135,50 @@ class Vocabulary:
     final_norm: Mapping[str, Any]
     vocab: Vocab
 
+    def check(self, plan: CachePlan) -> None:
+        """Raise UserError unless the vocabulary fits the plan and is finite."""
+        shape = (plan.vocab_size, plan.d_model)
+        if plan.tied != (self.unembedding is None):
+            raise UserError(
+                f"the plan has tied={plan.tied} and the vocabulary has "
+                f"{'no' if self.unembedding is None else 'an'} unembedding; expected one if "
+                "the model is untied, and only then"
+            )
+        for key, array in self.arrays().items():
+            if array.shape != shape:
+                raise UserError(f"{key} has shape {array.shape}; expected {shape}")
+            finite = np.isfinite(array).all(axis=1)
+            if not finite.all():
+                row = int(finite.argmin())
+                raise UserError(f"{key} is not finite in row {row}; expected numbers")
+        check_tokens(self.vocab, plan.vocab_size)
+        check_final_norm(self.final_norm, plan.d_model)
+
+    def write(self, store: Store, plan: CachePlan) -> None:
+        """Store the vocabulary, durable on return; raises UserError."""
+        metadata, arrays = plan.vocab_metadata(), self.arrays()
+        stored = {key: store.create_array(key, metadata) for key in arrays}
+        what = f"cannot write {store.name('vocab')}"
+        with store.errors(what, "a writable place with free space"):
+            write_all((stored[key], 0, array) for key, array in arrays.items())
+        for key, data in self.files().items():
+            store.write(key, data)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The float32 arrays by their key in the cache."""
-        arrays = {EMBEDDING: np.asarray(self.embedding, np.float32)}
-        if self.unembedding is not None:
-            arrays[UNEMBEDDING] = np.asarray(self.unembedding, np.float32)
-        return arrays
+        arrays = {EMBEDDING: self.embedding, UNEMBEDDING: self.unembedding}
+        return {k: np.asarray(a, np.float32) for k, a in arrays.items() if a is not None}
 
     def files(self) -> dict[str, bytes]:
         """The other files by their key in the cache."""
-        values = {FINAL_NORM: _plain_norm(self.final_norm), TOKENS: self.vocab.to_json()}
+        norm = self.final_norm
+        plain_norm = {
+            "kind": str(norm["kind"]),
+            "eps": float(norm["eps"]),
+            "weight": np.asarray(norm["weight"], np.float64).tolist(),
+            "bias": None if norm["bias"] is None else np.asarray(norm["bias"], np.float64).tolist(),
+        }
+        values = {FINAL_NORM: plain_norm, TOKENS: self.vocab.to_json()}
         return {key: encode(value, indent=None) for key, value in values.items()}
 
     def digests(self) -> dict[str, str]:
@@ -160,25 +191,6 @@ class Vocabulary:
 def digest_name(key: str) -> str:
     """``vocab/final_norm.json`` -> ``final_norm``."""
     return key.removeprefix("vocab/").removesuffix(".json")
-
-
-def check(vocabulary: Vocabulary, plan: CachePlan) -> None:
-    """Raise UserError unless the vocabulary fits the plan and is finite."""
-    shape = (plan.vocab_size, plan.d_model)
-    if plan.tied != (vocabulary.unembedding is None):
-        raise UserError(
-            f"the plan has tied={plan.tied} and the vocabulary has "
-            f"{'no' if vocabulary.unembedding is None else 'an'} unembedding; expected one if "
-            "the model is untied, and only then"
-        )
-    for key, array in vocabulary.arrays().items():
-        if array.shape != shape:
-            raise UserError(f"{key} has shape {array.shape}; expected {shape}")
-        if not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-            raise UserError(f"{key} has a value that is not finite in row {row}; expected numbers")
-    check_tokens(vocabulary.vocab, plan.vocab_size)
-    check_final_norm(vocabulary.final_norm, plan.d_model)
 
 
 def check_tokens(vocab: Vocab, vocab_size: int) -> None:
@@ -196,43 +208,9 @@ def check_final_norm(norm: Mapping[str, Any], d_model: int) -> None:
     if kind not in NORM_KINDS:
         raise UserError(f"final norm has kind {kind!r}; expected one of {', '.join(NORM_KINDS)}")
     for name, values in (("weight", weight), ("bias", bias)):
-        length = _length(values)
-        if length != d_model and not (name == "bias" and values is None):
-            raise UserError(f"final norm has a {name} of {length} numbers; expected {d_model}")
-
-
-def _length(numbers: Any) -> int | None:
-    """The length of a list of numbers; None for anything else."""
-    try:
-        array = np.asarray(numbers, np.float64)
-    except (TypeError, ValueError):
-        return None
-    return len(array) if array.ndim == 1 else None
-
-
-def write(store: Store, vocabulary: Vocabulary, plan: CachePlan) -> None:
-    """Store the vocabulary, durable on return; raises UserError."""
-    metadata = vocab_metadata(plan)
-    parts = vocabulary.arrays()
-    arrays = {key: store.create_array(key, metadata) for key in parts}
-    with store.errors(f"cannot write {store.name('vocab')}", "a writable place with free space"):
-        write_all((arrays[key], 0, parts[key]) for key in parts)
-    for key, data in vocabulary.files().items():
-        store.write(key, data)
-
-
-def vocab_metadata(plan: CachePlan) -> dict[str, Any]:
-    """zarr3 metadata of the vocabulary's arrays."""
-    return array_metadata(
-        "float32", plan.vocab_size, plan.d_model, plan.chunk_rows, plan.shard_rows
-    )
-
-
-def _plain_norm(norm: Mapping[str, Any]) -> dict[str, Any]:
-    bias = norm["bias"]
-    return {
-        "kind": str(norm["kind"]),
-        "eps": float(norm["eps"]),
-        "weight": [float(value) for value in norm["weight"]],
-        "bias": None if bias is None else [float(value) for value in bias],
-    }
+        try:
+            shape = np.asarray(values, np.float64).shape
+        except (TypeError, ValueError):
+            shape = None
+        if shape != (d_model,) and not (name == "bias" and values is None):
+            raise UserError(f"final norm has a {name} of shape {shape}; expected ({d_model},)")

@@ -1,17 +1,14 @@
-"""Writing a cache shard by shard, with a journal from which a killed extraction goes on."""
+"""Writing a cache shard by shard, with a journal from which a killed extraction continues."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401 (registers bfloat16 with NumPy)
 import numpy as np
-import tensorstore as ts
 
-from vasae_jax.cache import vocab as vocabulary_files
-from vasae_jax.cache.journal import begin, finalize, journal_bytes, read_state
+from vasae_jax.cache.journal import Shards, begin, finalize, journal_bytes, read_state
 from vasae_jax.cache.manifest import (
     ANCHORS,
     COLUMNS,
@@ -22,11 +19,10 @@ from vasae_jax.cache.manifest import (
     CachePlan,
     Manifest,
     ShardInfo,
-    column_key,
     shard_key,
 )
-from vasae_jax.cache.store import UNBOUNDED, Store, array_metadata, resize, write_all
-from vasae_jax.cache.vocab import Vocab, Vocabulary
+from vasae_jax.cache.store import UNBOUNDED, Store, resize, write_all
+from vasae_jax.cache.vocab import Vocabulary
 from vasae_jax.sites import Site, SiteLike, as_site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.lock import OWNER
@@ -35,30 +31,26 @@ BLOCK = 1024  # rows whose norms are computed at once: few enough to stay in the
 
 
 class SplitBuffer:
-    """Rows of one split, held in memory until a shard is full.
+    """Rows of a split, kept in memory until a shard is full.
 
     Attributes:
         start: row of the split that the buffer begins with.
-        held: rows in the buffer, below ``plan.shard_rows``.
+        count: rows in the buffer, below ``plan.shard_rows``.
     """
 
     def __init__(self, split: str, plan: CachePlan, start: int) -> None:
-        self.split = split
-        self.plan = plan
-        self.start = start
-        self.held = 0
-        self._arrays = self._allocate()
-        self._other = self._allocate()
+        self.split, self.plan, self.start, self.count = split, plan, start, 0
+        self._arrays, self._other = self._allocate(), self._allocate()
 
     @property
     def position(self) -> int:
         """The row of the split that comes next."""
-        return self.start + self.held
+        return self.start + self.count
 
     @property
     def room(self) -> int:
         """Rows until the shard is full."""
-        return self.plan.shard_rows - self.held
+        return self.plan.shard_rows - self.count
 
     def add(self, columns: Mapping[str, np.ndarray], rows: Mapping[Site, np.ndarray]) -> None:
         """Copy in n rows, at most ``room``: ``columns`` [n], ``rows`` [n, d_model] by site.
@@ -66,39 +58,36 @@ class SplitBuffer:
         Raises:
             UserError: a row has a value that is not finite as it would be stored.
         """
-        place = slice(self.held, self.held + len(columns["tokens"]))
+        place = slice(self.count, self.count + len(columns["tokens"]))
         for site, values in rows.items():
-            acts = self._arrays[self.plan.acts_key(self.split, site)][place]
+            acts = self._arrays[self.plan.site_key(self.split, "acts", site)][place]
             with np.errstate(over="ignore"):  # an overflow becomes inf and is refused below
                 acts[...] = values.astype(acts.dtype, copy=False)
             norms = row_norms(acts)
             if not np.isfinite(norms).all():
-                self._refuse(site, int(np.flatnonzero(~np.isfinite(norms))[0]), columns)
-            self._arrays[self.plan.norms_key(self.split, site)][place] = norms
+                row = int(np.isfinite(norms).argmin())
+                raise UserError(
+                    f"{site} has a value that is not finite as {self.plan.dtype} in document "
+                    f"{columns['docs'][row]} at position {columns['positions'][row]}; expected "
+                    "finite rows"
+                )
+            self._arrays[self.plan.site_key(self.split, "norms", site)][place] = norms
         for name in COLUMNS:
-            self._arrays[column_key(self.split, name)][place] = columns[name]
-        self.held = place.stop
+            self._arrays[f"{self.split}/{name}"][place] = columns[name]
+        self.count = place.stop
 
     def take(self) -> dict[str, np.ndarray]:
-        """Remove all rows held and return them by array, valid until the next ``take``."""
-        taken = {key: array[: self.held] for key, array in self._arrays.items()}
-        self.start, self.held = self.position, 0
+        """Remove and return all rows, by array; they are valid until the next ``take``."""
+        taken = {key: array[: self.count] for key, array in self._arrays.items()}
+        self.start, self.count = self.position, 0
         self._arrays, self._other = self._other, self._arrays
         return taken
 
     def _allocate(self) -> dict[str, np.ndarray]:
         # np.empty of this size takes no memory until a row is copied in. The two sets are used
         # in turn: copying to memory that is in use already takes half the time.
-        return {
-            key: np.empty((self.plan.shard_rows, *([width] if width else [])), np_dtype(dtype))
-            for key, (dtype, width) in self.plan.split_arrays(self.split).items()
-        }
-
-    def _refuse(self, site: Site, row: int, columns: Mapping[str, np.ndarray]) -> None:
-        raise UserError(
-            f"{site} has a value that is not finite as {self.plan.dtype} in document "
-            f"{columns['docs'][row]} at position {columns['positions'][row]}; expected finite rows"
-        )
+        arrays = self.plan.split_arrays(self.split, self.plan.shard_rows)
+        return {key: np.empty(of["shape"], of["data_type"]) for key, of in arrays.items()}
 
 
 def row_norms(rows: np.ndarray) -> np.ndarray:
@@ -113,15 +102,10 @@ def row_norms(rows: np.ndarray) -> np.ndarray:
     return norms
 
 
-def np_dtype(name: str) -> np.dtype:
-    """NumPy's type of that name, bfloat16 included."""
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
-
-
 class CacheWriter:
     """Appends rows to a new or unfinished cache.
 
-    Rows are held in memory until a shard is full (``plan.shard_rows`` rows of every site
+    Rows are kept in memory until a shard is full (``plan.shard_rows`` rows of every site
     of one split: two such shards are in memory while one is being written). All arrays of
     a shard are then written at once on a thread, read back for their digests, and entered
     in ``journal.json``, after which they are durable. A writer opened again with an equal
@@ -131,11 +115,7 @@ class CacheWriter:
     Args:
         url: a local directory, a gs:// or s3:// URL: new, empty, or an unfinished cache.
         plan: what the cache will be.
-        embedding: [vocab_size, d_model], the model's input embeddings.
-        unembedding: [vocab_size, d_model], or None for a tied model.
-        final_norm: ``{"kind": "rmsnorm"|"layernorm", "eps": float, "weight": [d_model],
-            "bias": [d_model] or None}``.
-        vocab: the token strings.
+        vocabulary: the model's embeddings, final norm and token strings.
         overwrite: replace the cache that is there; a directory with anything else in it is
             refused.
         expected: rows that each split will have, for the progress of an unfinished cache.
@@ -150,28 +130,30 @@ class CacheWriter:
         self,
         url: str,
         plan: CachePlan,
+        vocabulary: Vocabulary,
         *,
-        embedding: np.ndarray,
-        unembedding: np.ndarray | None,
-        final_norm: Mapping[str, Any],
-        vocab: Vocab,
         overwrite: bool = False,
         expected: Mapping[str, int] | None = None,
     ) -> None:
-        self.plan, self._expected = plan, expected
-        self._store = Store(url)
-        parts = Vocabulary(embedding, unembedding, final_norm, vocab)
-        vocabulary_files.check(parts, plan)
-        self._digests = parts.digests()
+        self._prepare(url, plan, vocabulary)
+        self._expected = dict(expected or {})
         read_state(self._store)  # refuses other places before a lock file is written there
         with self._locked(OWNER):
             self._shards = begin(self._store, plan, self._digests, overwrite)
             self._clear_undurable()
             if not self._shards:
-                self._shards = self._write_vocabulary(parts)
+                self._shards = self._write_vocabulary(vocabulary)
                 self._write_journal()
-            self._arrays = self._create_arrays()
-        self._start(SPLITS)
+            self._arrays = {
+                key: self._store.create_array(key, metadata)
+                for split in SPLITS
+                for key, metadata in plan.split_arrays(split, UNBOUNDED).items()
+            }
+        self._start()
+
+    def _prepare(self, url: str, plan: CachePlan, vocabulary: Vocabulary) -> None:
+        vocabulary.check(plan)
+        self.plan, self._store, self._digests = plan, Store(url), vocabulary.digests()
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -181,15 +163,15 @@ class CacheWriter:
             yield
             self._lock = stack.pop_all()
 
-    def _start(self, splits: tuple[str, ...]) -> None:
+    def _start(self) -> None:
         """Begin to accept rows, in each split after the durable ones."""
-        self._buffers = {s: SplitBuffer(s, self.plan, self.rows_done(s)) for s in splits}
+        self._buffers = {s: SplitBuffer(s, self.plan, self.rows_done(s)) for s in SPLITS}
         self._thread = ThreadPoolExecutor(1, "cache-writer")
         self._pending: Future[None] | None = None
 
     def rows_done(self, split: str) -> int:
         """Durable rows of a split; an extraction continues with the row after them."""
-        return sum(shard.rows for shard in self._shards.get(column_key(split, "tokens"), ()))
+        return sum(shard.rows for shard in self._shards.get(f"{split}/tokens", ()))
 
     def rows_end(self, split: str, total: int) -> int:
         """The row after the last that this writer stores, of a split of ``total`` rows."""
@@ -220,19 +202,17 @@ class CacheWriter:
             UserError: a value is not finite, or an earlier shard could not be written.
             ValueError: shapes, sites or ``start`` do not fit.
         """
-        columns = {
-            "tokens": np.asarray(tokens),
-            "positions": np.asarray(positions),
-            "docs": np.asarray(docs),
-        }
+        columns = dict(zip(COLUMNS, map(np.asarray, (tokens, positions, docs)), strict=True))
         rows = {as_site(site): np.asarray(values) for site, values in acts.items()}
         self._check_shapes(columns, rows)
         buffer = self._buffers[split]
-        at = 0 if start is None else buffer.position - start
-        if at < 0:
+        start = buffer.position if start is None else start
+        at, count = buffer.position - start, len(columns["tokens"])
+        end = min(self.rows_end(split, start + count) - start, count)
+        if at < min(end, 0):
             raise ValueError(f"rows of {split} begin at {start}; expected {buffer.position}")
-        while at < len(columns["tokens"]):
-            piece = slice(at, at + buffer.room)
+        while at < end:
+            piece = slice(at, min(at + buffer.room, end))
             buffer.add(
                 {name: column[piece] for name, column in columns.items()},
                 {site: values[piece] for site, values in rows.items()},
@@ -242,7 +222,7 @@ class CacheWriter:
                 self._submit(buffer)
 
     def finish(self) -> Manifest:
-        """Write the rows held and then the manifest; the cache is complete on return.
+        """Write the rows in memory and then the manifest; the cache is complete on return.
 
         Raises:
             UserError: nothing was appended to ``train``, a document lies in both splits,
@@ -253,34 +233,32 @@ class CacheWriter:
         self._wait()
         rows = {split: buffer.position for split, buffer in self._buffers.items()}
         with self._store.errors(f"cannot write {self._store.url}", "a writable place"):
-            for split in SPLITS:
-                for key in self.plan.split_arrays(split):
-                    # First, so that the last shard is written complete and none is read back.
-                    self._arrays[key] = resize(self._arrays[key], rows[split])
-        for buffer in self._buffers.values():
-            if buffer.held:
-                self._submit(buffer)
-        self._wait()
-        empty = {key: () for split in SPLITS for key in self.plan.split_arrays(split)}
+            # First, so that the last shard is written complete and none is read back.
+            for key, array in self._arrays.items():
+                self._arrays[key] = resize(array, rows[key.split("/")[0]])
+        self._flush()
+        empty: Shards = dict.fromkeys(self._arrays, ())
         manifest = finalize(self._store, self.plan, self._digests, empty | self._shards)
         self._store.delete(JOURNAL)
         self.close()
         return manifest
 
+    def _flush(self) -> None:
+        """Write the rows in memory, and wait until they are durable."""
+        for buffer in self._buffers.values():
+            if buffer.count:
+                self._submit(buffer)
+        self._wait()
+
     def close(self) -> None:
-        """Wait for the shard being written, and unlock the place; rows still held are lost."""
+        """Wait for the shard being written, and unlock the place; rows in memory are lost."""
         self._thread.shutdown(wait=True)
         self._lock.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         self.close()
 
     def _check_shapes(self, columns: dict[str, np.ndarray], rows: dict[Site, np.ndarray]) -> None:
@@ -288,16 +266,14 @@ class CacheWriter:
         if tuple(sorted(rows)) != self.plan.sites:
             sites = [", ".join(map(str, names)) for names in (sorted(rows), self.plan.sites)]
             raise ValueError(f"rows are of {sites[0]}; expected {sites[1]}")
-        arrays = {**columns, **{str(site): values for site, values in rows.items()}}
-        for name, array in arrays.items():
-            expected = (count,) if name in columns else (count, self.plan.d_model)
+        for name, array in [*columns.items(), *rows.items()]:
+            expected = (count, self.plan.d_model) if isinstance(name, Site) else (count,)
             if array.shape != expected:
                 raise ValueError(f"{name} has shape {array.shape}; expected {expected}")
 
     def _submit(self, buffer: SplitBuffer) -> None:
         self._wait()  # also because take() gives back the arrays of the shard before
-        start = buffer.start
-        self._pending = self._thread.submit(self._commit, start, buffer.take())
+        self._pending = self._thread.submit(self._commit, buffer.start, buffer.take())
 
     def _wait(self) -> None:
         # The future stays after an error, so no later shard is written past a gap.
@@ -315,14 +291,15 @@ class CacheWriter:
         self._write_journal()
 
     def _digest_files(self, names: list[str]) -> list[str]:
-        digests = list(self._store.digests(names))
-        for name, digest in zip(names, digests, strict=True):
+        digests = []
+        for name, digest in zip(names, self._store.digests(names), strict=True):
             if digest is None:
                 raise UserError(f"{self._store.name(name)} vanished; expected what was written")
-        return [digest for digest in digests if digest is not None]
+            digests.append(digest)
+        return digests
 
-    def _write_vocabulary(self, parts: Vocabulary) -> dict[str, tuple[ShardInfo, ...]]:
-        vocabulary_files.write(self._store, parts, self.plan)
+    def _write_vocabulary(self, vocabulary: Vocabulary) -> Shards:
+        vocabulary.write(self._store, self.plan)
         step, total = self.plan.shard_rows, self.plan.vocab_size
         counts = [min(step, total - start) for start in range(0, total, step)]
         shards = {}
@@ -332,9 +309,8 @@ class CacheWriter:
         return shards
 
     def _write_journal(self) -> None:
-        self._store.write(
-            JOURNAL, journal_bytes(self.plan, self._digests, self._shards, self._expected)
-        )
+        journal = journal_bytes(self.plan, self._digests, self._shards, expected=self._expected)
+        self._store.write(JOURNAL, journal)
 
     def _clear_undurable(self) -> None:
         """Remove files that no journal lists, lock files too, and the anchors of an old cache."""
@@ -345,13 +321,3 @@ class CacheWriter:
             for key in self._store.keys(folder):
                 if key not in kept:
                     self._store.delete(key)
-
-    def _create_arrays(self) -> dict[str, ts.TensorStore]:
-        chunk, shard = self.plan.chunk_rows, self.plan.shard_rows
-        return {
-            key: self._store.create_array(
-                key, array_metadata(dtype, UNBOUNDED, width, chunk, shard)
-            )
-            for split in SPLITS
-            for key, (dtype, width) in self.plan.split_arrays(split).items()
-        }

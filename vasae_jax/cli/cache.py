@@ -57,9 +57,15 @@ def _import(args: argparse.Namespace) -> None:
 
     from vasae_jax.extract.import_rows import store_rows
     from vasae_jax.extract.pipeline import Settings
-    from vasae_jax.extract.row_files import Beside, open_rows
+    from vasae_jax.extract.row_files import open_rows
 
-    rows = open_rows(args.source, args.kind, Beside(args.context_length, args.layer, args.tokens))
+    rows = open_rows(
+        args.source,
+        args.kind,
+        context_length=args.context_length,
+        layer=args.layer,
+        tokens=args.tokens,
+    )
     site = rows.site if args.layer is None else Site(args.layer)
     if site is None:
         raise UserError(f"{args.source} does not say its rows' layer; expected --layer")

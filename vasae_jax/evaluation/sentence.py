@@ -1,7 +1,7 @@
 """The feature most active at each token of one sentence.
 
 As in the paper's case studies, each feature's mean over the sentence is first subtracted, so
-that a feature that fires everywhere does not hide those that fire at one token.
+that a feature which fires everywhere does not hide those that fire at a single token.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MODES: tuple[Mode, ...] = ("centred", "raw")
 """With each feature's mean over the sentence subtracted, or without."""
 
 LENGTHS = 32
-"""Windows are filled up to a multiple of so many tokens."""
+"""Windows are padded to a multiple of this many tokens."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def sentence_cells(
 
 
 def _padded(model: Model, tokens: np.ndarray) -> np.ndarray:
-    """``tokens`` with zeros after them, so that sentences of about one length share a program.
+    """``tokens`` padded with zeros, so that sentences of similar length share a program.
 
     Attention is causal, so the zeros change no row.
     """
@@ -107,13 +107,12 @@ def strongest(z: np.ndarray, counts: np.ndarray, mode: Mode, prefix: int = 0) ->
 
 def _tokens(model: Model, manifest: Manifest, text: str) -> tuple[np.ndarray, int]:
     """The window int32 [prefix + T], and how many tokens come before the sentence."""
-    sentence = model.tokenizer.encode(text)
-    prefix = int(manifest.bos and model.tokenizer.bos_id is not None)
+    sentence, bos = model.tokenizer.encode(text), model.tokenizer.bos_id
+    prefix = int(manifest.bos and bos is not None)
     most = int(model.spec.context_length)
     if not sentence or prefix + len(sentence) > most:
         raise UserError(
             f"the text {text[:40]!r} has {len(sentence)} tokens; expected 1 to {most - prefix}, "
             f"the context of {model.id}"
         )
-    start = [model.tokenizer.bos_id] if prefix else []
-    return np.array([*start, *sentence], np.int32), prefix
+    return np.array([bos, *sentence][1 - prefix :], np.int32), prefix

@@ -1,6 +1,7 @@
 """The command line of both extraction tools."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
@@ -57,35 +58,28 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         metavar="I/N",
         help="write only part I, from 0, of N; vasae cache finish OUT joins the parts",
     )
-    add("--overwrite", action="store_true", help="replace a cache that lies at --out")
+    add("--overwrite", action="store_true", help="replace the cache at --out")
     return parser
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings in the arguments; raises UserError."""
-    return Settings(
-        layers=parse_layers(arguments.layers),
-        sites=tuple(arguments.sites.split(",")),
-        context_length=arguments.context_length,
-        batch_windows=arguments.batch_windows,
-        bos=BOS[arguments.bos],
-        heldout_share=arguments.heldout_share,
-        max_rows=arguments.max_rows,
-        dtype=arguments.dtype,
-        chunk_rows=arguments.chunk_rows,
-        shard_rows=arguments.shard_rows,
-    )
+    values = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
+    values["layers"] = parse_layers(arguments.layers)
+    values["sites"] = tuple(arguments.sites.split(","))
+    values["bos"] = BOS[arguments.bos]
+    return Settings(**values)
 
 
 def parse_part(text: str | None, *, overwrite: bool) -> Part | None:
-    """Part i of n, of ``"i/n"``; raises UserError."""
+    """The part that ``text``, ``"i/n"``, names; raises UserError."""
     if text is None:
         return None
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N-1, as in 0/16")
     if overwrite:
-        raise UserError("--overwrite was given with --shard; expected a new place for the parts")
+        raise UserError("--overwrite is set with --shard; expected a new place for the parts")
     return Part(int(index), int(count))
 
 
@@ -108,11 +102,11 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
             part=parse_part(arguments.shard, overwrite=arguments.overwrite),
         )
     except UserError as error:
-        return _fail(str(error), code=2)
+        return _fail(error, 2)
     except Stopped as stopped:
-        return _fail(str(stopped), code=stopped.exit_code)
+        return _fail(stopped, stopped.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped before any new row; rows stored earlier stay", code=130)
+        return _fail("stopped before any new row; rows stored earlier stay", 130)
     if manifest is None:
         print(f"{arguments.out}: part {arguments.shard} is complete; vasae cache finish joins all")
         return 0
@@ -136,6 +130,6 @@ def main(
     return run(parser.parse_args(argv), build)
 
 
-def _fail(sentence: str, *, code: int) -> int:
+def _fail(sentence: object, code: int) -> int:
     print(f"extract: {sentence}", file=sys.stderr)
     return code

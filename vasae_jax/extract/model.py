@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vasae_jax.cache import Vocabulary
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.sites import Site, check_supported
 from vasae_jax.utils.errors import UserError
@@ -45,6 +46,12 @@ class Model(VocabularySource, Protocol):
     def residuals(self, tokens: np.ndarray, sites: Sequence[Site]) -> Any: ...  # noqa: D102
 
 
+def read_vocabulary(model: VocabularySource) -> Vocabulary:
+    """What a cache keeps of ``model`` besides rows; loads its weights if they are not yet."""
+    unembedding = None if model.spec.tied else model.unembedding()
+    return Vocabulary(model.embedding(), unembedding, model.final_norm(), model.tokenizer.vocab())
+
+
 def packs(model: Any) -> bool:
     """Whether the model takes several windows in one row of tokens."""
     return bool(getattr(model, "packs", False))
@@ -75,8 +82,7 @@ def choose_sites(
     wrong = [layer for layer in layers if not 0 <= layer < n_layers]
     if wrong or not layers:
         raise UserError(
-            f"layer {wrong[0] if wrong else 'none'} was asked of {model}, which has {n_layers}; "
-            f"expected 0 to {n_layers - 1}"
+            f"layer is {wrong[0] if wrong else 'none'}; expected 0 to {n_layers - 1} of {model}"
         )
     sites = {Site(layer, kind) for layer in layers for kind in kinds}
     return tuple(check_supported(site, "a site to extract") for site in sorted(sites))

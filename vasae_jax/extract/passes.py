@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vasae_jax.cache import CacheWriter
-from vasae_jax.cache.manifest import SPLITS
+from vasae_jax.cache.manifest import COLUMNS, SPLITS
 from vasae_jax.extract.model import Fetch, Model, packs
 from vasae_jax.extract.windows import Packing, Windows
 from vasae_jax.sites import Site
@@ -19,7 +19,7 @@ from vasae_jax.utils.signals import Stopped, StopRequest
 
 @dataclass(frozen=True)
 class Batch:
-    """The slots of one forward pass: int32 [S, T] columns, 0 where a slot is empty.
+    """The slots of a forward pass: int32 [S, T] columns, 0 where a slot is empty.
 
     Attributes:
         tokens: token ids.
@@ -76,21 +76,17 @@ class Batches:
         begin = slots * windows.context_length + self.packing.place[chosen]
         flat = np.repeat(begin, lengths) + within
         numbers = np.repeat(self._first_rows[chosen], lengths) + within
-        held = np.repeat(windows.heldout[chosen], lengths)
+        heldout = np.repeat(windows.heldout[chosen], lengths)
         columns = np.zeros((3, shape[0] * shape[1]), np.int32)
         columns[0, flat] = windows.tokens[np.repeat(windows.starts[chosen], lengths) + within]
         columns[1, flat] = within
         columns[2, flat] = np.repeat(windows.docs[chosen], lengths)
-        tokens, positions, docs = columns.reshape(3, *shape)
-        rows = {split: np.flatnonzero(held == (split == "heldout")) for split in SPLITS}
+        rows = {split: np.flatnonzero(heldout == (split == "heldout")) for split in SPLITS}
         rows = {split: at[np.argsort(numbers[at])] for split, at in rows.items()}
-        return Batch(
-            tokens,
-            positions,
-            docs,
-            {split: flat[at] for split, at in rows.items()},
-            {split: numbers[at] for split, at in rows.items()},
-        )
+        tokens, positions, docs = columns.reshape(3, *shape)
+        places = {split: flat[at] for split, at in rows.items()}
+        numbers_by_split = {split: numbers[at] for split, at in rows.items()}
+        return Batch(tokens, positions, docs, places, numbers_by_split)
 
     def complete(self, split: str) -> np.ndarray:
         """int64 [batches + 1]: before each batch, how many rows of ``split`` are complete."""
@@ -101,9 +97,8 @@ class Batches:
 
     def first(self, split: str, start: int, end: int) -> int:
         """The first batch with a row of ``split`` in ``start`` to ``end - 1``, or the last + 1."""
-        begin = self._first_rows
-        chosen = self.windows.of_split(split) & (begin < end)
-        chosen &= begin + self.windows.lengths > start
+        begin, stop = self._first_rows, self._first_rows + self.windows.lengths
+        chosen = self.windows.of_split(split) & (begin < end) & (stop > start)
         return int(self.packing.slot[chosen].min() // self.size) if chosen.any() else len(self)
 
 
@@ -124,26 +119,26 @@ class Rows(NamedTuple):
 
 
 class InOrder:
-    """Passes the rows of one split to the writer in order, whatever order they come in.
+    """Passes the rows of a split to the writer in order, whatever order they come in.
 
-    Rows that come early are held until those before them have come.
+    Rows that come early wait in memory for those before them.
 
     Args:
-        writer: where they go; it continues after the rows it has.
-        split: whose rows they are.
+        writer: of the cache; it continues after the rows it has.
+        split: of the rows.
         sites: of the first axis of ``Rows.acts``.
     """
 
     def __init__(self, writer: CacheWriter, split: str, sites: tuple[Site, ...]) -> None:
         self._writer, self._split, self._sites = writer, split, sites
         self._next = writer.rows_done(split)
-        self._held: Rows | None = None
+        self._waiting: Rows | None = None
 
     def add(self, rows: Rows, complete: int) -> None:
-        """Hold ``rows``, and write those below ``complete``, all of which have come by now."""
-        merged = _merged(self._held, rows)
+        """Take ``rows``, and write those below ``complete``, all of which have come by now."""
+        merged = _merged(self._waiting, rows)
         first, end = np.searchsorted(merged.numbers, [self._next, max(complete, self._next)])
-        self._held = merged.cut(end, len(merged.numbers))
+        self._waiting = merged.cut(end, len(merged.numbers))
         if first < end:
             self._writer.append(
                 self._split,
@@ -154,17 +149,17 @@ class InOrder:
         self._next = max(complete, self._next)
 
 
-def _merged(held: Rows | None, new: Rows) -> Rows:
+def _merged(waiting: Rows | None, new: Rows) -> Rows:
     """Both sets of rows in order of their numbers."""
-    if held is None or not len(held.numbers):
+    if waiting is None or not len(waiting.numbers):
         return new
-    numbers = np.concatenate([held.numbers, new.numbers])
+    numbers = np.concatenate([waiting.numbers, new.numbers])
     order = np.argsort(numbers, kind="stable")
     columns = {
         name: np.concatenate([column, new.columns[name]])[order]
-        for name, column in held.columns.items()
+        for name, column in waiting.columns.items()
     }
-    acts = np.concatenate([held.acts, new.acts], axis=1)[:, order]
+    acts = np.concatenate([waiting.acts, new.acts], axis=1)[:, order]
     return Rows(numbers[order], columns, acts)
 
 
@@ -195,15 +190,15 @@ def run_passes(
     rows_before = np.sum([ends[split] for split in SPLITS], axis=0)
     total = int(rows_before[last])
     order = {split: InOrder(writer, split, sites) for split in SPLITS}
-    pending: tuple[int, Batch, Fetch] | None = None
+    pending: tuple[dict[str, int], Batch, Fetch] | None = None
     with Progress(total, int(rows_before[first])) as progress, StopRequest() as stop:
         for index in range(first, last):
             batch = batches.batch(index)
             fetch = start_rows(model, batch, sites, dtype)
             if pending is not None:
-                _store(order, ends, *pending)
+                _store(order, *pending)
                 progress.update(int(rows_before[index]))
-            pending = index, batch, fetch
+            pending = {split: int(ends[split][index + 1]) for split in SPLITS}, batch, fetch
             if stop.signal:
                 writer.close()
                 rows = sum(map(writer.rows_done, SPLITS))
@@ -211,7 +206,7 @@ def run_passes(
                     stop.signal, f"stopped after {rows:,} rows; run the same command to continue"
                 )
         if pending is not None:
-            _store(order, ends, *pending)
+            _store(order, *pending)
         progress.finish(total)
 
 
@@ -227,21 +222,14 @@ def _range(batches: Batches, writer: CacheWriter) -> tuple[int, int]:
     return min(first, last), last
 
 
-def _store(
-    order: dict[str, InOrder],
-    ends: dict[str, np.ndarray],
-    index: int,
-    batch: Batch,
-    fetch: Fetch,
-) -> None:
+def _store(order: dict[str, InOrder], complete: dict[str, int], batch: Batch, fetch: Fetch) -> None:
     """Pass each row to its split."""
     acts = fetch()
     flat = acts.reshape(len(acts), -1, acts.shape[-1])
-    columns = {"tokens": batch.tokens, "positions": batch.positions, "docs": batch.docs}
     for split, rows in order.items():
         at = batch.places[split]
-        chosen = {name: column.reshape(-1)[at] for name, column in columns.items()}
-        rows.add(Rows(batch.numbers[split], chosen, flat[:, at]), int(ends[split][index + 1]))
+        columns = {name: getattr(batch, name).reshape(-1)[at] for name in COLUMNS}
+        rows.add(Rows(batch.numbers[split], columns, flat[:, at]), complete[split])
 
 
 @partial(jax.jit, static_argnames="dtype")

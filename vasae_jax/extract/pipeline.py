@@ -6,18 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.cache import (
-    Cache,
-    CachePlan,
-    CacheWriter,
-    Manifest,
-    ModelInfo,
-    Part,
-    PartWriter,
-    TextInfo,
-)
-from vasae_jax.cache.manifest import SPLITS
-from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs
+from vasae_jax.cache import Cache, CacheWriter, Manifest, Part, PartWriter
+from vasae_jax.cache.manifest import SPLITS, CachePlan, ModelInfo, TextInfo
+from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs, read_vocabulary
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
@@ -95,7 +86,7 @@ def extract(
     _check_settings(settings, model)
     _check_place(url, overwrite)
     batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
-    vocabulary = model_vocabulary(model)
+    vocabulary = read_vocabulary(model)
     batching = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
     plan = make_plan(
         model,
@@ -108,23 +99,22 @@ def extract(
     )
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:
-        with PartWriter(url, plan, rows, part, **vocabulary) as part_writer:
+        with PartWriter(url, plan, vocabulary, rows, part) as part_writer:
             run_passes(model, batches, sites, settings.dtype, part_writer)
             part_writer.finish_part()
         return None
-    with CacheWriter(url, plan, overwrite=overwrite, expected=rows, **vocabulary) as writer:
+    with CacheWriter(url, plan, vocabulary, overwrite=overwrite, expected=rows) as writer:
         run_passes(model, batches, sites, settings.dtype, writer)
         return writer.finish()
 
 
 def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows:
-    bos_id = _bos_id(model, settings.bos)
     with Progress(None, unit="tokens of text read") as progress:
         windows = make_windows(
             documents,
             model.tokenizer.encode,
             settings.context_length,
-            bos_id=bos_id,
+            bos_id=_bos_id(model, settings.bos),
             heldout_share=settings.heldout_share,
             max_rows=settings.max_rows,
             report=progress.update,
@@ -141,27 +131,17 @@ def make_batches(windows: Windows, model: Model, most: int) -> Batches:
     return Batches(windows, packing, batch_size(packing.slots, most, multiple))
 
 
-def model_vocabulary(model: VocabularySource) -> dict[str, Any]:
-    """The arguments of CacheWriter that a model gives; loads its weights if they are not yet."""
-    return {
-        "embedding": model.embedding(),
-        "unembedding": None if model.spec.tied else model.unembedding(),
-        "final_norm": model.final_norm(),
-        "vocab": model.tokenizer.vocab(),
-    }
-
-
 def make_plan(
-    model: VocabularySource,
-    settings: Settings,
-    sites: tuple[Site, ...],
-    *,
-    context_length: int,
-    bos: bool,
-    text: TextInfo,
-    computed: str,
+    model: VocabularySource, settings: Settings, sites: tuple[Site, ...], **stated: Any
 ) -> CachePlan:
-    """The plan of a cache of ``model``."""
+    """The plan of a cache of ``model``.
+
+    Args:
+        model: of the rows.
+        settings: its dtype, held-out share, chunk and shard rows are used.
+        sites: of the rows.
+        stated: the other fields of CachePlan: context_length, bos, text and computed.
+    """
     spec = model.spec
     return CachePlan(
         model=ModelInfo(model.id, model.revision or "", spec.family, model.source_digest),
@@ -170,13 +150,10 @@ def make_plan(
         vocab_size=spec.vocab_size,
         tied=spec.tied,
         dtype=settings.dtype,
-        context_length=context_length,
-        bos=bos,
-        text=text,
         heldout_share=settings.heldout_share,
         chunk_rows=settings.chunk_rows,
-        computed=computed,
         shard_rows=settings.shard_rows or shard_rows(settings, spec.d_model * len(sites)),
+        **stated,
     )
 
 
@@ -188,6 +165,7 @@ def shard_rows(settings: Settings, width: int) -> int:
 
 
 def _bos_id(model: Model, bos: bool | None) -> int | None:
+    """The token before each window, or None."""
     tokenizer = model.tokenizer
     if not (tokenizer.add_bos if bos is None else bos):
         return None
@@ -215,14 +193,13 @@ def _check_settings(settings: Settings, model: Model) -> None:
 
 
 def _check_place(url: str, overwrite: bool) -> None:
-    """Refuse a place before the text is read and the model loaded, as the writer would then."""
+    """Refuse, before text and model are read, a place that the writer would refuse after."""
+    complete = not overwrite
     try:
         Cache.open(url)
     except UserError:  # missing, unfinished or not a cache: the writer tells these apart
         complete = False
-    else:
-        complete = True
-    if complete and not overwrite:
+    if complete:
         raise UserError(
             f"{url} is a complete cache; expected a new place, or --overwrite to replace it"
         )

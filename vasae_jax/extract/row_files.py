@@ -1,101 +1,89 @@
-"""Where given rows come from: NumPy files, safetensors, SAELens' activations, saev's shards."""
+"""Readers of rows of other programs: NumPy files, safetensors, SAELens' Arrow files, saev's shards.
+
+Rows are read when they are needed.
+"""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Registers bfloat16 with NumPy, which the safetensors package asks for by name.
+# Registers bfloat16 with NumPy; the safetensors package looks it up by name.
 import ml_dtypes  # noqa: F401
 import numpy as np
 import safetensors
 
-from vasae_jax.extract.import_rows import GivenRows, Read, make_rows
-from vasae_jax.extract.saev_rows import is_saev, saev_rows
+from vasae_jax.extract.import_rows import ExternalRows
+from vasae_jax.extract.saev_rows import METADATA, SHARDS, saev_rows
+from vasae_jax.extract.text import import_extra
 from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError
 
-KINDS = ("auto", "npy", "safetensors", "sae_lens", "saev")
+ARRAYS = ("rows", "tokens", "docs")
+FOLDERS = {"npy": ["rows.npy"], "sae_lens": ["dataset_info.json"], "saev": [METADATA, SHARDS]}
+"""The files by which a folder of each kind is recognised."""
 
 
-@dataclass(frozen=True)
-class Beside:
-    """What is said beside a source that does not say it itself."""
-
-    context_length: int | None = None
-    """T, for rows [N, d] and tokens [N] of windows laid end to end."""
-    layer: int | None = None
-    """Which of several layers."""
-    tokens: str | None = None
-    """An .npy file of token ids, int [W, T]."""
-
-
-NOTHING = Beside()
-
-
-def open_rows(source: str, kind: str = "auto", beside: Beside = NOTHING) -> GivenRows:
-    """Open given rows; they are read when they are asked for.
+def open_rows(
+    source: str,
+    kind: str = "auto",
+    *,
+    context_length: int | None = None,
+    layer: int | None = None,
+    tokens: str | None = None,
+) -> ExternalRows:
+    """Open rows that another program stored.
 
     Args:
         source: ``npy``: a folder with rows.npy [W, T, d] and tokens.npy [W, T], and docs.npy [W]
             where there are documents. ``safetensors``: a file with tensors of these names.
             ``sae_lens``: a folder of its CacheActivationsRunner. ``saev``: a folder of its shards.
-        kind: one of KINDS; ``auto`` goes by the files that are there.
-        beside: what the source does not say.
+        kind: one of these; ``auto`` goes by the files that are there.
+        context_length: T, for rows [N, d] and tokens [N] of windows laid end to end.
+        layer: the layer to read, where the source has several.
+        tokens: .npy file of token ids, int [W, T], for a source without them.
 
     Raises:
         UserError: no such source, a missing array, counts that do not agree, tokens twice.
     """
     path = Path(source).expanduser()
-    kind = _kind(path) if kind == "auto" else kind
-    given = None if beside.tokens is None else _load(Path(beside.tokens).expanduser())
+    kind = _kind_of(path) if kind == "auto" else kind
+    token_ids = None if tokens is None else _load(Path(tokens).expanduser())
     if kind == "saev":
-        return saev_rows(path, beside.layer, given)
+        return saev_rows(path, layer, token_ids)
+    arrays = {} if kind == "sae_lens" else _npy(path) if kind == "npy" else _safetensors(path)
+    if token_ids is not None:
+        if kind == "sae_lens" or "tokens" in arrays:
+            raise UserError(f"{source} has token ids; expected no --tokens beside them")
+        arrays["tokens"] = token_ids
     if kind == "sae_lens":
-        _refuse_twice(source, given)
         return _sae_lens(path)
-    arrays = _npy(path) if kind == "npy" else _safetensors(path)
-    if "tokens" in arrays:
-        _refuse_twice(source, given)
-    elif given is not None:
-        arrays["tokens"] = given
     for name in ("rows", "tokens"):
         if name not in arrays:
-            found = ", ".join(sorted(arrays)) or "nothing"
-            raise UserError(f"{source} has no {name}; found {found}")
-    rows, tokens = (
-        _windows(arrays[name], name, beside.context_length) for name in ("rows", "tokens")
-    )
+            present = ", ".join(sorted(arrays)) or "nothing"
+            raise UserError(f"{source} has no {name}; found {present}")
     docs = arrays.get("docs")
-    if docs is not None and docs.shape == arrays["tokens"].shape:
-        docs = _windows(docs, "docs", beside.context_length)[
-            :, 0
-        ]  # a number a row, as an export has
-    return make_rows(source, rows.shape, _reader(rows), np.asarray(tokens), docs)
+    if docs is not None and docs.shape == arrays["tokens"].shape:  # one a row, as in an export
+        docs = _windows(docs, "docs", context_length)[:, 0]
+    rows, token_ids = (_windows(arrays[name], name, context_length) for name in ("rows", "tokens"))
+    return ExternalRows(
+        source, rows.shape, lambda first, last: np.asarray(rows[first:last]), token_ids, docs
+    )
 
 
-def _kind(path: Path) -> str:
+def _kind_of(path: Path) -> str:
     if path.is_file() and path.suffix == ".safetensors":
         return "safetensors"
-    if (path / "rows.npy").is_file():
-        return "npy"
-    if (path / "dataset_info.json").is_file():
-        return "sae_lens"
-    if is_saev(path):
-        return "saev"
+    for kind, names in FOLDERS.items():
+        if all((path / name).is_file() for name in names):
+            return kind
     raise UserError(
         f"{path} holds no rows that are known; expected a folder with rows.npy and tokens.npy, a "
         ".safetensors file, a folder of SAELens' CacheActivationsRunner, or saev's shards"
     )
 
 
-def _refuse_twice(source: str, given: np.ndarray | None) -> None:
-    if given is not None:
-        raise UserError(f"{source} has token ids; expected no --tokens beside them")
-
-
 def _npy(path: Path) -> dict[str, np.ndarray]:
-    files = {name: path / f"{name}.npy" for name in ("rows", "tokens", "docs")}
+    files = {name: path / f"{name}.npy" for name in ARRAYS}
     return {name: _load(file) for name, file in files.items() if file.is_file()}
 
 
@@ -110,8 +98,7 @@ def _load(file: Path) -> np.ndarray:
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            wanted = {"rows", "tokens", "docs"} & set(file.keys())
-            return {name: file.get_tensor(name) for name in wanted}
+            return {name: file.get_tensor(name) for name in {*ARRAYS} & {*file.keys()}}
     except (safetensors.SafetensorError, OSError, TypeError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error})") from error
 
@@ -131,62 +118,46 @@ def _windows(array: np.ndarray, name: str, length: int | None) -> np.ndarray:
     return array.reshape(-1, length, *array.shape[1:])
 
 
-def _reader(rows: np.ndarray) -> Read:
-    return lambda first, last: np.asarray(rows[first:last])
-
-
-def _sae_lens(path: Path) -> GivenRows:
-    """SAELens' Arrow files: a column [T, d] named as the hook, and ``token_ids`` [T]."""
-    table = _arrow(path)
+def _sae_lens(path: Path) -> ExternalRows:
+    """SAELens' Arrow files: a column [T, d] named after the hook, and ``token_ids`` [T]."""
+    table = _arrow_table(path)
     hooks = [name for name in table.column_names if name != "token_ids"]
     if "token_ids" not in table.column_names or len(hooks) != 1:
         raise UserError(
             f"{path} has columns {', '.join(table.column_names)}; expected one of activations and "
             "token_ids (SAELens writes these where its store has them)"
         )
-    width, length = _sizes(path, hooks[0])
+    length, width = _column_shape(path, hooks[0])
     column = table.column(hooks[0])
 
     def read(first: int, last: int) -> np.ndarray:
         part = column.slice(first, last - first).combine_chunks()
-        part = part.storage if hasattr(part, "storage") else part
-        values = part.flatten().flatten().to_numpy(zero_copy_only=False)
-        rows: np.ndarray = values.reshape(last - first, length, width)
+        values = getattr(part, "storage", part).flatten().flatten()
+        rows: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(-1, length, width)
         return rows
 
-    tokens = table.column("token_ids").combine_chunks().flatten().to_numpy()
-    shape = (table.num_rows, length, width)
+    tokens = table.column("token_ids").combine_chunks().flatten().to_numpy().reshape(-1, length)
     site = site_of_hook(hooks[0], path)
-    return make_rows(str(path), shape, read, tokens.reshape(-1, length), site=site)
+    return ExternalRows(str(path), (table.num_rows, length, width), read, tokens, site=site)
 
 
-def _arrow(path: Path) -> Any:
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise UserError(
-            f"{path} is made of Arrow files and pyarrow is not installed; "
-            "expected it from pip install 'vasae-jax[data]'"
-        ) from error
+def _arrow_table(path: Path) -> Any:
+    arrow = import_extra("pyarrow", path)
     try:
         state = json.loads((path / "state.json").read_bytes())
-        names = [file["filename"] for file in state["_data_files"]]
-        parts = [pa.ipc.open_stream(pa.memory_map(str(path / name))).read_all() for name in names]
-        return pa.concat_tables([_plain(part) for part in parts])
+        files = [str(path / file["filename"]) for file in state["_data_files"]]
+        tables = [arrow.ipc.open_stream(arrow.memory_map(file)).read_all() for file in files]
+        # Their metadata would make pyarrow look for the column types of ``datasets``.
+        return arrow.concat_tables([table.replace_schema_metadata(None) for table in tables])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as Arrow files ({error})") from error
 
 
-def _plain(table: Any) -> Any:
-    """``table`` without the metadata by which ``datasets`` would be asked for its own types."""
-    return table.replace_schema_metadata(None)
-
-
-def _sizes(path: Path, hook: str) -> tuple[int, int]:
-    """Width and window length of the column, by dataset_info.json."""
+def _column_shape(path: Path, hook: str) -> tuple[int, int]:
+    """Window length and width of a column, from dataset_info.json."""
     try:
         features = json.loads((path / "dataset_info.json").read_bytes())["features"]
         length, width = features[hook]["shape"]
-        return int(width), int(length)
+        return int(length), int(width)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} does not say the shape of {hook} ({error})") from error
+        raise UserError(f"{path} does not state the shape of {hook} ({error})") from error

@@ -1,147 +1,123 @@
-"""saev's shards (OSU-NLP-Group), by its protocol: metadata.json, shards.json, acts000000.bin.
+"""Reader of saev's shards (OSU-NLP-Group): metadata.json, shards.json, acts000000.bin.
 
-A shard is float32 [examples, layers, tokens, width]. The library records images, so that its
-shards have no token ids; for a language model's rows they are given beside.
+A shard is float32 [examples, layers, tokens, width]. saev records images, so its shards have no
+token ids; for rows of a language model they come from a separate file.
 """
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vasae_jax.extract.import_rows import GivenRows, make_rows
+from vasae_jax.extract.import_rows import ExternalRows
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 
-META, SHARDS = "metadata.json", "shards.json"
-_OLDER = {
+METADATA, SHARDS = "metadata.json", "shards.json"
+_OLD_KEYS = {
+    "n_examples": "n_imgs",
     "content_tokens_per_example": "n_patches_per_img",
     "d_model": "d_vit",
-    "n_examples": "n_imgs",
 }
-"""What protocol 1.0 calls what later ones say."""
+"""Keys of metadata.json, and what protocol 1.0 calls them."""
 
 
-@dataclass(frozen=True)
-class _Meta:
-    """What metadata.json says."""
-
-    layers: tuple[int, ...]
-    examples: int
-    tokens: int
-    """Rows of an example, the [CLS] row included."""
-    width: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one example in a file."""
-        return len(self.layers), self.tokens, self.width
-
-
-def is_saev(path: Path) -> bool:
-    """Whether the folder ``path`` holds saev's shards."""
-    return (path / META).is_file() and (path / SHARDS).is_file()
-
-
-def saev_rows(path: Path, layer: int | None, tokens: np.ndarray | None) -> GivenRows:
-    """The rows of one layer; an example is a window.
+def saev_rows(path: Path, layer: int | None, tokens: np.ndarray | None) -> ExternalRows:
+    """The rows of one layer; each example is a window.
 
     Args:
         path: the folder of the shards.
-        layer: which of the recorded layers; None where there is one alone.
+        layer: one of the recorded layers; may be None where there is only one.
         tokens: int [examples, rows of an example], or laid flat.
 
     Raises:
-        UserError: no token ids, files that do not belong to one another, no such layer.
+        UserError: no token ids, files that do not belong together, no such layer.
     """
-    meta = _meta(path)
-    shape = (meta.examples, meta.tokens, meta.width)
+    layers, shape = _read_metadata(path)
     if tokens is None:
         raise UserError(
             f"{path} holds saev's shards, which have no token ids; expected --tokens FILE.npy "
-            f"with whole numbers of shape {shape[:2]}"
+            f"with integers of shape {shape[:2]}"
         )
     if tokens.size == math.prod(shape[:2]):
         tokens = tokens.reshape(shape[:2])
-    place = _place(path, meta, layer)
-    parts = [part[:, place] for part in _shards(path, meta)]
-    starts = np.cumsum([0, *map(len, parts)])
+    index = _layer_index(path, layers, layer)
+    shards = [shard[:, index] for shard in _open_shards(path, len(layers), shape)]
+    starts = np.cumsum([0, *map(len, shards)]).tolist()
 
     def read(first: int, last: int) -> np.ndarray:
-        found = [
-            part[max(first - start, 0) : max(last - start, 0)]
-            for part, start in zip(parts, starts, strict=False)
+        parts = [
+            shard[max(first - start, 0) : max(last - start, 0)]
+            for shard, start in zip(shards, starts, strict=False)
         ]
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
-    layer = meta.layers[place]
-    site = Site(layer) if layer >= 0 else None
-    return make_rows(str(path), shape, read, tokens, site=site)
-
-
-def _place(path: Path, meta: _Meta, layer: int | None) -> int:
-    """Where along the axis of layers the wanted one is."""
-    if layer in meta.layers:
-        return meta.layers.index(layer)
-    if len(meta.layers) == 1 and (layer is None or meta.layers[0] < 0):
-        return 0  # counted from the end, it does not say which; --layer does
-    found = ", ".join(map(str, meta.layers))
-    asked = "none was asked for" if layer is None else f"{layer} was asked for"
-    raise UserError(f"{path} has layers {found} and {asked}; expected --layer to be one of them")
+    # A negative number counts from the last layer, whose number saev does not record.
+    site = Site(layers[index]) if layers[index] >= 0 else None
+    return ExternalRows(str(path), shape, read, tokens, site=site)
 
 
-def _meta(path: Path) -> _Meta:
-    said = _json(path / META)
-    if not isinstance(said, dict) or said.get("dtype", "float32") != "float32":
-        raise UserError(f"{path / META} is not of float32 rows; expected what saev writes")
-    layers = said.get("layers")
-    if not isinstance(layers, list) or not layers or not all(type(one) is int for one in layers):
-        raise UserError(f"{path / META} has layers {layers!r}; expected a list of whole numbers")
-    tokens, width, examples = (_count(path / META, said, key) for key in _OLDER)
-    return _Meta(tuple(layers), examples, tokens + bool(said.get("cls_token")), width)
+def _read_metadata(path: Path) -> tuple[list[int], tuple[int, int, int]]:
+    """The recorded layers, and the shape [examples, tokens, width] of the rows of each."""
+    file, metadata = path / METADATA, _read_json(path / METADATA)
+    if not isinstance(metadata, dict) or metadata.get("dtype", "float32") != "float32":
+        raise UserError(f"{file} is not of float32 rows; expected what saev writes")
+    layers = metadata.get("layers")
+    if not isinstance(layers, list) or not layers or any(type(each) is not int for each in layers):
+        raise UserError(f"{file} has layers {layers!r}; expected a list of integers")
+    sizes: dict[str, Any] = {k: metadata.get(k, metadata.get(old)) for k, old in _OLD_KEYS.items()}
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UserError(f"{file} has {key} {size!r}; expected an integer above 0")
+    examples, tokens, width = sizes.values()
+    return layers, (examples, tokens + bool(metadata.get("cls_token")), width)
 
 
-def _count(where: Path, said: dict[str, Any], key: str) -> int:
-    value = said.get(key, said.get(_OLDER[key]))
-    if type(value) is not int or value < 1:
-        raise UserError(f"{where} has {key} {value!r}; expected a whole number above 0")
-    return value
+def _layer_index(path: Path, layers: list[int], layer: int | None) -> int:
+    """The index of ``layer`` along the shards' axis of layers."""
+    if layer in layers:
+        return layers.index(layer)
+    if len(layers) == 1 and (layer is None or layers[0] < 0):
+        return 0
+    names = ", ".join(map(str, layers))
+    raise UserError(f"--layer is {layer}; expected one of {names}, the layers of {path}")
 
 
-def _shards(path: Path, meta: _Meta) -> list[np.ndarray]:
-    """The filled part of every file, float32 [examples, layers, tokens, width], memory-mapped."""
-    entries = _json(path / SHARDS)
-    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+def _open_shards(path: Path, layers: int, shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """The filled part of each file, float32 [examples, layers, tokens, width], memory-mapped."""
+    entries = _read_json(path / SHARDS)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path / SHARDS} is no list of shards; expected what saev writes")
-    parts = [_shard(path, meta, entry) for entry in entries]
-    found = sum(map(len, parts))
-    if found != meta.examples:
+    shards = [_open_shard(path, entry, (layers, *shape[1:])) for entry in entries]
+    examples = sum(map(len, shards))
+    if examples != shape[0]:
         raise UserError(
-            f"{path / SHARDS} has {found} examples in all; expected {meta.examples}, as {META} says"
+            f"{path / SHARDS} has {examples} examples in all; expected the {shape[0]} of {METADATA}"
         )
-    return parts
+    return shards
 
 
-def _shard(path: Path, meta: _Meta, entry: dict[str, Any]) -> np.ndarray:
-    """One file. It may have room for more examples than were written."""
+def _open_shard(path: Path, entry: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The examples of one file, each of ``shape``; the file may be larger than they need."""
     name, count = entry.get("name"), entry.get("n_examples", entry.get("n_imgs"))
     if not isinstance(name, str) or Path(name).name != name or type(count) is not int or count < 0:
         raise UserError(
             f"{path / SHARDS} has an entry {entry!r:.80}; expected a file's name and a count"
         )
     if not count:  # a file that was opened and not filled
-        return np.zeros((0, *meta.shape), np.float32)
-    need = 4 * count * math.prod(meta.shape)
+        return np.zeros((0, *shape), np.float32)
+    expected = 4 * count * math.prod(shape)
     size = (path / name).stat().st_size if (path / name).is_file() else 0
-    if size < need:
-        raise UserError(f"{path / name} has {size:,} bytes; expected {need:,} for {count} examples")
-    return np.memmap(path / name, np.float32, mode="r", shape=(count, *meta.shape))
+    if size < expected:
+        raise UserError(
+            f"{path / name} has {size:,} bytes; expected {expected:,} for {count} examples"
+        )
+    return np.memmap(path / name, np.float32, mode="r", shape=(count, *shape))
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, OSError, RecursionError) as error:

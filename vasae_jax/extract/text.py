@@ -1,27 +1,27 @@
-"""Documents out of text files, tables of text, CPython's own help topics or a ``datasets`` name.
+"""Documents from text files, CPython's help topics or a dataset of the ``datasets`` package.
 
-A document is what the held-out split keeps together, so every source says where one ends:
+All windows of a document go to the same split. Where a document ends depends on the source:
 
 * a directory holds ``.txt`` (one document a file), ``.jsonl`` and ``.parquet`` (one a record),
   read in the order of their names;
-* one ``.txt`` file given alone is cut at blank lines into pieces of at least
-  ``PIECE_CHARACTERS`` characters, because held-out documents need several of them;
-* ``pydoc-topics`` is the help text that ships inside CPython, one document a topic, by name;
+* a single ``.txt`` file is cut at blank lines into pieces of at least ``PIECE_CHARACTERS``
+  characters, since at least two documents are needed to hold one out;
+* ``pydoc-topics`` is the help text that ships with CPython, one document a topic, by name;
 * ``hf:NAME`` or ``hf:USER/NAME/CONFIG`` is streamed by the ``datasets`` package.
 """
 
+import importlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.errors import UserError, first_line
 
 PIECE_CHARACTERS = 2000
 LONGEST = 2**24
-"""Most characters of a document: to tokenise one takes some 200 bytes of memory a character."""
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+"""Most characters of a document. Tokenising takes about 200 bytes of memory a character."""
 EXPECTED = "a .txt, .jsonl or .parquet file, a directory of these, pydoc-topics or hf:NAME"
 
 
@@ -39,22 +39,28 @@ def read_documents(source: str, field: str = "text", split: str = "train") -> It
             iterating, if a record cannot be read, naming the file and the record, or a document
             is longer than LONGEST.
     """
-    return _bounded(_documents(source, field, split), source)
+    return _check_lengths(_documents(source, field, split), source)
 
 
 def _documents(source: str, field: str, split: str) -> Iterator[str]:
     if source == "pydoc-topics":
-        return _pydoc_topics()
+        from pydoc_data.topics import topics
+
+        return (topics[name] for name in sorted(topics))
     if source.startswith("hf:"):
-        return _datasets(source, field, split)
+        return _dataset(source, field, split)
     path = Path(source)
     if path.is_dir():
-        return _directory(path, field)
+        files = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
+        if not files:
+            raise UserError(f"text directory {path} holds no .txt, .jsonl or .parquet file")
+        return (document for file in files for document in READERS[file.suffix](file, field))
     if not path.is_file():
         raise UserError(f"text {source} was not found; expected {EXPECTED}")
-    if path.suffix == ".txt":
-        return pieces(_read_text(path))
-    return _reader(path)(path, field)
+    if path.suffix not in READERS:
+        raise UserError(f"text {path} ends in {path.suffix or 'nothing'!r}; expected {EXPECTED}")
+    documents = READERS[path.suffix](path, field)
+    return pieces(next(documents)) if path.suffix == ".txt" else documents
 
 
 def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
@@ -68,7 +74,18 @@ def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
         yield text[start:]
 
 
-def _bounded(documents: Iterator[str], source: str) -> Iterator[str]:
+def import_extra(module: str, source: object) -> Any:
+    """A module of the ``data`` extra, needed for ``source``; UserError if it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{source} needs the package {module.partition('.')[0]}, which is not installed; "
+            "expected: pip install vasae-jax[data]"
+        ) from error
+
+
+def _check_lengths(documents: Iterator[str], source: str) -> Iterator[str]:
     for number, text in enumerate(documents, 1):
         if len(text) > LONGEST:
             raise UserError(
@@ -78,39 +95,16 @@ def _bounded(documents: Iterator[str], source: str) -> Iterator[str]:
         yield text
 
 
-def _pydoc_topics() -> Iterator[str]:
-    from pydoc_data.topics import topics
-
-    return (topics[name] for name in sorted(topics))
-
-
-def _directory(path: Path, field: str) -> Iterator[str]:
-    files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
-    if not files:
-        raise UserError(f"text directory {path} holds no .txt, .jsonl or .parquet file")
-    return (document for file in files for document in _reader(file)(file, field))
-
-
-def _reader(path: Path) -> Callable[[Path, str], Iterator[str]]:
-    readers = {".txt": _whole_file, ".jsonl": _jsonl, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise UserError(f"text {path} ends in {path.suffix or 'nothing'!r}; expected {EXPECTED}")
-    return readers[path.suffix]
-
-
-def _whole_file(path: Path, field: str) -> Iterator[str]:
-    yield _read_text(path)
-
-
-def _read_text(path: Path) -> str:
+def _text_file(path: Path, field: str) -> Iterator[str]:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"text {path} is not UTF-8 (byte {error.start}); expected UTF-8 text"
         ) from error
     except OSError as error:
         raise UserError(f"text {path} cannot be read: {error.strerror}") from error
+    yield text
 
 
 def _jsonl(path: Path, field: str) -> Iterator[str]:
@@ -118,46 +112,44 @@ def _jsonl(path: Path, field: str) -> Iterator[str]:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _field(_record(line, path, number), field, f"{path} line {number}")
+                    place = f"{path} line {number}"
+                    yield _field(_parse(line, place), field, place)
     except OSError as error:
         raise UserError(f"text {path} cannot be read: {error.strerror}") from error
 
 
-def _record(line: bytes, path: Path, number: int) -> Any:
+def _parse(line: bytes, place: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"text {path} line {number} is not JSON; expected one object") from error
+        raise UserError(f"text {place} is not JSON; expected one object") from error
 
 
 def _field(record: Any, field: str, place: str) -> str:
+    """The text in a field of ``record``; raises UserError naming the place of the record."""
     if not isinstance(record, dict):
         raise UserError(f"text {place} holds a {type(record).__name__}; expected one object")
     text = record.get(field)
     if not isinstance(text, str):
-        found = "no such field" if field not in record else f"a {type(text).__name__}"
+        kind = f"a {type(text).__name__}" if field in record else "missing"
         raise UserError(
-            f"text {place}: field {field!r} was looked for and {found} found; "
-            f"expected a string (fields: {', '.join(map(str, record)) or 'none'}; see --text-field)"
+            f"text {place}: field {field!r} is {kind}; expected a string "
+            f"(fields: {', '.join(map(str, record)) or 'none'}; see --text-field)"
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"text {place}: field {field!r} holds half of a surrogate pair (character "
-            f"{error.start}), which is no text; expected Unicode"
+            f"{error.start}); expected Unicode text"
         ) from error
     return text
 
 
 def _parquet(path: Path, field: str) -> Iterator[str]:
+    parquet, arrow = (import_extra(name, path) for name in ("pyarrow.parquet", "pyarrow"))
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise _missing("pyarrow", str(path)) from error
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
+        table = parquet.ParquetFile(path)
         names = table.schema_arrow.names
         if field not in names:
             raise UserError(
@@ -165,40 +157,29 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
                 f"{', '.join(names)} (see --text-field)"
             )
         first = 0
-        for part in table.iter_batches(columns=[field]):
-            for number, text in enumerate(part.column(0).to_pylist(), first):
+        for batch in table.iter_batches(columns=[field]):
+            for number, text in enumerate(batch.column(0).to_pylist(), first):
                 yield _field({field: text}, field, f"{path} row {number}")
-            first += part.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
+            first += batch.num_rows
+    except (arrow.ArrowException, OSError) as error:
         raise UserError(f"text {path} is not a readable parquet file: {error}") from error
 
 
-def _datasets(source: str, field: str, split: str) -> Iterator[str]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise _missing("datasets", source) from error
-    name, config = _dataset_name(source.removeprefix("hf:"))
+def _dataset(source: str, field: str, split: str) -> Iterator[str]:
+    datasets = import_extra("datasets", source)
+    name, config = source.removeprefix("hf:"), None
+    if name.count("/") > 1 and not Path(name).is_dir():
+        user, repository, config = name.split("/", 2)
+        name = f"{user}/{repository}"
     try:
         records = datasets.load_dataset(name, config, split=split, streaming=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(
-            f"dataset {source} (split {split}) cannot be opened: {reason[0]}; "
+            f"dataset {source} (split {split}) cannot be opened: {first_line(error)}; "
             "expected hf:NAME, hf:USER/NAME or hf:USER/NAME/CONFIG"
         ) from error
     return (_field(record, field, f"{source} record {i}") for i, record in enumerate(records))
 
 
-def _dataset_name(name: str) -> tuple[str, str | None]:
-    parts = name.split("/")
-    if Path(name).is_dir() or len(parts) < 3:
-        return name, None
-    return "/".join(parts[:2]), "/".join(parts[2:])
-
-
-def _missing(package: str, source: str) -> UserError:
-    return UserError(
-        f"text {source} needs the package {package}, which is not installed; "
-        "expected: pip install vasae-jax[data]"
-    )
+READERS = {".txt": _text_file, ".jsonl": _jsonl, ".parquet": _parquet}
+"""How to read the documents of a file, by the end of its name."""

@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vasae_jax.extract import sources
+from vasae_jax.extract.sources import HfModel
 from vasae_jax.sites import Site, SiteLike, as_site, as_sites
 from vasae_jax.utils.errors import UserError, first_line
 
@@ -31,7 +31,6 @@ NORM_NAMES = (
     "layer_norm", "layernorm",
 )  # fmt: skip
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
-NO_NORM = {"kind": "none", "eps": 0.0, "weight": None, "bias": None}
 
 
 def find_blocks(model: Any, n_layers: int) -> tuple[str, Any]:
@@ -42,11 +41,8 @@ def find_blocks(model: Any, n_layers: int) -> tuple[str, Any]:
     Raises:
         UserError: there is none, or more than one.
     """
-    lists = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    }
+    modules = model.named_modules()
+    lists = {n: m for n, m in modules if isinstance(m, nn.ModuleList) and len(m) == n_layers}
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         raise UserError(
@@ -63,34 +59,19 @@ def module_at(blocks: Any, site: Site) -> Any:
     raise UserError(f"PyTorch has no hook for {site}; expected a site of kind resid_post")
 
 
-def find_final_norm(model: Any, blocks: str, d_model: int) -> dict[str, Any]:
-    """The norm after the last block, as ``vocab/final_norm.json`` describes it.
+def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
+    """A norm over rows of width ``d_model``, as ``vocab/final_norm.json`` describes it.
 
-    Its kind is found by running the norm on random rows and comparing with both formulas, and
-    so is whether it multiplies by its weight or, as Gemma does, by one plus its weight. The
-    weight returned is the factor itself.
-
-    Args:
-        model: the transformers model.
-        blocks: name of its list of blocks; the norm is a sibling of it.
-        d_model: width of a row.
+    The norm is run on random rows and compared with the formulas of both kinds, multiplied by
+    its weight or, as in Gemma, by one plus its weight. The weight returned is the factor itself.
 
     Raises:
         UserError: the norm is neither RMSNorm nor LayerNorm.
     """
-    parent = model.get_submodule(blocks.rpartition(".")[0])
-    children = dict(parent.named_children())
-    name = next((name for name in NORM_NAMES if name in children), None)
-    return dict(NO_NORM) if name is None else describe_norm(children[name], d_model)
-
-
-def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
-    """Kind, eps, effective weight and bias of a norm over rows of width ``d_model``."""
     module = copy.deepcopy(module).float().cpu()
     rows = torch.randn(8, d_model, generator=torch.Generator().manual_seed(0)) + 0.5
     eps = float(next((getattr(module, e) for e in EPS_NAMES if hasattr(module, e)), 1e-5))
-    weight = getattr(module, "weight", None)
-    bias = getattr(module, "bias", None)
+    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
     weight = torch.ones(d_model) if weight is None else weight.detach()
     shift = torch.zeros(d_model) if bias is None else bias.detach()
     with torch.inference_mode():
@@ -102,13 +83,11 @@ def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
                 if torch.allclose(unit * scale + shift, expected, rtol=1e-4, atol=1e-5):
                     stored = None if bias is None else shift.tolist()
                     return {"kind": kind, "eps": eps, "weight": scale.tolist(), "bias": stored}
-    raise UserError(
-        f"the final norm {type(module).__name__} computes neither RMSNorm nor LayerNorm; "
-        "expected one of the two"
-    )
+    name = type(module).__name__
+    raise UserError(f"the final norm {name} computes neither RMSNorm nor LayerNorm")
 
 
-class TorchLM:
+class TorchLM(HfModel):
     """A causal language model with the surface of :class:`vasae_jax.lm.LM`.
 
     Settings and tokenizer are read at once, the weights when they are first needed.
@@ -118,32 +97,13 @@ class TorchLM:
         device: torch's name of the device, such as ``cpu`` or ``cuda``.
         dtype: of weights and products, ``float32`` or ``bfloat16``.
 
-    Attributes:
-        spec: the model's sizes.
-        tokenizer: its tokenizer.
-        id: hub name, or the name of the directory or file.
-        revision: commit on the hub, None for local files.
-
     Raises:
-        UserError: no such model, one that is not a causal language model, an unusable
-            tokenizer or device.
+        UserError: as :class:`HfModel`, and an unusable device.
     """
 
     def __init__(self, source: str, device: str = "cpu", dtype: str = "float32") -> None:
-        self._source = sources.locate(source)
-        config = sources.causal_config(self._source)
-        self.spec = sources.spec_of(config)
-        self._softcapped = bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
-        self.tokenizer = self._source.tokenizer(config, self.spec.vocab_size)
-        self.id, self.revision = self._source.id, self._source.revision
-        self._dtype = DTYPES[dtype]
-        self.computed = f"torch {dtype}"
-        self._device = _device(device)
-
-    @functools.cached_property
-    def source_digest(self) -> str:
-        """SHA-256 over the digests of the weight files, in the order of their names."""
-        return self._source.digest()
+        super().__init__(source, f"torch {dtype}")
+        self._dtype, self._device = DTYPES[dtype], _device(device)
 
     @functools.cached_property
     def model(self) -> Any:
@@ -154,8 +114,8 @@ class TorchLM:
         """
         import transformers
 
-        place, options = self._source.arguments()
-        if self._softcapped:
+        place, options = self.arguments()
+        if getattr(self.config.get_text_config(), "attn_logit_softcapping", None):
             # transformers 4 ignores the cap in every other kind of attention.
             options = {**options, "attn_implementation": "eager"}
         try:
@@ -193,7 +153,8 @@ class TorchLM:
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """Next-token logits: integers [S, T], right-padded, to float32 [S, T, V]."""
-        return self._logits(tokens)
+        with torch.inference_mode():
+            return _float32(self._forward(tokens).logits)
 
     def patched(self, tokens: np.ndarray, rows: Any, site: SiteLike) -> np.ndarray:
         """Logits float32 [S, T, V] with ``rows`` [S, T, d_model] in place of those at ``site``.
@@ -208,7 +169,7 @@ class TorchLM:
         _, blocks = find_blocks(self.model, self.spec.n_layers)
         handle = module_at(blocks, as_site(site)).register_forward_hook(replace)
         try:
-            return self._logits(tokens)
+            return self.logits(tokens)
         finally:
             handle.remove()
 
@@ -222,29 +183,28 @@ class TorchLM:
 
     def final_norm(self) -> dict[str, Any]:
         """The norm before the head: kind, eps, weight [d_model], bias [d_model] or None."""
-        name, _ = find_blocks(self.model, self.spec.n_layers)
-        return find_final_norm(self.model, name, self.spec.d_model)
+        blocks, _ = find_blocks(self.model, self.spec.n_layers)
+        siblings = dict(self.model.get_submodule(blocks.rpartition(".")[0]).named_children())
+        name = next((name for name in NORM_NAMES if name in siblings), None)
+        if name is None:
+            return {"kind": "none", "eps": 0.0, "weight": None, "bias": None}
+        return describe_norm(siblings[name], self.spec.d_model)
 
-    def _logits(self, tokens: np.ndarray) -> np.ndarray:
+    def _forward(self, tokens: np.ndarray) -> Any:
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
-        with torch.inference_mode():
-            # Attention is causal, so padding on the right needs no mask.
-            mask = torch.ones_like(ids)
-            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            return _float32(output.logits)
+        # Attention is causal, so padding on the right needs no mask.
+        return self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
 
     def _rows(self, tokens: np.ndarray, sites: tuple[Site, ...]) -> torch.Tensor:
         _, blocks = find_blocks(self.model, self.spec.n_layers)
         rows: dict[Site, torch.Tensor] = {}
         handles = [
-            module_at(blocks, site).register_forward_hook(_keep(rows, site, len(set(sites))))
+            module_at(blocks, site).register_forward_hook(_capture(rows, site, len(set(sites))))
             for site in sites
         ]
-        ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
         try:
             with torch.inference_mode():
-                # Attention is causal, so padding on the right needs no mask.
-                self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+                self._forward(tokens)
         except _Complete:
             return torch.stack([rows[site] for site in sites])
         finally:
@@ -273,7 +233,9 @@ class _Complete(Exception):
     """The rows of all sites are there, so no later block needs to run."""
 
 
-def _keep(rows: dict[Site, Any], site: Site, count: int) -> Callable[..., None]:
+def _capture(rows: dict[Site, Any], site: Site, count: int) -> Callable[..., None]:
+    """A hook that stores a module's output under ``site``, and stops after ``count`` sites."""
+
     def hook(module: Any, inputs: Any, output: Any) -> None:
         rows[site] = output[0] if isinstance(output, tuple) else output
         if len(rows) == count:

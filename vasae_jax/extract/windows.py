@@ -5,16 +5,25 @@ refused early. The same text always gives the same windows in the same order. Th
 4 bytes a row in memory, against 2 * d_model * sites on disk.
 """
 
+import bisect
 import hashlib
+import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 
 from vasae_jax.utils.errors import UserError
+
+SHORTEST = 2
+"""Tokens of the shortest window; a slot with less room is full."""
+STRETCH = 512
+"""Full slots in the stretch of text that is packed at once; its rows may be computed early."""
+SPARE = 0.004
+"""Share of places that an incomplete last batch may leave empty."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +95,25 @@ def make_windows(
     tokens, lengths, docs = array("i"), array("q"), array("i")
     fractions: list[float] = []
     sha, prefix = hashlib.sha256(), [] if bos_id is None else [bos_id]
-    read = _documents(documents, encode, prefix, context_length, max_rows)
-    for index, (data, cut) in enumerate(read):
+    for index, text in enumerate(documents):
+        left = math.inf if max_rows is None else max_rows - len(tokens)
+        windows, full = _cut(encode(text), prefix, context_length, left)
+        data = text.encode("utf-8", "surrogatepass")
         sha.update(len(data).to_bytes(8, "little") + data)
-        tokens.extend(chain.from_iterable(cut))
-        lengths.extend(map(len, cut))
-        docs.extend([index] * len(cut))
-        fractions.extend([document_fraction(data)] * len(cut))
+        tokens.extend(chain.from_iterable(windows))
+        lengths.extend(map(len, windows))
+        docs.extend([index] * len(windows))
+        fractions.extend([document_fraction(data)] * len(windows))
+        if full and not docs:
+            raise UserError(f"max rows is {max_rows}; expected room for one window at least")
         report(len(tokens))
+        if full:
+            break
     if not docs:
         raise UserError("the text is empty: no document has 2 tokens; expected some text")
-    starts = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))])
     return Windows(
         tokens=np.array(tokens, np.int32),
-        starts=starts,
+        starts=np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]),
         docs=np.array(docs, np.int32),
         heldout=_heldout(np.array(fractions), heldout_share),
         context_length=context_length,
@@ -116,66 +130,33 @@ def document_fraction(data: bytes) -> float:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2.0**64
 
 
-def _documents(
-    documents: Iterable[str],
-    encode: Callable[[str], list[int]],
-    prefix: list[int],
-    context_length: int,
-    max_rows: int | None,
-) -> Iterator[tuple[bytes, list[list[int]]]]:
-    """Each document's bytes and windows, up to the first that ``max_rows`` cuts short."""
-    used = 0
-    for text in documents:
-        cut, full = _cut(encode(text), prefix, context_length, max_rows, used)
-        used += sum(map(len, cut))
-        if full and not used:
-            raise UserError(f"max rows is {max_rows}; expected room for one window at least")
-        yield text.encode("utf-8", "surrogatepass"), cut
-        if full:
-            return
-
-
 def _cut(
-    ids: list[int], prefix: list[int], context_length: int, max_rows: int | None, used: int
+    ids: list[int], prefix: list[int], context_length: int, left: float
 ) -> tuple[list[list[int]], bool]:
-    """One document's windows, and whether ``max_rows`` leaves no room for more."""
+    """The windows of a document that fit into the ``left`` rows, and whether some do not."""
     step = context_length - len(prefix)
-    cut: list[list[int]] = []
-    for first in range(0, len(ids), step):
-        window = prefix + ids[first : first + step]
-        if len(window) < 2:
-            continue
-        if max_rows is not None and used + len(window) > max_rows:
-            return cut, True
-        used += len(window)
-        cut.append(window)
-    return cut, False
+    windows = [prefix + ids[first : first + step] for first in range(0, len(ids), step)]
+    windows = [window for window in windows if len(window) >= SHORTEST]
+    ends = accumulate(map(len, windows))
+    fitting = [window for window, end in zip(windows, ends, strict=True) if end <= left]
+    return fitting, len(fitting) < len(windows)
 
 
 def _heldout(fractions: np.ndarray, share: float) -> np.ndarray:
     """Which windows are held out: fractions below ``share``, moved so that both splits exist."""
-    lowest, highest = fractions.min(), fractions.max()
-    if lowest == highest:
+    if (fractions == fractions[0]).all():
         raise UserError(
             "the text has one distinct document with 2 tokens or more; expected at least two, "
-            "so that one can be held out (a .txt file given alone is cut at blank lines "
+            "so that one can be held out (a single .txt file is cut at blank lines "
             "into documents of about 2000 characters)"
         )
     heldout = fractions < share
     if not heldout.any():
-        heldout = fractions == lowest
-    return np.asarray(heldout if not heldout.all() else fractions != highest)
+        heldout = fractions == fractions.min()
+    return np.asarray(heldout if not heldout.all() else fractions != fractions.max())
 
 
-# Packing: windows that are shorter than a slot share one.
-
-
-STRETCH = 512
-"""Full slots in the stretch of text that is packed at once; its rows may be computed early."""
-SHORTEST = 2
-"""Tokens of the shortest window; a slot with less room is full."""
-SPARE = 0.004
-"""Share of places that an incomplete last batch may leave empty."""
+# Packing of short windows into shared slots.
 
 
 @dataclass(frozen=True)
@@ -212,42 +193,21 @@ def pack(lengths: np.ndarray, context_length: int, stretch_slots: int = STRETCH)
     slot, place, count = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64), 0
     stretch = (np.cumsum(lengths) - 1) // (stretch_slots * context_length)
     for cut in np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(stretch)) + 1):
-        free = _FreeSlots(context_length)
-        for window in cut[np.argsort(-lengths[cut], kind="stable")].tolist():
+        # Ascending: the room left, minus the order in which slots came to have it, the slot.
+        free: list[tuple[int, int, int]] = []
+        for order, window in enumerate(cut[np.argsort(-lengths[cut], kind="stable")].tolist()):
             length = int(lengths[window])
-            room, chosen = free.take(length)
-            if chosen is None:
+            at = bisect.bisect_left(free, (length,))
+            if at < len(free):
+                room, _, chosen = free.pop(at)
+            else:
                 room, chosen, count = context_length, count, count + 1
             slot[window], place[window] = chosen, context_length - room
-            free.put(room - length, chosen)
+            if room - length >= SHORTEST:
+                bisect.insort(free, (room - length, -order, chosen))
     opened = np.full(count, len(lengths))
     np.minimum.at(opened, slot, np.arange(len(lengths)))
     return Packing(np.argsort(np.argsort(opened))[slot], place, count)
-
-
-class _FreeSlots:
-    """Slots by the room left in them; bit i of ``_rooms`` is set where a slot has room i."""
-
-    def __init__(self, most: int) -> None:
-        self._slots: list[list[int]] = [[] for _ in range(most + 1)]
-        self._rooms = 0
-
-    def put(self, room: int, slot: int) -> None:
-        """Record the room left in a slot."""
-        if room >= SHORTEST:
-            self._slots[room].append(slot)
-            self._rooms |= 1 << room
-
-    def take(self, length: int) -> tuple[int, int | None]:
-        """The least room of ``length`` or more, and a slot that has it, which is removed."""
-        larger = self._rooms >> length
-        if not larger:
-            return 0, None
-        room = length + (larger & -larger).bit_length() - 1
-        slot = self._slots[room].pop()
-        if not self._slots[room]:
-            self._rooms &= ~(1 << room)
-        return room, slot
 
 
 def batch_size(slots: int, most: int, multiple: int = 1) -> int:

@@ -1,8 +1,7 @@
 """How well an SAE's reconstructions preserve the model's predictions: CE recovered, KL, lens.
 
-Everything is computed from [S, T, V] logits, a good part of the time of a small model's forward
-pass. So what all patches share is computed once, and of a patch nothing of that size is stored
-but its logits.
+Work on [S, T, V] logits takes a good part of the time of a small model's forward pass. What all
+patches share is therefore computed once, and a patch stores nothing of that size but its logits.
 """
 
 from collections.abc import Iterator, Mapping
@@ -91,12 +90,13 @@ def top_token(logits: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(largest, ids, none), axis=-1)
 
 
-POLICIES = ("every_row", "unmasked_rows")
-"""Which rows are replaced: all of a window's, or all but first positions and norm outliers."""
+POLICIES = {"every_row": "every row replaced", "unmasked_rows": "masked rows left untouched"}
+"""Which rows are replaced (all of a window's, or all but first positions and norm outliers), and
+how a table words it."""
 POPULATIONS = ("unmasked", "all_rows")
 """Rows over which the logit lens is compared, by their names in an evaluation."""
-PATCHES = ("identity", "sae", "mean", "zero")
-"""What rows are replaced by: themselves, the SAE's x_hat, the mean row, 0."""
+PATCHES = {"identity": "itself", "sae": "SAE", "mean": "mean row", "zero": "zero"}
+"""What rows are replaced by (themselves, the SAE's x_hat, the mean row, 0), and its heading."""
 
 
 @dataclass(frozen=True)
@@ -159,24 +159,24 @@ class PatchingResult:
             f"{self.windows} windows, {self.positions} predictions, {self.masked_rows} of "
             f"{self.rows} rows masked",
             _line("", "CE", "KL", "recovered", "over mean"),
-            _line("model untouched", f"{self.ce:.4f}", "", "", ""),
+            _line("model untouched", f"{self.ce:.4f}"),
             *self._patch_lines(),
-            _line("logit lens: same top token", "SAE", "mean row", "rows", ""),
+            _line("logit lens: same top token", "SAE", "mean row", "rows"),
         ]
         for name, lens in self.logit_lens.items():
-            shares = f"{lens.sae:.1%}", f"{lens.mean:.1%}", f"{lens.rows}"
-            lines.append(_line(f"  {name.replace('_', ' ')}", *shares, ""))
-        return "\n".join(line.rstrip() for line in lines)
+            cells = f"{lens.sae:.1%}", f"{lens.mean:.1%}", f"{lens.rows}"
+            lines.append(_line(f"  {name.replace('_', ' ')}", *cells))
+        return "\n".join(lines)
 
     def _patch_lines(self) -> Iterator[str]:
-        words = {"every_row": "every row replaced", "unmasked_rows": "masked rows left untouched"}
-        names = {"identity": "itself", "sae": "SAE", "mean": "mean row", "zero": "zero"}
         for policy, patches in self.patched.items():
-            yield words[policy]
+            yield POLICIES[policy]
             for name, effect in patches.items():
-                shares = (effect.ce_recovered, effect.ce_recovered_over_mean)
-                texts = ("-" if share is None else f"{share:.4f}" for share in shares)
-                yield _line(f"  {names[name]}", f"{effect.ce:.4f}", f"{effect.kl:.4f}", *texts)
+                # ce, kl and both shares recovered, in this order.
+                cells = (
+                    "-" if value is None else f"{value:.4f}" for value in vars(effect).values()
+                )
+                yield _line(f"  {PATCHES[name]}", *cells)
 
 
 def effects(means: Mapping[str, np.ndarray], ce: float) -> dict[str, Effect]:
@@ -186,25 +186,17 @@ def effects(means: Mapping[str, np.ndarray], ce: float) -> dict[str, Effect]:
         means: cross-entropy and KL of each patch, [2].
         ce: cross-entropy of the untouched model.
     """
-    zero, mean = float(means["zero"][0]), float(means["mean"][0])
-    return {
-        name: Effect(
-            ce=float(patched),
-            kl=float(kl),
-            ce_recovered=recovered(float(patched), ce, zero),
-            ce_recovered_over_mean=recovered(float(patched), ce, mean),
-        )
-        for name, (patched, kl) in means.items()
-    }
-
-
-def recovered(patched: float, ce: float, floor: float) -> float | None:
-    """1 - (patched - ce) / (floor - ce); None if the floor is no worse than the model."""
-    return 1 - (patched - ce) / (floor - ce) if floor > ce else None
+    floors = [float(means[name][0]) for name in ("zero", "mean")]
+    result = {}
+    for name, (patched, kl) in means.items():
+        loss = float(patched)
+        shares = (1 - (loss - ce) / (floor - ce) if floor > ce else None for floor in floors)
+        result[name] = Effect(loss, float(kl), *shares)
+    return result
 
 
 def _line(head: str, *cells: str) -> str:
-    return f"{head:<32}" + "".join(f"{cell:>12}" for cell in cells)
+    return (f"{head:<32}" + "".join(f"{cell:>12}" for cell in cells)).rstrip()
 
 
 LOGIT_BYTES = 128 * 2**20
@@ -248,22 +240,19 @@ class _Sums:
     def __init__(self, run: Run, model: Model, mean: jax.Array) -> None:
         self._run, self._model, self._mean = run, model, mean
         self._site = run.config.data.input_site
-        self._positions = self._rows = self._masked = 0
-        self._ce = 0.0
+        self._positions, self._ce = 0, 0.0
+        self._rows = dict.fromkeys(POPULATIONS, 0)
         self._sums = {(policy, name): np.zeros(2) for policy in POLICIES for name in PATCHES}
-        self._lens = _LensSums(model, mean)
+        self._mean_token = self._lens(np.zeros((1, 1), np.int32), mean[None, None])[0, 0]
+        self._same_token = {(rows, name): 0 for rows in POPULATIONS for name in ("sae", "mean")}
 
     def add(self, windows: Windows) -> None:
         """Run ``windows`` untouched and with every patch."""
         x, logits = rows_and_logits(self._model, windows.tokens, self._site)
         reference = reference_of(logits)
         sae = self._run.config.sae
-        x_hat = _reconstruct(
-            self._run.params, x, activation=activation_of(sae), pre_bias=sae.pre_bias
-        )
+        x_hat = _reconstruct(self._run.params, x, activation_of(sae), sae.pre_bias)
         self._positions += int(windows.scored.sum())
-        self._rows += int(windows.real.sum())
-        self._masked += int((windows.real & ~windows.keep).sum())
         losses = cross_entropy(reference.logits, reference.log_sum, windows.targets)
         self._ce += float(np.asarray(losses, np.float64)[windows.scored].sum())
         mean, zero = jnp.broadcast_to(self._mean[None, None], x.shape), jnp.zeros_like(x)
@@ -273,7 +262,21 @@ class _Sums:
             for name, rows in (("sae", x_hat), ("mean", mean), ("zero", zero)):
                 patched = jnp.where(chosen[..., None], rows, x)
                 self._sums[policy, name] += self._effect(reference, patched, windows)
-        self._lens.add(windows, x, x_hat)
+        self._add_lens(windows, x, x_hat)
+
+    def _add_lens(self, windows: Windows, x: jax.Array, x_hat: jax.Array) -> None:
+        """Count the rows whose replacement has the same top token by the logit lens."""
+        top = self._lens(windows.tokens, x)
+        same = {"sae": top == self._lens(windows.tokens, x_hat), "mean": top == self._mean_token}
+        for population, chosen in zip(POPULATIONS, (windows.keep, windows.real), strict=True):
+            self._rows[population] += int(chosen.sum())
+            for name, equal in same.items():
+                self._same_token[population, name] += int(equal[chosen].sum())
+
+    def _lens(self, tokens: np.ndarray, rows: jax.Array) -> np.ndarray:
+        """The top token if ``rows`` [S, T, d] went into the final norm and head."""
+        last = Site(self._model.spec.n_layers - 1)
+        return np.asarray(top_token(patched_logits(self._model, tokens, rows, last)))
 
     def _effect(self, reference: Reference, rows: jax.Array, windows: Windows) -> np.ndarray:
         """Float64 sums of cross-entropy and KL [2] with ``rows`` [S, T, d] at the site."""
@@ -284,8 +287,8 @@ class _Sums:
 
     def result(self, windows: int) -> PatchingResult:
         """The means, over ``windows`` windows."""
-        count = max(self._positions, 1)
-        means = {variant: sums / count for variant, sums in self._sums.items()}
+        count, rows = max(self._positions, 1), self._rows["all_rows"]
+        ce = self._ce / count
         return PatchingResult(
             model=self._model.id,
             computed=self._model.computed,
@@ -293,47 +296,20 @@ class _Sums:
             site=self._site.kind,
             windows=windows,
             positions=self._positions,
-            rows=self._rows,
-            masked_rows=self._masked,
-            ce=self._ce / count,
+            rows=rows,
+            masked_rows=rows - self._rows["unmasked"],
+            ce=ce,
             patched={
-                policy: effects({name: means[policy, name] for name in PATCHES}, self._ce / count)
+                policy: effects({name: self._sums[policy, name] / count for name in PATCHES}, ce)
                 for policy in POLICIES
             },
-            logit_lens=self._lens.result(),
+            logit_lens={
+                population: Lens(
+                    n, *(self._same_token[population, name] / max(n, 1) for name in ("sae", "mean"))
+                )
+                for population, n in self._rows.items()
+            },
         )
-
-
-class _LensSums:
-    """Counts of rows whose replacement has the same top token by the logit lens."""
-
-    def __init__(self, model: Model, mean: jax.Array) -> None:
-        self._model = model
-        self._mean = self._tokens(np.zeros((1, 1), np.int32), mean[None, None])[0, 0]
-        self._rows = dict.fromkeys(POPULATIONS, 0)
-        self._hits = {(rows, name): 0 for rows in POPULATIONS for name in ("sae", "mean")}
-
-    def add(self, windows: Windows, x: jax.Array, x_hat: jax.Array) -> None:
-        """Count the rows of ``windows``; ``x`` and ``x_hat`` [S, T, d]."""
-        top = self._tokens(windows.tokens, x)
-        same = {"sae": top == self._tokens(windows.tokens, x_hat), "mean": top == self._mean}
-        for rows, chosen in zip(POPULATIONS, (windows.keep, windows.real), strict=True):
-            self._rows[rows] += int(chosen.sum())
-            for name, equal in same.items():
-                self._hits[rows, name] += int(equal[chosen].sum())
-
-    def result(self) -> dict[str, Lens]:
-        """The shares, by population of rows."""
-        lenses = {}
-        for rows, count in self._rows.items():
-            sae, mean = (self._hits[rows, name] / max(count, 1) for name in ("sae", "mean"))
-            lenses[rows] = Lens(count, sae, mean)
-        return lenses
-
-    def _tokens(self, tokens: np.ndarray, rows: jax.Array) -> np.ndarray:
-        """The top token if ``rows`` [S, T, d] went into the final norm and head."""
-        last = Site(self._model.spec.n_layers - 1)
-        return np.asarray(top_token(patched_logits(self._model, tokens, rows, last)))
 
 
 @partial(jax.jit, static_argnames=("activation", "pre_bias"))

@@ -1,4 +1,4 @@
-"""The language model that a cache was made with, and its windows, for patching."""
+"""Patching: the language model that a cache was made with, and the windows that it runs on."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -44,14 +44,14 @@ def open_model(source: str, backend: Backend, cache: Cache) -> Model:
 def check_model(model: Model, cache: Cache) -> None:
     """Raise UserError unless ``model`` is the one that the rows of ``cache`` come from."""
     manifest = cache.manifest
-    for what, found, expected in (
+    for what, actual, expected in (
         ("rows of width", model.spec.d_model, manifest.d_model),
         ("a vocabulary of", model.spec.vocab_size, manifest.vocab_size),
         ("weights of digest", model.source_digest, manifest.model.source_digest),
     ):
-        if found != expected:
+        if actual != expected:
             raise UserError(
-                f"model {model.id} has {what} {found}; expected {expected}, those of "
+                f"model {model.id} has {what} {actual}; expected {expected}, those of "
                 f"{manifest.model.id} that cache {cache.url} was made with"
             )
 
@@ -93,19 +93,12 @@ def _at(logits: jax.Array | np.ndarray, places: np.ndarray | None) -> jax.Array:
 
 
 def _load(source: str, backend: Backend, dtype: str) -> Model:
-    if backend == "torch":
-        return _torch(source, dtype)
-    try:
-        return load_lm(source, dtype)
-    except UnknownArchitecture as unknown:
-        if backend == "flax":
-            raise
-        if importlib.util.find_spec("torch") is None:
-            raise unknown from None
-    return _torch(source, dtype)
-
-
-def _torch(source: str, dtype: str) -> Model:
+    if backend != "torch":
+        try:
+            return load_lm(source, dtype)
+        except UnknownArchitecture:
+            if backend == "flax" or importlib.util.find_spec("torch") is None:
+                raise
     from vasae_jax.extract.torch import TorchLM, best_device
 
     return TorchLM(source, best_device(), dtype)
@@ -164,9 +157,8 @@ class WindowTable:
             UserError: the cache lacks the site or split, or a column is damaged.
         """
         rows = cache.rows(split)
-        tokens, positions = (
-            cache.column(name, split).read(0, rows) for name in ("tokens", "positions")
-        )
+        names = ("tokens", "positions")
+        tokens, positions = (cache.column(name, split).read(0, rows) for name in names)
         keep = Source(cache, site, split, mask).keep()
         return cls(tokens, positions, keep, cache.manifest.context_length)
 
@@ -190,8 +182,6 @@ class WindowTable:
         lengths[: len(numbers)] = self._lengths[numbers]
         real = np.arange(self._length)[None, :] < lengths[:, None]
         tokens, keep = np.zeros(real.shape, np.int32), np.zeros(real.shape, np.bool_)
-        for place, number in enumerate(numbers):
-            part = slice(self._starts[number], self._starts[number] + self._lengths[number])
-            tokens[place, : lengths[place]] = self._tokens[part]
-            keep[place, : lengths[place]] = self._keep[part]
+        rows = (self._starts[numbers][:, None] + np.arange(self._length))[real[: len(numbers)]]
+        tokens[real], keep[real] = self._tokens[rows], self._keep[rows]
         return Windows(tokens, real, keep)

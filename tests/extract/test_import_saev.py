@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from lm_fixtures import VOCAB, llama_config, random_model, save_model
-from test_given_rows import T, W, check, command, given, refused
+from test_import_rows import T, W, check, command, given, refused
 
 from vasae_jax.cache import Cache, verify
 from vasae_jax.cli.main import main
-from vasae_jax.extract.row_files import Beside, open_rows
+from vasae_jax.extract.row_files import open_rows
 from vasae_jax.sites import Site
 
 LAYERS = (0, 2)
@@ -71,8 +71,7 @@ def test_a_read_goes_over_files(tmp_path, width):
     rows, tokens, _ = given(width)
     source = write_shards(tmp_path / "shards", stacked(rows), room=4)
     np.save(tmp_path / "tokens.npy", tokens.reshape(-1))  # laid flat
-    beside = Beside(layer=0, tokens=str(tmp_path / "tokens.npy"))
-    found = open_rows(str(source), "auto", beside)
+    found = open_rows(str(source), layer=0, tokens=str(tmp_path / "tokens.npy"))
     assert found.site == Site(0)
     np.testing.assert_array_equal(found.tokens, tokens)
     for first, last in ((0, W), (3, 13), (8, 9), (29, 30)):
@@ -84,10 +83,10 @@ def test_the_only_layer_is_taken_and_one_from_the_end_must_be_named(tmp_path, wi
     np.save(tmp_path / "tokens.npy", tokens)
     ids = str(tmp_path / "tokens.npy")
     one = write_shards(tmp_path / "one", rows[:, None], layers=(2,))
-    assert open_rows(str(one), "saev", Beside(tokens=ids)).site == Site(2)
+    assert open_rows(str(one), "saev", tokens=ids).site == Site(2)
     last = write_shards(tmp_path / "last", rows[:, None], layers=(-1,))
-    assert open_rows(str(last), "saev", Beside(tokens=ids)).site is None
-    assert open_rows(str(last), "saev", Beside(tokens=ids, layer=2)).width == width
+    assert open_rows(str(last), "saev", tokens=ids).site is None
+    assert open_rows(str(last), "saev", tokens=ids, layer=2).shape[2] == width
 
 
 def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, model, width, capsys):
@@ -110,19 +109,19 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, mode
     def elsewhere(source):
         (source / "shards.json").write_text(json.dumps([{"name": "../x", "n_examples": W}]))
 
-    assert f"no token ids; expected --tokens FILE.npy with whole numbers of shape ({W}, {T})" in (
+    assert f"no token ids; expected --tokens FILE.npy with integers of shape ({W}, {T})" in (
         said(ids=None)
     )
-    assert "has layers 0, 2 and none was asked for" in said(layer=None)
-    assert "has layers 0, 2 and 1 was asked for" in said(layer=1)
+    assert "layer is None; expected one of 0, 2" in said(layer=None)
+    assert "layer is 1; expected one of 0, 2" in said(layer=1)
     assert "has tokens of shape (29, 8)" in said(ids="few.npy")
     assert "the vocabulary" in said(ids="large.npy")
     assert "acts000001.bin has 100 bytes; expected" in said(damage=cut)
     assert "expected a file's name and a count" in said(damage=elsewhere)
-    assert "has 30 examples in all; expected 31" in said(n_examples=31)
-    assert "has d_model 'wide'; expected a whole number" in said(d_model="wide")
+    assert "has 30 examples in all; expected the 31" in said(n_examples=31)
+    assert "has d_model 'wide'; expected an integer" in said(d_model="wide")
     assert "is not of float32 rows" in said(dtype="float16")
-    assert "expected a list of whole numbers" in said(**{"layers": ()})
+    assert "expected a list of integers" in said(**{"layers": ()})
     assert not out.exists()
 
 
