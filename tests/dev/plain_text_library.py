@@ -3,26 +3,17 @@
 It keeps an SAE in one JSON file, ``plain_sae.json``, with lists of numbers.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from vasae_jax.dictionary.dictionary import Dictionary
-from vasae_jax.interop.files import (
-    as_int,
-    check_activation,
-    encoder_bias,
-    json_bytes,
-    pick,
-    read_json,
-    site_and_model,
-)
 from vasae_jax.interop.record import ForeignSAE, make_foreign
 from vasae_jax.sites import Site
+from vasae_jax.utils.errors import UserError
 
 FILE = "plain_sae.json"
-_NAMES = {"encoder": "W_enc", "encoder_bias": "b_enc", "decoder": "W_dec", "decoder_bias": "b_dec"}
-"""Its names of the parameters, and ours."""
 
 
 def is_here(folder: Path) -> bool:
@@ -33,34 +24,38 @@ def is_here(folder: Path) -> bool:
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     path = folder / FILE
-    record = read_json(path)
-    arrays = {name: np.array(value, np.float32) for name, value in record["weights"].items()}
+    try:
+        record = json.loads(path.read_bytes())
+        names = ("encoder", "encoder_bias", "decoder", "decoder_bias")
+        W_enc, b_enc, W_dec, b_dec = (np.array(record[name], np.float32) for name in names)
+        k, pre_bias, site, model = (record[key] for key in ("k", "pre_bias", "site", "model"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); expected an SAE as JSON") from error
     return make_foreign(
         str(path),
-        pick(arrays, _NAMES, path),
+        {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec},
         library="plain_text",
         architecture="topk",
-        k=as_int(record.get("k")),
-        pre_bias=0.0,
-        site=Site.parse(record["site"]),
-        model=record["model"],
+        k=k,
+        pre_bias=pre_bias,
+        site=Site.parse(site),
+        model=model,
     )
 
 
 def files(dictionary: Dictionary) -> dict[str, bytes]:
     """The file's content by name; UserError for another activation than TopK."""
-    check_activation(dictionary, "plain_text", ["topk"])
-    site, model = site_and_model(dictionary)
-    weights = {
-        "encoder": dictionary.W_enc.T,
-        "encoder_bias": encoder_bias(dictionary, 0.0),
-        "decoder": dictionary.W_dec,
-        "decoder_bias": dictionary.b_dec,
-    }
+    if dictionary.activation.kind != "topk":
+        raise UserError(f"the dictionary has activation {dictionary.activation}; expected topk")
+    origin = dictionary.meta["provenance"]
     record = {
-        "model": model,
-        "site": str(site),
+        "model": origin["model"]["id"],
+        "site": str(Site(origin["layer"], origin["site"])),
         "k": dictionary.k,
-        "weights": {name: value.tolist() for name, value in weights.items()},
+        "pre_bias": dictionary.pre_bias,
+        "encoder": dictionary.W_enc.T.tolist(),  # one row for each feature
+        "encoder_bias": dictionary.b_enc.tolist(),
+        "decoder": dictionary.W_dec.tolist(),
+        "decoder_bias": dictionary.b_dec.tolist(),
     }
-    return {FILE: json_bytes(record)}
+    return {FILE: json.dumps(record).encode()}

@@ -30,7 +30,7 @@ def test_what_was_written_is_read_with_the_same_activations(tmp_path):
     theirs = read_foreign(str(tmp_path))  # recognised by its file
     assert (theirs.library, theirs.k, theirs.site) == ("plain_text", K, Site(3))
     x_BD = np.random.default_rng(0).normal(size=(50, D)).astype(np.float32)
-    pre_BF = x_BD @ theirs.W_enc.T + theirs.b_enc
+    pre_BF = (x_BD - theirs.pre_bias * theirs.b_dec) @ theirs.W_enc.T + theirs.b_enc
     z_BF = theirs.activation.select_numpy(pre_BF, theirs.params)
     np.testing.assert_allclose(z_BF, ours.encode(x_BD), atol=1e-4)
     np.testing.assert_allclose(z_BF @ theirs.W_dec + theirs.b_dec, ours.decode(z_BF), atol=1e-4)
@@ -40,7 +40,7 @@ def test_what_it_cannot_hold_is_refused(tmp_path):
     other = replace(dictionary(), activation=JumpReLU())
     with pytest.raises(UserError, match="jumprelu"):
         export_layout(other, "plain_text", tmp_path)
-    (tmp_path / plain_text_library.FILE).write_text(json.dumps({"weights": {}}))
+    (tmp_path / plain_text_library.FILE).write_text(json.dumps({"encoder_bias": [0.0]}))
     with pytest.raises(UserError, match="encoder"):
         read_foreign(str(tmp_path))
 
@@ -53,9 +53,10 @@ def test_vasae_import_takes_it_in(tmp_path):
     shapes["decoder_bias"] = width
     weights = {name: rng.normal(size=shape).tolist() for name, shape in shapes.items()}
     record = {"model": cache.manifest.model.id, "site": "layers.1.resid_post", "k": 4}
+    record["pre_bias"] = 1.0
     (tmp_path / "sae").mkdir()
     path = tmp_path / "sae" / plain_text_library.FILE
-    path.write_text(json.dumps({**record, "weights": weights}))
+    path.write_text(json.dumps(record | weights))
     out = tmp_path / "imported"
     assert main(["import", str(path.parent), f"--cache={cache.url}", f"--out={out}"]) == 0
     run = vj.open_trained(str(out))

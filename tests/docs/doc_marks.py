@@ -83,7 +83,7 @@ PYTHON_NOT_RUN = {
     '"""An activation that': "tests/dev/test_extend_activation.py runs it",
     '"""A metric that': "tests/dev/test_extend_metric.py runs it",
     "@dataclass(frozen=True)\nclass MoreMetrics": "tests/dev/test_extend_metric.py runs it",
-    "def is_here": "tests/dev/test_extend_library.py runs it",
+    '"""A library that': "tests/dev/test_extend_library.py runs it",
 }
 """Blocks of Python that are not run, by their beginning, and why."""
 
