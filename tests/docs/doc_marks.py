@@ -39,9 +39,13 @@ NOT_RUN = {
     "vasae sweep table OUT": "of that sweep: tests/sweep/test_recipes.py",
     "vasae sweep plot OUT": "of that sweep: tests/sweep/test_recipes.py",
     "vasae train CONFIG --data.layer=9 --sae.d-sae=0": "hours, for published figures",
+    "vasae train configs/quickstart.py --sae.activation": "an activation that only tests have: "
+    "tests/dev/test_extend_activation.py",
+    "vasae eval runs/soft": "of that run: tests/dev/test_extend_activation.py",
+    "vasae export runs/soft": "of that run: tests/dev/test_extend_activation.py",
     "vasae import google/": "needs the hub: tests/interop/",
     "vasae train CONFIG.py --mesh.model=16": "needs a pod: tests/distributed/test_distributed.py",
-    "vasae train CONFIG.py --distributed=": "needs two hosts: tests/distributed/test_distributed.py",
+    "vasae train CONFIG.py --distributed": "needs two hosts: tests/distributed/test_distributed.py",
     "srun": "needs Slurm",
     "for i in": "needs eight GPUs, or a cloud's command: tests/sweep/test_killed_shards.py",
     "python tools/extract_flax.py --model M ": "one job of 16: tests/cache/test_cache_parts.py",
@@ -76,6 +80,10 @@ PYTHON_NOT_RUN = {
     "import json\nfrom pathlib": "tests/dictionary/test_dictionary.py runs it",
     "from sae_lens": "needs the libraries: tests/interop/test_real_libraries.py",
     "import optuna": "needs Optuna: tests/sweep/test_optuna.py",
+    '"""An activation that': "tests/dev/test_extend_activation.py runs it",
+    '"""A metric that': "tests/dev/test_extend_metric.py runs it",
+    "@dataclass(frozen=True)\nclass MoreMetrics": "tests/dev/test_extend_metric.py runs it",
+    '"""A library that': "tests/dev/test_extend_library.py runs it",
 }
 """Blocks of Python that are not run, by their beginning, and why."""
 
