@@ -84,9 +84,9 @@ class _Pass:
             features, activation_of(run.config.sae).max_active(features) or 0
         )
         length = int(self._at.max()) + 1
-        self.positions = ByPosition(
-            *np.zeros((3, length)), total=np.zeros((length, cache.manifest.d_model))
-        )
+        rows, error, square = np.zeros((3, length))
+        total = np.zeros((length, cache.manifest.d_model))
+        self.positions = ByPosition(rows, error, square, total)
 
     def batches(self) -> Any:
         """Process one batch after another, and yield after each."""

@@ -89,8 +89,8 @@ def _draw_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None
     for number, (label, explained, hold10) in enumerate(points):
         style = chart.look(number) | {"linestyle": "none"}
         axes.plot([explained], [hold10], markersize=8, label=label, **style)
-        place = {"xytext": (7, 4), "textcoords": "offset points"}
-        axes.annotate(chart.wrapped(label), (explained, hold10), fontsize=8.5, **place)
+        place, offset = (explained, hold10), (7, 4)
+        axes.annotate(chart.wrapped(label), place, offset, textcoords="offset points", fontsize=8.5)
     axes.margins(0.18)
     axes.set(xlabel="variance explained", ylabel="held by ten names")
     chart.percent(axes)
@@ -246,7 +246,7 @@ def _draw_hold(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
     for number, (_, label, colour, marker) in enumerate(HOLD_LINES, start=1):
         values = [line[number] for line in lines]
         joined = "-" if marker in "os" and len(lines) > 1 else "none"
-        look = {"marker": marker, "color": colour, "linestyle": joined}
+        look: dict[str, Any] = {"marker": marker, "color": colour, "linestyle": joined}
         axes.plot(places, values, label=label, markersize=8, markeredgewidth=1.6, **look)
     axes.set_xticks(places)
     axes.set_xlim(-0.5, len(lines) - 0.5)
