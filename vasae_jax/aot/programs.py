@@ -73,7 +73,7 @@ def _pack(config: Config, shapes: Shapes, mesh: Mesh) -> tuple[Any, tuple[Any, .
     return program, (_sharded(mesh, states, rules.pack(state)), batch, inputs)
 
 
-def _end_to_end(leaf: jax.ShapeDtypeStruct, runs: int) -> jax.ShapeDtypeStruct:
+def _end_to_end(leaf: jax.ShapeDtypeStruct, runs: int) -> Any:
     """The shape of ``runs`` arrays joined along their first axis."""
     first, *others = leaf.shape or (1,)
     return shaped(leaf.dtype, runs * first, *others)
