@@ -20,7 +20,7 @@ from vasae_jax.config import (
     RunConfig,
     SAEConfig,
 )
-from vasae_jax.interop.write import export_layout
+from vasae_jax.interop.libraries import export_layout
 from vasae_jax.sae import encode
 from vasae_jax.training.loop import train_pack
 from vasae_jax.utils.errors import UserError

@@ -12,8 +12,7 @@ from dictionary_fixtures import D, K, dictionary
 import vasae_jax as vj
 from vasae_jax.activations import JumpReLU
 from vasae_jax.cli.main import main
-from vasae_jax.interop.read import LIBRARIES, read_foreign
-from vasae_jax.interop.write import LAYOUTS, export_layout
+from vasae_jax.interop.libraries import LAYOUTS, LIBRARIES, export_layout, read_foreign
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 

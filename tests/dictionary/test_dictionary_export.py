@@ -9,7 +9,7 @@ from dictionary_fixtures import D, K, dictionary
 from safetensors.numpy import load_file
 
 from vasae_jax.dictionary.claims import LAYER_CLAIM
-from vasae_jax.interop.write import LAYOUTS, export_layout
+from vasae_jax.interop.libraries import LAYOUTS, export_layout
 from vasae_jax.utils.errors import UserError
 
 X = np.random.default_rng(1).normal(size=(50, D)).astype(np.float32) * 3

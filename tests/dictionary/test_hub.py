@@ -8,7 +8,7 @@ import sys
 from dictionary_fixtures import F, dictionary
 from foreign_fixtures import weights, write_gemma_scope
 
-from vasae_jax.interop.write import export_layout
+from vasae_jax.interop.libraries import export_layout
 
 COMMIT = "0" * 40
 
@@ -45,7 +45,7 @@ def test_another_librarys_sae_of_the_hub(tmp_path):
     shutil.copytree(tmp_path / "made" / "layer_3", place / "layer_3")
     folder = made.relative_to(tmp_path / "made")
     code = (
-        "from vasae_jax.interop.read import read_foreign;"
+        "from vasae_jax.interop.libraries import read_foreign;"
         f"print(read_foreign('me/scope', 'gemma_scope', '{folder}').site.layer)"
     )
     assert offline(tmp_path, code) == "3"

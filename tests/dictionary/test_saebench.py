@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dictionary_fixtures import D, K, V, dictionary
 
-from vasae_jax.interop.write import export_layout
+from vasae_jax.interop.libraries import export_layout
 
 HOOK = "blocks.3.hook_resid_post"
 WINDOWS, T = 8, 16

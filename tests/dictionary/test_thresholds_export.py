@@ -8,8 +8,7 @@ from dictionary_fixtures import D, F, dictionary
 
 import vasae_jax as vj
 from vasae_jax.activations import JumpReLU
-from vasae_jax.interop.read import read_foreign
-from vasae_jax.interop.write import export_layout
+from vasae_jax.interop.libraries import export_layout, read_foreign
 from vasae_jax.utils.errors import UserError
 
 X = np.random.default_rng(1).normal(size=(50, D)).astype(np.float32) * 3

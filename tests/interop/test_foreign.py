@@ -18,7 +18,7 @@ from foreign_fixtures import (
 )
 
 from vasae_jax.activations import JumpReLU, TopK
-from vasae_jax.interop.read import read_foreign
+from vasae_jax.interop.libraries import read_foreign
 from vasae_jax.sae import encode, reconstruct
 from vasae_jax.sites import Site
 from vasae_jax.training.run import imported_params

@@ -10,7 +10,7 @@ from foreign_fixtures import (
     write_sparsify,
 )
 
-from vasae_jax.interop.read import read_foreign
+from vasae_jax.interop.libraries import read_foreign
 from vasae_jax.utils.errors import UserError
 
 WRONG = [None, True, -1, 0, 1.5, 10**30, "", "x", "blocks.x.hook", [], [1], {}, {"k": [1]}]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from foreign_fixtures import D, F, K, rows, weights
 
-from vasae_jax.interop.read import read_foreign
+from vasae_jax.interop.libraries import read_foreign
 from vasae_jax.sae import encode, reconstruct
 from vasae_jax.sites import Site
 from vasae_jax.training.run import imported_params

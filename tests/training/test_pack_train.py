@@ -189,7 +189,7 @@ def test_how_a_run_ended_is_read_from_files_of_earlier_versions(tmp_path):
     (tmp_path / "ended.json").write_text('{"how": "stopped", "step": 3, "why": "behind"}')
     assert read_early_end(tmp_path) == EarlyEnd("stopped", 3, "behind")
     (tmp_path / "ended.json").write_text('{"how": "stopped"}')
-    with pytest.raises(UserError, match="ended.json is damaged"):
+    with pytest.raises(UserError, match=r"ended\.json"):
         read_early_end(tmp_path)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from step_fixtures import STEPS, make_config, make_rows, run_steps, start
 
-from vasae_jax.training.hparams import hparams_of
+from vasae_jax.training.hparams import anchor_weight, hparams_of
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.schedule import anchor_weight
 from vasae_jax.training.step import make_step
 
 

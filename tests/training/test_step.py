@@ -13,9 +13,8 @@ from vasae_jax.activations import TopK
 from vasae_jax.anchor.certificate import full_search
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
-from vasae_jax.training.hparams import hparams_of
+from vasae_jax.training.hparams import hparams_of, learning_rate
 from vasae_jax.training.loss import Batch, StepSettings, loss_and_grads
-from vasae_jax.training.schedule import learning_rate
 from vasae_jax.training.step import make_step
 
 # float32 products of length 64 to 70 against float64

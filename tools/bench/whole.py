@@ -34,9 +34,9 @@ from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.sae import choose_execution
 from vasae_jax.training.autotune import autotuned
+from vasae_jax.training.hparams import first_pulled_step
 from vasae_jax.training.inputs import init_run, make_stream
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.schedule import first_pulled_step
 from vasae_jax.training.state import pulled_rows
 from vasae_jax.training.step import make_steps
 

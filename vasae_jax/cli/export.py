@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"--push goes with --layout huggingface; found --layout {args.layout}")
 
     from vasae_jax.dictionary.files import check_outputs, write_dictionary
-    from vasae_jax.interop.write import export_layout
+    from vasae_jax.interop.libraries import export_layout
     from vasae_jax.utils.hub import upload
 
     if npz:

@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> None:
     refuse_existing(out, overwrite=args.overwrite)
 
     from vasae_jax.cache import Cache
-    from vasae_jax.interop.read import read_foreign
+    from vasae_jax.interop.libraries import read_foreign
     from vasae_jax.interop.record import Imported, write_import
 
     cache = Cache.open(args.cache)

@@ -1,18 +1,24 @@
-"""Hyperparameters that enter a step as numbers.
+"""Hyperparameters that enter a step as numbers, and how they change over a run.
 
 A number that all runs share is compiled into the step. Where the runs of a pack differ in one, the
 program takes each run's own as an argument instead. Both go through the same operations, so the
 results are equal to the last bit; a quotient that a device might round differently is computed
 here, once, on the host.
+
+Before the pull starts nothing reads the nearest anchors and the gradient of the pull is 0, so those
+steps run a program without either: the plain step. One program for all steps would have to test at
+each step which it is, and copy its state to do so.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.config import Config
+from vasae_jax.config import AnchorConfig, Config
 
 Number = float | jax.Array
 """A number that is compiled in, or a traced one, []."""
@@ -78,3 +84,35 @@ def differing(configs: Sequence[Config]) -> dict[str, np.ndarray]:
         for name, value in runs[0].items()
         if any(run[name] != value for run in runs)
     }
+
+
+def learning_rate(step: jax.Array, hparams: HParams, steps: int) -> jax.Array:
+    """Linear warm-up, constant, linear fall to 0 at the last step; [] float32.
+
+    ``step`` is the number of steps taken, below ``steps``.
+    """
+    at = step.astype(jnp.float32)
+    share = jnp.minimum(
+        1.0, jnp.minimum((at + 1.0) * hparams.warmup_rate, (steps - at) * hparams.decay_rate)
+    )
+    rate: jax.Array = jnp.asarray(hparams.lr, jnp.float32) * share
+    return rate
+
+
+def anchor_weight(step: jax.Array, hparams: HParams, anchor: AnchorConfig, steps: int) -> Number:
+    """lambda at ``step``: 0 until ``anchor.start``, then linear to full over ``anchor.warmup``."""
+    if not anchor.start and not anchor.warmup:
+        return hparams.anchor_weight
+    start, length = anchor.start * steps, max(anchor.warmup * steps, 1.0)
+    risen = jnp.clip((step.astype(jnp.float32) - start) / length, 0.0, 1.0)
+    return hparams.anchor_weight * risen
+
+
+def first_pulled_step(config: Config) -> int:
+    """The first step, counted from 1, that updates the nearest anchors.
+
+    The gradient first has a part of the pull one step later.
+    """
+    if config.sae.method != "soft":
+        return 1
+    return max(1, math.ceil(config.anchor.start * config.run.steps))

@@ -25,8 +25,8 @@ from vasae_jax.sae.forward import active_features
 from vasae_jax.stream.order import next_tokens
 from vasae_jax.stream.source import Source
 from vasae_jax.training.boards import COSINES, SHARES, Histogram, Histograms
+from vasae_jax.training.hparams import first_pulled_step
 from vasae_jax.training.loss import StepInputs
-from vasae_jax.training.schedule import first_pulled_step
 from vasae_jax.training.state import TrainState, pulled_name, uses_certificate
 from vasae_jax.training.step import DEAD_STEPS
 

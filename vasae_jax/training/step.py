@@ -21,9 +21,14 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import MEMBER, MODEL, Rules, compiler_options
 from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.config import Execution
-from vasae_jax.training.hparams import HParams, hparams_of
+from vasae_jax.training.hparams import (
+    HParams,
+    anchor_weight,
+    first_pulled_step,
+    hparams_of,
+    learning_rate,
+)
 from vasae_jax.training.loss import Batch, BatchStats, StepInputs, StepSettings, loss_and_grads
-from vasae_jax.training.schedule import anchor_weight, first_pulled_step, learning_rate
 from vasae_jax.training.state import Counters, TrainState, adam, pulled_rows
 
 DEAD_STEPS = 200

@@ -1,10 +1,14 @@
-"""Reads an SAE of another library, recognised by its files or named by its library."""
+"""The libraries by name: which SAEs are read, and which layouts a dictionary is written in."""
 
+import contextlib
+import os
 from pathlib import Path
 
-from vasae_jax.interop import dictionary_learning, gemma_scope, sae_lens, sparsify
+from vasae_jax.dictionary.dictionary import Dictionary
+from vasae_jax.interop import dictionary_learning, gemma_scope, huggingface, sae_lens, sparsify
 from vasae_jax.interop.record import ForeignSAE
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import atomic_file, refuse_existing
 from vasae_jax.utils.hub import download
 
 LIBRARIES = {
@@ -14,6 +18,14 @@ LIBRARIES = {
     "gemma_scope": (gemma_scope.read, list(gemma_scope.WEIGHTS)),
 }
 """Libraries by name: what reads a folder, and the files of weights by which it is recognised."""
+LAYOUTS = {
+    "sae_lens": sae_lens.files,
+    "sparsify": sparsify.files,
+    "dictionary_learning": dictionary_learning.files,
+    "gemma_scope": gemma_scope.files,
+    "huggingface": huggingface.files,
+}
+"""Layouts by name. Each function returns the content of its files by name."""
 
 
 def read_foreign(source: str, library: str = "auto", folder: str = "") -> ForeignSAE:
@@ -60,3 +72,27 @@ def _library(place: Path, library: str) -> str:
         f"{place} holds no SAE that is known: found {', '.join(sorted(here)[:5]) or 'nothing'}; "
         "expected sae_weights.safetensors, sae.safetensors, ae.pt or params.npz (or --folder)"
     )
+
+
+def export_layout(
+    dictionary: Dictionary, layout: str, directory: str | os.PathLike[str], overwrite: bool = False
+) -> tuple[Path, ...]:
+    """Write ``dictionary`` into ``directory`` as library ``layout`` reads it.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: an unknown layout, a library that is needed and not installed, an existing
+            file (and ``overwrite`` is False), or a place that cannot be written.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"{layout!r} is not a layout; expected one of {', '.join(LAYOUTS)}")
+    content = {Path(directory) / name: data for name, data in LAYOUTS[layout](dictionary).items()}
+    for path in content:
+        refuse_existing(path, overwrite=overwrite)
+    with contextlib.ExitStack() as stack:
+        # All are written before any appears under its name, and the last appears last.
+        for path, data in reversed(content.items()):
+            stack.enter_context(atomic_file(path)).write(data)
+    return tuple(content)
