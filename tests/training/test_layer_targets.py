@@ -167,7 +167,7 @@ def test_a_mesh_trains_what_one_device_does(cache, trained, tmp_path, pulls):
 def test_a_stopped_run_resumes_bit_equal(cache, trained, tmp_path, monkeypatch):
     config = config_for(cache, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Stop, "after", lambda self, step: 15 if step == 7 else None)
+        patch.setattr(loop.StopOnAll, "after", lambda self, step: 15 if step == 7 else None)
         with pytest.raises(Stopped):
             loop.train(config)
     loop.train(config)
