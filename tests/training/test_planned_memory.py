@@ -81,6 +81,7 @@ def test_a_pack_holds_the_state_of_its_rounds_and_a_context_for_each_layer(tmp_p
     other = replace(config, data=replace(config.data, layer=3))
     one = planned([replace(config, mesh=MeshConfig(data=1))])
     for pack, rounds, layers in (([config] * 4, 2, 1), ([config] * 3 + [other], 3, 2)):
+        pack = [replace(c, run=replace(c.run, out=f"run-{n}")) for n, c in enumerate(pack)]
         found = planned(pack)
         assert (found.state, found.inputs) == (rounds * one.state, layers * one.inputs)
         assert found.activations == one.activations
