@@ -109,12 +109,13 @@ def extract(
 
 
 def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows:
+    bos_id = _bos_id(model, settings.bos)
     with Progress(None, unit="tokens of text read") as progress:
         windows = make_windows(
             documents,
             model.tokenizer.encode,
             settings.context_length,
-            bos_id=_bos_id(model, settings.bos),
+            bos_id=bos_id,
             heldout_share=settings.heldout_share,
             max_rows=settings.max_rows,
             report=progress.update,

@@ -83,8 +83,7 @@ def describe_norm(module: Any, d_model: int) -> dict[str, Any]:
                 if torch.allclose(unit * scale + shift, expected, rtol=1e-4, atol=1e-5):
                     stored = None if bias is None else shift.tolist()
                     return {"kind": kind, "eps": eps, "weight": scale.tolist(), "bias": stored}
-    name = type(module).__name__
-    raise UserError(f"the final norm {name} computes neither RMSNorm nor LayerNorm")
+    raise UserError(f"final norm {type(module).__name__} computes neither RMSNorm nor LayerNorm")
 
 
 class TorchLM(HfModel):
