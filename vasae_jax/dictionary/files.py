@@ -185,7 +185,7 @@ def _read_meta(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     for key, file in files.items():
         if digests.get(key) != sha256_file(file):
             raise UserError(
-                f"{file} is not the file that {path} was written with; "
+                f"{file} is not the file that {path.name} was written with; "
                 "expected the files of one export"
             )
     return meta
