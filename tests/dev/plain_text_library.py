@@ -16,11 +16,6 @@ from vasae_jax.utils.errors import UserError
 FILE = "plain_sae.json"
 
 
-def is_here(folder: Path) -> bool:
-    """Whether ``folder`` holds one."""
-    return (folder / FILE).is_file()
-
-
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
     path = folder / FILE

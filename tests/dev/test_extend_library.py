@@ -19,8 +19,9 @@ from vasae_jax.utils.errors import UserError
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(LIBRARIES, "plain_text", plain_text_library)
-    monkeypatch.setitem(LAYOUTS, "plain_text", plain_text_library.files)
+    library = plain_text_library
+    monkeypatch.setitem(LIBRARIES, "plain_text", (library.read, [library.FILE]))
+    monkeypatch.setitem(LAYOUTS, "plain_text", library.files)
 
 
 def test_what_was_written_is_read_with_the_same_activations(tmp_path):

@@ -37,7 +37,6 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import Config, DataConfig, SAEConfig
 from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.evaluation import name_effects as outputs
-from vasae_jax.evaluation.evaluate import Rows
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
 from vasae_jax.evaluation.metrics import NearestAnchors
 from vasae_jax.evaluation.patching.measure import measure_lm
@@ -47,6 +46,7 @@ from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae.params import Params, init_params
+from vasae_jax.stream.source import Batch
 from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import Run, open_trained
 
@@ -82,7 +82,7 @@ class Clock:
         return self.times[-1] - self.times[0]
 
 
-def first(batches: Iterator[Rows], count: int) -> Iterable[Rows]:
+def first(batches: Iterator[Batch], count: int) -> Iterable[Batch]:
     """The first ``count`` batches."""
     return (batch for _, batch in zip(range(count), batches, strict=False))
 
