@@ -46,8 +46,7 @@ from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.lm.spec import Spec
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae.params import Params, init_params
-from vasae_jax.stream.source import Batch
-from vasae_jax.stream.source import rows_in_order
+from vasae_jax.stream.source import Batch, rows_in_order
 from vasae_jax.training.run import Run, open_trained
 
 D_IN, FEATURES, K = 768, 50257, 32
