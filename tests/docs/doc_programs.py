@@ -55,7 +55,7 @@ def settings() -> set[str]:
 
 
 def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, list[str] | None]:
-    """The program's parser, and what that leaves of the arguments; None where it refuses them."""
+    """The parser, of a verb's part where there is one, and what it leaves; None: refused."""
     own, parsers = argparse.ArgumentParser.parse_known_args, []
 
     def stop(self, args=None, namespace=None):
@@ -67,5 +67,5 @@ def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, list[str] | None]
         try:
             start(words)
         except _Reached as reached:
-            return parsers[0], reached.args[0]
-    return parsers[0], None
+            return parsers[-1], reached.args[0]
+    return parsers[-1], None
