@@ -41,8 +41,8 @@ def test_every_chunk_of_every_column_is_asked_for_once_an_epoch(cache, monkeypat
         asked.update((array.name, row) for row in range(start, stop))
         return real(array, start, stop, out)
 
+    stream = Stream(cache, LAYERS, "train", MASK, SHUFFLE)  # which reads norms for their median
     monkeypatch.setattr(RowArray, "read_into", counting)
-    stream = Stream(cache, LAYERS, "train", MASK, SHUFFLE)
     for step in range(1000 // 60):
         stream.batches(step)
     names = {name for name, _ in asked}
