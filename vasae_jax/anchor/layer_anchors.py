@@ -1,4 +1,4 @@
-"""The anchors of a layer: kept beside the cache, or made on first use; and their tokens.
+"""Layer anchors: stored beside the cache on first use, read from there later, with their tokens.
 
 ``CACHE/anchors/layers.N.resid_post-.../anchors.json`` states their origin and lists each array
 with its digest. It is written last. An array's name has its digest in it, so processes that make
@@ -33,12 +33,12 @@ ANEW = "(vasae anchors --overwrite makes them anew)"
 def layer_anchors(
     cache: Cache, site: SiteLike, skip_positions: int, max_norm: float
 ) -> LayerAnchors:
-    """The anchors kept beside the cache, which are made if there are none.
+    """The anchors stored beside the cache; computed and stored first if there are none.
 
     Where the cache cannot be written they are made and used all the same, and one line says so.
 
     Raises:
-        UserError: the cache lacks the site, no row is kept, or what is kept is damaged.
+        UserError: the cache lacks the site, every row is masked, or the stored anchors are damaged.
     """
     of = origin_of(cache, site, skip_positions, max_norm)
     if (kept := read_anchors(cache, of)) is not None:

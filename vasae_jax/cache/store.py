@@ -24,7 +24,8 @@ from vasae_jax.utils.lock import OWNER, FolderLock
 
 T = TypeVar("T")
 BUCKETS = {"gs": "gcs", "s3": "s3"}
-DIGEST_THREADS = 4  # shard files that are read at once; each lies in memory where remote
+"""URL schemes of cloud storage, and TensorStore's driver for each."""
+DIGEST_THREADS = 4  # shard files read at once; one in a bucket is held in memory
 UNBOUNDED = 2**40  # rows of an array that is still being written: far above any real count
 _OS_ERRORS = {
     "27": "a file grew too large",

@@ -20,13 +20,13 @@ class LayerName:
     text: str
     """Its printable form, a space as ␣."""
     expected: float
-    """Share of the feature's activation expected there."""
+    """Share of the feature's activation expected at (or before) the token."""
     hold: float
-    """Share of its activation there on held-out rows."""
+    """Share of its activation at (or before) the token on held-out rows."""
     lift: float
-    """That over the share of held-out rows there."""
+    """``hold`` divided by the share of held-out rows at (or before) the token."""
     rows: int
-    """Held-out rows there on which the feature fires."""
+    """Held-out rows at (or before) the token on which the feature fires."""
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from vasae_jax.sae.params import Params
 from vasae_jax.stream.source import Batch
 
 FIRST_MAX_ACTIVE = 256
-"""Active features of a row that programs first have room for where the activation has no bound."""
+"""First ``max_active`` of a program whose activation has no bound."""
 
 
 class GrowingProgram:
-    """A program with room for as many active features as a row has.
+    """A program compiled for ``max_active`` active features a row, which grows when a row has more.
 
-    An activation with a bound, such as TopK, needs just that. Of any other, room for
-    FIRST_MAX_ACTIVE features is doubled whenever some row fills it.
+    An activation with a bound, such as TopK, is compiled for that bound. Any other begins with
+    FIRST_MAX_ACTIVE, which is doubled whenever some row has as many.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class GrowingProgram:
         """Begin with no program compiled.
 
         Args:
-            make: the program with room for so many active features.
+            make: from max_active to the program.
             values: the activations [B, max_active] in what a program gives, largest first.
             activation: which features fire.
             d_sae: number of features.
@@ -58,13 +58,13 @@ class GrowingProgram:
         return self._programs[self._max_active](*inputs)
 
     def complete(self, result: Any, *inputs: Any) -> Any:
-        """``result`` of ``inputs`` in NumPy, run again where its room was too small."""
+        """``result`` of ``inputs`` in NumPy, run again if a row had more than max_active features."""
         host = jax.device_get(result)
-        while not self._had_room(self._values(host)):
+        while not self._was_enough(self._values(host)):
             host = jax.device_get(self(*inputs))
         return host
 
-    def _had_room(self, values: Any) -> bool:
+    def _was_enough(self, values: Any) -> bool:
         columns: int = values.shape[1]
         if self._bounded or columns >= self._d_sae or not (values[:, -1] > 0).any():
             return True
@@ -138,9 +138,9 @@ def evaluate_rows(
 
     Args:
         params: the SAE's parameters.
-        sae: its settings; the activation's and pre_bias are used.
+        sae: its settings, of which the activation and pre_bias are used.
         batches: every row of the split once, the last batch padded.
-        nearest: each feature's nearest anchor, the kind that names refer to first.
+        nearest: each feature's nearest anchor, one entry a kind of anchor.
         split: the split's name, for the result.
         observe: called with what fires on each batch.
         mesh: devices that split the rows (``data``) and the features (``model``), both evenly;
@@ -154,7 +154,9 @@ def evaluate_rows(
     mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
     activation = activation_of(sae)
     program = GrowingProgram(
-        lambda room: measure_program(mesh, activation, room, sae.pre_bias, screened),
+        lambda max_active: measure_program(
+            mesh, activation, max_active, sae.pre_bias, screened
+        ),
         lambda measured: measured.values,
         activation,
         d_sae,
@@ -212,7 +214,7 @@ def measure_program(
         )
         if isinstance(activation, TopK):
             x_hat = decode(params, values, ids, MODEL)
-        else:  # more features may fire than there is room for
+        else:  # more features may fire than max_active
             x_hat = reconstruct(params, x, activation, pre_bias, axis=MODEL)
         return _measured(x, x_hat, weights, values, ids)
 

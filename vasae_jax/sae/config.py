@@ -20,19 +20,19 @@ class ForwardConfig:
     pre_bias: float = 0.0
     """p, the share of b_dec taken from the input before encoding."""
     execution: Execution = "sparse"
-    """Which products of TopK are made in full."""
+    """dense: every product is computed in full. sparse: all but the encoder's use the active features."""
     compute_dtype: str = "float32"
     """Type of the products' inputs."""
     screen: bool = False
-    """A float32 product with the encoder is screened in bfloat16 (TopK in sparse execution)."""
+    """Candidates for the top k are found by a bfloat16 product (TopK in sparse execution)."""
     unit: bool = False
-    """The rows of W_dec have norm 1 and keep it: their gradient only turns them (TopK)."""
+    """Rows of W_dec keep norm 1: the part of their gradient along them is removed (TopK)."""
     axis: str | None = None
     """The mesh axis that splits the features; None where one device holds all."""
     rows_axis: str | None = None
-    """The one that splits the rows; its devices take part in the same decisions."""
+    """The mesh axis that splits the rows of a batch."""
     split_rows: bool = False
-    """Each device along ``axis`` gets x_hat of its own part of the rows alone."""
+    """Each device along ``axis`` gets x_hat of its share of the rows only."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -41,7 +41,7 @@ class ForwardConfig:
 
     @property
     def max_k(self) -> int:
-        """The k of TopK: arrays of active features are so wide."""
+        """The k of TopK, the width of arrays of active features."""
         assert isinstance(self.activation, TopK)
         return self.activation.k
 
@@ -49,8 +49,8 @@ class ForwardConfig:
 def choose_execution(asked: str, platform: str) -> Execution:
     """The execution to use: ``asked``, or by platform where that is ``auto``.
 
-    A TPU's matrix unit finishes all F products before its gathers finish k; elsewhere the
-    sparse form does a small part of the work.
+    On a TPU all F products take less time than gathering k rows; elsewhere sparse execution is
+    faster.
     """
     if asked == "auto":
         return "dense" if platform == "tpu" else "sparse"

@@ -99,7 +99,7 @@ def _replace_unsure(
 ) -> tuple[jax.Array, jax.Array]:
     """``values`` and ``ids`` [B, k] with those of unsure rows taken from the float32 product.
 
-    A loop over tiles of rows, as a rule of no round.
+    A loop over tiles of rows, usually of no iteration.
     """
     tile = -(-x_BD.shape[0] // TILES)
 

@@ -47,7 +47,7 @@ class Metrics(NamedTuple):
     l0: jax.Array
     """features that fire on a kept row, mean"""
     mean_cosine: jax.Array
-    """weighted mean of the nearest cosine, as in the loss; 0 before the pull starts"""
+    """sum_i w_i min(s_i, target_cosine), as in the loss; 0 before the pull starts"""
     dead_fraction: jax.Array
     """share of features that have not fired for DEAD_STEPS steps"""
     uncertified: jax.Array
