@@ -73,7 +73,7 @@ def test_the_cache_is_that_of_the_flax_backend(saved, tmp_path):
     for kind, lm in (("flax", load_lm(place)), ("hf-flax", HfFlaxLM(str(place)))):
         extract(lm, TEXTS, str(tmp_path / kind), settings, source="made up")
     ours, theirs = (Cache.open(str(tmp_path / kind)) for kind in ("flax", "hf-flax"))
-    for field in ("model", "text", "splits", "digests", "tied", "layers"):
+    for field in ("model", "text", "splits", "digests", "tied", "sites"):
         assert getattr(ours.manifest, field) == getattr(theirs.manifest, field), field
     for layer in (0, 1, 2):
         rows = [c.acts(layer, "train").read(0, c.rows("train")) for c in (ours, theirs)]

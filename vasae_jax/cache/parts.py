@@ -111,10 +111,8 @@ class PartWriter(CacheWriter):
         return full_shards(shards, self.plan)
 
     def _write_journal(self) -> None:
-        journal = journal_bytes(
-            self.plan, self._digests, self._shards, complete=self._done, rows=self._rows
-        )
-        self._store.write(self._key, journal)
+        more = {"complete": self._done, "rows": self._rows}
+        self._store.write(self._key, journal_bytes(self.plan, self._digests, self._shards, **more))
 
 
 def part_range(rows: int, plan: CachePlan, part: Part) -> tuple[int, int]:

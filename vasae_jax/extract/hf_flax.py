@@ -58,15 +58,18 @@ class HfFlaxLM(HfModel):
         if source.endswith(".gguf"):
             raise UserError(f"{source} is GGUF; expected a directory (--backend flax reads GGUF)")
         super().__init__(source, f"hf-flax {dtype}")
-        family = self.spec.family
-        if family not in FAMILIES:
-            raise UserError(
-                f"{self.id} is of family {family}; expected {' or '.join(FAMILIES)} for "
-                "--backend hf-flax (tools/extract_torch.py runs any causal model)"
-            )
-        self._names = FAMILIES[family]
+        self._names = FAMILIES[self.config.model_type]
         self._dtype = jnp.dtype(dtype)
         self._forwards: dict[tuple[int, ...], Any] = {}
+
+    def _read_config(self) -> Any:
+        config = super()._read_config()
+        if config.model_type not in FAMILIES:
+            raise UserError(
+                f"{self.id} is of family {config.model_type}; expected {' or '.join(FAMILIES)} for "
+                "--backend hf-flax (tools/extract_torch.py runs any causal model)"
+            )
+        return config
 
     @functools.cached_property
     def params(self) -> dict[str, Any]:
