@@ -154,9 +154,7 @@ def evaluate_rows(
     mesh = mesh or make_mesh(MeshConfig(data=1, model=1))
     activation = activation_of(sae)
     program = GrowingProgram(
-        lambda max_active: measure_program(
-            mesh, activation, max_active, sae.pre_bias, screened
-        ),
+        lambda max_active: measure_program(mesh, activation, max_active, sae.pre_bias, screened),
         lambda measured: measured.values,
         activation,
         d_sae,
