@@ -58,7 +58,7 @@ class GrowingProgram:
         return self._programs[self._max_active](*inputs)
 
     def complete(self, result: Any, *inputs: Any) -> Any:
-        """``result`` of ``inputs`` in NumPy, run again if a row had more than max_active features."""
+        """``result`` of ``inputs`` in NumPy, run again if a row had too many active features."""
         host = jax.device_get(result)
         while not self._was_enough(self._values(host)):
             host = jax.device_get(self(*inputs))

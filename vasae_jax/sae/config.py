@@ -20,7 +20,7 @@ class ForwardConfig:
     pre_bias: float = 0.0
     """p, the share of b_dec taken from the input before encoding."""
     execution: Execution = "sparse"
-    """dense: every product is computed in full. sparse: all but the encoder's use the active features."""
+    """dense: full products. sparse: all but the encoder's gather the active features (TopK)."""
     compute_dtype: str = "float32"
     """Type of the products' inputs."""
     screen: bool = False

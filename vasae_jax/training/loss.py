@@ -5,11 +5,11 @@
 reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * variance) or by
 (kept rows * d) for the published mean squared error. s_i is the cosine of W_dec[i], or of W_enc[i]
 where the encoder is pulled, with its nearest anchor: the one of the largest plain cosine. With
-layer anchors and the encoder, s_i is the cosine with that anchor after whitening by the layer's within-token covariance
-(:mod:`vasae_jax.anchor.whitening`). The weights w_i sum to 1 over all features (arXiv:2606.27941
-has them equal). pull is lambda (as there), or lambda times the batch's reconstruction where lambda
-is relative: the gradient is then that of log(reconstruction) - lambda * sum_i ..., up to a factor
-that Adam ignores.
+layer anchors and the encoder, s_i is the cosine with that anchor after whitening by the layer's
+within-token covariance (:mod:`vasae_jax.anchor.whitening`). The weights w_i sum to 1 over all
+features (arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
+reconstruction where lambda is relative: the gradient is then that of
+log(reconstruction) - lambda * sum_i ..., up to a factor that Adam ignores.
 """
 
 from dataclasses import dataclass
