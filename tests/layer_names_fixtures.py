@@ -28,7 +28,7 @@ def make_anchors(seed=0, tokens=V, nothing_follows=False):
             within=within,
             explained=0.5,
         )
-    return LayerAnchors(of=Origin("00", "layers.1.resid_post", 1, 3.0), **fields)
+    return LayerAnchors(origin=Origin("00", "layers.1.resid_post", 1, 3.0), **fields)
 
 
 def make_params(anchors, features=F, seed=1, bias=-1.5):

@@ -60,7 +60,7 @@ def test_the_anchors_are_their_twin(cache, small_pieces, skip, max_norm):
     check(found, expected)
     assert found.rows == expected["at"].count.sum() > found.before_rows > 0
     assert (expected["at"].count == 0).any(), "some token must be unseen"
-    assert found.of.cache == cache.digest
+    assert found.origin.cache == cache.digest
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 5_000, 64 * 2**20])
@@ -71,8 +71,8 @@ def test_pieces_of_any_size_give_the_same(cache, monkeypatch, piece_bytes):
 
 @pytest.mark.parametrize("tokens", [7, 70, 299])
 def test_blocks_of_tokens_equal_one_block(cache, tokens):
-    of = origin_of(cache, 3, 1, 3.0)
-    whole, cut = make_anchors(cache, of), make_anchors(cache, of, limit=16 * D * tokens)
+    origin = origin_of(cache, 3, 1, 3.0)
+    whole, cut = make_anchors(cache, origin), make_anchors(cache, origin, limit=16 * D * tokens)
     for name, array in whole.arrays().items():
         np.testing.assert_allclose(cut.arrays()[name], array, rtol=0, atol=2e-5)
     check(cut, twins(1, 3.0))

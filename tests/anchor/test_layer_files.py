@@ -50,13 +50,13 @@ def test_what_is_made_once_is_read_after(kept, monkeypatch):
     made = make.make_anchors(kept, origin_of(kept, 3, 1, 3.0))
     monkeypatch.setattr(make, "make_anchors", no_making)
     found = layer_anchors(kept, 3, 1, 3.0)
-    assert found.of == made.of and found.before_rows == made.before_rows
+    assert found.origin == made.origin and found.before_rows == made.before_rows
     assert found.at.explained == made.at.explained
     assert found.before.explained == made.before.explained
     for name, array in made.arrays().items():
         assert found.arrays()[name].dtype == array.dtype
         np.testing.assert_array_equal(found.arrays()[name], array)
-    assert layer_anchors(kept, 3, 1, 3).of == found.of
+    assert layer_anchors(kept, 3, 1, 3).origin == found.origin
     assert read_anchors(kept, origin_of(kept, 3, 1, 2.0)) is None
     assert read_anchors(kept, origin_of(kept, 1, 1, 3.0)) is None
 
@@ -143,4 +143,4 @@ def test_a_cache_that_is_replaced_loses_its_anchors(copy):
         append(writer, "train", make_rows(plan, 200))
         writer.finish()
     assert not (Path(copy.url) / "anchors").exists()
-    assert layer_anchors(Cache.open(copy.url), 3, 1, 3.0).of.cache != copy.digest
+    assert layer_anchors(Cache.open(copy.url), 3, 1, 3.0).origin.cache != copy.digest

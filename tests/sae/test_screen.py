@@ -83,6 +83,23 @@ def test_bound_is_never_below_the_product():
     assert (np.asarray(upper, np.float64) >= exact).all()
 
 
+def test_rounding_that_takes_the_most_it_can_drops_no_feature():
+    """Every number of the largest feature and of x lies halfway between two of bfloat16.
+
+    A bound of 2^-9 of each number, half of what rounding can take, drops that feature.
+    """
+    d, halfway, next_number = 64, 1 + 2.0**-8, 1 + 2.0**-7
+    x, b = np.full((1, d), halfway, np.float32), np.zeros(67, np.float32)
+    W = np.ones((67, d), np.float32)
+    W[0] = halfway
+    W[1 : K + 1, :30] = next_number  # exact in bfloat16, and just below feature 0
+    W[K + 1 :, :3] = next_number
+    values, ids = screened(x, W, b)
+    expected, expected_ids = winners(x, W, b)
+    np.testing.assert_array_equal(values, expected.astype(np.float32))
+    np.testing.assert_array_equal(ids, expected_ids)
+
+
 def test_small_dictionaries_are_not_screened():
     assert not screen.may_pay(screen.LEAST_FEATURES * K - 1, K)
 

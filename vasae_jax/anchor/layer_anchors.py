@@ -40,20 +40,20 @@ def layer_anchors(
     Raises:
         UserError: the cache lacks the site, every row is masked, or the stored anchors are damaged.
     """
-    of = origin_of(cache, site, skip_positions, max_norm)
-    if (kept := read_anchors(cache, of)) is not None:
+    origin = origin_of(cache, site, skip_positions, max_norm)
+    if (kept := read_anchors(cache, origin)) is not None:
         return kept
-    made = make_anchors(cache, of)
+    made = make_anchors(cache, origin)
     try:
         write_anchors(cache, made)
     except UserError as error:
-        print(f"the anchors of {of.site} are used but not kept: {error}", file=sys.stderr)
+        print(f"the anchors of {origin.site} are used but not kept: {error}", file=sys.stderr)
     return made
 
 
 def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
     """Store anchors of ``cache``, durable on return; raises UserError where that is impossible."""
-    store, folder = Store(cache.url), anchors.of.folder
+    store, folder = Store(cache.url), anchors.origin.folder
     listed = {}
     for name, array in anchors.arrays().items():
         digest = sha256_array(array)
@@ -66,7 +66,7 @@ def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "of": dataclasses.asdict(anchors.of),
+        "of": dataclasses.asdict(anchors.origin),
         "rows": anchors.rows,
         "before_rows": anchors.before_rows,
         "at_explained": anchors.at.explained,
@@ -77,20 +77,20 @@ def write_anchors(cache: Cache, anchors: LayerAnchors) -> None:
     store.write(f"{folder}/{MANIFEST}", encode(manifest | {"checksum": checksum(manifest)}))
 
 
-def read_anchors(cache: Cache, of: Origin) -> LayerAnchors | None:
+def read_anchors(cache: Cache, origin: Origin) -> LayerAnchors | None:
     """The anchors that are kept, every byte checked; None where there are none.
 
     Raises:
         UserError: they are damaged, of something else, or of another version.
     """
-    store, file = Store(cache.url), f"{of.folder}/{MANIFEST}"
+    store, file = Store(cache.url), f"{origin.folder}/{MANIFEST}"
     data = store.read(file)
     if data is None:
         return None
     manifest = decode(data, store.name(file))
-    _check_manifest(manifest, store.name(file), of)
+    _check_manifest(manifest, store.name(file), origin)
     arrays = {
-        key: _read_array(cache, store, f"{of.folder}/{key}", **listed)
+        key: _read_array(cache, store, f"{origin.folder}/{key}", **listed)
         for key, listed in manifest["arrays"].items()
     }
     means = {
@@ -100,14 +100,14 @@ def read_anchors(cache: Cache, of: Origin) -> LayerAnchors | None:
         )
         for relation in RELATIONS
     }
-    return LayerAnchors(of=of, **means)
+    return LayerAnchors(origin=origin, **means)
 
 
-def remove_anchors(cache: Cache, of: Origin) -> None:
+def remove_anchors(cache: Cache, origin: Origin) -> None:
     """Delete what is kept of them, whatever it is."""
     store = Store(cache.url)
-    store.delete(f"{of.folder}/{MANIFEST}")
-    for key in store.keys(of.folder):
+    store.delete(f"{origin.folder}/{MANIFEST}")
+    for key in store.keys(origin.folder):
         store.delete(key)
 
 
@@ -130,24 +130,24 @@ def _check_kept(cache: Cache, store: Store, key: str) -> None:
     if isinstance(stated, dict) and "layer" in stated:
         return  # of version 1, in a folder that is not looked up any more
     try:
-        of = dataclasses.replace(Origin(**stated), cache=cache.digest)  # type: ignore[arg-type]
-        folder = of.folder
+        origin = dataclasses.replace(Origin(**stated), cache=cache.digest)  # type: ignore[arg-type]
+        folder = origin.folder
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{store.name(key)} states no origin; expected one in {MANIFEST}"
         ) from error
     if key != f"{folder}/{MANIFEST}":
         raise UserError(f"{store.name(key)} is of {folder}; expected it there {ANEW}")
-    read_anchors(cache, of)
+    read_anchors(cache, origin)
 
 
-def _check_manifest(manifest: dict[str, Any], name: str, of: Origin) -> None:
+def _check_manifest(manifest: dict[str, Any], name: str, origin: Origin) -> None:
     for key, expected in (("format", FORMAT), ("version", VERSION)):
         if manifest.get(key) != expected:
             raise UserError(f"{name} has {key} {manifest.get(key)!r}; expected {expected!r} {ANEW}")
     if manifest.get("checksum") != (actual := checksum(manifest)):
         raise UserError(f"{name} has content of SHA-256 {actual}; expected what it states {ANEW}")
-    for key, expected in dataclasses.asdict(of).items():
+    for key, expected in dataclasses.asdict(origin).items():
         if (stated := manifest["of"].get(key)) != expected:
             raise UserError(f"{name} is of {key} {stated}; expected {expected} {ANEW}")
 

@@ -58,7 +58,7 @@ class LayerAnchors:
         before: means of the rows before each token, in its window.
     """
 
-    of: Origin
+    origin: Origin
     at: TokenMeans
     before: TokenMeans
 
@@ -81,7 +81,7 @@ class LayerAnchors:
         }
 
 
-def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnchors:
+def make_anchors(cache: Cache, origin: Origin, limit: int = SUMS_BYTES) -> LayerAnchors:
     """Anchors from the rows themselves; nothing is written.
 
     The rows are read once for each block of tokens whose sums fill ``limit`` bytes: once up to
@@ -92,16 +92,16 @@ def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnch
     Raises:
         UserError: the cache lacks the layer, no row is kept, or a chunk is damaged.
     """
-    mask = Mask(of.skip_positions, of.max_norm)
-    offset = statistics(cache, of.site, "train", mask).mean.astype(np.float32)
+    mask = Mask(origin.skip_positions, origin.max_norm)
+    offset = statistics(cache, origin.site, "train", mask).mean.astype(np.float32)
     vocab_size, width = cache.manifest.vocab_size, cache.manifest.d_model
     at, before = (_Means(vocab_size, width) for _ in RELATIONS)
     blocks = token_blocks(vocab_size, width, limit)
     done = 0
-    with Progress(cache.rows("train") * len(blocks), unit=f"rows of {of.site}") as progress:
+    with Progress(cache.rows("train") * len(blocks), unit=f"rows of {origin.site}") as progress:
         for first, last in blocks:
             at_sums, before_sums = (_Sums(first, last - first, width) for _ in RELATIONS)
-            for piece in pieces(cache, of, offset):
+            for piece in pieces(cache, origin, offset):
                 _add(at_sums, before_sums, piece)
                 done += piece.read
                 progress.update(done)
@@ -109,8 +109,8 @@ def make_anchors(cache: Cache, of: Origin, limit: int = SUMS_BYTES) -> LayerAnch
             before.add(before_sums)
             del at_sums, before_sums  # or they would lie in memory beside those of the next block
     embedding = cache.embedding()
-    at_means, before_means = (means.finish(offset, embedding, of) for means in (at, before))
-    return LayerAnchors(of=of, at=at_means, before=before_means)
+    at_means, before_means = (means.finish(offset, embedding, origin) for means in (at, before))
+    return LayerAnchors(origin=origin, at=at_means, before=before_means)
 
 
 def token_blocks(vocab_size: int, width: int, limit: int = SUMS_BYTES) -> list[tuple[int, int]]:
@@ -190,7 +190,7 @@ class _Means:
             self._within -= scaled.T @ scaled
             self._rows[sums.first + ids] = scaled / np.sqrt(count)
 
-    def finish(self, offset: np.ndarray, embedding: np.ndarray, of: Origin) -> TokenMeans:
+    def finish(self, offset: np.ndarray, embedding: np.ndarray, origin: Origin) -> TokenMeans:
         """The means, once all blocks are in; without any row everything is 0."""
         if total := int(self._count.sum()):
             self._within /= total
@@ -198,8 +198,8 @@ class _Means:
             for ids in _occurring(self._count):
                 self._rows[ids] -= self._mean.astype(np.float32)
             self._mean += offset
-        linear = ridge_map(self._rows, self._count, embedding, of.ridge)
-        explained = shrink(self._rows, self._count, embedding, linear, of.shrink)
+        linear = ridge_map(self._rows, self._count, embedding, origin.ridge)
+        explained = shrink(self._rows, self._count, embedding, linear, origin.shrink)
         mean, within = self._mean.astype(np.float32), self._within.astype(np.float32)
         return TokenMeans(
             rows=self._rows, count=self._count, mean=mean, within=within, explained=explained

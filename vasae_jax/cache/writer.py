@@ -49,7 +49,7 @@ class SplitBuffer:
 
     @property
     def room(self) -> int:
-        """Rows until the shard is full."""
+        """Rows that still fit into the shard."""
         return self.plan.shard_rows - self.count
 
     def add(self, columns: Mapping[str, np.ndarray], rows: Mapping[Site, np.ndarray]) -> None:
@@ -85,7 +85,7 @@ class SplitBuffer:
 
     def _allocate(self) -> dict[str, np.ndarray]:
         # np.empty of this size takes no memory until a row is copied in. The two sets are used
-        # in turn: copying to memory that is in use already takes half the time.
+        # in turn: copying into memory that has been written before takes half the time.
         arrays = self.plan.split_arrays(self.split, self.plan.shard_rows)
         return {key: np.empty(of["shape"], of["data_type"]) for key, of in arrays.items()}
 
@@ -174,7 +174,7 @@ class CacheWriter:
         return sum(shard.rows for shard in self._shards.get(f"{split}/tokens", ()))
 
     def rows_end(self, split: str, total: int) -> int:
-        """The row after the last that this writer stores, of a split of ``total`` rows."""
+        """The end (exclusive) of the rows that this writer stores, of a split of ``total`` rows."""
         return total
 
     def append(

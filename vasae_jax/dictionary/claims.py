@@ -3,7 +3,7 @@
 import numpy as np
 
 AT, BEFORE = 0, 1
-"""Relations: the feature fires at its names, or at rows that they follow."""
+"""Relations of a feature to its names: it fires at them, or on the row just before them."""
 RELATIONS = ("at", "before")
 """Relations in words, by number."""
 HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
@@ -28,7 +28,7 @@ CLAIM = (
     "not a full explanation of the feature, not evidence that the feature causes the token, "
     "not a promise about every context, and not one-to-one."
 )
-"""The claim boundary, kept wherever names are shown."""
+"""What names by embedding claim and do not claim; shown wherever they are."""
 
 LAYER_CLAIM = (
     "A layer name is the token at which, or just before which, a feature should fire, by where its "
@@ -36,7 +36,7 @@ LAYER_CLAIM = (
     "holds is counted on held-out text. It says when a feature fires: not why, not what it causes, "
     "not all that it responds to, and several features may share a name."
 )
-"""The same for layer names."""
+"""What layer names claim and do not claim; shown wherever they are."""
 
 BUCKETS = (("strong", 0.8), ("medium", 0.5), ("weak", 0.3))
 """Alignment buckets: name and the least cosine in it, best first. Below all of them: none."""

@@ -161,15 +161,15 @@ def evaluate_rows(
     )
     on_mesh = jax.device_put(params, shardings(mesh, Rules().state(params)))
     unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
-    for measured, weights in _run_batches(program, on_mesh, batches):
+    for measured, masks in _run_batches(program, on_mesh, batches):
         for index, sums in enumerate((unmasked, everything)):
-            chosen = weights[index]
+            chosen = masks[index]
             mean, spread, error = (x[index] for x in measured[:3])
             sums.add_rows(int(chosen.sum()), mean, float(spread), float(error))
             sums.add_active(measured.values[chosen], measured.ids[chosen])
         if observe is not None:
-            observe(start, weights[0], measured.values, measured.ids)
-        start += weights.shape[1]
+            observe(start, masks[0], measured.values, measured.ids)
+        start += masks.shape[1]
     norms = np.linalg.norm(np.asarray(params["W_dec"], np.float64), axis=1)
     return Evaluation(
         split=split,
@@ -186,11 +186,11 @@ def _run_batches(
     before: tuple[Any, np.ndarray, np.ndarray] | None = None
     for batch in batches:
         real = batch.docs >= 0
-        weights = np.stack([batch.keep & real, real])
-        result = program(params, batch.x, weights)
+        masks = np.stack([batch.keep & real, real])
+        result = program(params, batch.x, masks)
         if before is not None:
             yield program.complete(before[0], params, *before[1:]), before[2]
-        before = (result, batch.x, weights)
+        before = (result, batch.x, masks)
     if before is not None:
         yield program.complete(before[0], params, *before[1:]), before[2]
 
@@ -205,7 +205,7 @@ def measure_program(
     order of equal ones are those of one device. TopK's product may be ``screened``.
     """
 
-    def measure(params: Params, x: jax.Array, weights: jax.Array) -> Measured:
+    def measure(params: Params, x: jax.Array, masks: jax.Array) -> Measured:
         x = x.astype(jnp.float32)
         values, ids = encode(
             params, x, activation, pre_bias, max_active=max_active, screen=screened, axis=MODEL
@@ -214,7 +214,7 @@ def measure_program(
             x_hat = decode(params, values, ids, MODEL)
         else:  # more features may fire than max_active
             x_hat = reconstruct(params, x, activation, pre_bias, axis=MODEL)
-        return _measured(x, x_hat, weights, values, ids)
+        return _measured(x, x_hat, masks, values, ids)
 
     out: Any = (P(), P(), P(), P(DATA), P(DATA))
     return over_rows(measure, mesh, activation, (P(None, DATA),), Measured(*out))
@@ -235,14 +235,14 @@ def over_rows(
     )
 
 
-def _measured(x: jax.Array, x_hat: jax.Array, weights: jax.Array, *active: jax.Array) -> Measured:
+def _measured(x: jax.Array, x_hat: jax.Array, masks: jax.Array, *active: jax.Array) -> Measured:
     """Sums over all devices' rows; ``active`` are values and ids."""
     distance = jnp.sum(jnp.square(x - x_hat), axis=1)
-    mean = jnp.stack([_mean(x, weight) for weight in weights])
+    mean = jnp.stack([_mean(x, weight) for weight in masks])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
     sums = (
-        jnp.sum(jnp.where(weights, jnp.stack(spread), 0), axis=1),
-        jnp.sum(jnp.where(weights, distance[None, :], 0), axis=1),
+        jnp.sum(jnp.where(masks, jnp.stack(spread), 0), axis=1),
+        jnp.sum(jnp.where(masks, distance[None, :], 0), axis=1),
     )
     spread_sum, error = jax.lax.psum(sums, DATA)
     return Measured(mean, spread_sum, error, *active)

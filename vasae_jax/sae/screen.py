@@ -2,10 +2,10 @@
 
 The product of the rounded inputs is off by at most what rounding took from them: with x' and w'
 rounded, |x.w - x'.w'| <= |x - x'| |w'| + |x| |w - w'| (Cauchy and Schwarz), and rounding takes at
-most 2^-9 of each number. So it gives an upper bound of every preactivation. Twice as many
-candidates as are wanted are taken by that bound and measured in float32. Where the k-th of them
-exceeds the smallest bound taken, nothing outside can be among the k; the few rows where it does
-not are multiplied in float32 after all.
+most 2^-8 of each number, since bfloat16 has 8 significant bits. So it gives an upper bound of
+every preactivation. Twice as many candidates as are wanted are taken by that bound and measured in
+float32. Where the k-th of them exceeds the smallest bound taken, nothing outside can be among the
+k; the few rows where it does not are multiplied in float32 after all.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MEASURED, MEASURED_ROWS = 2**26, 256
 """Numbers of the encoder, and rows, that are enough to tell which is faster. Fewer features are
 not: of 4096 the screen was the slower way by a fifth where of 50257 it was the faster by as much,
 for what it does of each row hardly depends on their number."""
-ROUNDING = 2.0**-9
+ROUNDING = 2.0**-8
 """Largest share of a number that rounding to bfloat16 takes."""
 SLACK = 2.0**-23
 """For each term of a sum, the share of |x| |w| added to every bound for rounding in float32: twice

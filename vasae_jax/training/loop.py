@@ -92,10 +92,10 @@ def train(config: Config) -> Path:
 
 
 def train_pack(configs: Sequence[Config]) -> list[Path]:
-    """Train, or resume, runs that differ in settings FREE alone; returns their directories.
+    """Train, or resume, runs that differ only in :data:`vasae_jax.training.checks.FREE`.
 
-    Each directory is what the run alone would leave: it may be resumed alone, or in another
-    pack.
+    Returns their directories. Each holds what the run alone would leave: it may be resumed alone,
+    or in another pack.
 
     Raises:
         UserError: as :func:`run_pack` does, or a run diverged; the others have gone on.
