@@ -39,7 +39,7 @@ def test_a_killed_shard_goes_on_and_the_table_is_that_of_an_undisturbed_run(tmp_
     jobs = [start(file, f"{part}/2") for part in (0, 1)]
     said = [job.communicate()[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
-    assert "resuming the pack after step" in said[0]
+    assert "resuming" in said[0]  # a run alone, or several as a pack
     assert "resuming" not in said[1]
     whole = Sweep(
         make_base(cache, steps=STEPS, log_every=1),
