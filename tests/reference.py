@@ -92,12 +92,14 @@ def across(grad, rows):
     return grad - (grad * rows).sum(axis=1, keepdims=True) * rows
 
 
-def adam(params, grads, m, v, t, lr):
+def adam(params, grads, m, v, t, optim):
     """torch.optim.Adam's update number t (from 1), in place of m and v; new params."""
+    b1, b2 = optim.b1, optim.b2
     out = {}
     for name, g in grads.items():
-        m[name] = 0.9 * m[name] + 0.1 * g
-        v[name] = 0.999 * v[name] + 0.001 * g**2
-        m_hat, v_hat = m[name] / (1 - 0.9**t), v[name] / (1 - 0.999**t)
+        lr = optim.lr * (optim.encoder_lr_ratio if name in ("W_enc", "b_enc") else 1.0)
+        m[name] = b1 * m[name] + (1 - b1) * g
+        v[name] = b2 * v[name] + (1 - b2) * g**2
+        m_hat, v_hat = m[name] / (1 - b1**t), v[name] / (1 - b2**t)
         out[name] = params[name] - lr * m_hat / (np.sqrt(v_hat) + 1e-8)
     return out

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.config import AnchorConfig, Config, MeshConfig, OptimConfig, RunConfig, SAEConfig
+from vasae_jax.config import (
+    AnchorConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    SAEConfig,
+)
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.state import InitInputs, state_maker
@@ -36,6 +44,7 @@ def make_config(mesh=ONE, loss="variance", search_fraction=1.0, **sae):
     target_cosine = sae.pop("target_cosine", 1.0)
     relative = sae.pop("relative", False)
     pulls = sae.pop("pulls", "decoder")
+    resample_after = sae.pop("resample_after", 0.0)
     settings = {"d_sae": F, "k": K, "decoder_init": "random", **sae}
     return Config(
         sae=replace(SAEConfig(), **settings),
@@ -51,7 +60,8 @@ def make_config(mesh=ONE, loss="variance", search_fraction=1.0, **sae):
             target_cosine=target_cosine,
             relative=relative,
         ),
-        optim=OptimConfig(lr=3e-3, warmup=0.0, decay=0.0, loss=loss),
+        data=DataConfig(batch=ROWS),
+        optim=OptimConfig(lr=3e-3, warmup=0.0, decay=0.0, loss=loss, resample_after=resample_after),
         mesh=mesh,
         run=RunConfig(steps=STEPS),
     )

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from vasae_jax.config import OptimConfig
 from vasae_jax.training.state import Counters, TrainState, adam
 
 
@@ -15,4 +16,4 @@ def small_state(number: int, wide: int = 4) -> TrainState:
         "b_dec": jnp.full((wide,), value),
     }
     counters = Counters(jnp.full((8,), number, jnp.int32), jnp.full((8,), value))
-    return TrainState(jnp.int32(number), params, adam.init(params), None, counters)
+    return TrainState(jnp.int32(number), params, adam(OptimConfig()).init(params), None, counters)

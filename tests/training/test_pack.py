@@ -124,6 +124,7 @@ def test_a_run_of_a_pack_is_bit_equal_to_the_run_alone(one_device):
 VARIED = {
     "anchor.weight": (0.1, 0.7, 3.0),
     "optim.lr": (1e-3, 4e-3, 2e-2),
+    "optim.encoder_lr_ratio": (0.25, 1.0, 0.1),
     "optim.warmup": (0.0, 0.3, 0.9),
     "optim.decay": (0.0, 0.3, 1.0),
     "anchor.target_cosine": (0.9, 0.45, 1.0),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from step_fixtures import STEPS, make_config, make_rows, run_steps, start
+from step_fixtures import STEPS, F, make_config, make_rows, run_steps, start
 
 from vasae_jax.training.hparams import anchor_weight, hparams_of
 from vasae_jax.training.loss import Batch
@@ -23,7 +23,9 @@ def weights(config):
 
     @jax.jit
     def weight(step):
-        return jnp.float32(anchor_weight(step, hparams_of(config), config.anchor, config.run.steps))
+        return jnp.float32(
+            anchor_weight(step, hparams_of(config, F), config.anchor, config.run.steps)
+        )
 
     return [float(weight(jnp.int32(step))) for step in range(config.run.steps)]
 
@@ -50,7 +52,7 @@ def test_lambda_by_step_equals_its_definition(start, warmup):
 def test_without_a_ramp_the_config_and_its_program_are_as_before():
     config = make_config()
     _, _, anchors = make_rows()
-    hparams = hparams_of(config)
+    hparams = hparams_of(config, F)
     weight = anchor_weight(jnp.int32(3), hparams, config.anchor, config.run.steps)
     assert weight is hparams.anchor_weight
     programs = []

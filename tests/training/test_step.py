@@ -14,8 +14,8 @@ from vasae_jax.anchor.certificate import full_search
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
 from vasae_jax.training.hparams import hparams_of, learning_rate
-from vasae_jax.training.loss import Batch, StepSettings, loss_and_grads
-from vasae_jax.training.step import make_step
+from vasae_jax.training.loss import Batch, loss_and_grads
+from vasae_jax.training.step import make_step, step_settings
 
 # float32 products of length 64 to 70 against float64
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -37,10 +37,10 @@ def scrambled(state, seed=3):
 
 def local_loss(config, mesh, params, batch, context, *, nearest, rate, execution):
     specs = jax.sharding.PartitionSpec()
-    settings = StepSettings(config.sae, config.anchor, config.optim, config.run.steps, execution)
+    settings = step_settings(config, F, execution)
     run = jax.shard_map(
         lambda p: loss_and_grads(
-            p, batch, context, hparams_of(config), settings, nearest=nearest, firing_rate=rate
+            p, batch, context, hparams_of(config, F), settings, nearest=nearest, firing_rate=rate
         ),
         mesh=mesh,
         in_specs=specs,
@@ -176,7 +176,7 @@ def test_three_adam_steps_of_the_published_recipe_equal_reference(method, execut
             params, x64, keep[t], k=K, pre_bias=0.0, unit_of_loss=D, lam=lam,
             anchors=anchors.astype(np.float64), mode="nearest", weight=np.full(F, 1 / F),
         )  # fmt: skip
-        new = reference.adam(params, grads, m, v, t + 1, config.optim.lr)
+        new = reference.adam(params, grads, m, v, t + 1, config.optim)
         frozen = ("W_dec", "b_dec") if method == "tied" else ()
         params = {n: params[n] if n in frozen else value for n, value in new.items()}
         batch = Batch(jnp.asarray(x[t]), jnp.asarray(keep[t]))
@@ -244,7 +244,7 @@ def test_bfloat16_compute_stays_near_float32():
 def test_learning_rate_rises_stays_and_falls():
     base = make_config()
     optim = replace(base.optim, lr=1.0, warmup=0.1, decay=0.5)
-    hparams = hparams_of(replace(base, optim=optim, run=replace(base.run, steps=100)))
+    hparams = hparams_of(replace(base, optim=optim, run=replace(base.run, steps=100)), F)
     rates = [float(learning_rate(jnp.int32(t), hparams, 100)) for t in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10, rtol=1e-6)
     np.testing.assert_allclose(rates[10:51], 1.0)

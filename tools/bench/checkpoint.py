@@ -18,6 +18,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from vasae_jax.config import OptimConfig
 from vasae_jax.distributed.environment import reuse_memory
 from vasae_jax.sae import Params
 from vasae_jax.training.checkpoint import Checkpoints
@@ -53,7 +54,7 @@ def make_state(features: int, width: int) -> TrainState:
     shapes["b_dec"] = (width,)
     params: Params = {name: jax.random.normal(key, shape) for name, shape in shapes.items()}
     counters = Counters(jnp.zeros(features, jnp.int32), jnp.zeros(features))
-    return TrainState(jnp.int32(1), params, adam.init(params), None, counters)
+    return TrainState(jnp.int32(1), params, adam(OptimConfig()).init(params), None, counters)
 
 
 def timed(kept: Checkpoints, step: int, state: TrainState) -> tuple[float, float]:

@@ -11,6 +11,14 @@ from vasae_jax.config.settings import (
     SAEConfig,
 )
 
+_PLAIN_ADAM: dict[str, Any] = {
+    "encoder_lr_ratio": 1.0,
+    "b1": 0.9,
+    "b2": 0.999,
+    "resample_after": 0.0,
+}
+"""Adam with its usual averages and one learning rate; no feature starts anew."""
+
 
 def published(**data: Any) -> Config:
     """The recipe of the public code of arXiv:2606.27941.
@@ -43,7 +51,7 @@ def published(**data: Any) -> Config:
             feature_weight="uniform",
             target_cosine=1.0,
         ),
-        optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse"),
+        optim=OptimConfig(lr=1e-3, warmup=0.0, decay=0.0, loss="mse", **_PLAIN_ADAM),
     )
 
 
@@ -69,7 +77,12 @@ def embedding(**data: Any) -> Config:
     anchor = AnchorConfig(
         kind="embedding", pulls="decoder", weight=3.5, target_cosine=0.82, start=0.0, warmup=0.0
     )
-    return Config(data=DataConfig(**data), anchor=anchor)
+    return Config(
+        data=DataConfig(**data),
+        sae=SAEConfig(decoder_init="tokens"),
+        anchor=anchor,
+        optim=OptimConfig(lr=4e-3, warmup=0.25, **_PLAIN_ADAM),
+    )
 
 
 def plain(**data: Any) -> Config:

@@ -75,7 +75,7 @@ class SAEConfig:
     encoder_init: Literal["normal", "uniform", "transpose"] = "transpose"
     """Initial encoder. normal: N(0, 0.02) with b_enc 0. uniform: as torch.nn.Linear. transpose:
     W_enc = W_dec^T."""
-    decoder_init: Literal["normal", "uniform", "random", "tokens"] = "tokens"
+    decoder_init: Literal["normal", "uniform", "random", "tokens"] = "random"
     """Initial decoder. normal: N(0, 0.02). uniform: as torch.nn.Linear. random: random unit rows.
     tokens: the anchors of the most frequent tokens of the training rows."""
     b_dec_init: Literal["zero", "uniform", "mean"] = "mean"
@@ -101,7 +101,7 @@ class AnchorConfig:
     pulls: Literal["decoder", "encoder"] = "encoder"
     """Which weights are pulled. decoder: a feature then writes its token, as in the paper. encoder:
     it then fires on its token; layer anchors are whitened for this (docs/names.md)."""
-    weight: float = 2.0
+    weight: float = 0.25
     """Lambda, the weight of the mean nearest cosine against the reconstruction loss."""
     start: float = 0.3
     """Fraction of the steps that are trained before the pull begins."""
@@ -128,12 +128,22 @@ class AnchorConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, its learning rate and the loss."""
+    """Adam, its learning rates, features that start anew, and the loss."""
 
-    lr: float = 4e-3
-    """Peak learning rate of Adam (b1 0.9, b2 0.999, eps 1e-8). 4e-3 suits a few thousand features,
-    1.5e-3 as many as a vocabulary has tokens, where 4e-3 lets some die."""
-    warmup: float = 0.25
+    lr: float | None = None
+    """Peak learning rate of Adam (eps 1e-8) for W_dec and b_dec. None: 8e-3 for 4096 features, and
+    with other numbers as one over the root of the number."""
+    encoder_lr_ratio: float = 0.25
+    """Learning rate of W_enc and b_enc as a fraction of lr: fast encoders let features die, fast
+    decoders reconstruct better (1 in the paper)."""
+    b1: float = 0.8
+    """Decay of Adam's mean of gradients in a step (0.9 in the paper)."""
+    b2: float = 0.98
+    """Decay of Adam's mean of squared gradients in a step (0.999 in the paper)."""
+    resample_after: float = 10.0
+    """A feature that has not fired for this many times d_sae rows starts anew, at what the
+    reconstruction of some row lacks; 0: none does (as in the paper)."""
+    warmup: float = 0.1
     """Fraction of the steps, at the start, over which the learning rate rises linearly from 0."""
     decay: float = 0.5
     """Fraction of the steps, at the end, over which the learning rate falls linearly to 0."""

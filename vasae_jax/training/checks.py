@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from vasae_jax.activations import ACTIVATIONS
 from vasae_jax.cache import Cache
-from vasae_jax.config import Config
+from vasae_jax.config import Config, OptimConfig
 from vasae_jax.config.overrides import flatten
 from vasae_jax.sites import check_supported
 from vasae_jax.training.autotune import may_screen
@@ -39,7 +39,10 @@ def check_settings(config: Config) -> None:
     for name, value, least in _least(config):
         _require(value >= least, f"--{name} is {value}; expected at least {least}")
     _check_activation(config.sae.activation)
-    _require(config.optim.lr > 0, f"--optim.lr is {config.optim.lr}; expected more than 0")
+    for name, rate in _rates(config.optim):
+        _require(rate > 0, f"--optim.{name} is {rate}; expected more than 0")
+    for name, decay in (("b1", config.optim.b1), ("b2", config.optim.b2)):
+        _require(0 <= decay < 1, f"--optim.{name} is {decay}; expected at least 0, less than 1")
     for name, share in _shares(config):
         _require(0 <= share <= 1, f"--{name} is {share}; expected a share from 0 to 1")
     for name, share in (
@@ -119,6 +122,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("sae.d-sae", sae.d_sae, 0),
         ("sae.k", sae.k, 1),
         ("anchor.weight", config.anchor.weight, 0),
+        ("optim.resample-after", config.optim.resample_after, 0),
         ("data.seed", order_seed(config), 0),
         ("mesh.member", config.mesh.member, 1),
         ("mesh.data", config.mesh.rows_over, 0),
@@ -130,6 +134,12 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("run.keep-every", run.keep_every, 0),
         ("run.seed", run.seed, 0),
     ]
+
+
+def _rates(optim: OptimConfig) -> list[tuple[str, float]]:
+    """(setting, value) for what multiplies Adam's updates."""
+    rates = [("encoder-lr-ratio", optim.encoder_lr_ratio)]
+    return rates if optim.lr is None else [("lr", optim.lr), *rates]
 
 
 def _shares(config: Config) -> list[tuple[str, float]]:

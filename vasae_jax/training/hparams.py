@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vasae_jax.config import AnchorConfig, Config
+from vasae_jax.config import AnchorConfig, Config, OptimConfig
 
 Number = float | jax.Array
 """A number that is compiled in, or a traced one, []."""
@@ -32,7 +32,9 @@ class HParams(NamedTuple):
     anchor_weight: Number
     """lambda at its full weight"""
     lr: Number
-    """peak learning rate"""
+    """peak learning rate of the decoder"""
+    encoder_lr_ratio: Number
+    """the encoder's learning rate over the decoder's"""
     warmup_rate: Number
     """share of the peak by which the learning rate rises in a step"""
     decay_rate: Number
@@ -50,6 +52,7 @@ class HParams(NamedTuple):
 SETTINGS = {
     "anchor_weight": "anchor.weight",
     "lr": "optim.lr",
+    "encoder_lr_ratio": "optim.encoder_lr_ratio",
     "warmup_rate": "optim.warmup",
     "decay_rate": "optim.decay",
     "target_cosine": "anchor.target_cosine",
@@ -60,12 +63,21 @@ SETTINGS = {
 """The setting behind each hyperparameter."""
 
 
-def hparams_of(config: Config) -> HParams:
-    """The hyperparameters of a run."""
+def peak_lr(optim: OptimConfig, d_sae: int) -> float:
+    """The decoder's peak learning rate of a run with ``d_sae`` features.
+
+    One over the root of the number of features is also how the rates of arXiv:2406.04093 scale.
+    """
+    return 8e-3 * math.sqrt(4096 / d_sae) if optim.lr is None else optim.lr
+
+
+def hparams_of(config: Config, d_sae: int) -> HParams:
+    """The hyperparameters of a run with ``d_sae`` features."""
     steps, optim = config.run.steps, config.optim
     return HParams(
         anchor_weight=config.anchor.weight,
-        lr=optim.lr,
+        lr=peak_lr(optim, d_sae),
+        encoder_lr_ratio=optim.encoder_lr_ratio,
         warmup_rate=1.0 / max(1.0, optim.warmup * steps),
         # The last step is one before the rate is 0, so a fall of a whole peak a step is no fall.
         decay_rate=1.0 / max(1.0, optim.decay * steps),
@@ -76,9 +88,9 @@ def hparams_of(config: Config) -> HParams:
     )
 
 
-def differing(configs: Sequence[Config]) -> dict[str, np.ndarray]:
+def differing(configs: Sequence[Config], d_sae: int) -> dict[str, np.ndarray]:
     """The hyperparameters in which runs differ, [runs] each; none for a single run."""
-    runs = [hparams_of(config)._asdict() for config in configs]
+    runs = [hparams_of(config, d_sae)._asdict() for config in configs]
     return {
         name: np.array([run[name] for run in runs], np.int32 if name == "k" else np.float32)
         for name, value in runs[0].items()
@@ -87,7 +99,7 @@ def differing(configs: Sequence[Config]) -> dict[str, np.ndarray]:
 
 
 def learning_rate(step: jax.Array, hparams: HParams, steps: int) -> jax.Array:
-    """Linear warm-up, constant, linear fall to 0 at the last step; [] float32.
+    """The decoder's: linear warm-up, constant, linear fall to 0 at the last step; [] float32.
 
     ``step`` is the number of steps taken, below ``steps``.
     """

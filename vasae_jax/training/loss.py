@@ -29,6 +29,7 @@ from vasae_jax.sae import ForwardConfig, Params, forward
 from vasae_jax.sae.collectives import local_rows, sum_parts
 from vasae_jax.sae.config import Execution
 from vasae_jax.training.hparams import HParams, Number, Traced
+from vasae_jax.training.resample import Resampling, first_rows
 from vasae_jax.training.state import pulled_name, pulled_rows
 
 
@@ -70,6 +71,7 @@ class StepSettings:
     """Steps of the whole run."""
     execution: Execution
     """How the active features are multiplied."""
+    resampling: Resampling
 
     @property
     def unit_decoder(self) -> bool:
@@ -97,6 +99,9 @@ class BatchStats(NamedTuple):
     """[] float32, kept rows, at least 1."""
     fired: jax.Array
     """[F part] float32, kept rows on which each of this device's features fired."""
+    residuals: jax.Array
+    """[n, d], x - x_hat of the batch's first rows, 0 for masked ones, for features that start anew
+    (:mod:`vasae_jax.training.resample`)."""
 
 
 def loss_and_grads(
@@ -121,7 +126,7 @@ def loss_and_grads(
     kept = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
     unit = inputs.variance if settings.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
     grad = jax.value_and_grad(_reconstruction, has_aux=True)
-    (_, (error, extra, spread, fired)), grads = grad(
+    (_, (error, extra, spread, fired, residuals)), grads = grad(
         params, batch, inputs, kept, unit, hparams, settings
     )
     error, extra, spread, fired = jax.lax.psum((error, extra, spread, fired), DATA)
@@ -142,7 +147,8 @@ def loss_and_grads(
         grads[name] = grads[name] - weight * pull_FD
     loss = error - weight * aligned
     loss = loss if extra is None else loss + extra
-    return BatchStats(loss, aligned, error * kept * unit, spread, kept, fired), grads
+    squared_error = error * kept * unit
+    return BatchStats(loss, aligned, squared_error, spread, kept, fired, residuals), grads
 
 
 def _pull(
@@ -178,11 +184,11 @@ def _reconstruction(
     unit: jax.Array,
     hparams: HParams,
     settings: StepSettings,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]]:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array]]:
     """The part of the loss of this device's rows, without the pull, and its terms.
 
     The terms are the reconstruction loss, the activation's own loss (None: it has none), the rows'
-    spread, and the kept rows on which each feature fired.
+    spread, the kept rows on which each feature fired, and the residuals of the batch's first rows.
     """
     x_BD = batch.x.astype(jnp.float32)
     keep = batch.keep.astype(jnp.float32)
@@ -206,12 +212,15 @@ def _reconstruction(
     if split:
         x_BD, keep = local_rows(x_BD, MODEL), local_rows(keep, MODEL)
     error = jnp.sum(jnp.sum(jnp.square(out.x_hat - x_BD), axis=1) * keep)
+    count = settings.resampling.rows
+    first = (x_BD[:count] - out.x_hat[:count]) * keep[:count, None]
+    residuals = jax.lax.stop_gradient(first_rows(first, count, split=split))
     spread = jnp.sum(jnp.sum(jnp.square(x_BD - inputs.mean[None, :]), axis=1) * keep)
     if split:
         error, spread = sum_parts(error, MODEL), sum_parts(spread, MODEL)
     error = error * (1.0 / (kept * unit))
     total = error if extra is None else error + extra
-    return total, (error, extra, spread, out.fired)
+    return total, (error, extra, spread, out.fired, residuals)
 
 
 def _if_traced(value: Number) -> jax.Array | None:

@@ -159,7 +159,7 @@ class PackStep:
         self._program = make_steps(widest(configs), mesh, layout.single, execution)
         places = [layout.places(number) for number in range(len(layout.rounds))]
         self._sites = [configs[runs[0]].data.input_site for runs in places]
-        traced, spread = differing(configs), NamedSharding(mesh, P(Rules().members))
+        traced, spread = differing(configs, _d_sae(layout)), NamedSharding(mesh, P(Rules().members))
         self._traced = [
             {name: _spread(values[runs], spread) for name, values in traced.items()}
             for runs in places
@@ -189,6 +189,10 @@ class PackStep:
         """Step a run no more, once no run of its round is active."""
         for active in self._active:
             active.discard(run)
+
+
+def _d_sae(layout: Layout) -> int:
+    return int(layout.single.counters.idle.shape[0])
 
 
 def _spread(values: np.ndarray, sharding: NamedSharding) -> jax.Array:

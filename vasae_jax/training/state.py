@@ -20,7 +20,7 @@ from vasae_jax.anchor.search import anchor_matrix
 from vasae_jax.anchor.token_means import LayerAnchors
 from vasae_jax.anchor.whitening import WithinCov, anchor_rows, detector_rows
 from vasae_jax.cache import Cache
-from vasae_jax.config import AnchorConfig, Config
+from vasae_jax.config import AnchorConfig, Config, OptimConfig
 from vasae_jax.distributed.hosts import first_then_others
 from vasae_jax.distributed.mesh import Rules, shardings
 from vasae_jax.sae import Params, init_params
@@ -106,7 +106,9 @@ class TrainState(NamedTuple):
     counters: Counters
 
 
-adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+def adam(optim: OptimConfig) -> optax.GradientTransformation:
+    """Adam without its learning rate."""
+    return optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=1e-8)
 
 
 def uses_certificate(config: Config) -> bool:
@@ -144,7 +146,8 @@ def state_init(
         anchor = None
         if uses_certificate(config):
             anchor = find(pulled_rows(params, config.anchor), inputs.targets)
-        return TrainState(jnp.zeros((), jnp.int32), params, adam.init(params), anchor, counters)
+        moments = adam(config.optim).init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, moments, anchor, counters)
 
     return init
 

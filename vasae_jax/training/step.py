@@ -23,12 +23,14 @@ from vasae_jax.sae import Params, unit_rows
 from vasae_jax.sae.config import Execution
 from vasae_jax.training.hparams import (
     HParams,
+    Number,
     anchor_weight,
     first_pulled_step,
     hparams_of,
     learning_rate,
 )
 from vasae_jax.training.loss import Batch, BatchStats, StepInputs, StepSettings, loss_and_grads
+from vasae_jax.training.resample import resample, resampling_of
 from vasae_jax.training.state import Counters, TrainState, adam, pulled_rows
 
 DEAD_STEPS = 200
@@ -86,8 +88,9 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
         execution: how the active features are multiplied.
     """
     rules, several = Rules(), mesh.shape[MEMBER] > 1
-    settings = StepSettings(config.sae, config.anchor, config.optim, config.run.steps, execution)
-    compiled_in = hparams_of(config)
+    d_sae = state.counters.idle.shape[0]
+    settings = step_settings(config, d_sae, execution)
+    compiled_in = hparams_of(config, d_sae)
     member = P(rules.members) if several else P()
     specs = rules.pack(state) if several else rules.state(state)
 
@@ -110,6 +113,18 @@ def make_step(config: Config, mesh: Mesh, state: TrainState, execution: Executio
         check_vma=False,
     )
     return jax.jit(local, donate_argnums=0, compiler_options=compiler_options(mesh))
+
+
+def step_settings(config: Config, d_sae: int, execution: Execution) -> StepSettings:
+    """What is compiled into the step of a run with ``d_sae`` features."""
+    return StepSettings(
+        config.sae,
+        config.anchor,
+        config.optim,
+        config.run.steps,
+        execution,
+        resampling=resampling_of(config, d_sae),
+    )
 
 
 def _input_specs(rules: Rules) -> Any:
@@ -137,7 +152,13 @@ def local_step(
         firing_rate=state.counters.rate,
     )
     lr = learning_rate(state.step, hparams, settings.steps)
-    params, moments = _adam(state, grads, lr, settings)
+    params, moments = _adam(state, grads, lr, hparams.encoder_lr_ratio, settings)
+    counters = _count(state.counters, stats)
+    if settings.resampling.rows:
+        params, moments, idle = resample(
+            params, moments, counters.idle, stats.residuals, state.step, settings.resampling
+        )
+        counters = counters._replace(idle=idle)
     if settings.execution == "dense":
         params, moments = jax.lax.optimization_barrier((params, moments))
     anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
@@ -145,7 +166,6 @@ def local_step(
         rows_FD = pulled_rows(params, settings.anchor)
         budget = _search_budget(settings, uncertified.shape[0])
         anchor, uncertified = update(rows_FD, inputs.anchors, anchor, budget, settings.unit_pulled)
-    counters = _count(state.counters, stats)
     metrics = _metrics(stats, counters, uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
 
@@ -157,16 +177,21 @@ def _search_budget(settings: StepSettings, features: int) -> Budget:
 
 
 def _adam(
-    state: TrainState, grads: Params, lr: jax.Array, settings: StepSettings
+    state: TrainState,
+    grads: Params,
+    lr: jax.Array,
+    encoder_lr_ratio: Number,
+    settings: StepSettings,
 ) -> tuple[Params, optax.OptState]:
     """Adam on every parameter that learns; unit decoder rows where the settings want them."""
     old = state.params
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
-        updates, moments = adam.update(grads, state.moments)
+        updates, moments = adam(settings.optim).update(grads, state.moments)
     # Nothing else says that the new weights come after b_dec's gradient, the last to read the
     # old ones; without it XLA reads them from copies, in case. NaN where that diverged.
     lr = lr + 0.0 * grads["b_dec"][0]
-    new: Params = jax.tree.map(lambda p, u: p - lr * u, old, updates)
+    rates = dict.fromkeys(old, lr) | dict.fromkeys(("W_enc", "b_enc"), lr * encoder_lr_ratio)
+    new: Params = jax.tree.map(lambda p, u, rate: p - rate * u, old, updates, rates)
     if settings.sae.method == "tied":
         return {**new, "W_dec": old["W_dec"], "b_dec": old["b_dec"]}, moments
     if settings.unit_decoder:
