@@ -10,7 +10,7 @@ from cache_fixtures import make_cache
 from layer_root import root_of
 
 from vasae_jax.anchor.layer_anchors import layer_anchors
-from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows
+from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows, token_start
 from vasae_jax.cli.main import main
 from vasae_jax.config import (
     AnchorConfig,
@@ -21,10 +21,12 @@ from vasae_jax.config import (
     RunConfig,
     SAEConfig,
 )
+from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.evaluation.run import evaluate_run, run_names
 from vasae_jax.names.by_embedding import nearest_tokens
 from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.inputs import init_run
 from vasae_jax.training.loop import train_pack
 from vasae_jax.training.run import open_trained
 from vasae_jax.training.state import pulled_rows, starting_rows, target_rows
@@ -81,7 +83,7 @@ def own_anchors(cache):
 def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
     config = config_for(cache, tmp_path, kind, pulls)
     start = starting_rows(config, cache)
-    found, within_cov, tokens = target_rows(config, cache, start)
+    found, within_cov, tokens, _ = target_rows(config, cache, start, 32)
     anchors = own_anchors(cache)
     if pulls == "encoder":
         expected, _ = detector_rows(anchors, kind)
@@ -99,11 +101,11 @@ def test_targets_are_the_layers_rows(cache, tmp_path, kind, pulls):
 def test_targets_of_embeddings_are_the_start_and_of_other_methods_none(cache, tmp_path):
     config = config_for(cache, tmp_path, "embedding")
     start = starting_rows(config, cache)
-    found = target_rows(config, cache, start)
+    found = target_rows(config, cache, start, 32)
     assert found.rows is start and found.within_cov is None
     for method in ("plain", "tied"):
         other = replace(config, sae=replace(config.sae, method=method))
-        assert target_rows(other, cache, start).rows.shape == (1, 16)
+        assert target_rows(other, cache, start, 32).rows.shape == (1, 16)
 
 
 def test_detectors_need_a_token_with_rows_and_a_known_kind(cache):
@@ -139,11 +141,54 @@ def test_detectors_equal_their_definition(cache):
     np.testing.assert_allclose(found, unit, atol=1e-4)
 
 
+def test_features_that_start_at_tokens_equal_their_definition(cache):
+    """In float64: the mean row's product is its length, which is twice the threshold."""
+    means, root = own_anchors(cache).at, wide_root(own_anchors(cache))
+    start = token_start(own_anchors(cache), "both", V)
+    order = sorted(range(V), key=lambda token: (-means.count[token], token))
+    assert 0 < (means.count < FEW).sum() < V
+    for feature, token in enumerate(order):
+        row = means.rows[token].astype(np.float64) * (means.count[token] >= FEW)
+        length = np.linalg.norm(row)
+        assert start.threshold[feature] == pytest.approx(length / 2, rel=1e-6)
+        np.testing.assert_allclose(start.W_dec[feature] * length, row, atol=1e-5)
+        detector = np.linalg.solve(root @ root, row)
+        expected = detector * (length / (detector @ row)) if length else row
+        np.testing.assert_allclose(start.W_enc[feature], expected, rtol=1e-3, atol=1e-4)
+    assert len(token_start(own_anchors(cache), "at", 3).threshold) == 3
+
+
+@pytest.mark.parametrize("pre_bias", [1.0, 0.3])
+def test_a_detectors_response_does_not_depend_on_pre_bias(cache, tmp_path, pre_bias):
+    config = config_for(cache, tmp_path, "both", "encoder")
+    config = replace(
+        config,
+        sae=replace(config.sae, pre_bias=pre_bias),
+        anchor=replace(config.anchor, init_fraction=0.25),
+    )
+    random = replace(config, anchor=replace(config.anchor, init_fraction=0.0))
+    mesh = make_mesh(config.mesh)
+    params, others = (
+        jax.device_get(init_run(each, cache, mesh, 32)[1].params) for each in (config, random)
+    )
+    start = token_start(own_anchors(cache), "both", 8)
+    x, mean = np.random.default_rng(0).normal(size=16), others["b_dec"]
+    response = params["W_enc"][:8] @ (x - pre_bias * params["b_dec"]) + params["b_enc"][:8]
+    at_token = np.zeros(32, bool)
+    at_token[:8] = start.threshold > 0
+    expected = start.W_enc @ (x - mean) - start.threshold
+    np.testing.assert_allclose(response[at_token[:8]], expected[at_token[:8]], atol=1e-4)
+    assert 1 < at_token.sum() < 8
+    for name in ("W_enc", "W_dec", "b_enc"):
+        np.testing.assert_array_equal(params[name][~at_token], others[name][~at_token])
+    np.testing.assert_array_equal(params["b_dec"], others["b_dec"])
+
+
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_cached_nearest_anchors_are_those_of_a_full_search(cache, trained, kind):
     step, state = kept(trained[kind])
     assert step == STEPS
-    targets = target_rows(config_for(cache, "x", *kind), cache, None).rows.astype(np.float64)
+    targets = target_rows(config_for(cache, "x", *kind), cache, None, 32).rows.astype(np.float64)
     rows = np.asarray(state["W_enc" if kind[1] == "encoder" else "W_dec"], np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     best = (rows @ targets.T).max(axis=1)
@@ -206,7 +251,7 @@ def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
         "input embeddings minus their mean",
         "input embeddings",
     ]
-    targets = target_rows(run.config, cache, None)
+    targets = target_rows(run.config, cache, None, 32)
     rows = pulled_rows(run.params, run.config.anchor)
     np.testing.assert_array_equal(
         names.nearest[0].cosines, nearest_tokens(rows, targets.rows, 1).cosines[:, 0]

@@ -78,6 +78,39 @@ def detector_rows(anchors: LayerAnchors, kind: str) -> tuple[np.ndarray, "Within
     return rows_AD, within_cov
 
 
+class TokenStart(NamedTuple):
+    """Features that start at a token each, n of them."""
+
+    W_enc: np.ndarray
+    """[n, d] float32; a row's product with its token's mean row is that row's length"""
+    W_dec: np.ndarray
+    """[n, d] float32 unit rows, along the tokens' mean rows; 0 for a token without a detector"""
+    threshold: np.ndarray
+    """[n] float32, half the length of the tokens' mean rows"""
+
+
+def token_start(anchors: LayerAnchors, kind: str, count: int) -> TokenStart:
+    """Fisher's discriminant of each of the ``count`` most frequent tokens as a feature.
+
+    The encoder row is the token's detector, scaled so that the mean row is reconstructed; between
+    that and the mean of all rows, where the product is 0, lies the threshold. ``both`` starts
+    features at tokens, none before. Of tokens seen as often the one with the smaller id comes
+    first; one seen on fewer than FEW rows has zeros.
+    """
+    means = means_of(anchors, kind)[0]
+    ids = np.argsort(-means.count, kind="stable")[:count]
+    rows = means.rows[ids].astype(np.float64) * (means.count[ids] >= FEW)[:, None]
+    cov = within_cov_of(anchors.at.within)
+    detectors = whiten(whiten(rows, cov), cov)
+    norms, products = np.linalg.norm(rows, axis=1), np.sum(detectors * rows, axis=1)
+    W_enc = (
+        detectors
+        * np.divide(norms, products, out=np.zeros_like(norms), where=products > 0)[:, None]
+    )
+    W_dec = rows / np.where(norms == 0, 1.0, norms)[:, None]
+    return TokenStart(*(x.astype(np.float32) for x in (W_enc, W_dec, norms / 2)))
+
+
 class WithinCov(NamedTuple):
     """R = floor (I - U U^T) + U (floor + above) U^T, the symmetric root of S."""
 

@@ -101,6 +101,10 @@ class AnchorConfig:
     pulls: Literal["decoder", "encoder"] = "encoder"
     """Which weights are pulled. decoder: a feature then writes its token, as in the paper. encoder:
     it then fires on its token; layer anchors are whitened for this (docs/names.md)."""
+    init_fraction: float = 0.5
+    """Fraction of the features that start at the most frequent tokens, as detectors with their mean
+    rows as decoder rows; the others start as sae.decoder_init says. Only where layer anchors pull
+    the encoder."""
     weight: float = 0.25
     """Lambda, the weight of the mean nearest cosine against the reconstruction loss."""
     start: float = 0.3

@@ -147,6 +147,7 @@ def _shares(config: Config) -> list[tuple[str, float]]:
     return [
         ("optim.warmup", config.optim.warmup),
         ("optim.decay", config.optim.decay),
+        ("anchor.init-fraction", config.anchor.init_fraction),
         ("anchor.start", config.anchor.start),
         ("anchor.warmup", config.anchor.warmup),
     ]

@@ -74,7 +74,7 @@ def load_inputs(
     """What the steps read, and what the state at step 0 is made from, both on the mesh."""
     stats = statistics(cache, config.data.input_site, "train", config.data.mask)
     rows = starting_rows(config, cache)
-    targets = target_rows(config, cache, rows)
+    targets = target_rows(config, cache, rows, d_sae)
     on_mesh, mean = replicate(mesh, (rows, stats.mean.astype(np.float32)))
     anchors = on_mesh if targets.rows is rows else replicate(mesh, targets.rows)
     frequent = replicate(mesh, tokens_by_count(cache, "train"))
@@ -84,7 +84,8 @@ def load_inputs(
         on_mesh,
         anchors,
         frequent,
-        replicate(mesh, np.float32(config.sae.k / d_sae)),
+        *replicate(mesh, of_run(config, d_sae)),
+        None if targets.start is None else replicate(mesh, targets.start),
     )
     variance = replicate(mesh, np.float32(stats.variance))
     whitened = None
@@ -92,6 +93,11 @@ def load_inputs(
         whitened = replicate(mesh, whitened_anchors(targets.rows, targets.within_cov))
     tokens = replicate(mesh, targets.tokens) if wants_probe(config) else None
     return StepInputs(anchors, mean, variance, whitened, tokens=tokens), init
+
+
+def of_run(config: Config, d_sae: int) -> tuple[np.float32, np.float32]:
+    """``firing_rate`` and ``pre_bias`` of :class:`InitInputs`, in which runs may differ."""
+    return np.float32(config.sae.k / d_sae), np.float32(config.sae.pre_bias)
 
 
 def init_run(config: Config, cache: Cache, mesh: Mesh, d_sae: int) -> tuple[StepInputs, TrainState]:

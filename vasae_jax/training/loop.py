@@ -35,7 +35,7 @@ from vasae_jax.training.autotune import autotuned_runs
 from vasae_jax.training.checkpoint import open_checkpoints, step_to_resume
 from vasae_jax.training.checks import check_single
 from vasae_jax.training.events import Events
-from vasae_jax.training.inputs import load_inputs, make_stream, open_inputs
+from vasae_jax.training.inputs import load_inputs, make_stream, of_run, open_inputs
 from vasae_jax.training.log import Log, print_once
 from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.pack import Layout, PackStep, States, rounds_of, sites_of
@@ -254,8 +254,9 @@ def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layo
         if done:
             return runs[run].checkpoints.restore(done, layout.single)
         key = seed_key(config.run.seed, mesh)
-        firing_rate = replicate(mesh, np.float32(config.sae.k / d_sae))
-        return cast(TrainState, make(init_of[site]._replace(key=key, firing_rate=firing_rate)))
+        rate, pre_bias = replicate(mesh, of_run(config, d_sae))
+        start = init_of[site]._replace(key=key, firing_rate=rate, pre_bias=pre_bias)
+        return cast(TrainState, make(start))
 
     return inputs, layout, layout.gather(state_of)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.whitening import KINDS, RANK, WhitenedAnchors, WithinCov
+from vasae_jax.anchor.whitening import KINDS, RANK, TokenStart, WhitenedAnchors, WithinCov
 from vasae_jax.cache.manifest import Manifest
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL, Rules
@@ -25,7 +25,7 @@ from vasae_jax.training.checks import features
 from vasae_jax.training.inputs import open_inputs
 from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.pack import rounds_of
-from vasae_jax.training.state import InitInputs, state_init
+from vasae_jax.training.state import InitInputs, state_init, token_starts
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def init_shapes(config: Config, shapes: Shapes) -> InitInputs:
     """Of what the state at step 0 is made from."""
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
     rows, targets = f32(shapes.vocab, shapes.d), f32(_anchors(config, shapes), shapes.d)
-    return InitInputs(key, f32(shapes.d), rows, targets, shaped(np.int32, shapes.vocab), f32())
+    tokens, n = shaped(np.int32, shapes.vocab), token_starts(config, shapes.features, shapes.vocab)
+    start = TokenStart(f32(n, shapes.d), f32(n, shapes.d), f32(n)) if n else None
+    return InitInputs(key, f32(shapes.d), rows, targets, tokens, f32(), f32(), start)
 
 
 def input_shapes(config: Config, shapes: Shapes) -> StepInputs:

@@ -18,7 +18,13 @@ from vasae_jax.anchor.layer_anchors import (
 )
 from vasae_jax.anchor.search import anchor_matrix
 from vasae_jax.anchor.token_means import LayerAnchors
-from vasae_jax.anchor.whitening import WithinCov, anchor_rows, detector_rows
+from vasae_jax.anchor.whitening import (
+    TokenStart,
+    WithinCov,
+    anchor_rows,
+    detector_rows,
+    token_start,
+)
 from vasae_jax.cache import Cache
 from vasae_jax.config import AnchorConfig, Config, OptimConfig
 from vasae_jax.distributed.hosts import first_then_others
@@ -42,9 +48,19 @@ class Targets(NamedTuple):
     """whitens both sides of a cosine, see :mod:`vasae_jax.anchor.whitening`; None: neither"""
     tokens: AnchorTokens | None = None
     """the token of each row; None without a pull"""
+    start: TokenStart | None = None
+    """features that start at tokens; None: none does"""
 
 
-def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
+def token_starts(config: Config, d_sae: int, vocab_size: int) -> int:
+    """How many of ``d_sae`` features start at tokens, if as many tokens are frequent enough."""
+    anchor = config.anchor
+    if config.sae.method != "soft" or anchor.kind == "embedding" or anchor.pulls == "decoder":
+        return 0
+    return min(int(anchor.init_fraction * d_sae), vocab_size)
+
+
+def target_rows(config: Config, cache: Cache, start: np.ndarray, d_sae: int) -> Targets:
     """The anchors of a run.
 
     ``start`` are :func:`starting_rows`, which embedding anchors are equal to. Layer anchors are
@@ -62,7 +78,10 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray) -> Targets:
     anchors = first_then_others(
         lambda: layer_anchors(cache, data.input_site, data.skip_positions, data.max_norm)
     )
-    return layer_targets(anchors, config.anchor)
+    targets = layer_targets(anchors, config.anchor)
+    if count := token_starts(config, d_sae, len(anchors.at.count)):
+        return targets._replace(start=token_start(anchors, config.anchor.kind, count))
+    return targets
 
 
 def layer_targets(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
@@ -130,6 +149,10 @@ class InitInputs(NamedTuple):
     """[V] int32, most frequent first"""
     firing_rate: jax.Array
     """[] float32, the firing rate that features start with"""
+    pre_bias: jax.Array | float = 1.0
+    """[] float32, the run's ``sae.pre_bias``"""
+    token_start: TokenStart | None = None
+    """features that start at tokens; None: none does"""
 
 
 def state_init(
@@ -139,6 +162,8 @@ def state_init(
 
     def init(inputs: InitInputs) -> TrainState:
         params = init_params(inputs.key, config.sae, d_sae, inputs.mean, inputs.rows, inputs.tokens)
+        if inputs.token_start is not None:
+            params = start_at_tokens(params, inputs.token_start, inputs.mean, inputs.pre_bias)
         counters = Counters(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), inputs.firing_rate, jnp.float32),
@@ -150,6 +175,26 @@ def state_init(
         return TrainState(jnp.zeros((), jnp.int32), params, moments, anchor, counters)
 
     return init
+
+
+def start_at_tokens(
+    params: Params, start: TokenStart, mean: jax.Array, pre_bias: jax.Array | float
+) -> Params:
+    """The first features at tokens; the others, and those of tokens without a detector, as before.
+
+    A detector's product is taken with the row less ``mean`` [d]; b_enc makes up for what
+    ``pre_bias`` leaves of that.
+    """
+    W_enc, W_dec, threshold = start
+    offset = W_enc @ (mean - pre_bias * params["b_dec"])
+    new = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": -threshold - offset}
+    has_detector, n = threshold > 0, len(threshold)
+
+    def put(old: jax.Array, rows: jax.Array) -> jax.Array:
+        keep = has_detector.reshape(-1, *[1] * (rows.ndim - 1))
+        return old.at[:n].set(jnp.where(keep, rows, old[:n]))
+
+    return params | {name: put(params[name], rows) for name, rows in new.items()}
 
 
 def state_maker(config: Config, d_sae: int, mesh: Mesh, like: InitInputs) -> jax.stages.Wrapped:
