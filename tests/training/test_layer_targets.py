@@ -24,6 +24,7 @@ from vasae_jax.config import (
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.evaluation.run import evaluate_run, run_names
 from vasae_jax.names.by_embedding import nearest_tokens
+from vasae_jax.stream.statistics import statistics
 from vasae_jax.training import loop
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.inputs import init_run
@@ -271,3 +272,18 @@ def test_eval_and_export_serve_a_run_of_layer_anchors(trained, tmp_path, capsys)
     assert meta["config"]["anchor"]["kind"] == "both"
     assert meta["hold_over"] == meta["fire_rate_over"]  # so short a split is watched whole
     capsys.readouterr()
+
+
+def test_features_start_below_a_threshold_in_units_of_their_own_spread(cache, tmp_path):
+    """b_enc is minus b_enc_init times the norm of the row times the spread of an entry."""
+    config = config_for(cache, tmp_path, "both", "encoder")
+    sae = replace(config.sae, method="plain", b_enc_init=1.5, encoder_init="uniform")
+    config, mesh = replace(config, sae=sae), make_mesh(config.mesh)
+    without = replace(config, sae=replace(sae, b_enc_init=0.0))
+    params, start = (
+        jax.device_get(init_run(each, cache, mesh, 32)[1].params) for each in (config, without)
+    )
+    stats = statistics(cache, config.data.input_site, "train", config.data.mask)
+    spread = np.linalg.norm(start["W_enc"], axis=1) * np.sqrt(stats.variance / 16)
+    np.testing.assert_allclose(params["b_enc"], start["b_enc"] - 1.5 * spread, rtol=1e-5)
+    np.testing.assert_array_equal(params["W_enc"], start["W_enc"])

@@ -78,6 +78,9 @@ class SAEConfig:
     decoder_init: Literal["normal", "uniform", "random", "tokens"] = "random"
     """Initial decoder. normal: N(0, 0.02). uniform: as torch.nn.Linear. random: random unit rows.
     tokens: the anchors of the most frequent tokens of the training rows."""
+    b_enc_init: float = 1.0
+    """Initial threshold of features: b_enc is lowered by this many standard deviations of a random
+    feature's product with the rows (0 in the paper)."""
     b_dec_init: Literal["zero", "uniform", "mean"] = "mean"
     """Initial b_dec. uniform: as torch.nn.Linear. mean: the mean of the training rows."""
     normalize_decoder: bool = True

@@ -57,18 +57,20 @@ class SAE(nnx.Module):
         anchors: jax.Array,
         tokens: jax.Array,
         rngs: nnx.Rngs,
+        std: float = 0.0,
     ) -> Self:
-        """Start as a training run with ``config`` does.
+        """Start as a plain training run with ``config`` does.
 
         Args:
             config: its init settings, k, pre_bias and method are used.
             d_sae: number of features.
-            mean: [d_in] mean of the rows, for ``bias_init="mean"``.
+            mean: [d_in] mean of the rows, for ``b_dec_init="mean"``.
             anchors: [V, d_in] anchor rows (raw embeddings for method ``tied``).
             tokens: [V] int32 token ids in the order in which features start at them.
             rngs: its ``params`` key is used.
+            std: standard deviation of an entry of the rows, for ``b_enc_init``.
         """
-        return cls(config, init_params(rngs.params(), config, d_sae, mean, anchors, tokens))
+        return cls(config, init_params(rngs.params(), config, d_sae, mean, anchors, tokens, std))
 
     def params(self) -> Params:
         """The trainer's feature-major parameters."""

@@ -23,8 +23,9 @@ def init_params(
     mean: jax.Array,
     anchors: jax.Array,
     tokens: jax.Array,
+    std: jax.Array | float = 0.0,
 ) -> Params:
-    """Parameters at step 0 by the three ``*_init`` settings of ``config``.
+    """Parameters at step 0 by the ``*_init`` settings of ``config``.
 
     ``uniform`` is torch.nn.Linear's default: U(-1/sqrt(n), 1/sqrt(n)) with n the inputs of
     the layer, so d_in for the encoder and d_sae for the decoder, biases alike. ``normal`` has
@@ -40,6 +41,9 @@ def init_params(
         tokens: [V] int32, all token ids, those that matter most first, for
             ``decoder_init="tokens"``: feature i starts at token i of this list, around again
             where there are more features than tokens.
+        std: [] standard deviation of an entry of the training rows, for ``b_enc_init``: times the
+            norm of an encoder row it is that of the row's product with rows of equal spread in all
+            directions.
     """
     d_in = mean.shape[0]
     enc_key, dec_key, bias_key, dec_bias_key = jax.random.split(key, 4)
@@ -49,6 +53,7 @@ def init_params(
         W_enc, b_enc = _linear(enc_key, (d_sae, d_in), d_in), _linear(bias_key, (d_sae,), d_in)
     elif config.encoder_init == "normal":
         W_enc = _normal(enc_key, (d_sae, d_in))
+    b_enc = b_enc - config.b_enc_init * std * jnp.sqrt(row_dots(W_enc, W_enc))
     if config.method == "tied" or config.b_dec_init == "zero":
         b_dec = jnp.zeros((d_in,), jnp.float32)
     elif config.b_dec_init == "mean":

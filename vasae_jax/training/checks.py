@@ -122,6 +122,7 @@ def _least(config: Config) -> list[tuple[str, float, float]]:
         ("sae.d-sae", sae.d_sae, 0),
         ("sae.k", sae.k, 1),
         ("anchor.weight", config.anchor.weight, 0),
+        ("sae.b-enc-init", config.sae.b_enc_init, 0),
         ("optim.resample-after", config.optim.resample_after, 0),
         ("data.seed", order_seed(config), 0),
         ("mesh.member", config.mesh.member, 1),

@@ -78,13 +78,16 @@ def load_inputs(
     on_mesh, mean = replicate(mesh, (rows, stats.mean.astype(np.float32)))
     anchors = on_mesh if targets.rows is rows else replicate(mesh, targets.rows)
     frequent = replicate(mesh, tokens_by_count(cache, "train"))
+    rate, pre_bias = replicate(mesh, of_run(config, d_sae))
     init = InitInputs(
         seed_key(config.run.seed, mesh),
         mean,
         on_mesh,
         anchors,
         frequent,
-        *replicate(mesh, of_run(config, d_sae)),
+        rate,
+        replicate(mesh, np.float32(np.sqrt(stats.variance / len(stats.mean)))),
+        pre_bias,
         None if targets.start is None else replicate(mesh, targets.start),
     )
     variance = replicate(mesh, np.float32(stats.variance))

@@ -59,7 +59,7 @@ def init_shapes(config: Config, shapes: Shapes) -> InitInputs:
     rows, targets = f32(shapes.vocab, shapes.d), f32(_anchors(config, shapes), shapes.d)
     tokens, n = shaped(np.int32, shapes.vocab), token_starts(config, shapes.features, shapes.vocab)
     start = TokenStart(f32(n, shapes.d), f32(n, shapes.d), f32(n)) if n else None
-    return InitInputs(key, f32(shapes.d), rows, targets, tokens, f32(), f32(), start)
+    return InitInputs(key, f32(shapes.d), rows, targets, tokens, f32(), f32(), f32(), start)
 
 
 def input_shapes(config: Config, shapes: Shapes) -> StepInputs:

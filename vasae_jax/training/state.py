@@ -149,6 +149,8 @@ class InitInputs(NamedTuple):
     """[V] int32, most frequent first"""
     firing_rate: jax.Array
     """[] float32, the firing rate that features start with"""
+    std: jax.Array | float = 0.0
+    """[] float32, standard deviation of an entry of the training rows"""
     pre_bias: jax.Array | float = 1.0
     """[] float32, the run's ``sae.pre_bias``"""
     token_start: TokenStart | None = None
@@ -161,9 +163,10 @@ def state_init(
     """A function that makes the state at step 0; ``find`` searches all anchors."""
 
     def init(inputs: InitInputs) -> TrainState:
-        params = init_params(inputs.key, config.sae, d_sae, inputs.mean, inputs.rows, inputs.tokens)
+        key, mean, rows, _, tokens, *_ = inputs
+        params = init_params(key, config.sae, d_sae, mean, rows, tokens, inputs.std)
         if inputs.token_start is not None:
-            params = start_at_tokens(params, inputs.token_start, inputs.mean, inputs.pre_bias)
+            params = start_at_tokens(params, inputs.token_start, mean, inputs.pre_bias)
         counters = Counters(
             idle=jnp.zeros((d_sae,), jnp.int32),
             rate=jnp.full((d_sae,), inputs.firing_rate, jnp.float32),
