@@ -108,7 +108,7 @@ class AnchorConfig:
     """Fraction of the features that start at the most frequent tokens, as detectors with their mean
     rows as decoder rows; the others start as sae.decoder_init says. Only where layer anchors pull
     the encoder."""
-    weight: float = 0.25
+    weight: float = 0.2
     """Lambda, the weight of the mean nearest cosine against the reconstruction loss."""
     start: float = 0.3
     """Fraction of the steps that are trained before the pull begins."""
