@@ -13,7 +13,13 @@ from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import make_mesh
 from vasae_jax.training import resample as module
 from vasae_jax.training.loss import Batch
-from vasae_jax.training.resample import Resampling, first_rows, resample, resampling_of
+from vasae_jax.training.resample import (
+    Resampling,
+    first_rows,
+    moments_before,
+    resample,
+    resampling_of,
+)
 from vasae_jax.training.step import make_step
 
 NAMES = "W_enc", "b_enc", "W_dec"
@@ -21,48 +27,38 @@ LAST = 100
 
 
 def make_state(seed=0):
-    """Parameters, Adam's state with moments all 1 or more, and idle steps with ties."""
+    """Parameters, and idle steps with ties."""
     rng = np.random.default_rng(seed)
     params = {"W_enc": rng.normal(size=(F, 4)), "b_enc": rng.normal(size=F)}
     params |= {"W_dec": rng.normal(size=(F, 4)), "b_dec": rng.normal(size=4)}
     params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
-    ones = jax.tree.map(lambda value: 1 + jnp.abs(value), params)
-    moments = optax.ScaleByAdamState(count=jnp.int32(7), mu=ones, nu=ones)
-    return params, moments, jnp.asarray(rng.integers(0, 6, size=F), jnp.int32)
+    return params, jnp.asarray(rng.integers(0, 6, size=F), jnp.int32)
 
 
-def apply(params, moments, idle, residuals, step, rule, mesh=ONE):
+def apply(params, idle, residuals, step, rule, mesh=ONE):
     features, whole = P("model"), P()
     split = {name: whole if name == "b_dec" else features for name in params}
-    specs = (split, optax.ScaleByAdamState(whole, split, split), features)
     run = jax.shard_map(
         lambda *arrays: resample(*arrays, rule),
         mesh=make_mesh(mesh),
-        in_specs=(*specs, whole, whole),
-        out_specs=specs,
+        in_specs=(split, features, whole, whole),
+        out_specs=(split, features),
         check_vma=False,
     )
-    new = jax.jit(run)(params, moments, idle, jnp.asarray(residuals), jnp.int32(step))
-    return jax.device_get(new)
+    return jax.device_get(jax.jit(run)(params, idle, jnp.asarray(residuals), jnp.int32(step)))
 
 
-def twin(params, moments, idle, residuals, step, rule):
+def twin(params, idle, residuals, step, rule):
     """The same with a loop over the rows, in float64."""
-    params, moments, idle = jax.device_get((params, moments, idle))
-    params, mu, nu = (
-        {name: np.array(value, np.float64) for name, value in tree.items()}
-        for tree in (params, moments.mu, moments.nu)
-    )
+    params = {name: np.array(value, np.float64) for name, value in params.items()}
     order, idle = sorted(range(F), key=lambda i: (-idle[i], i)), np.array(idle)
     for feature, row in zip(order, residuals.astype(np.float64), strict=False):
         if idle[feature] < rule.idle_steps or step >= rule.last_step or not row.any():
             continue
         params["W_enc"][feature] = params["W_dec"][feature] = row / np.linalg.norm(row)
         params["b_enc"][feature] = 0
-        for name in NAMES:
-            mu[name][feature] = nu[name][feature] = 0
-        idle[feature] = 0
-    return params, mu, nu, idle
+        idle[feature] = -1
+    return params, idle
 
 
 @pytest.mark.parametrize("mesh", [(1, 1), (1, 4), (2, 4), (1, 8)])
@@ -73,13 +69,22 @@ def test_the_longest_idle_features_take_the_residuals_in_order(mesh, idle_steps,
     residuals = np.random.default_rng(1).normal(size=(rows, 4)).astype(np.float32)
     residuals[[0, 7]] = 0  # masked rows
     rule = Resampling(rows, idle_steps, LAST)
-    params, moments, idle = apply(*state, residuals, step, rule, MeshConfig(*mesh))
-    expected, mu, nu, expected_idle = twin(*state, residuals, step, rule)
+    params, idle = apply(*state, residuals, step, rule, MeshConfig(*mesh))
+    expected, expected_idle = twin(*state, residuals, step, rule)
     for name, value in expected.items():
         np.testing.assert_allclose(params[name], value, rtol=1e-6, err_msg=name)
-        np.testing.assert_array_equal(moments.mu[name], np.float32(mu[name]), err_msg=name)
-        np.testing.assert_array_equal(moments.nu[name], np.float32(nu[name]), err_msg=name)
     np.testing.assert_array_equal(idle, expected_idle)
+
+
+def test_the_moments_of_features_that_started_anew_are_zeros_at_the_next_step():
+    params, idle = make_state()
+    idle = idle.at[jnp.array([3, 8])].set(-1)
+    ones = jax.tree.map(jnp.ones_like, params)
+    moments = moments_before(optax.ScaleByAdamState(jnp.int32(7), ones, ones), idle)
+    for moment in (moments.mu, moments.nu):
+        for name in NAMES:
+            assert set(np.argwhere(np.asarray(moment[name]) == 0)[:, 0].tolist()) == {3, 8}
+        np.testing.assert_array_equal(moment["b_dec"], ones["b_dec"])
     assert moments.count == 7
 
 
@@ -129,7 +134,7 @@ def test_a_feature_that_cannot_fire_starts_anew_at_the_first_kept_residual():
         state, _ = step(state, Batch(jnp.asarray(x[number]), keep), context)
     row = np.asarray(state.params["W_enc"][9])
     np.testing.assert_array_equal(state.params["W_dec"][9], row)
-    assert float(state.params["b_enc"][9]) == 0 and int(state.counters.idle[9]) == 0
+    assert float(state.params["b_enc"][9]) == 0 and int(state.counters.idle[9]) == -1
     first = x[rule.idle_steps - 1][:1].astype(np.float64)
     x_hat, _, _ = reference.forward(before, first, K, config.sae.pre_bias)
     residual = (first - x_hat)[0]

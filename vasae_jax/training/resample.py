@@ -71,21 +71,16 @@ def first_rows(rows_ND: jax.Array, count: int, *, split: bool) -> jax.Array:
 
 
 def resample(
-    params: Params,
-    moments: Any,
-    idle: jax.Array,
-    residuals: jax.Array,
-    step: jax.Array,
-    resampling: Resampling,
-) -> tuple[Params, Any, jax.Array]:
-    """Parameters, Adam's state and idle steps after some features start anew; inside shard_map.
+    params: Params, idle: jax.Array, residuals: jax.Array, step: jax.Array, resampling: Resampling
+) -> tuple[Params, jax.Array]:
+    """Parameters and idle steps after some features start anew; inside shard_map.
 
     The feature that has been idle longest takes the first residual, and so on; of equally idle
-    ones that with the smaller number comes first.
+    ones that with the smaller number comes first. The idle steps of a feature that starts anew are
+    -1, by which :func:`moments_before` of the next step knows it.
 
     Args:
         params: of this device's features.
-        moments: Adam's state for them.
         idle: [F part] int32, steps since each last fired.
         residuals: [n, d], equal on every device; a zero row (a masked one) restarts nothing.
         step: [] int32, number of steps taken before this one.
@@ -102,11 +97,24 @@ def resample(
 
     new = {"W_enc": unit_rows(rows), "W_dec": unit_rows(rows), "b_enc": 0.0}
     params = params | {name: put(params[name], value) for name, value in new.items()}
-    mu, nu = (
-        moment | {name: put(moment[name], 0.0) for name in new}
-        for moment in (moments.mu, moments.nu)
-    )
-    return params, moments._replace(mu=mu, nu=nu), put(idle, 0)
+    return params, put(idle, -1)
+
+
+def moments_before(moments: Any, idle: jax.Array) -> Any:
+    """Adam's state with zeros for the features that started anew in the step before.
+
+    Zeros are not written in that step: XLA would copy the moments, which it has yet to read.
+    """
+    old = idle >= 0
+
+    def zeroed(moment: Params) -> Params:
+        kept = {
+            name: jnp.where(old.reshape(-1, *[1] * (moment[name].ndim - 1)), moment[name], 0.0)
+            for name in ("W_enc", "W_dec", "b_enc")
+        }
+        return moment | kept
+
+    return moments._replace(mu=zeroed(moments.mu), nu=zeroed(moments.nu))
 
 
 def _longest_idle(idle: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

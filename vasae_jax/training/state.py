@@ -107,7 +107,7 @@ class Counters(NamedTuple):
     """Recent firing of each feature, split by feature."""
 
     idle: jax.Array
-    """[F] int32, steps since the feature last fired."""
+    """[F] int32, steps since the feature last fired; -1 if it has just started anew."""
     rate: jax.Array
     """[F] float32, moving average of the share of rows on which it fires."""
 

@@ -30,7 +30,7 @@ from vasae_jax.training.hparams import (
     learning_rate,
 )
 from vasae_jax.training.loss import Batch, BatchStats, StepInputs, StepSettings, loss_and_grads
-from vasae_jax.training.resample import resample, resampling_of
+from vasae_jax.training.resample import moments_before, resample, resampling_of
 from vasae_jax.training.state import Counters, TrainState, adam, pulled_rows
 
 DEAD_STEPS = 200
@@ -155,8 +155,8 @@ def local_step(
     params, moments = _adam(state, grads, lr, hparams.encoder_lr_ratio, settings)
     counters = _count(state.counters, stats)
     if settings.resampling.rows:
-        params, moments, idle = resample(
-            params, moments, counters.idle, stats.residuals, state.step, settings.resampling
+        params, idle = resample(
+            params, counters.idle, stats.residuals, state.step, settings.resampling
         )
         counters = counters._replace(idle=idle)
     if settings.execution == "dense":
@@ -184,9 +184,11 @@ def _adam(
     settings: StepSettings,
 ) -> tuple[Params, optax.OptState]:
     """Adam on every parameter that learns; unit decoder rows where the settings want them."""
-    old = state.params
+    old, moments = state.params, state.moments
+    if settings.resampling.rows:
+        moments = moments_before(moments, state.counters.idle)
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an int32 count
-        updates, moments = adam(settings.optim).update(grads, state.moments)
+        updates, moments = adam(settings.optim).update(grads, moments)
     # Nothing else says that the new weights come after b_dec's gradient, the last to read the
     # old ones; without it XLA reads them from copies, in case. NaN where that diverged.
     lr = lr + 0.0 * grads["b_dec"][0]
