@@ -114,7 +114,8 @@ def test_training_with_resampling_on_a_mesh_equals_one_device(monkeypatch, mesh,
     state, _ = run_steps(make_config(MeshConfig(*mesh), **settings), execution)
     for name, value in expected.params.items():
         # With new moments Adam makes full steps of gradients that are rounding: of lr 3e-3 each.
-        np.testing.assert_allclose(state.params[name], value, atol=5e-4, err_msg=name)
+        np.testing.assert_allclose(state.params[name], value, atol=1e-2, err_msg=name)
+        assert np.mean(np.abs(state.params[name] - value) > 5e-4) < 0.01
     np.testing.assert_array_equal(state.counters.idle, expected.counters.idle)
     never, _ = run_steps(make_config(**{**settings, "resample_after": 0.0}))
     assert expected.counters.idle.max() < never.counters.idle.max()
