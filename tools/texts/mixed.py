@@ -190,12 +190,10 @@ def main() -> int:
         except UserError as error:
             missing.append(f"{kind} is missing: {error}")
             continue
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found)
-        write_bytes(out / f"{kind}.jsonl", lines.encode())
+        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found).encode()
+        write_bytes(out / f"{kind}.jsonl", data)
         length = sum(len(record["text"]) for record in found)
-        print(
-            f"{kind}: {len(found):,} documents, {length:,} characters, {sha256_bytes(lines.encode())}"
-        )
+        print(f"{kind}: {len(found)} documents, {length:,} characters, {sha256_bytes(data)[:16]}")
     print(*missing, sep="\n", end="\n" if missing else "", file=sys.stderr)
     return 1 if missing else 0
 
