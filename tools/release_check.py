@@ -40,6 +40,7 @@ wrong: int = sae.names(0).verdict  # EXPECTED
 UV = (sys.executable, "-m", "uv", "pip")
 PYTHONS = ("3.11", "3.12", "3.13")
 """Those that JAX has wheels for."""
+IN_WHEEL = ("vasae_jax/py.typed", "vasae_jax/extract/english.jsonl.gz")
 IN_SDIST = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "setup.cfg", "pyproject.toml")
 
 
@@ -87,11 +88,14 @@ def check_version(wheel: Path) -> None:
 
 
 def check_content(sdist: Path, wheel: Path) -> None:
-    """The wheel has only the package, with py.typed; the sdist has what is needed to build it."""
+    """The wheel has only the package, with its data; the sdist has what is needed to build it."""
     inside = zipfile.ZipFile(wheel).namelist()
     foreign = [n for n in inside if not n.startswith("vasae_jax/") and ".dist-info/" not in n]
-    if foreign or "vasae_jax/py.typed" not in inside:
-        raise Failed(f"the wheel holds {foreign or 'no vasae_jax/py.typed'}")
+    if foreign:
+        raise Failed(f"the wheel holds {foreign}")
+    missing = [name for name in IN_WHEEL if name not in inside]
+    if missing:
+        raise Failed(f"the wheel lacks {', '.join(missing)}")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     missing = [name for name in IN_SDIST if name not in names]

@@ -27,8 +27,8 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 from vasae_jax.utils.progress import duration
 
-TEXT = "pydoc-topics"
-"""English text that needs no download: the language reference in the standard library."""
+HELDOUT_SHARE = 0.125
+"""Share of the documents to hold out: of a short text more than a tenth, for rows to test names."""
 CONTEXT = 128
 """Tokens in a context window, if the model can take as many."""
 CHUNK_ROWS = 512
@@ -44,7 +44,7 @@ class Quickstart:
     model: str | None
     """Model directory, .gguf file or hub name; None: SmolLM2-135M, at a fixed revision."""
     text: str
-    """Documents: a file, a directory, hf:NAME or pydoc-topics."""
+    """Documents: a file, a directory, hf:NAME, english or pydoc-topics."""
     layers: tuple[int, ...] | None
     """Layers to extract; None: :func:`default_layers`."""
     layer: int | None
@@ -128,6 +128,7 @@ def _extract(args: Quickstart, model: LM, layers: tuple[int, ...], url: str) -> 
         layers=layers,
         max_rows=args.max_rows,
         context_length=min(CONTEXT, model.spec.context_length),
+        heldout_share=HELDOUT_SHARE,
         chunk_rows=CHUNK_ROWS,
     )
     documents = read_documents(args.text)

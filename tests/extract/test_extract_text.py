@@ -1,5 +1,6 @@
 """Reading documents: every kind of source, and one sentence for every kind of mistake."""
 
+import gzip
 import json
 import sys
 from pydoc_data.topics import topics
@@ -9,8 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from vasae_jax.extract import read_documents
-from vasae_jax.extract.text import PIECE_CHARACTERS, pieces
+from vasae_jax.extract.text import ENGLISH, PIECE_CHARACTERS, pieces
+from vasae_jax.extract.windows import document_fraction
+from vasae_jax.quickstart import HELDOUT_SHARE
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import sha256_bytes
+
+RUN = 20
+"""Words in a row that would count as a repeat."""
 
 
 def test_a_text_file_is_cut_at_blank_lines(tmp_path):
@@ -46,6 +53,30 @@ def test_another_field_can_be_named(tmp_path):
 
 def test_pydoc_topics_are_all_there_by_name():
     assert list(read_documents("pydoc-topics")) == [topics[name] for name in sorted(topics)]
+
+
+def test_the_text_that_ships_is_pinned():
+    documents = list(read_documents("english"))
+    assert len(documents) == 81
+    digest = sha256_bytes("\0".join(documents).encode())
+    assert digest == "c9e235f4aff6437ab00bae1f3301ee8448c75902689f0c1160d4e9220cb6045d"
+
+
+@pytest.mark.fault
+def test_the_text_that_ships_is_split_without_repeats():
+    """Of every kind some documents are held out, and none is half in both."""
+    with gzip.open(ENGLISH, "rt", encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    runs, kinds = {True: set(), False: set()}, {True: [], False: []}
+    for record in records:
+        heldout = document_fraction(record["text"].encode()) < HELDOUT_SHARE
+        words = record["text"].split()
+        assert 450 <= len(words) <= 4000
+        runs[heldout] |= {tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)}
+        kinds[heldout].append(record["kind"])
+    assert not runs[True] & runs[False]
+    assert len(kinds[True]) == 14
+    assert set(kinds[True]) == set(kinds[False]) == {"novel", "geography", "speech"}
 
 
 def test_a_dataset_is_streamed(tmp_path, monkeypatch):

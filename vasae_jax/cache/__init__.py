@@ -7,6 +7,8 @@ from vasae_jax.cache.manifest import CachePlan as CachePlan
 from vasae_jax.cache.manifest import Manifest as Manifest
 from vasae_jax.cache.manifest import ModelInfo as ModelInfo
 from vasae_jax.cache.manifest import TextInfo as TextInfo
+from vasae_jax.cache.overlap import Overlap as Overlap
+from vasae_jax.cache.overlap import overlap as overlap
 from vasae_jax.cache.parts import Part as Part
 from vasae_jax.cache.parts import PartWriter as PartWriter
 from vasae_jax.cache.parts import finish as finish

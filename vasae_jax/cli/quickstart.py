@@ -38,9 +38,9 @@ def _parser() -> VerbParser:
     add("--model", help="model directory, .gguf file or hub name (default: SmolLM2-135M, 93 MB)")
     add(
         "--text",
-        default="pydoc-topics",
-        help=".txt, .jsonl or .parquet file, directory of these, hf:NAME, or pydoc-topics, which "
-        "needs no download",
+        default="english",
+        help=".txt, .jsonl or .parquet file, directory of these, hf:NAME, or one that needs no "
+        "download: english (novels, countries, speeches) or pydoc-topics (Python's reference)",
     )
     add("--layers", type=layer_numbers, help="layers to extract, such as 5,10 (default: three)")
     add("--layer", type=int, help="layer to train on (default: the middle one of --layers)")

@@ -30,8 +30,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add(
         "--text",
         required=True,
-        help=".txt, .jsonl or .parquet file, a directory of these, pydoc-topics "
-        "(CPython's own help texts), or hf:NAME, hf:USER/NAME, hf:USER/NAME/CONFIG",
+        help=".txt, .jsonl or .parquet file, a directory of these, english (which ships "
+        "with vasae), pydoc-topics (CPython's own help texts), or hf:NAME, hf:USER/NAME, "
+        "hf:USER/NAME/CONFIG",
     )
     add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
     add("--layers", required=True, help="0-based layers such as 3,9, or all")

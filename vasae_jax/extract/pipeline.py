@@ -8,8 +8,10 @@ from typing import Any
 
 from vasae_jax.cache import Cache, CacheWriter, Manifest, Part, PartWriter
 from vasae_jax.cache.manifest import SPLITS, CachePlan, ModelInfo, TextInfo
+from vasae_jax.cache.overlap import RUN
 from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs, read_vocabulary
 from vasae_jax.extract.passes import Batches, run_passes
+from vasae_jax.extract.repeats import without_repeats
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
@@ -85,7 +87,8 @@ def extract(
     sites = choose_sites(settings.layers, settings.sites, model.spec.n_layers, model.id)
     _check_settings(settings, model)
     _check_place(url, overwrite)
-    batches = make_batches(_read(documents, model, settings), model, settings.batch_windows)
+    windows = without_repeats(_read(documents, model, settings))
+    batches = make_batches(windows, model, settings.batch_windows)
     vocabulary = read_vocabulary(model)
     batching = f"{'packed, ' if packs(model) else ''}{batches.size} windows at once"
     plan = make_plan(
@@ -95,7 +98,7 @@ def extract(
         context_length=settings.context_length,
         bos=batches.windows.bos,
         text=TextInfo(source, batches.windows.digest),
-        computed=f"{model.computed}, {batching}",
+        computed=f"{model.computed}, {batching}, held-out repeats of {RUN} tokens left out",
     )
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
     if part is not None:

@@ -1,4 +1,4 @@
-"""Documents from text files, CPython's help topics or a dataset of the ``datasets`` package.
+"""Documents from text files, texts that need no download, or the ``datasets`` package.
 
 All windows of a document go to the same split. Where a document ends depends on the source:
 
@@ -6,10 +6,12 @@ All windows of a document go to the same split. Where a document ends depends on
   read in the order of their names;
 * a single ``.txt`` file is cut at blank lines into pieces of at least ``PIECE_CHARACTERS``
   characters, since at least two documents are needed to hold one out;
+* ``english`` is a mixed text in the public domain that ships with this package;
 * ``pydoc-topics`` is the help text that ships with CPython, one document a topic, by name;
 * ``hf:NAME`` or ``hf:USER/NAME/CONFIG`` is streamed by the ``datasets`` package.
 """
 
+import gzip
 import importlib
 import json
 import re
@@ -22,14 +24,16 @@ from vasae_jax.utils.errors import UserError, first_line
 PIECE_CHARACTERS = 2000
 LONGEST = 2**24
 """Most characters of a document. Tokenising takes about 200 bytes of memory a character."""
-EXPECTED = "a .txt, .jsonl or .parquet file, a directory of these, pydoc-topics or hf:NAME"
+ENGLISH = Path(__file__).with_name("english.jsonl.gz")
+"""Chapters of novels, country profiles and speeches; english.md beside it says where from."""
+EXPECTED = "a .txt, .jsonl or .parquet file, a directory of these, english, pydoc-topics or hf:NAME"
 
 
 def read_documents(source: str, field: str = "text", split: str = "train") -> Iterator[str]:
     """Iterate over the documents of ``source`` in its own order.
 
     Args:
-        source: a path, ``pydoc-topics``, or ``hf:NAME``, ``hf:USER/NAME``,
+        source: a path, ``english``, ``pydoc-topics``, or ``hf:NAME``, ``hf:USER/NAME``,
             ``hf:USER/NAME/CONFIG`` for the ``datasets`` package.
         field: the field of a .jsonl record, .parquet column or dataset that holds the text.
         split: the split of a ``hf:`` dataset.
@@ -43,6 +47,9 @@ def read_documents(source: str, field: str = "text", split: str = "train") -> It
 
 
 def _documents(source: str, field: str, split: str) -> Iterator[str]:
+    if source == "english":
+        with gzip.open(ENGLISH, "rt", encoding="utf-8") as lines:
+            return iter([json.loads(line)["text"] for line in lines])
     if source == "pydoc-topics":
         from pydoc_data.topics import topics
 
