@@ -48,6 +48,8 @@ class ForeignSAE:
     """The site that it reads, where its files say so."""
     model: str | None = None
     """Its language model's name, where its files say so."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses it should know of its settings; not kept in an import."""
 
     @property
     def activation(self) -> Activation:
