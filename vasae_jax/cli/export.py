@@ -71,7 +71,7 @@ def _parser() -> VerbParser:
     add = parser.add_argument
     add("source", help="directory of a run or of a sweep, or an exported dictionary.npz")
     which = parser.add_mutually_exclusive_group()
-    best = "for a sweep: the run that is best by this column of its table"
+    best = "for a sweep: the run that is best by this measure of its table"
     which.add_argument("--best", metavar="KEY", help=best)
     which.add_argument("--member", metavar="ID", help="for a sweep: the run with this id")
     add("--out", required=True, help="dictionary.npz, or a directory for another library's layout")
