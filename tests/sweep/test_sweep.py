@@ -15,7 +15,7 @@ import vasae_jax
 from vasae_jax.cli.main import main
 from vasae_jax.sweep import Sweep, grid
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import SweepOptions, find_run, run_sweep, train_points
+from vasae_jax.sweep.run import SweepOptions, find_run, run_sweep, train_points, write_results
 from vasae_jax.sweep.status import run_status
 from vasae_jax.sweep.table import write_table
 from vasae_jax.training.checkpoint import load_params
@@ -215,12 +215,23 @@ def test_a_tuner_gets_measures_and_its_points_are_kept(cache, tmp_path):
 
 @pytest.mark.slow
 def test_tensorboard_shows_the_grid(cache, tmp_path):
-    sweep = make_sweep(cache, tmp_path / "out", ks=(3,))
+    out = tmp_path / "out"
+    sweep = make_sweep(cache, out, ks=(3,))
     board = replace(sweep.base, run=replace(sweep.base.run, tensorboard=True, steps=4))
     run_sweep(replace(sweep, base=board), SweepOptions())
-    events = sorted((tmp_path / "out" / "tensorboard").glob("*/events.*"))
-    assert len(events) == 2
-    assert all(b"anchor.weight" in file.read_bytes() for file in events)
+    events = sorted((out / "tensorboard").glob("*/events.*"))
+    assert {file.parent.name for file in events} == {one.id for one in read_members(out)}
+    for folder in {file.parent for file in events}:  # a writer begins a second file a second later
+        assert any(b"anchor.weight" in file.read_bytes() for file in folder.iterdir())
+    # Written anew, of the folder only what was written is removed.
+    (out / "tensorboard" / "notes.md").write_text("precious")
+    write_results(out)
+    assert (out / "tensorboard" / "notes.md").read_text() == "precious"
+    (out / "tensorboard").rename(tmp_path / "elsewhere")
+    (out / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="link"):
+        write_results(out)
+    assert len(list((tmp_path / "elsewhere").glob("*/events.*"))) >= 2
 
 
 @pytest.mark.fault

@@ -1,7 +1,6 @@
 """A sweep, its points, and the runs that they stand for, each with a lasting id and a name."""
 
 import contextlib
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -49,28 +48,19 @@ def apply_point(base: Config, point: Point, number: int) -> Config:
 def with_floats(config: Config) -> Config:
     """``config`` with a float wherever a setting is one: of 8, -0.0 or a NumPy number as well."""
     sections = {field.name: getattr(config, field.name) for field in fields(config)}
-    return replace(
-        config,
-        **{
-            name: replace(
-                section,
-                **{
-                    key: float(value) + 0.0
-                    for key in _float_settings(type(section))
-                    if isinstance(value := getattr(section, key), int | float)
-                    and not isinstance(value, bool)
-                },
-            )
-            for name, section in sections.items()
-        },
-    )
+    return replace(config, **{name: _with_floats(each) for name, each in sections.items()})
 
 
-@functools.cache
-def _float_settings(section: type) -> tuple[str, ...]:
-    """The settings of a section that are floats, or may be one among other things."""
-    hints = get_type_hints(section).items()
-    return tuple(name for name, hint in hints if float in (hint, *get_args(hint)))
+def _with_floats(section: Any) -> Any:
+    """One section of settings with floats; a setting may also be a float among other things."""
+    floats = {
+        name: float(value) + 0.0
+        for name, hint in get_type_hints(type(section)).items()
+        if float in (hint, *get_args(hint))
+        and isinstance(value := getattr(section, name), int | float)
+        and not isinstance(value, bool)
+    }
+    return replace(section, **floats)
 
 
 def fits(value: Any, hint: Any) -> bool:

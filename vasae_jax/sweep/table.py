@@ -8,7 +8,6 @@ import difflib
 import io
 import json
 import operator
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,16 @@ from typing import Any
 from vasae_jax.config.overrides import flatten
 from vasae_jax.evaluation.measures import better
 from vasae_jax.evaluation.metrics import flatten_numbers
-from vasae_jax.sweep.points import Member, varied
+from vasae_jax.sweep.points import ID_DIGITS, Member, varied
 from vasae_jax.sweep.status import DONE, MEASURES, run_status, seconds_trained
 from vasae_jax.training.boards import summary_writer
 from vasae_jax.training.log import print_once
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, write_bytes
+from vasae_jax.utils.replace import check_replaceable, refuse_links, remove_entries
 
 CSV, PARQUET, BOARD = "sweep.csv", "sweep.parquet", "tensorboard"
+ID_PATTERN = "[0-9a-f]" * ID_DIGITS
 MOST_CANDIDATES = 8
 """Columns that an error names at most."""
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -95,10 +96,12 @@ def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> No
     """Write ``out``/tensorboard anew, for the tab HParams: a line for each run that is done.
 
     Raises:
-        UserError: tensorboardX is not installed.
+        UserError: tensorboardX is not installed, or what is there is not to be replaced.
     """
     keys = varied([member.config for member in members])
-    shutil.rmtree(out / BOARD, ignore_errors=True)
+    refuse_links(out, [BOARD])
+    check_replaceable(out / BOARD, [ID_PATTERN])
+    remove_entries(out / BOARD, [ID_PATTERN])
     for member, row in zip(members, rows, strict=True):
         if row["status"] == DONE:
             flat = flatten(member.config)
