@@ -15,6 +15,7 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 from full_disks import full_beyond
 
 from vasae_jax.cache import Cache, CacheWriter, ModelInfo, info, verify
+from vasae_jax.cache.journal import journal_bytes
 from vasae_jax.cache.manifest import checksum
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.sites import Site
@@ -288,6 +289,26 @@ def test_a_complete_cache_is_replaced_only_when_asked(tmp_path):
     assert Cache.open(old.url).manifest.sites == (Site(2),)
     assert not list((tmp_path / "cache").rglob("layers.1.resid_post*"))
     assert verify(old.url) == []
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("complete", [False, True])
+def test_nothing_is_deleted_through_a_link_or_of_a_repository(tmp_path, complete):
+    cache, plan = make_cache(tmp_path, rows=100), make_plan()
+    place, elsewhere = Path(cache.url), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.txt").write_text("precious")
+    (place / "anchors").symlink_to(elsewhere)
+    if not complete:
+        (place / "manifest.json").unlink()
+        (place / "journal.json").write_bytes(journal_bytes(plan, {}, {}))
+    with pytest.raises(UserError, match="anchors is a link"):
+        CacheWriter(cache.url, plan, make_vocabulary(plan), overwrite=complete)
+    (place / "anchors").unlink()
+    (place / ".git").mkdir()
+    with pytest.raises(UserError, match="git repository"):
+        CacheWriter(cache.url, plan, make_vocabulary(plan), overwrite=True)
+    assert (elsewhere / "thesis.txt").read_text() == "precious"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

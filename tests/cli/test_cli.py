@@ -17,6 +17,8 @@ from lm_fixtures import llama_config, random_model, save_model
 import vasae_jax
 from vasae_jax.cli.main import VERBS, main
 from vasae_jax.dictionary.files import read_dictionary
+from vasae_jax.evaluation.measures import better
+from vasae_jax.evaluation.metrics import flatten_numbers
 
 SMALL = [
     "--sae.d-sae=64", "--sae.k=4", "--run.steps=12", "--data.batch=64", "--data.readers=4",
@@ -190,6 +192,7 @@ def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
     names = found["names"]
     assert names["ablation"]["rows"] > 0
     assert names["stability"]["same_name"]["named"] == 1
+    assert [name for name in flatten_numbers(found) if better(name) is None] == []
     said = capsys.readouterr().out
     assert "masked rows left untouched" in said and "lowered most" in said
 

@@ -201,6 +201,25 @@ def test_a_topk_run_becomes_gemma_scopes_jumprelu_with_one_threshold(tmp_path, c
     assert len(set(threshold.tolist())) == 1
 
 
+@pytest.mark.fault
+def test_overwriting_replaces_only_an_import(cache, tmp_path, capsys, monkeypatch):
+    folder = write_sparsify(tmp_path / "layers.3", weights())
+    out = tmp_path / "in"
+    out.mkdir()
+    (out / "sae.npz").write_text("precious")
+    again = [*asked(folder, cache, out), "--overwrite"]
+    assert "holds no import" in refused(capsys, again)
+    assert (out / "sae.npz").read_text() == "precious"
+    (out / "sae.npz").unlink()
+    (out / "notes.md").write_text("precious")
+    for _ in range(2):
+        assert main(again) == 0
+    monkeypatch.chdir(out)
+    assert "working directory" in refused(capsys, [*asked(folder, cache, "."), "--overwrite"])
+    assert (out / "notes.md").read_text() == "precious" and open_trained(str(out)).step == 0
+
+
 def test_push_without_its_layout_is_refused(tmp_path, capsys):
     asked_for = ["export", "any", f"--out={tmp_path / 'd.npz'}", "--push=me/mine"]
     assert "--push" in refused(capsys, asked_for)
+    assert "--push" in refused(capsys, [*asked_for[:3], "--public"])

@@ -113,7 +113,7 @@ def test_the_same_dictionary_gives_the_same_bytes(tmp_path):
     assert [p.read_bytes() for p in paths[0]] == [p.read_bytes() for p in paths[1]]
 
 
-@pytest.mark.parametrize("name", ["dictionary.npz", "names.jsonl", "meta.json"])
+@pytest.mark.parametrize("name", ["dictionary.npz", "names.jsonl"])
 def test_nothing_is_written_over_an_existing_file_unless_asked(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match=f"{name} exists already"):

@@ -1,6 +1,7 @@
 """Layouts of a dictionary whose thresholds decide: the same activations and rows there."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from dictionary_fixtures import D, F, dictionary
 
 import vasae_jax as vj
 from vasae_jax.activations import JumpReLU
+from vasae_jax.dictionary.files import write_dictionary
 from vasae_jax.interop.libraries import export_layout, read_foreign
 from vasae_jax.utils.errors import UserError
 
@@ -126,8 +128,93 @@ def test_pushing_without_the_hub_is_one_sentence_and_the_folder_stays(tmp_path, 
 
     from vasae_jax.utils.hub import upload
 
-    export_layout(dictionary(), "huggingface", tmp_path)
+    written = export_layout(dictionary(), "huggingface", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="me/mine cannot be written: HF_HUB_OFFLINE is set"):
-        upload(tmp_path, "me/mine")
+        upload(written, "me/mine")
     assert (tmp_path / "README.md").is_file()
+
+
+class Hub:
+    """The hub's interface as uploads use it; one repository."""
+
+    def __init__(self, private=None):
+        self.private, self.uploaded = private, {}
+
+    def create_repo(self, repository, *, private, exist_ok):
+        assert exist_ok
+        self.private = private if self.private is None else self.private
+
+    def repo_info(self, repository):
+        return self
+
+    def create_commit(self, repository, operations, *, commit_message):
+        self.uploaded |= {one.path_in_repo: one.path_or_fileobj for one in operations}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("public", [False, True])
+def test_a_push_uploads_exactly_what_was_written_in_private_unless_asked(
+    tmp_path, monkeypatch, public
+):
+    import huggingface_hub
+
+    from vasae_jax.utils.hub import upload
+
+    for secret in (".env", "id_rsa", "notes.md"):
+        (tmp_path / secret).write_text("secret")
+    written = export_layout(dictionary(), "huggingface", tmp_path)
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    upload(written, "me/mine", public=public)
+    assert hub.private is not public
+    assert hub.uploaded == {path.name: str(path) for path in written}
+    assert set(hub.uploaded) == set(os.listdir(tmp_path)) - {".env", "id_rsa", "notes.md"}
+
+
+@pytest.mark.fault
+def test_a_public_repository_gets_nothing_unasked(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    from vasae_jax.utils.hub import upload
+
+    written = export_layout(dictionary(), "huggingface", tmp_path)
+    hub = Hub(private=False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    with pytest.raises(UserError, match="--public"):
+        upload(written, "me/mine")
+    assert hub.uploaded == {}
+    upload(written, "me/mine", public=True)
+    assert len(hub.uploaded) == len(written)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("layout", "name", "content"),
+    [
+        ("dictionary_learning", "config.json", '{"model_type": "gpt2"}'),
+        ("sae_lens", "cfg.json", "[]"),
+        ("sparsify", "cfg.json", '{"name": "mine"}'),
+        ("huggingface", "README.md", "# Mine"),
+        ("huggingface", "meta.json", '{"mine": 1}'),
+    ],
+)
+def test_overwriting_replaces_no_files_but_those_of_an_export(tmp_path, layout, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError):
+        export_layout(dictionary(), layout, tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+    (tmp_path / name).unlink()
+    export_layout(dictionary(), layout, tmp_path)
+    (tmp_path / "notes.md").write_text("mine")
+    export_layout(dictionary(), layout, tmp_path, overwrite=True)
+    assert (tmp_path / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.fault
+def test_nor_does_overwriting_a_dictionary(tmp_path):
+    (tmp_path / "meta.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=r"meta\.json"):
+        write_dictionary(tmp_path / "d.npz", dictionary(), overwrite=True)
+    assert (tmp_path / "meta.json").read_text() == '{"mine": 1}'

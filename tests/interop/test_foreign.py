@@ -126,7 +126,7 @@ REFUSED = [
     ),
     (lambda t: write_sae_lens(t, weights(), "standard", activation_fn="tanh"), "'tanh'"),
     (lambda t: write_sparsify(t, weights(), activation="groupmax"), "'groupmax'; expected topk"),
-    (lambda t: write_sparsify(t, weights(), transcode=True), "transcode true, a transcoder"),
+    (lambda t: write_sparsify(t, weights(), transcode=True), "transcode True; expected false"),
     (lambda t: broken(t, "threshold", np.zeros(3)), r"threshold of shape \(3,\)"),
     (lambda t: broken(t, "b_enc", np.zeros(3)), r"b_enc of shape \(3,\); expected \(48,\)"),
     (lambda t: broken(t, "W_dec", np.full((F, 16), np.nan)), "W_dec that is not finite"),

@@ -169,6 +169,36 @@ def test_only_the_folder_of_a_report_is_replaced(folder, reports, tmp_path):
 
 
 @pytest.mark.fault
+def test_of_a_report_only_what_was_written_is_replaced(reports, tmp_path, monkeypatch):
+    given, page = (reports, match_features(reports)), tmp_path / "page"
+    build_page(page, *given)
+    (page / "CNAME").write_text("precious")
+    (page / ".git").mkdir()
+    with pytest.raises(UserError, match="git repository"):
+        build_page(page, *given, overwrite=True)
+    (page / ".git").rmdir()
+    monkeypatch.chdir(page)
+    with pytest.raises(UserError, match="working directory"):
+        build_page(".", *given, overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    (page / "data" / "of-a-run-before.js").write_text("old")
+    build_page(page, *given, overwrite=True)
+    assert (page / "CNAME").read_text() == "precious" and (page / "index.html").is_file()
+    assert not (page / "data" / "of-a-run-before.js").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+@pytest.mark.fault
+def test_an_index_of_something_else_is_no_report(reports, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("index.html", "data/index.js"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match="holds no report"):
+        build_page(tmp_path, reports, match_features(reports), overwrite=True)
+    assert (tmp_path / "data" / "index.js").read_text() == "precious"
+
+
+@pytest.mark.fault
 def test_a_folder_that_cannot_be_filled_leaves_nothing(reports, tmp_path, monkeypatch):
     monkeypatch.setattr("vasae_jax.report.page.build.write_run", full_disk)
     with pytest.raises(UserError, match="No space left"):

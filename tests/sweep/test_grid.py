@@ -96,6 +96,17 @@ def test_ids_last_and_names_say_what_varies(cache, tmp_path):
     assert [one.name for one in with_names(found[:1])] == ["the base"]
 
 
+def test_numbers_that_are_equal_are_one_run(cache, tmp_path):
+    base = make_base(cache)
+    same = (8, 8.0, np.float64(8))
+    points = grid.chain(grid.axis("anchor.weight", *same), grid.axis("optim.warmup", 0.0, -0.0))
+    members = members_of(base, points, str(tmp_path))
+    assert [type(one.config.anchor.weight) for one in members] == [float, float]
+    whole = replace(base, anchor=replace(base.anchor, weight=8))
+    assert id_of(whole, "cache") == id_of(members[0].config, "cache")
+    assert members_of(whole, ({},), str(tmp_path))[0].id == members[0].id
+
+
 def test_a_sweep_reads_back_wherever_it_lies(cache, tmp_path):
     members = members_of(make_base(cache), make_points(), str(tmp_path / "a"))
     write_members(tmp_path / "a", members)

@@ -11,6 +11,7 @@ from vasae_jax.config import presets
 from vasae_jax.sweep import load_sweep
 from vasae_jax.sweep.points import apply_point
 
+COLUMNS = "weight,all.hold10,all.holds,unmasked.dead_fraction"
 FILE = Path(__file__).parents[2] / "configs" / "sweeps" / "recipes.py"
 
 
@@ -50,9 +51,6 @@ def test_recipes_are_trained_and_drawn(tmp_path, capsys):
     assert main(["sweep", "plot", str(out), "--by", "anchor.weight"]) == 0
     assert (out / "axes.png").exists()
     capsys.readouterr()
-    assert (
-        main(["sweep", "table", str(out), "--columns", "weight,hold10,all.holds,dead_fraction"])
-        == 0
-    )
+    assert main(["sweep", "table", str(out), "--columns", COLUMNS]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(sweep.points) == 6 and len([line for line in lines if line[0].isdigit()]) == 6

@@ -15,7 +15,7 @@ import vasae_jax
 from vasae_jax.cli.main import main
 from vasae_jax.sweep import Sweep, grid
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.run import SweepOptions, run_sweep, train_points
+from vasae_jax.sweep.run import SweepOptions, find_run, run_sweep, train_points, write_results
 from vasae_jax.sweep.status import run_status
 from vasae_jax.sweep.table import write_table
 from vasae_jax.training.checkpoint import load_params
@@ -72,14 +72,14 @@ def test_status_table_and_figures(whole, capsys):
     assert main(["sweep", "status", str(whole)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("4 runs: 4 done") and "12/12" in said
-    assert main(["sweep", "table", str(whole), "--sort", "fvu", "--where", "k=4"]) == 0
+    assert main(["sweep", "table", str(whole), "--sort", "unmasked.fvu", "--where", "k=4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[-2:] == ["unmasked.fvu", "sae.k"] and len(lines) == 4
     values = [float(line.split()[-2]) for line in lines[1:3]]
     assert values == sorted(values)
     assert main(["sweep", "table", str(whole), "--sort", "fvv"]) == 2
     assert "no column fvv; did you mean fvu?" in capsys.readouterr().err
-    none = ["--sort", "fvu", "--where", "k=4", "k>4"]
+    none = ["--sort", "unmasked.fvu", "--where", "k=4", "k>4"]
     assert main(["sweep", "table", str(whole), *none]) == 0
     assert "no run matches" in capsys.readouterr().out
     assert main(["sweep", "table", str(whole), "--where", "k"]) == 2
@@ -100,7 +100,14 @@ def test_status_table_and_figures(whole, capsys):
 @pytest.mark.slow
 def test_the_best_run_or_the_one_of_an_id_is_exported(whole, tmp_path, capsys):
     by_fvu = sorted(figures(read_members(whole)), key=lambda row: row["unmasked.fvu"])
-    best = ["export", str(whole), "--best", "fvu", "--out", str(tmp_path / "best" / "d.npz")]
+    best = [
+        "export",
+        str(whole),
+        "--best",
+        "unmasked.fvu",
+        "--out",
+        str(tmp_path / "best" / "d.npz"),
+    ]
     assert main(best) == 0
     one = [
         "export",
@@ -183,6 +190,14 @@ def test_a_diverging_run_fails_alone_and_says_so_in_the_table(cache, tmp_path, c
     assert "finite" in rows[1]["why"]
     assert rows[1]["step"] == 0 and rows[1]["unmasked.fvu"] is None
     assert "has diverged" in capsys.readouterr().err
+    # As a tuner sees it: no measures, and a status that says why.
+    found = train_points(base, points, str(tmp_path / "out"))
+    assert [one["status"] for one in found] == ["done", "diverged"]
+    assert found[1] == {"id": rows[1]["id"], "status": "diverged"}
+    # The best is among the runs that are done.
+    with pytest.raises(UserError, match=r"unmasked\.dead_fraction"):
+        find_run(tmp_path / "out", "dead_fraction", None)
+    assert find_run(tmp_path / "out", "unmasked.fvu", None).name == rows[0]["id"]
 
 
 @pytest.mark.slow
@@ -200,12 +215,23 @@ def test_a_tuner_gets_measures_and_its_points_are_kept(cache, tmp_path):
 
 @pytest.mark.slow
 def test_tensorboard_shows_the_grid(cache, tmp_path):
-    sweep = make_sweep(cache, tmp_path / "out", ks=(3,))
+    out = tmp_path / "out"
+    sweep = make_sweep(cache, out, ks=(3,))
     board = replace(sweep.base, run=replace(sweep.base.run, tensorboard=True, steps=4))
     run_sweep(replace(sweep, base=board), SweepOptions())
-    events = sorted((tmp_path / "out" / "tensorboard").glob("*/events.*"))
-    assert len(events) == 2
-    assert all(b"anchor.weight" in file.read_bytes() for file in events)
+    events = sorted((out / "tensorboard").glob("*/events.*"))
+    assert {file.parent.name for file in events} == {one.id for one in read_members(out)}
+    for folder in {file.parent for file in events}:  # a writer begins a second file a second later
+        assert any(b"anchor.weight" in file.read_bytes() for file in folder.iterdir())
+    # Written anew, of the folder only what was written is removed.
+    (out / "tensorboard" / "notes.md").write_text("precious")
+    write_results(out)
+    assert (out / "tensorboard" / "notes.md").read_text() == "precious"
+    (out / "tensorboard").rename(tmp_path / "elsewhere")
+    (out / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="link"):
+        write_results(out)
+    assert len(list((tmp_path / "elsewhere").glob("*/events.*"))) >= 2
 
 
 @pytest.mark.fault

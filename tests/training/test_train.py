@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from cache_fixtures import make_cache
 
+from vasae_jax.cache import Cache
 from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.training.checkpoint import Checkpoints, load_params
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
-from vasae_jax.training.run_dir import RunDir
+from vasae_jax.training.run_dir import RunDir, claim_runs
 from vasae_jax.utils.errors import UserError
 
 STEPS = 24
@@ -234,6 +235,44 @@ def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
     with pytest.raises(UserError, match="holds no run; expected a new or empty directory"):
         train(config_for(cache, tmp_path))
     assert precious.read_text() == "keep me"
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "record", ['{"model_type": "gpt2"}', "[]", "{", '{"created_by": "vasae_jax 0.1.0"}']
+)
+def test_a_config_json_of_something_else_is_no_run(cache, tmp_path, record):
+    (tmp_path / "config.json").write_text(record)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.safetensors").write_text("keep me")
+    with pytest.raises(UserError, match="holds no run"):
+        train(config_for(cache, tmp_path, overwrite=True))
+    assert (tmp_path / "checkpoints" / "model.safetensors").read_text() == "keep me"
+    assert (tmp_path / "config.json").read_text() == record
+
+
+@pytest.mark.fault
+def test_overwrite_deletes_of_a_run_only_what_was_written(whole, cache, tmp_path, monkeypatch):
+    run = shutil.copytree(whole, tmp_path / "run")
+    inside = shutil.copytree(cache, run / "cache")
+    (run / "notes.md").write_text("keep me")
+    (run / "eval-heldout.json").write_text("{}")
+    again = config_for(str(inside), run, overwrite=True)
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match="working directory"):
+        train(changed(again, "run", out="."))
+    monkeypatch.chdir(tmp_path)
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="link"):
+        train(again)
+    (run / "checkpoints").unlink()
+    (tmp_path / "elsewhere").rename(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_text()
+    with contextlib.ExitStack() as held:
+        claim_runs([again], Cache.open(str(inside)), held)
+        assert sorted(set(os.listdir(run)) - {"owner.json"}) == ["cache", "config.json", "notes.md"]
+    assert before and Cache.open(str(inside)).digest == Cache.open(cache).digest
 
 
 @pytest.mark.fault

@@ -1,12 +1,14 @@
 """The journal of an unfinished cache, and the manifest that takes its place at the end."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vasae_jax import __version__
 from vasae_jax.cache.manifest import (
+    ANCHORS,
     FORMAT,
     JOURNAL,
     MANIFEST,
@@ -23,7 +25,10 @@ from vasae_jax.cache.manifest import (
 )
 from vasae_jax.cache.store import Store, wait
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.replace import check_replaceable, refuse_links
 
+WRITTEN = (MANIFEST, JOURNAL, "vocab", *SPLITS, ANCHORS)
+"""What is written in a cache's folder."""
 Shards = dict[str, tuple[ShardInfo, ...]]
 """The durable shards of each array, in order, by the array's key."""
 
@@ -44,6 +49,9 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
         raise UserError(
             f"{store.url} is a complete cache; expected a new place, or --overwrite to replace it"
         )
+    if store.local and (manifest or journal):
+        check = check_replaceable if overwrite else refuse_links
+        check(Path(store.url), WRITTEN)
     if journal is not None and manifest is None and not overwrite:
         return _resume(store, journal, plan, digests)
     # From here on the place is an unfinished cache, whatever happens next.

@@ -25,6 +25,8 @@ def run(arguments: Sequence[str]) -> None:
     out = Path(args.out)
     if npz and out.suffix != ".npz":
         raise UserError(f"--out is {out}; expected a name that ends in .npz")
+    if args.public and not args.push:
+        raise UserError("--public was given without --push; expected both, or neither")
     if args.push and args.layout != "huggingface":
         raise UserError(f"--push goes with --layout huggingface; found --layout {args.layout}")
 
@@ -39,12 +41,14 @@ def run(arguments: Sequence[str]) -> None:
 
         args.source = str(find_run(Path(args.source), args.best, args.member))
     dictionary = _read_dictionary(args)
+    written: tuple[Path, ...]
     if npz:
-        print(*write_dictionary(out, dictionary, args.overwrite), sep="\n")
+        written = write_dictionary(out, dictionary, args.overwrite)
     else:
-        print(*export_layout(dictionary, args.layout, out, args.overwrite), sep="\n")
+        written = export_layout(dictionary, args.layout, out, args.overwrite)
+    print(*written, sep="\n")
     if args.push:
-        print(upload(out, args.push))
+        print(upload(written, args.push, public=args.public))
 
 
 def _read_dictionary(args: argparse.Namespace) -> "Dictionary":
@@ -71,13 +75,14 @@ def _parser() -> VerbParser:
     add = parser.add_argument
     add("source", help="directory of a run or of a sweep, or an exported dictionary.npz")
     which = parser.add_mutually_exclusive_group()
-    best = "for a sweep: the run that is best by this column of its table"
+    best = "for a sweep: the run that is best by this measure of its table"
     which.add_argument("--best", metavar="KEY", help=best)
     which.add_argument("--member", metavar="ID", help="for a sweep: the run with this id")
     add("--out", required=True, help="dictionary.npz, or a directory for another library's layout")
     add("--layout", choices=LAYOUTS, default="npz", help="file layout")
-    push = "also upload to this Hugging Face repository (with --layout huggingface)"
-    add("--push", metavar="OWNER/NAME", help=push)
+    push = "also upload the written files to this private Hugging Face repository (with --layout "
+    add("--push", metavar="OWNER/NAME", help=f"{push}huggingface)")
+    add("--public", action="store_true", help="with --push: to a repository that everyone reads")
     add_mesh(parser)
     add("--overwrite", action="store_true", help="replace existing files")
     return parser

@@ -44,6 +44,8 @@ def run(arguments: Sequence[str]) -> None:
     mask = (args.skip_positions, args.max_norm)
     origin = Imported(source, url, cache.digest, site.layer, site.kind, *mask)
     write_import(out, sae, origin, args.overwrite)
+    for note in sae.notes:
+        _warn(f"{args.source}: {note}")
     k = f", k {sae.k}" if sae.architecture == "topk" else ""
     features = f"{sae.W_dec.shape[0]} features of width {width}"
     print(f"{sae.library}, {sae.architecture}{k}: {features} at {site}")

@@ -15,7 +15,7 @@ from vasae_jax.utils.errors import UserError
 PROGRAM = "vasae sweep"
 COLUMNS = "id,name,status,unmasked.variance_explained"
 """Default columns of ``vasae sweep table``."""
-FRONTIER = ("unmasked.variance_explained", "hold10")
+FRONTIER = ("unmasked.variance_explained", "names.layer.all.hold10")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -61,13 +61,17 @@ def _status(arguments: Sequence[str]) -> None:
 def _table(arguments: Sequence[str]) -> None:
     parser = _show_parser("table", "Write the table of a sweep, and print some of its columns.")
     add = parser.add_argument
-    add("--sort", metavar="KEY", help="show the runs that have this column, the best first")
-    conditions = "show only runs that meet all conditions, such as sae.k=32 or fvu<0.3"
+    add(
+        "--sort",
+        metavar="KEY",
+        help="show the runs that have this column, the best first; by a setting the least first",
+    )
+    conditions = "show only runs that meet all conditions, such as sae.k=32 or unmasked.fvu<0.3"
     add("--where", nargs="+", default=[], metavar="COND", help=conditions)
-    add("--columns", default=COLUMNS, help="columns, or ends of their names")
+    add("--columns", default=COLUMNS, help="columns, or ends of names that only one has")
     args = parser.parse_args(arguments)
 
-    from vasae_jax.sweep.points import read_members
+    from vasae_jax.sweep.points import read_members, sweep_lock
     from vasae_jax.sweep.table import (
         condition_parts,
         format_rows,
@@ -77,8 +81,10 @@ def _table(arguments: Sequence[str]) -> None:
     )
 
     out = Path(args.dir)
-    rows = table(read_members(out))
-    written = write_table(out, rows)
+    members = read_members(out)
+    with sweep_lock(out):
+        rows = table(members)
+        written = write_table(out, rows)
     keys = [*args.columns.split(","), *filter(None, [args.sort])]
     keys += [condition_parts(text)[0] for text in args.where]
     print(format_rows(select_rows(rows, args.where), list(dict.fromkeys(keys)), args.sort))

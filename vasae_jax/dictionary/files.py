@@ -215,7 +215,7 @@ def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Pat
 
     Raises:
         UserError: the name does not end in .npz, or one of the files exists (and ``overwrite``
-            is False).
+            is False, or the metadata is not that of a dictionary).
     """
     npz = Path(out_npz)
     if npz.suffix != ".npz":
@@ -223,6 +223,10 @@ def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Pat
     paths = (npz, npz.parent / NAMES, npz.parent / META)
     for path in paths:
         refuse_existing(path, overwrite=overwrite)
+    if paths[2].exists():
+        found = read_json_object(paths[2], "a dictionary's metadata, to replace its files")
+        if found.get("format") != FORMAT:
+            raise UserError(f"{paths[2]} is not a dictionary's; --overwrite replaces no other file")
     return paths
 
 

@@ -77,16 +77,24 @@ _DAMAGED = (SafetensorError, BadZipFile, EOFError, KeyError, OSError, TypeError,
 
 
 def pick(
-    tensors: Mapping[str, np.ndarray], names: Mapping[str, str], where: Path
+    tensors: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    where: Path,
+    ignored: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """The tensors that a library calls by the keys of ``names``, by our names, its values.
 
     Raises:
-        UserError: one is missing.
+        UserError: one is missing, or there is another that is not ``ignored``.
     """
     for name in names:
         if name not in tensors:
             raise UserError(f"{where} has no tensor {name}; found {', '.join(sorted(tensors))}")
+    if unknown := sorted(set(tensors) - set(names) - set(ignored)):
+        raise UserError(
+            f"{where} has a tensor {unknown[0]}, which is not known here and may change what the "
+            f"SAE computes; expected {', '.join(names)}"
+        )
     return {ours: tensors[theirs] for theirs, ours in names.items()}
 
 

@@ -17,6 +17,16 @@ import numpy as np
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop import common
 from vasae_jax.interop.record import SAME_NAMES, ForeignSAE, by_decoder_norm, make_foreign
+from vasae_jax.interop.settings import (
+    TABLE,
+    TEXT_OR_NONE,
+    WHOLE,
+    WHOLE_OR_NONE,
+    check_settings,
+    check_sizes,
+    harmless,
+    only,
+)
 from vasae_jax.sites import Site, site_of_hook
 from vasae_jax.utils.errors import UserError
 
@@ -34,21 +44,44 @@ _CLASSES: dict[str, tuple[str, float]] = {
 
 _LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
 _DECODER_BIASES = ("b_dec", "bias", "decoder.bias")
+_BUFFERS = {"topk": ("k", "threshold"), "batchtopk": ("k", "threshold", "group_sizes")}
+"""What a class stores beside its weights; TopK's threshold is for another way of encoding."""
+
+_SETTINGS = {"trainer": TABLE, "buffer": TABLE, **harmless("layer_names")}
+_TRAINER = {
+    "dict_class": only(*_CLASSES),
+    "activation_dim": WHOLE,
+    "dict_size": WHOLE,
+    "k": WHOLE_OR_NONE,
+    "layer": WHOLE_OR_NONE,
+    "lm_name": TEXT_OR_NONE,
+    "submodule_name": TEXT_OR_NONE,
+    **harmless(
+        """trainer_class wandb_name device seed steps lr warmup_steps decay_start resample_steps
+        l1_penalty l0_penalty sparsity_penalty sparsity_warmup_steps sparsity_function
+        sparsity_queue_length sparsity_coefficient n_sparsity_updates p_start p_end anneal_start
+        steps_before_annealing lambda_warm_steps target_l0 bandwidth auxk_alpha top_k_aux
+        threshold_beta threshold_start_step group_fractions group_weights group_sizes
+        weights_temperature"""
+    ),
+}
+_BUFFER = {
+    "io": only("out"),
+    "layer": only(None),  # of a buffer with the outputs of attention heads
+    **harmless("d_submodule n_ctxs ctx_len refresh_batch_size out_batch_size device"),
+}
 
 
 def read(folder: Path) -> ForeignSAE:
     """The SAE in ``folder``; UserError for one that cannot be kept exactly."""
-    where = folder / CONFIG
-    trainer = common.get_table(common.read_config(where), "trainer")
-    name = common.get_text(trainer, "dict_class")
-    if name not in _CLASSES:
-        raise UserError(f"{where} has dict_class {name!r}; expected one of {', '.join(_CLASSES)}")
-    architecture, pre_bias = _CLASSES[name]
-    tensors = common.read_tensors(folder / WEIGHTS)
-    weights = _weights(tensors, folder / WEIGHTS)
-    if architecture == "batchtopk":
-        weights["threshold"] = _threshold(tensors, folder / WEIGHTS)
-    if name == "AutoEncoder":  # the library does so when it loads one
+    where, stored = folder / CONFIG, folder / WEIGHTS
+    trainer = _trainer(where)
+    architecture, pre_bias = _CLASSES[trainer["dict_class"]]
+    tensors = common.read_tensors(stored)
+    weights = _weights(tensors, architecture, stored)
+    check_sizes(trainer, weights["W_dec"], "activation_dim", "dict_size", where)
+    _check_buffers(tensors, trainer, len(weights["W_dec"]), where)
+    if trainer["dict_class"] == "AutoEncoder":  # the library does so when it loads one
         weights = by_decoder_norm(weights)
     return make_foreign(
         str(folder),
@@ -62,29 +95,59 @@ def read(folder: Path) -> ForeignSAE:
     )
 
 
-def _weights(tensors: dict[str, np.ndarray], where: Path) -> dict[str, np.ndarray]:
-    if "W_enc" in tensors:
-        weights = common.pick(tensors, SAME_NAMES, where)
-        weights["W_enc"] = weights["W_enc"].T
-        if "threshold" in tensors and tensors["threshold"].ndim:
-            weights["threshold"] = tensors["threshold"]
-        return weights
-    bias = next((name for name in _DECODER_BIASES if name in tensors), None)
-    if bias is None:
-        raise UserError(f"{where} has no decoder bias; found {', '.join(sorted(tensors))}")
-    weights = common.pick(tensors, {**_LINEAR, bias: "b_dec"}, where)
-    weights["W_dec"] = weights["W_dec"].T
-    return weights
+def _trainer(where: Path) -> dict[str, Any]:
+    """The trainer's settings; UserError where they or the buffer's are not all known."""
+    config = common.read_config(where)
+    check_settings(config, _SETTINGS, where)
+    trainer = common.get_table(config, "trainer")
+    check_settings({"dict_class": None} | trainer, _TRAINER, where)
+    check_settings(common.get_table(config, "buffer"), _BUFFER, f"buffer of {where}")
+    return trainer
 
 
-def _threshold(tensors: dict[str, np.ndarray], where: Path) -> np.ndarray:
-    threshold = common.pick(tensors, {"threshold": "threshold"}, where)["threshold"]
+def _weights(
+    tensors: dict[str, np.ndarray], architecture: str, where: Path
+) -> dict[str, np.ndarray]:
+    """Weights by our names, with the threshold of an architecture that has one."""
+    names = dict(SAME_NAMES)
+    if "W_enc" not in tensors:
+        bias = next((name for name in _DECODER_BIASES if name in tensors), "b_dec")
+        names = {**_LINEAR, bias: "b_dec"}
+    if architecture in ("batchtopk", "jumprelu"):
+        names["threshold"] = "threshold"
+    weights = common.pick(tensors, names, where, _BUFFERS.get(architecture, ()))
+    if architecture == "batchtopk":
+        _check_estimated(weights["threshold"], where)
+    turned = "W_enc" if "W_enc" in tensors else "W_dec"
+    return {**weights, turned: weights[turned].T}
+
+
+def _check_estimated(threshold: np.ndarray, where: Path) -> None:
+    """Raise UserError for a BatchTopK whose one threshold was never estimated."""
+    if threshold.ndim:
+        raise UserError(f"{where} has a threshold of shape {threshold.shape}; expected one number")
     if float(threshold) < 0:
         raise UserError(
             f"{where} has threshold {float(threshold):g}, the mark of one that was never "
             "estimated; expected a BatchTopK that was trained past its threshold_start_step"
         )
-    return threshold
+
+
+def _check_buffers(
+    tensors: dict[str, np.ndarray], trainer: dict[str, Any], d_sae: int, where: Path
+) -> None:
+    """Raise UserError where what is stored beside the weights is not what the settings say.
+
+    The library zeroes the features beyond the sum of a Matryoshka's groups.
+    """
+    k, groups = tensors.get("k"), tensors.get("group_sizes")
+    if k is not None and trainer.get("k") is not None and (k != trainer["k"]).any():
+        raise UserError(f"{where} has k {trainer['k']} and {WEIGHTS} {k}; expected one k")
+    if groups is not None and groups.sum() != d_sae:
+        raise UserError(
+            f"{where.parent / WEIGHTS} has groups of {groups.sum():.0f} features in all; expected "
+            f"all {d_sae}"
+        )
 
 
 def _site(trainer: dict[str, Any], where: Path) -> Site | None:

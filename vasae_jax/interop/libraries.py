@@ -8,7 +8,7 @@ from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop import dictionary_learning, gemma_scope, huggingface, sae_lens, sparsify
 from vasae_jax.interop.record import ForeignSAE
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, refuse_existing
+from vasae_jax.utils.files import atomic_file, read_json_object, refuse_existing
 from vasae_jax.utils.hub import download
 
 LIBRARIES = {
@@ -26,6 +26,13 @@ LAYOUTS = {
     "huggingface": huggingface.files,
 }
 """Layouts by name. Each function returns the content of its files by name."""
+RECORDS = {
+    "sae_lens": (sae_lens.CONFIG, ("architecture", "d_sae")),
+    "sparsify": (sparsify.CONFIG, ("num_latents", "k")),
+    "dictionary_learning": (dictionary_learning.CONFIG, ("trainer",)),
+    "huggingface": (sae_lens.CONFIG, ("architecture", "d_sae")),
+}
+"""The file that appears first of a layout, and keys in it; Gemma Scope has none."""
 
 
 def read_foreign(source: str, library: str = "auto", folder: str = "") -> ForeignSAE:
@@ -84,15 +91,31 @@ def export_layout(
 
     Raises:
         UserError: an unknown layout, a library that is needed and not installed, an existing
-            file (and ``overwrite`` is False), or a place that cannot be written.
+            file (and ``overwrite`` is False, or it is not of this layout), or a place that cannot
+            be written.
     """
     if layout not in LAYOUTS:
         raise UserError(f"{layout!r} is not a layout; expected one of {', '.join(LAYOUTS)}")
     content = {Path(directory) / name: data for name, data in LAYOUTS[layout](dictionary).items()}
     for path in content:
         refuse_existing(path, overwrite=overwrite)
+    if any(path.exists() for path in content):
+        _check_layout(Path(directory), layout)
     with contextlib.ExitStack() as stack:
         # All are written before any appears under its name, and the last appears last.
         for path, data in reversed(content.items()):
             stack.enter_context(atomic_file(path)).write(data)
     return tuple(content)
+
+
+def _check_layout(directory: Path, layout: str) -> None:
+    """Raise UserError unless what would be replaced in ``directory`` is of ``layout``."""
+    file, keys = RECORDS.get(layout, ("", ()))
+    if not keys:
+        return
+    record = read_json_object(directory / file, f"that of layout {layout}, to replace its files")
+    if missing := [key for key in keys if key not in record]:
+        raise UserError(
+            f"{directory / file} has no {missing[0]}; --overwrite replaces only files of layout "
+            f"{layout}"
+        )

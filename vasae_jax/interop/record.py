@@ -12,7 +12,8 @@ from vasae_jax import __version__
 from vasae_jax.activations import Activation, JumpReLU, ReLU, TopK
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file, write_json
+from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file
+from vasae_jax.utils.replace import check_replaceable, entries_of
 
 ARCHITECTURES = {"topk": TopK, "batchtopk": JumpReLU, "jumprelu": JumpReLU, "relu": ReLU}
 """What other libraries train, and the activation that it is here: a trained BatchTopK applies one
@@ -48,6 +49,8 @@ class ForeignSAE:
     """The site that it reads, where its files say so."""
     model: str | None = None
     """Its language model's name, where its files say so."""
+    notes: tuple[str, ...] = ()
+    """What whoever uses it should know of its settings; not kept in an import."""
 
     @property
     def activation(self) -> Activation:
@@ -162,14 +165,10 @@ def write_import(folder: Path, sae: ForeignSAE, origin: Imported, overwrite: boo
     """Write an import; the file that vouches for the other comes last.
 
     Raises:
-        UserError: one exists (and ``overwrite`` was not asked for), or it cannot be written.
+        UserError: one exists (and ``overwrite`` was not asked for, or it is none of an import), or
+            it cannot be written.
     """
-    for name in (WEIGHTS, META):
-        refuse_existing(folder / name, overwrite=overwrite)
-    if overwrite:
-        (folder / META).unlink(missing_ok=True)
-    with atomic_file(folder / WEIGHTS) as file:
-        np.savez(file, **{name: getattr(sae, name) for name in ARRAYS})
+    check_import_place(folder, origin.source, overwrite)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -178,9 +177,33 @@ def write_import(folder: Path, sae: ForeignSAE, origin: Imported, overwrite: boo
         "activation": sae.architecture,
         **{name: getattr(sae, name) for name in ("k", "pre_bias", "model")},
         **asdict(origin),
-        "sha256": sha256_file(folder / WEIGHTS),
     }
-    write_json(folder / META, record)
+    # Both are written before either appears under its name, the record last.
+    with atomic_file(folder / META) as meta, atomic_file(folder / WEIGHTS) as weights:
+        np.savez(weights, **{name: getattr(sae, name) for name in ARRAYS})
+        weights.flush()
+        text = json.dumps(record | {"sha256": sha256_file(weights.name)}, indent=2)
+        meta.write((text + "\n").encode())
+
+
+def check_import_place(folder: Path, source: str, overwrite: bool) -> None:
+    """Raise UserError unless :func:`write_import` may write to ``folder``; ``source`` is read."""
+    here = entries_of(folder, (META, WEIGHTS))
+    for path in here:
+        refuse_existing(path, overwrite=overwrite)
+    if not here:
+        return
+    if not _is_ours(folder / META):
+        raise UserError(f"{folder} holds no import; --overwrite replaces only what one has written")
+    check_replaceable(folder, (META, WEIGHTS), [source])
+
+
+def _is_ours(meta: Path) -> bool:
+    """Whether a file is the record of an import, of this or an earlier version."""
+    try:
+        return bool(json.loads(meta.read_bytes())["format"] == FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:

@@ -1,20 +1,26 @@
 """A sweep, its points, and the runs that they stand for, each with a lasting id and a name."""
 
+import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import filelock
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten, from_dict, read_variable, similar_settings
 from vasae_jax.sweep.grid import Grid, Point
+from vasae_jax.training.log import print_once
 from vasae_jax.training.run_dir import result_settings
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import sha256_bytes, write_json
+from vasae_jax.utils.files import sha256_bytes, write_error, write_json
 
-SWEEP, RUNS = "sweep.json", "runs"
+SWEEP, RUNS, LOCK = "sweep.json", "runs", "sweep.lock"
+LOCK_SECONDS = 600
+"""How long another process may take to write the table of a sweep."""
 ID_DIGITS = 10
 """Hexadecimal digits of an id."""
 REFUSED = ("run.out", "run.overwrite", "run.skip_damaged")
@@ -22,7 +28,7 @@ REFUSED = ("run.out", "run.overwrite", "run.skip_damaged")
 
 
 def apply_point(base: Config, point: Point, number: int) -> Config:
-    """``base`` with the settings of point ``number``.
+    """``base`` with the settings of point ``number``, and whole numbers as floats: 8 is 8.0.
 
     Raises:
         UserError: an unknown setting (with the nearest one) or a value of a wrong type.
@@ -36,7 +42,25 @@ def apply_point(base: Config, point: Point, number: int) -> Config:
             )
         section, field = name.split(".")
         base = replace(base, **{section: replace(getattr(base, section), **{field: value})})
-    return base
+    return with_floats(base)
+
+
+def with_floats(config: Config) -> Config:
+    """``config`` with a float wherever a setting is one: of 8, -0.0 or a NumPy number as well."""
+    sections = {field.name: getattr(config, field.name) for field in fields(config)}
+    return replace(config, **{name: _with_floats(each) for name, each in sections.items()})
+
+
+def _with_floats(section: Any) -> Any:
+    """One section of settings with floats; a setting may also be a float among other things."""
+    floats = {
+        name: float(value) + 0.0
+        for name, hint in get_type_hints(type(section)).items()
+        if float in (hint, *get_args(hint))
+        and isinstance(value := getattr(section, name), int | float)
+        and not isinstance(value, bool)
+    }
+    return replace(section, **floats)
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -116,9 +140,8 @@ def with_names(members: Sequence[Member]) -> list[Member]:
 def id_of(config: Config, cache_digest: str) -> str:
     """A short hash of what shapes a run's result: the same wherever the run is kept."""
     defaults = flatten(Config())
-    changed = {
-        name: v for name, v in flatten(result_settings(config)).items() if v != defaults[name]
-    }
+    settings = flatten(with_floats(result_settings(config)))
+    changed = {name: value for name, value in settings.items() if value != defaults[name]}
     text = json.dumps({**changed, "cache": cache_digest}, sort_keys=True)
     return sha256_bytes(text.encode())[:ID_DIGITS]
 
@@ -133,9 +156,47 @@ def varied(configs: Sequence[Config]) -> list[str]:
     ]
 
 
+@contextlib.contextmanager
+def sweep_lock(out: Path) -> Iterator[None]:
+    """Wait until no other process changes the list or the table of the sweep in ``out``.
+
+    Raises:
+        UserError: one still does after LOCK_SECONDS, or ``out`` cannot be written.
+    """
+    lock = filelock.FileLock(out / LOCK, timeout=LOCK_SECONDS)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(
+            f"{out / LOCK} has been held for {LOCK_SECONDS} s; expected the process that writes "
+            "there to end"
+        ) from error
+    except NotImplementedError:
+        print_once(f"{out} has no locks: two processes at once may lose points of its list")
+    except OSError as error:
+        raise write_error(out / LOCK, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_members(out: Path, members: Sequence[Member]) -> None:
-    """Write what the sweep consists of to ``out``/sweep.json."""
+    """Write what the sweep consists of to ``out``/sweep.json; hold :func:`sweep_lock`."""
     write_json(out / SWEEP, {"points": [asdict(member) for member in members]})
+
+
+def add_members(out: Path, members: Sequence[Member]) -> None:
+    """Add runs to those of the sweep in ``out``, which other processes may be adding to as well.
+
+    Raises:
+        UserError: what is there is damaged, or cannot be written.
+    """
+    with sweep_lock(out):
+        earlier = read_members(out) if (out / SWEEP).exists() else []
+        by_id = {member.id: member for member in (*earlier, *members)}
+        write_members(out, with_names(list(by_id.values())))
 
 
 def read_members(out: Path) -> list[Member]:

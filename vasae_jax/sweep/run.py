@@ -21,17 +21,17 @@ from vasae_jax.sweep.packs import (
     train_packs,
 )
 from vasae_jax.sweep.points import (
-    SWEEP,
     Member,
     Sweep,
+    add_members,
     members_of,
     read_members,
+    sweep_lock,
     varied,
-    with_names,
     write_members,
 )
 from vasae_jax.sweep.status import DONE, run_status
-from vasae_jax.sweep.table import best_first, read_measures, table, write_board, write_table
+from vasae_jax.sweep.table import best_row, read_measures, table, write_board, write_table
 from vasae_jax.training.pack import rounds_of, widest
 from vasae_jax.training.shapes import shapes_of
 from vasae_jax.utils.errors import UserError
@@ -71,7 +71,8 @@ def run_sweep(sweep: Sweep, options: SweepOptions) -> list[Path]:
     members = members_of(sweep.base, sweep.points, sweep.out)
     planner, out = Planner(members), Path(sweep.out)
     if is_first():
-        write_members(out, members)
+        with sweep_lock(out):
+            write_members(out, members)
     try:
         if options.on:
             from vasae_jax.sweep.on_ray import open_ray, train_on_ray
@@ -81,7 +82,7 @@ def run_sweep(sweep: Sweep, options: SweepOptions) -> list[Path]:
         else:
             train_packs(make_packs(members, planner, options))
     finally:
-        written = write_results(out, members) if is_first() else []
+        written = write_results(out) if is_first() else []
     return written
 
 
@@ -116,12 +117,17 @@ def make_packs(
     return packs_of(shard, planner.key, most)
 
 
-def write_results(out: Path, members: Sequence[Member]) -> list[Path]:
-    """Write the table of all runs as they are now, also for TensorBoard if the runs log to it."""
-    rows = table(members)
-    if members[0].config.run.tensorboard:
-        write_board(out, members, rows)
-    return write_table(out, rows)
+def write_results(out: Path) -> list[Path]:
+    """Write the table of all runs as they are now, also for TensorBoard if the runs log to it.
+
+    Runs that other processes have added since are in it too.
+    """
+    with sweep_lock(out):
+        members = read_members(out)
+        rows = table(members)
+        if members[0].config.run.tensorboard:
+            write_board(out, members, rows)
+        return write_table(out, rows)
 
 
 def find_run(out: Path, best: str | None, member: str | None) -> Path:
@@ -130,12 +136,12 @@ def find_run(out: Path, best: str | None, member: str | None) -> Path:
     Only runs that are done are compared. The start of an id is enough.
 
     Raises:
-        UserError: ``out`` has no sweep, or not exactly one such run.
+        UserError: ``out`` has no sweep, not exactly one such run, or no run is best by ``best``.
     """
     members = read_members(out)
     if best is not None:
         done = [row for row in table(members) if row["status"] == DONE]
-        ids = [row["id"] for row in best_first(done, best)[:1]] if done else []
+        ids = [best_row(done, best)["id"]] if done else []
         wanted = f"done run with {best}"
     else:
         ids = [run.id for run in members if run.id.startswith(member or " ")]
@@ -149,7 +155,8 @@ def train_points(base: Config, points: Iterable[Point], out: str) -> list[dict[s
     """Train and measure points that a tuner asks for, as packs where they can share one.
 
     Points that ``out`` holds already are not trained again. All points of all calls are in its
-    table, which the verbs of ``vasae sweep`` read.
+    table, which the verbs of ``vasae sweep`` read. Several processes may share one ``out``; a point
+    that another of them trains at that moment is refused.
 
     Args:
         base: what all points have in common.
@@ -158,22 +165,21 @@ def train_points(base: Config, points: Iterable[Point], out: str) -> list[dict[s
 
     Returns:
         For each point its measures by dotted name, such as ``unmasked.fvu``, with ``id`` and
-        ``status``. A run that diverged before its first checkpoint has no others.
+        ``status``: ``done``, or ``diverged`` for a run that ended early. Such a run has the
+        measures of its last checkpoint, or none if it diverged before the first.
 
     Raises:
         UserError: a setting cannot be used (before anything starts), or a pack failed.
         Stopped: a signal stopped it; progress is kept.
     """
     grid = tuple(points)
-    new = members_of(base, grid, out)
-    earlier = read_members(Path(out)) if (Path(out) / SWEEP).exists() else []
-    known = with_names(list({member.id: member for member in (*earlier, *new)}.values()))
+    new, folder = members_of(base, grid, out), Path(out)
     planner = Planner(new)
-    write_members(Path(out), known)
+    add_members(folder, new)
     try:
         train_packs(make_packs(new, planner, SweepOptions()))
     finally:
-        write_results(Path(out), known)
+        write_results(folder)
     runs = [members_of(base, (point,), out)[0] for point in grid]
     return [{"id": run.id, "status": run_status(run).status, **read_measures(run)} for run in runs]
 

@@ -8,25 +8,25 @@ import difflib
 import io
 import json
 import operator
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vasae_jax.config.overrides import flatten
+from vasae_jax.evaluation.measures import better
 from vasae_jax.evaluation.metrics import flatten_numbers
-from vasae_jax.sweep.points import Member, varied
+from vasae_jax.sweep.points import ID_DIGITS, Member, varied
 from vasae_jax.sweep.status import DONE, MEASURES, run_status, seconds_trained
 from vasae_jax.training.boards import summary_writer
 from vasae_jax.training.log import print_once
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, write_bytes
+from vasae_jax.utils.replace import check_replaceable, refuse_links, remove_entries
 
 CSV, PARQUET, BOARD = "sweep.csv", "sweep.parquet", "tensorboard"
-LESS_IS_BETTER = frozenset(
-    ["fvu", "dead", "dead_fraction", "loss", "seconds", "contradicted", "shuffled1", "shuffled10"]
-)
-"""Measures by the last part of their names; of all others more is better."""
+ID_PATTERN = "[0-9a-f]" * ID_DIGITS
+MOST_CANDIDATES = 8
+"""Columns that an error names at most."""
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
     "<=": operator.le,
@@ -96,10 +96,12 @@ def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> No
     """Write ``out``/tensorboard anew, for the tab HParams: a line for each run that is done.
 
     Raises:
-        UserError: tensorboardX is not installed.
+        UserError: tensorboardX is not installed, or what is there is not to be replaced.
     """
     keys = varied([member.config for member in members])
-    shutil.rmtree(out / BOARD, ignore_errors=True)
+    refuse_links(out, [BOARD])
+    check_replaceable(out / BOARD, [ID_PATTERN])
+    remove_entries(out / BOARD, [ID_PATTERN])
     for member, row in zip(members, rows, strict=True):
         if row["status"] == DONE:
             flat = flatten(member.config)
@@ -109,28 +111,60 @@ def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> No
 
 
 def column(rows: Sequence[Row], key: str) -> str:
-    """The column that ``key`` means: its name, or the first that ends in it.
+    """The column that ``key`` means: its name, or the only one that ends in it.
 
     Raises:
-        UserError: there is none; the nearest is named.
+        UserError: there is none, and the nearest is named; or there are several.
     """
     names = list(rows[0])
     if key in names:
         return key
-    for name in names:
-        if name.endswith("." + key):
-            return name
+    ends = [name for name in names if name.endswith("." + key)]
+    if len(ends) > 1:
+        shown = ", ".join(ends[:MOST_CANDIDATES]) + (", ..." if ends[MOST_CANDIDATES:] else "")
+        raise UserError(f"{key} may be any of {len(ends)} columns; expected one of {shown}")
+    if ends:
+        return ends[0]
     near = difflib.get_close_matches(key, [*names, *(n.split(".")[-1] for n in names)], n=1)
     hint = f"did you mean {near[0]}?" if near else f"expected one such as {', '.join(names[:6])}"
     raise UserError(f"the table has no column {key}; {hint}")
 
 
-def best_first(rows: Sequence[Row], key: str) -> list[Row]:
-    """The rows that have a value of ``key``, the best first; see LESS_IS_BETTER."""
+def best_row(rows: Sequence[Row], key: str) -> Row:
+    """The row that is best by the measure ``key``.
+
+    Raises:
+        UserError: of ``key`` neither more nor less is better, a row lacks it, or all rows have one
+            value.
+    """
     name = column(rows, key)
-    more_is_better = name.split(".")[-1] not in LESS_IS_BETTER
-    measured = [row for row in rows if row[name] is not None]
-    return sorted(measured, key=lambda row: row[name], reverse=more_is_better)
+    if better(name) not in ("more", "less"):
+        raise UserError(
+            f"neither more nor less of {name} is better; expected a measure such as "
+            "unmasked.fvu or names.layer.all.hold10 (evaluation/measures.py has all)"
+        )
+    if lacking := [row["id"] for row in rows if row[name] is None]:
+        raise UserError(
+            f"{len(lacking)} of {len(rows)} runs have no {name}, such as {lacking[0]}; expected a "
+            "measure that all have"
+        )
+    if len(rows) > 1 and len({row[name] for row in rows}) == 1:
+        raise UserError(
+            f"all {len(rows)} runs have {name} {rows[0][name]:g}; expected a measure in which "
+            "they differ"
+        )
+    return sorted_rows(rows, name)[0]
+
+
+def sorted_rows(rows: Sequence[Row], key: str) -> list[Row]:
+    """The rows that have a value of ``key``: the best first, and of no measure the least first."""
+    name = column(rows, key)
+    having = [row for row in rows if row[name] is not None]
+    # Settings may be numbers in some runs and words in others.
+    words = [row for row in having if isinstance(row[name], str)]
+    numbers = [row for row in having if not isinstance(row[name], str)]
+    in_order = sorted(numbers, key=lambda row: row[name], reverse=better(name) == "more")
+    return in_order + sorted(words, key=lambda row: row[name])
 
 
 def select_rows(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
@@ -156,8 +190,8 @@ def condition_parts(text: str) -> tuple[str, str, str]:
 
 
 def format_rows(rows: Sequence[Row], keys: Sequence[str], sort: str | None) -> str:
-    """Columns ``keys`` of rows as text, the best by ``sort`` first."""
-    ordered = best_first(rows, sort) if sort and rows else list(rows)
+    """Columns ``keys`` of rows as text, in the order of :func:`sorted_rows` by ``sort``."""
+    ordered = sorted_rows(rows, sort) if sort and rows else list(rows)
     if not ordered:
         return "no run matches"
     names = [column(rows, key) for key in keys]

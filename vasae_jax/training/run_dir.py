@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,14 @@ from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_bytes, write_error, write_json
 from vasae_jax.utils.lock import OWNER, FolderLock
+from vasae_jax.utils.replace import check_replaceable, remove_entries
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+WRITTEN = (
+    *(METRICS, "events.jsonl", "ended.json", "checkpoints", "tensorboard", "wandb"),
+    *("eval-*.json", "names-by-*.txt"),
+)
+"""What is written in a run's directory beside its settings, by training and about the run."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +104,9 @@ def open_run(config: Config, cache: Cache) -> RunDir:
     """
     check_run(config, cache)
     path = Path(config.run.out)
-    if config.run.overwrite and path.exists():
-        _empty(path)
-    if not (path / CONFIG).exists():
+    if config.run.overwrite:
+        remove_entries(path, WRITTEN)
+    if config.run.overwrite or not (path / CONFIG).exists():
         _write_config(path, config, cache)
     return RunDir(path)
 
@@ -110,7 +115,7 @@ def check_run(config: Config, cache: Cache) -> None:
     """Raise the UserError of :func:`open_run`, but for a disk's; nothing is written."""
     path = Path(config.run.out)
     if config.run.overwrite:
-        _check_deletable(path)
+        _check_deletable(path, config.data.cache)
     elif (path / CONFIG).exists():
         record = read_run(path)
         changed = difference(result_settings(record.config), result_settings(config))
@@ -153,24 +158,28 @@ def _write_config(path: Path, config: Config, cache: Cache) -> None:
     write_json(path / CONFIG, record)
 
 
-def _empty(path: Path) -> None:
-    """Delete a run, the settings last: what a kill leaves is still the directory of a run."""
-    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == CONFIG):
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != OWNER:
-            entry.unlink()
-
-
 def result_settings(config: Config) -> Config:
     """The settings that shape the result; the others may change when a run is resumed."""
     run = RunConfig(steps=config.run.steps, seed=config.run.seed)
     return replace(config, run=run, mesh=MeshConfig(), data=replace(config.data, cache=""))
 
 
-def _check_deletable(path: Path) -> None:
-    if path.exists() and not _vacant(path) and not (path / CONFIG).is_file():
-        raise UserError(f"{path} holds no run; --run.overwrite deletes only the directory of a run")
+def _check_deletable(path: Path, cache: str) -> None:
+    """Raise UserError unless a run in ``path`` may be replaced by one on ``cache``."""
+    if not path.exists() or _vacant(path):
+        return
+    if not _is_ours(path / CONFIG):
+        raise UserError(f"{path} holds no run; --run.overwrite deletes only what a run has written")
+    check_replaceable(path, (CONFIG, *WRITTEN), [cache])
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a config.json is that of a run, of this or an earlier version."""
+    try:
+        record = json.loads(file.read_bytes())
+        return bool(record["created_by"].startswith("vasae_jax ") and record["cache_digest"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _vacant(path: Path) -> bool:

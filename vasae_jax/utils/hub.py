@@ -1,4 +1,4 @@
-"""Find a model on disk or on the Hugging Face hub, and upload a folder to the hub."""
+"""Find a model on disk or on the Hugging Face hub, and upload files to the hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,27 +51,42 @@ def download(name: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def upload(folder: Path, repository: str) -> str:
-    """Upload a folder to a hub repository, which is created if it does not exist; its URL.
+def upload(files: Sequence[Path], repository: str, *, public: bool = False) -> str:
+    """Upload files, and nothing else of their folder, to a hub repository; its URL.
+
+    Args:
+        files: in one folder; they lie at the top of the repository.
+        repository: created if it does not exist, private unless ``public``.
+        public: whether everyone may read it.
 
     Raises:
-        UserError: HF_HUB_OFFLINE is set, the hub cannot be reached, or it refuses.
+        UserError: HF_HUB_OFFLINE is set, the repository is public and ``public`` was not asked for,
+            the hub cannot be reached, or it refuses.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import CommitOperationAdd, HfApi, constants
 
+    folder = files[0].parent
     if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"{repository} cannot be written: HF_HUB_OFFLINE is set; expected it unset. "
             f"{folder} is complete and can be uploaded as it is"
         )
+    additions = [CommitOperationAdd(file.name, str(file)) for file in files]
     try:
         hub = HfApi()
-        hub.create_repo(repository, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=str(folder))
+        hub.create_repo(repository, private=not public, exist_ok=True)
+        private = hub.repo_info(repository).private
+        if private or public:
+            hub.create_commit(repository, additions, commit_message="A dictionary of vasae_jax")
     except Exception as error:  # network, name, permission and disk errors share no base
         raise UserError(
             f"{repository} cannot be written ({type(error).__name__}: {first_line(error)}); "
             "expected the hub to be within reach and a token that may write there. "
             f"{folder} is complete"
         ) from error
+    if not private and not public:
+        raise UserError(
+            f"{repository} is public, and nothing was uploaded; expected a private repository, or "
+            f"--public to publish what is in {folder}"
+        )
     return f"{constants.ENDPOINT}/{repository}"

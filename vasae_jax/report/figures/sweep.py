@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vasae_jax.evaluation.measures import better
 from vasae_jax.report.figures.chart import BLUE, GREEN, ORANGE, save_figure, unstyled
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
@@ -71,13 +72,13 @@ def _independent(rows: Sequence[Row], axes: Sequence[str]) -> list[str]:
 
 
 def _frontier(rows: Sequence[Row], by: str | None, pair: tuple[str, str]) -> Figure:
-    """A point for each run; the points that no other is ahead of in both are joined."""
+    """A point for each run; those that no other is ahead of in both are joined: see front_of."""
     layers = sorted({row[LAYER] for row in rows})
     figure, grid = _grid(1, len(layers))
     for axes, layer in zip(grid[0], layers, strict=True):
         of_layer = [row for row in rows if row[LAYER] == layer]
-        front = _front([(row[pair[0]], row[pair[1]]) for row in of_layer])
-        axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=1)
+        if front := front_of([(row[pair[0]], row[pair[1]]) for row in of_layer], pair):
+            axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=1)
         values = _values(rows, by) if by else [None]
         for value, (colour, marker) in zip(values, itertools.cycle(STYLES), strict=False):
             same = [row for row in of_layer if by is None or row[by] == value]
@@ -129,13 +130,22 @@ def _grid(down: int, across: int) -> tuple[Figure, Any]:
     return figure, grid
 
 
-def _front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other is ahead of in both, from left to right."""
+def front_of(
+    points: Iterable[tuple[float, float]], pair: tuple[str, str]
+) -> list[tuple[float, float]]:
+    """The points that no other is ahead of in both measures of ``pair``, from left to right.
+
+    None where of one of them neither more nor less is better.
+    """
+    ways = [better(name) for name in pair]
+    if not all(way in ("more", "less") for way in ways):
+        return []
+    x_sign, y_sign = (1 if way == "more" else -1 for way in ways)
     best: list[tuple[float, float]] = []
-    for x, y in sorted(points, reverse=True):
-        if not best or y > best[-1][1]:
+    for x, y in sorted(points, key=lambda p: (x_sign * p[0], y_sign * p[1]), reverse=True):
+        if not best or y_sign * y > y_sign * best[-1][1]:
             best.append((x, y))
-    return best[::-1]
+    return sorted(best)
 
 
 def _values(rows: Sequence[Row], axis: str) -> list[Any]:

@@ -1,7 +1,6 @@
 """The folder of a report: the page, its scripts, and the data of every run."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -17,22 +16,37 @@ from vasae_jax.report.page.run_files import index_entry, write_run, write_shard
 from vasae_jax.report.run_report import RunReport
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_error
+from vasae_jax.utils.replace import check_replaceable, replace_entries
 
 INDEX = "index.html"
+ASSETS = files("vasae_jax.report.page").joinpath("assets")
+WRITTEN = (*(asset.name for asset in ASSETS.iterdir()), "data", "figures")
+"""What is written in a report's folder."""
 
 
 def check_folder(out: str | os.PathLike[str], overwrite: bool) -> None:
     """Raise UserError where :func:`build_page` would refuse ``out``.
 
-    Only a folder that holds a report, or nothing, is replaced.
+    Only a folder that holds a report, or nothing, is replaced, and of it what we wrote.
     """
     path = Path(out)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
         raise UserError(f"{path} exists already; expected a new path, or --overwrite to replace it")
-    if not (path / INDEX).is_file() or not (path / "data" / "index.js").is_file():
+    if not _is_ours(path / "data" / "index.js"):
         raise UserError(f"{path} holds no report; --overwrite replaces only the folder of a report")
+    check_replaceable(path, WRITTEN)
+
+
+def _is_ours(index: Path) -> bool:
+    """Whether a file is the index of a report."""
+    begin = b'vasae.put("index",{"made_by":"vasae_jax '
+    try:
+        with open(index, "rb") as file:
+            return file.read(len(begin)) == begin
+    except OSError:
+        return False
 
 
 def build_page(
@@ -65,13 +79,14 @@ def build_page(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
+            dir=path.resolve().parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
         ) as scratch:
             _fill(Path(scratch), reports, matches, heatmaps, charts)
             os.chmod(scratch, 0o755)
             if path.exists():
-                shutil.rmtree(path)
-            os.replace(scratch, path)
+                replace_entries(Path(scratch), path, WRITTEN)
+            else:
+                os.replace(scratch, path)
     except OSError as error:
         raise write_error(path, error) from error
     return path / INDEX
@@ -86,7 +101,7 @@ def _fill(
 ) -> None:
     """Write all files; ``data/index.js`` is the one that the page loads first."""
     data = folder / "data"
-    for asset in files("vasae_jax.report.page").joinpath("assets").iterdir():
+    for asset in ASSETS.iterdir():
         (folder / asset.name).write_bytes(asset.read_bytes())
     for report in reports:
         write_run(data, report, dict(matches[report.label.key]))
