@@ -1,6 +1,7 @@
 """The bench of quality: which peer ours are held against, for how long, and what a kill leaves."""
 
 import ast
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_results_of_another_cache_are_refused(quality, tmp_path):
     quality.Results(tmp_path / "results.jsonl", {"cache": "a"})
     with pytest.raises(UserError):
         quality.Results(tmp_path / "results.jsonl", {"cache": "b"})
+
+
+@pytest.mark.parametrize("setting", ["sae.k=64", "data.batch=512", "optim.rate=1"])
+def test_a_setting_that_would_part_ours_from_the_peers_is_refused(quality, setting):
+    shape = {"cache": "unused", "layer": 1, "rows": 16, "features": 64, "k": 4}
+    with pytest.raises(UserError):
+        quality.config_of(Namespace(**shape, set=[setting]), "plain", 10)
+
+
+def test_settings_of_ours_are_taken(quality):
+    shape = {"cache": "unused", "layer": 1, "rows": 16, "features": 64, "k": 4}
+    found = quality.config_of(Namespace(**shape, set=["optim.lr=0.008"]), "plain", 10)
+    assert (found.optim.lr, found.sae.d_sae, found.sae.k, found.run.steps) == (0.008, 64, 4, 10)
 
 
 @pytest.mark.parametrize("path", sorted(BENCHES.glob("*.py")), ids=lambda path: path.stem)

@@ -8,10 +8,10 @@
 ``--peers`` names the Python of an environment made as ``tools/bench/peers.py`` says. All are TopK
 SAEs of the same shape, in float32, on the same rows in the same order (those that the trainer's
 stream gives, less the masked ones), for as many steps, and are measured on the same held-out rows
-by our own evaluation. Each library trains as its own trainer does, with Adam, its schedule told to
-rise over a quarter of the steps and to fall over half, and with its own AuxK. A feature counts as
-dead after ``--idle`` steps without firing: the libraries' own 1000 steps or 10 million rows would
-not be reached.
+by our own evaluation. Each library trains as its own trainer does, with Adam and its own AuxK, at
+a rate that rises over a quarter of the steps and falls over half (sparsify's own schedule has no
+plateau, so it is given this one). AuxK takes a feature for dead after ``--idle`` steps without
+firing: the libraries' own 1000 steps or 10 million rows would not be reached.
 
 1. Every library trains at each of ``--rates`` for ``--probe-steps``, and at the best of these rates
    for ``--steps``. ``--probe-steps 0`` trains at every rate for ``--steps``.
@@ -21,8 +21,9 @@ not be reached.
 3. Ours train once more, for as many steps as take as long as the best peer's run.
 
 Everything measured is a line of ``results.jsonl`` in ``--out``, and what is there is not done
-again: a bench that was killed goes on, and another recipe of ours costs no peer's run. The table is
-printed and written to ``table.md``; ``--into`` also puts it between the lines MARKS of a file.
+again: a bench that was killed goes on, and of the peers only the best is trained beside another
+recipe of ours. (A change of code that changes no setting is not seen: use another ``--out``.) The
+table is printed and written to ``table.md``; ``--into`` also puts it between the lines MARKS.
 """
 
 import argparse
@@ -183,7 +184,12 @@ class Bench:
         def run() -> Record:
             seconds = self.train({name: Peer(self.peers, name, settings)}, steps)[name]
             self.peers.save(name, self.folder(name, lr, steps))
-            return {"seconds": seconds, **self.measure(self.foreign(name, lr, steps))}
+            try:
+                found = self.measure(self.foreign(name, lr, steps))
+            except UserError as error:  # it diverged
+                print(f"{error}; it counts as having explained nothing", file=sys.stderr)
+                found = {"variance_explained": float("-inf")}
+            return {"seconds": seconds, **found}
 
         return self.results.get({"peer": name, **settings}, run) | {"name": name, "lr": lr}
 
@@ -296,7 +302,11 @@ def recipe_digest(config: Config) -> str:
 
 
 def config_of(args: argparse.Namespace, preset: str, steps: int) -> Config:
-    """The settings of a run of ours; UserError for a wrong --set."""
+    """The settings of a run of ours; UserError for a wrong --set, or one that peers lack."""
+    for setting in args.set:
+        name = setting.split("=")[0].replace("-", "_")
+        if name.startswith(("data.", "mesh.")) or name in ("sae.d_sae", "sae.k"):
+            raise UserError(f"--set {setting} is of ours alone; expected the bench's own option")
     recipe = PRESETS[preset]()
     config = replace(
         recipe,
