@@ -50,6 +50,28 @@ def test_an_evaluation_has_a_line_for_its_rows_and_for_each_part_with_a_model(tm
     assert "| --lm, patching | 10 s | 8 s | 80% |  |" in found
 
 
+def sae(name, **found):
+    figures = {"kl": 0.2, "ce": 3.5, "dead": 0.01, "heldout_rows": 2000, "model_ce": 3.25}
+    return (
+        {"name": name, "lr": 0.004, "seconds": 0.07, "variance_explained": 0.86} | figures | found
+    )
+
+
+def test_a_peer_has_a_line_and_its_rates_and_ours_say_what_equal_time_gives(tmp_path):
+    shape = {"features": 64, "k": 4, "rows": 16, "steps": 600, "probe_steps": 150, "idle": 100}
+    head = {"train_rows": 9000, "layer": 1, "model": "a model", "text": "a text", "set": []}
+    rates = {"rates": {"0.002": 0.7, "0.004": 0.8}}
+    equal = {"equal_wall": 0.87, "equal_steps": 1050}
+    saes = [sae("a library", **rates), sae("plain", kl=0.25, **equal)]
+    record = tmp_path / "quality.json"
+    head |= {"device": "a processor", "best_peer": "a library", "saes": saes}
+    record.write_text(json.dumps(shape | head))
+    found = made(record).stdout
+    assert "| a library | 0.004 | 0.8600 | 0.2000 | 3.5000 | 1.0% | 0.07 s |  |" in found
+    assert "| plain | 0.004 | 0.8600 | 0.2500 | 3.5000 | 1.0% | 0.07 s | 0.8700 (1,050) |" in found
+    assert "| a library | 0.7000 | 0.8000 |" in found
+
+
 def test_what_is_no_record_is_refused_by_name(tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"a": 1}')

@@ -26,19 +26,17 @@ turn, as it does early in a real run. ``--peers`` names the Python of an environ
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from machine import tell
+from peer_process import Peers
 
 from vasae_jax.anchor.whitening import WithinCov, whitened_anchors, within_cov_of
 from vasae_jax.config import AnchorConfig, Config, MeshConfig, RunConfig, SAEConfig
@@ -92,34 +90,6 @@ class Runner:
         return time.perf_counter() - began
 
 
-class Peers:
-    """Other libraries' steps, in a process of their own environment."""
-
-    def __init__(self, python: str, rows: int, d_in: int, d_sae: int, k: int) -> None:
-        script = Path(__file__).with_name("peers.py")
-        self._process = subprocess.Popen(
-            [python, str(script), *map(str, (rows, d_in, d_sae, k))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        self.names: list[str] = json.loads(self._read())
-
-    def run(self, name: str) -> float:
-        """Seconds of one step of a peer, as it says."""
-        assert self._process.stdin is not None
-        print(name, file=self._process.stdin, flush=True)
-        return float(self._read())
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("the peers' process ended; expected an answer (see above)")
-        return line
-
-
 def measure(args: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, Any]:
     """All figures of one shape, medians of ``given.repeats`` steps."""
     d_in, d_sae, vocab = shape
@@ -132,12 +102,13 @@ def measure(args: argparse.Namespace, shape: tuple[int, int, int]) -> dict[str, 
     }
     product, copy = floor_parts(runners["plain"].state, args.rows, args.compute)
     k = configs["plain"].sae.k
-    peers = Peers(args.peers, args.rows, d_in, d_sae, k) if args.peers else None
+    peers = Peers(args.peers) if args.peers else None
     names = peers.names if peers else []
     turns: dict[str, Callable[[Batch], float]] = {name: one.run for name, one in runners.items()}
     turns |= {"product": lambda _: timed(product), "copy": lambda _: timed(copy)}
     for name in names:
-        turns[name] = lambda _, name=name: peers.run(name)
+        peers.make(name, d_in=d_in, d_sae=d_sae, k=k, batch=args.rows, lr=1e-3)
+        turns[name] = lambda batch, name=name: peers.step(name, np.asarray(batch.x, np.float32))
     times = take_turns(turns, rng, args.rows, d_in, args.repeats)
     middle = {name: statistics.median(values) for name, values in times.items()}
     floor_s = middle["product"] + 7 * middle["copy"]
@@ -267,7 +238,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each")
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--execution", choices=("auto", "dense", "sparse"), default="auto")
-    parser.add_argument("--search-share", type=float, default=AnchorConfig.search_fraction)
+    parser.add_argument("--search-fraction", type=float, default=AnchorConfig.search_fraction)
     parser.add_argument("--peers", help="Python of an environment with other libraries")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     args = parser.parse_args()

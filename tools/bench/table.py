@@ -119,6 +119,48 @@ def evaluation(records: list[Record]) -> str:
     return f"Evaluation ({records[0]['device']}).\n\n{table(heads, rows)}"
 
 
+def quality(records: list[Record]) -> str:
+    """Our SAEs beside those of other libraries."""
+    (record,) = records[-1:]
+    saes, best = record["saes"], record["best_peer"]
+    heldout, model_ce = saes[0]["heldout_rows"], saes[0]["model_ce"]
+    rows = [
+        [
+            each["name"],
+            number(each["lr"], "", 1),
+            f"{each['variance_explained']:.4f}",
+            f"{each['kl']:.4f}",
+            f"{each['ce']:.4f}",
+            f"{each['dead']:.1%}",
+            number(each["seconds"]),
+            f"{each['equal_wall']:.4f} ({each['equal_steps']:,})" if "equal_wall" in each else "",
+        ]
+        for each in saes
+    ]
+    said = (
+        f"{record['features']} features, k {record['k']}, {record['steps']} steps of "
+        f"{record['rows']} rows: {record['train_rows']:,} of layer {record['layer']} of "
+        f"{record['model']} on {record['text']} ({record['device']}). The model's CE is "
+        f"{model_ce:.4f}. The peers' AuxK takes a feature for dead after {record['idle']} steps. "
+        f"Equal time is that of {best}."
+    )
+    if record["set"]:
+        said += f" Ours with {', '.join(record['set'])}."
+    heads = ["SAE", "rate", "variance explained", "KL", "CE", f"dead on {heldout:,} rows"]
+    heads += ["a step", "variance explained in equal time (steps)"]
+    return f"{said}\n\n{table(heads, rows)}\n\n{rates(record)}"
+
+
+def rates(record: Record) -> str:
+    """What each library explains at each rate."""
+    peers = [each for each in record["saes"] if "rates" in each]
+    tried = list(peers[0]["rates"])
+    rows = [[each["name"], *(f"{each['rates'][rate]:.4f}" for rate in tried)] for each in peers]
+    steps = record["probe_steps"] or record["steps"]
+    heads = [f"variance explained after {steps} steps, by rate", *(f"{float(r):g}" for r in tried)]
+    return table(heads, rows)
+
+
 KINDS: dict[str, Callable[[list[Record]], str]] = {
     "stages": run,
     "types": extract,
@@ -126,6 +168,7 @@ KINDS: dict[str, Callable[[list[Record]], str]] = {
     "always_over_plain": whole,
     "peak_share": naming,
     "best_share": evaluation,
+    "best_peer": quality,
 }
 """A key that only one kind of record has, and what makes its table."""
 
@@ -139,6 +182,15 @@ def tables(records: list[Record]) -> str:
     """All tables, in the order of KINDS."""
     parts = [(key, [one for one in records if key in one]) for key in KINDS]
     return "\n\n".join(KINDS[key](same) for key, same in parts if same)
+
+
+def put_between(page: Path, marks: tuple[str, str], made: str) -> None:
+    """Put ``made`` in place of what stands between two lines; SystemExit where they are not."""
+    head, found, rest = page.read_text().partition(marks[0])
+    _, closed, tail = rest.partition(marks[1])
+    if not found or not closed:
+        raise SystemExit(f"{page} lacks the lines {marks[0]} and {marks[1]}")
+    page.write_text(f"{head}{marks[0]}\n\n{made}\n\n{marks[1]}{tail}")
 
 
 def read(path: Path) -> Record:
@@ -162,11 +214,7 @@ def main() -> None:
     if args.into is None:
         sys.stdout.write(made + "\n")
         return
-    head, found, rest = args.into.read_text().partition(MARKS[0])
-    _, closed, tail = rest.partition(MARKS[1])
-    if not found or not closed:
-        raise SystemExit(f"{args.into} lacks the lines {MARKS[0]} and {MARKS[1]}")
-    args.into.write_text(f"{head}{MARKS[0]}\n\n{made}\n\n{MARKS[1]}{tail}")
+    put_between(args.into, MARKS, made)
 
 
 if __name__ == "__main__":
