@@ -95,7 +95,8 @@ def resample(
     def put(array: jax.Array, value: jax.Array | float) -> jax.Array:
         return array.at[ids].set(jnp.asarray(value, array.dtype), mode="drop")
 
-    new = {"W_enc": unit_rows(rows), "W_dec": unit_rows(rows), "b_enc": 0.0}
+    row = unit_rows(rows)
+    new: dict[str, jax.Array | float] = {"W_enc": row, "W_dec": row, "b_enc": 0.0}
     params = params | {name: put(params[name], value) for name, value in new.items()}
     return params, put(idle, -1)
 
