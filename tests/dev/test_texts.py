@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vasae_jax.extract.windows import document_fraction
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_file
 
@@ -81,3 +82,13 @@ def test_a_kind_has_no_paragraph_twice_and_is_bounded(tools, monkeypatch):
     monkeypatch.setattr(mixed, "CHARACTERS", 2600)
     few = mixed.documents(records, "made", set())
     assert 0 < sum(len(record["text"]) for record in few) <= 2600
+
+
+def test_the_sample_of_a_kind_is_not_what_is_held_out(tools, monkeypatch):
+    """A sample by the digest that decides the split would be nearly all held out."""
+    _, mixed = tools
+    records = [{"title": str(i), "text": f"{i} " + "word " * 120} for i in range(400)]
+    monkeypatch.setattr(mixed, "CHARACTERS", 600 * 100)
+    found = mixed.documents(records, "made", set())
+    heldout = sum(document_fraction(record["text"].encode()) < 0.1 for record in found)
+    assert heldout < len(found) / 4

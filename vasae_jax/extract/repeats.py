@@ -72,4 +72,4 @@ def _chosen(windows: Windows, chosen: np.ndarray) -> Windows:
 def _rows(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The rows of windows that begin at ``starts``, one window after another."""
     ends = np.cumsum(lengths)
-    return np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths)
+    return np.asarray(np.arange(lengths.sum()) + np.repeat(starts - ends + lengths, lengths))
