@@ -153,7 +153,8 @@ def test_seeds_that_order_rows_are_pointed_out(cache, tmp_path, capsys):
     assert main(["sweep", str(file), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "2 packs here" in said and "with one data.seed runs of all seeds share packs" in said
-    write_file(tmp_path / "grid.py", base, "grid.axis('run.seed', 0, 1)", tmp_path / "out")
+    seeds = "grid.axis('run.seed', 0, 1), grid.axis('sae.decoder_init', 'tokens')"
+    write_file(tmp_path / "grid.py", base, f"grid.product({seeds})", tmp_path / "out")
     assert main(["sweep", str(file), "--dry-run"]) == 0
     assert "runs of several run.seed are equal" in capsys.readouterr().out
 
