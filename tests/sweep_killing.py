@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from vasae_jax.sweep.status import kept_steps
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.utils.lock import OWNER
 
 

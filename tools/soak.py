@@ -41,6 +41,7 @@ import numpy as np
 from vasae_jax.cache import CachePlan, CacheWriter, ModelInfo, TextInfo
 from vasae_jax.cache.vocab import Vocab, Vocabulary
 from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.digests import kept_steps
 
 D, VOCAB, ROWS = 16, 64, 4000
 LOG_EVERY, SAVE_EVERY = 10, 100
@@ -174,7 +175,7 @@ def damaged_cache(soak: Soak) -> Ended:
 
 def damaged_checkpoint(soak: Soak) -> Ended:
     """A flipped bit in the last checkpoint, if there is one before it."""
-    steps = sorted(int(path.name) for path in (soak.run / "checkpoints").glob("[0-9]*[0-9]"))
+    steps = kept_steps(soak.run)
     if len(steps) > 1:
         last = soak.run / "checkpoints" / str(steps[-1])
         flip(soak, soak.draw.choice(sorted(path for path in last.rglob("*") if path.is_file())))

@@ -28,9 +28,7 @@ def sort_by_draws(seed, reader, epoch, part, count):
 def ring_of(order):
     """(chunk, row) of every row of the split, as the chunks are dealt to the readers."""
     chunks = range(-(-order.rows // order.chunk_rows))
-    dealt = [
-        chunk for r in range(order.readers) for chunk in chunks if chunk % order.readers == r
-    ]
+    dealt = [chunk for r in range(order.readers) for chunk in chunks if chunk % order.readers == r]
     return [
         (chunk, row)
         for chunk in dealt

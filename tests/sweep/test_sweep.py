@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -178,6 +179,18 @@ def test_a_rerun_does_only_what_is_missing_in_any_number_of_jobs(cache, whole, t
     expected = {row["id"]: row for row in figures(read_members(whole))}
     for row in figures(members)[:4]:
         assert {**row, "name": ""} == {**expected[row["id"]], "name": ""}
+
+
+@pytest.mark.fault
+def test_done_runs_of_other_settings_are_not_taken_for_those_of_a_sweep(cache, whole, tmp_path):
+    """An id leaves out what is at its default, and a later version may have other defaults."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    config = next((out / "runs").glob("*/config.json"))
+    record = json.loads(config.read_text(encoding="utf-8"))
+    record["config"]["optim"]["lr"] /= 2
+    config.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"point {config.parent.name} .* optim.lr was "):
+        run_sweep(make_sweep(cache, out), SweepOptions())
 
 
 def test_a_diverging_run_fails_alone_and_says_so_in_the_table(cache, tmp_path, capsys):

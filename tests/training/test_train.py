@@ -18,6 +18,7 @@ from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.digests import write_digests
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
 from vasae_jax.training.run_dir import RunDir, claim_runs
@@ -311,6 +312,31 @@ def test_another_cache_in_the_place_of_a_run_s_own_is_refused(cache, tmp_path):
         train(config)
 
 
+@pytest.mark.fault
+def test_a_run_finds_its_cache_from_every_working_directory(cache, tmp_path, monkeypatch):
+    shutil.copytree(cache, tmp_path / "rows")
+    monkeypatch.chdir(tmp_path)
+    train(config_for("rows", "run", steps=1))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert open_trained("../run").cache.url == str(tmp_path / "rows")
+    (start, *_) = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(start)["config"]["data"]["cache"] == str(tmp_path / "rows")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("stored", ["rows", "{here}/rows"])
+def test_a_cache_that_is_not_where_a_run_says_is_named_in_full(
+    copied, tmp_path, monkeypatch, stored
+):
+    monkeypatch.chdir(tmp_path)
+    record = json.loads((copied / "config.json").read_text(encoding="utf-8"))
+    record["config"]["data"]["cache"] = stored.format(here=tmp_path)
+    (copied / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"run {copied} .*{tmp_path}/rows.*--cache"):
+        open_trained(str(copied))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_damaged_config_is_named(copied, text):
     (copied / "config.json").write_text(text)
@@ -331,12 +357,11 @@ def test_a_run_without_a_whole_checkpoint_is_refused(copied):
 @pytest.mark.parametrize("emptied", ["_METADATA", "manifest.ocdbt", "process_0", "d/*", "*"])
 def test_a_checkpoint_of_emptied_files_is_one_sentence(copied, emptied):
     item = copied / "checkpoints" / str(STEPS) / "params"
-    for digests in item.parent.glob("*/digests.json"):
-        digests.unlink()  # as an earlier version left it
     files = [path for path in item.rglob(emptied) if path.is_file()]
     assert files
     for path in files:
         path.write_bytes(b"")
+    write_digests(item)  # emptied before they were digested
     with pytest.raises(UserError) as refused:
         load_params(copied)
     sentence = str(refused.value)

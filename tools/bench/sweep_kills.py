@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.status import kept_steps
 from vasae_jax.sweep.table import Row, table
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.training.events import EVENTS
 from vasae_jax.utils.lock import OWNER
 

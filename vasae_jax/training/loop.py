@@ -40,7 +40,7 @@ from vasae_jax.training.log import Log, print_once
 from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.pack import Layout, PackStep, States, rounds_of, sites_of
 from vasae_jax.training.probe import make_probe
-from vasae_jax.training.run_dir import claim_runs
+from vasae_jax.training.run_dir import claim_runs, with_absolute_cache
 from vasae_jax.training.state import TrainState, pulled_rows, state_init, state_maker
 from vasae_jax.training.status import read_early_end
 from vasae_jax.utils.errors import UserError
@@ -136,6 +136,7 @@ def _train(configs: Sequence[Config], *, leave_diverged: bool) -> None:
         stream = make_stream(configs, cache)
     check_same_on_all(configs, cache.digest)
     configs = autotuned_runs(configs, mesh, (d_sae, cache.manifest.d_model))
+    configs = [with_absolute_cache(config) for config in configs]  # as they are written down
     plan = Plan(configs, cache, mesh, d_sae, stream)
     _execute(plan, leave_diverged=leave_diverged)
 
