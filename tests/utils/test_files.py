@@ -33,9 +33,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         write_bytes(tmp_path / "file" / "below", b"x")
 
 
-def test_json_refuses_what_other_readers_cannot_read(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "x.json", {"loss": float("nan")})
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_refuses_what_other_readers_cannot_read_by_its_name(tmp_path, number):
+    with pytest.raises(UserError, match=rf"x.json .*unmasked.1.loss is {number}"):
+        write_json(tmp_path / "x.json", {"step": 1, "unmasked": [1.0, {"loss": number}]})
     assert not list(tmp_path.iterdir())
 
 

@@ -3,8 +3,8 @@
 The chunks of a split lie on a ring: chunks 0, R, 2R and so on for R readers, then 1, R + 1, 2R + 1
 and so on. In each epoch every reader takes the same number of rows, N // R of N; together they
 take a stretch of the ring, reader after reader, and the next epoch goes on where it ends. So
-all rows are visited equally often, however long the chunks are: the visits of any two rows differ by
-at most 1 at the end of an epoch, and by at most 2 at any other time. Where all chunks are full and R
+all rows are visited equally often, however long the chunks are: the visits of any two differ by at
+most 1 at the end of an epoch, and by at most 2 at any other time. Where all chunks are full and R
 divides their number, reader r has the chunks c with c % R == r in every epoch.
 
 A reader permutes the chunks of its epoch (the first and the last may be parts of chunks), takes

@@ -153,7 +153,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._clear()
 
     def damage(self, step: int) -> str | None:
-        """The sentence for a damaged checkpoint, or None: every file is compared with its digest."""
+        """The sentence for a damaged checkpoint, or None; all files are compared with digests."""
         return damage_of(self._directory / str(step))
 
     def delete(self, step: int) -> None:

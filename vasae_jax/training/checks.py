@@ -1,5 +1,6 @@
 """What can be wrong with a run or a pack, found before anything compiles or is written."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -11,6 +12,11 @@ from vasae_jax.sites import check_supported
 from vasae_jax.training.autotune import may_screen
 from vasae_jax.training.hparams import SETTINGS
 from vasae_jax.utils.errors import UserError
+
+SMALLEST = 1e-12
+"""Least deviation of a row's entries that is trained on, so that squares are normal float32."""
+MOST_LR = 0.2
+"""Learning rate, in units of the entries' deviation, above which a run begins with a warning."""
 
 
 def features(config: Config, vocab_size: int) -> int:
@@ -87,6 +93,36 @@ def check_cache(config: Config, cache: Cache) -> None:
         f"({manifest.vocab_size})",
     )
     cache.vocab()  # compares them with their digest
+
+
+def check_scale(config: Config, variance: float, width: int) -> str | None:
+    """A warning where rows are so small that features may die, or None.
+
+    Adam moves an entry of b_enc and b_dec by about the learning rate in a step, and both are in
+    the unit of the rows. From a third of the entries' deviation on features were seen to die.
+
+    Args:
+        config: of the run.
+        variance: mean of |x - mean|^2 over its training rows, over all ``width`` entries.
+        width: of a row.
+
+    Raises:
+        UserError: they are too small for sums of squares in float32.
+    """
+    site, deviation = config.data.input_site, math.sqrt(variance / width)
+    _require(
+        deviation >= SMALLEST,
+        f"the entries of {site} in {config.data.cache} deviate from their mean by {deviation:.2g} "
+        f"(root mean square); expected at least {SMALLEST:g} (multiply the rows by a constant)",
+    )
+    if config.optim.lr <= MOST_LR * deviation:
+        return None
+    return (
+        f"warning: --optim.lr={config.optim.lr:g} is large for {site}, whose entries deviate from "
+        f"their mean by {deviation:.2g} (root mean square): biases move by the learning rate in a "
+        f"step, and features may die; expected at most {MOST_LR * deviation:.2g}, or rows that are "
+        "multiplied by a constant"
+    )
 
 
 def check_mesh(config: Config, data: int, model: int, d_sae: int) -> None:

@@ -1,4 +1,4 @@
-"""SHA-256 digests of a checkpoint's files, kept beside them: which steps are whole, and what is damaged.
+"""SHA-256 digests of a checkpoint's files, kept beside them: what is whole and what is damaged.
 
 Orbax's own formats have a checksum over some of their parts only: a flipped bit in a stored array
 would be read as another number.

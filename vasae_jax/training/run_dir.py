@@ -17,7 +17,7 @@ from vasae_jax.config.overrides import difference, from_dict, missing_settings, 
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.stream.order import VERSION, unchanged_since
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import write_bytes, write_error, write_json
+from vasae_jax.utils.files import json_text, write_bytes, write_error, write_json
 from vasae_jax.utils.lock import OWNER, FolderLock
 from vasae_jax.utils.replace import check_replaceable, remove_entries
 
@@ -71,13 +71,14 @@ class RunDir:
         """Append one line to metrics.jsonl, on the first process.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: a number is not finite, or the disk is full or not writable.
         """
         if not is_first():
             return
+        line = json_text(dict(record), self.path / METRICS)
         try:
-            with open(self.path / METRICS, "a") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
         except OSError as error:
             raise write_error(self.path / METRICS, error) from error
 
