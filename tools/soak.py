@@ -263,7 +263,10 @@ def compare(soak: Soak) -> None:
     for a, b in zip(*map(jax.tree.leaves, (harmed[0], unharmed[0])), strict=True):
         if not np.array_equal(a, b):
             raise SystemExit("the last checkpoints differ")
-    events = [json.loads(line) for line in (soak.run / "events.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)
+        for line in (soak.run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     pairs = [event["event"] for event in events if event["event"] != "train"]
     if pairs != ["start", "end"] * (len(pairs) // 2):
         raise SystemExit("events.jsonl lacks the start or the end of a start")
@@ -274,7 +277,7 @@ def results(run: Path) -> tuple[object, list[tuple[int, float]]]:
     step, params = load_params(run)
     with Checkpoints(run) as checkpoints:
         state = {"step": step, "params": params, "rest": checkpoints.raw(step)}
-    log = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    log = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return state, [(line["step"], line["loss"]) for line in log if "loss" in line]
 
 

@@ -140,6 +140,9 @@ def test_a_run_ends_as_if_they_were_masked(whole, damaged, tmp_path, capsys):
     said = capsys.readouterr().err
     (_, one), (_, other) = (load_params(out) for out in runs.values())
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    logs = [(out / "metrics.jsonl").read_text().splitlines()[-1] for out in runs.values()]
+    logs = [
+        (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+        for out in runs.values()
+    ]
     assert [json.loads(line)["dropped_rows"] > 0 for line in logs] == [True, False]
     assert "unusable rows dropped" in said

@@ -32,7 +32,7 @@ def test_an_exploding_run_stops_with_its_last_good_step_and_again_when_rerun(tmp
             train(config)
         said.append(str(stopped.value))
     assert said[0] == said[1]
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     fvus = {line["step"]: line["fvu"] for line in map(json.loads, lines)}
     with Checkpoints(tmp_path / "run") as checkpoints:
         steps = checkpoints.steps()

@@ -66,7 +66,10 @@ def whole(cache, tmp_path_factory):
 
 
 def test_metrics_have_one_line_for_each_due_step(whole):
-    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (whole / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 24, 24]
     last = lines.pop()
     assert set(last) == {"step", "mismatch", "shortfall"} and 0 <= last["mismatch"] <= 1
@@ -83,11 +86,11 @@ def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
     config = config_for(cache, tmp_path / "cut")
     with pytest.raises(Killed):
         train_until(config, stop_at)
-    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+    with open(tmp_path / "cut" / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 9')  # a half-written line, as a kill leaves it
     train(config)
     assert_equal(final(tmp_path / "cut"), final(whole))
-    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == [5, 10, 15, 20, 24, 24]
 
@@ -225,17 +228,22 @@ def test_another_run_in_the_directory_is_refused_and_overwritten_when_asked(cach
     with pytest.raises(UserError, match=r"holds another run: sae.k was 3 and is now 2"):
         train(other)
     train(changed(other, "run", overwrite=True))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["sae"]["k"] == 2
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]["sae"][
+            "k"
+        ]
+        == 2
+    )
 
 
 def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
     precious = tmp_path / "precious.txt"
-    precious.write_text("keep me")
+    precious.write_text("keep me", encoding="utf-8")
     with pytest.raises(UserError, match="holds no run"):
         train(config_for(cache, tmp_path, overwrite=True))
     with pytest.raises(UserError, match="holds no run; expected a new or empty directory"):
         train(config_for(cache, tmp_path))
-    assert precious.read_text() == "keep me"
+    assert precious.read_text(encoding="utf-8") == "keep me"
 
 
 @pytest.mark.fault
@@ -243,21 +251,21 @@ def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
     "record", ['{"model_type": "gpt2"}', "[]", "{", '{"created_by": "vasae_jax 0.1.0"}']
 )
 def test_a_config_json_of_something_else_is_no_run(cache, tmp_path, record):
-    (tmp_path / "config.json").write_text(record)
+    (tmp_path / "config.json").write_text(record, encoding="utf-8")
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "model.safetensors").write_text("keep me")
+    (tmp_path / "checkpoints" / "model.safetensors").write_text("keep me", encoding="utf-8")
     with pytest.raises(UserError, match="holds no run"):
         train(config_for(cache, tmp_path, overwrite=True))
-    assert (tmp_path / "checkpoints" / "model.safetensors").read_text() == "keep me"
-    assert (tmp_path / "config.json").read_text() == record
+    assert (tmp_path / "checkpoints" / "model.safetensors").read_text(encoding="utf-8") == "keep me"
+    assert (tmp_path / "config.json").read_text(encoding="utf-8") == record
 
 
 @pytest.mark.fault
 def test_overwrite_deletes_of_a_run_only_what_was_written(whole, cache, tmp_path, monkeypatch):
     run = shutil.copytree(whole, tmp_path / "run")
     inside = shutil.copytree(cache, run / "cache")
-    (run / "notes.md").write_text("keep me")
-    (run / "eval-heldout.json").write_text("{}")
+    (run / "notes.md").write_text("keep me", encoding="utf-8")
+    (run / "eval-heldout.json").write_text("{}", encoding="utf-8")
     again = config_for(str(inside), run, overwrite=True)
     monkeypatch.chdir(run)
     with pytest.raises(UserError, match="working directory"):
@@ -269,7 +277,7 @@ def test_overwrite_deletes_of_a_run_only_what_was_written(whole, cache, tmp_path
         train(again)
     (run / "checkpoints").unlink()
     (tmp_path / "elsewhere").rename(run / "checkpoints")
-    before = (run / "metrics.jsonl").read_text()
+    before = (run / "metrics.jsonl").read_text(encoding="utf-8")
     with contextlib.ExitStack() as held:
         claim_runs([again], Cache.open(str(inside)), held)
         assert sorted(set(os.listdir(run)) - {"owner.json"}) == ["cache", "config.json", "notes.md"]
@@ -339,7 +347,7 @@ def test_a_cache_that_is_not_where_a_run_says_is_named_in_full(
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_damaged_config_is_named(copied, text):
-    (copied / "config.json").write_text(text)
+    (copied / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         open_trained(str(copied))
 

@@ -93,7 +93,7 @@ def _last_logged(run: Path) -> dict[str, Any]:
 def _logged(run: Path) -> list[dict[str, Any]]:
     records = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (run / METRICS).read_text().splitlines():
+        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # the last one may be half written
                 records.append(json.loads(line))
     return records

@@ -54,7 +54,11 @@ class RunDir:
         """Drop lines after ``step`` and a half-written last line, before resuming there."""
         file = self.path / METRICS
         if is_first() and file.exists():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            kept = [
+                line
+                for line in file.read_text(encoding="utf-8").splitlines()
+                if _step_of(line) <= step
+            ]
             write_bytes(file, "".join(line + "\n" for line in kept).encode())
 
     def best_fvu(self) -> float:
@@ -63,7 +67,7 @@ class RunDir:
 
     def _fvus(self) -> list[float]:
         file = self.path / METRICS
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         fvus = (json.loads(line).get("fvu") for line in lines)
         return [fvu for fvu in fvus if isinstance(fvu, float)]
 
@@ -173,7 +177,7 @@ def read_run(path: Path) -> RunRecord:
     if not file.is_file():
         raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         config = from_dict(record["config"], str(file))
         return RunRecord(
             config,

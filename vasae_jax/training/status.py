@@ -59,7 +59,7 @@ def read_early_end(run: Path) -> EarlyEnd | None:
     """
     file = run / ENDED
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         return EarlyEnd(**{_OLD_NAMES.get(name, name): value for name, value in record.items()})
     except FileNotFoundError:
         return None
