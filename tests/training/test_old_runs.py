@@ -116,6 +116,7 @@ def test_readers_need_no_setting_of_training(trained, old):
     dictionary, expected = publish(run)[0], publish(known)[0]
     np.testing.assert_array_equal(dictionary.W_dec, expected.W_dec)
     assert dictionary.meta["config"]["optim"] == dict.fromkeys(to_dict(old)["optim"])
+    assert dictionary.meta["config"]["data"]["cache"] == Path(old.data.cache).name
     assert label_runs([(old.run.out, run)])[0].label == label_runs([(old.run.out, known)])[0].label
 
 

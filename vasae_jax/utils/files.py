@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,8 +73,9 @@ def _not_finite(value: Any, name: str = "") -> str | None:
     """The name and value of the first number in nested JSON values that is not finite, or None."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{name.lstrip('.') or 'the value'} is {value}"
-    parts = value.items() if isinstance(value, dict) else ()
-    parts = enumerate(value) if isinstance(value, list | tuple) else parts
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
     found = (_not_finite(part, f"{name}.{key}") for key, part in parts)
     return next(filter(None, found), None)
 
