@@ -1,5 +1,6 @@
 """The command line as a user meets it: verbs over a tiny real model, and what errors look like."""
 
+import io
 import json
 import os
 import pydoc_data.topics
@@ -56,6 +57,15 @@ def refused(capsys, *arguments):
     said = capsys.readouterr().err
     assert said.startswith("vasae: ") and said.count("\n") == 1
     return said
+
+
+@pytest.mark.fault
+def test_a_terminal_that_lacks_a_character_gets_its_code(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["train", "no-such-config.py"]) == 2
+    print("\u2581a", flush=True)
+    assert terminal.buffer.getvalue() == b"\\u2581a\n"
 
 
 def test_quickstart_leaves_everything_it_promises(home):

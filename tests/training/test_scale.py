@@ -8,7 +8,7 @@ from cache_fixtures import append, make_plan, make_rows, make_vocabulary
 from test_train import config_for
 
 from vasae_jax.cache import CacheWriter
-from vasae_jax.training.checks import MOST_LR, check_scale
+from vasae_jax.training.checks import MOST_LR, rate_warning
 from vasae_jax.training.loop import train
 from vasae_jax.utils.errors import UserError
 
@@ -52,8 +52,8 @@ def test_a_learning_rate_that_is_large_for_the_rows_is_pointed_out(tmp_path, sca
     assert ("warning: --optim.lr=0.004 is large" in capsys.readouterr().err) is warned
 
 
-def test_the_warning_is_at_a_part_of_the_entries_deviation():
+def test_the_warning_is_of_the_largest_rate_of_a_pack():
     config = config_for("cache", "run")
-    width, deviation = 16, config.optim.lr / MOST_LR
-    assert check_scale(config, width * (1.01 * deviation) ** 2, width) is None
-    assert "features may die" in check_scale(config, width * (0.99 * deviation) ** 2, width)
+    small, large = (replace(config, optim=replace(config.optim, lr=lr)) for lr in (1e-4, 1e-2))
+    assert rate_warning([small, large], 1.01 * 1e-2 / MOST_LR) is None
+    assert "--optim.lr=0.01 is large" in rate_warning([small, large], 0.99 * 1e-2 / MOST_LR)

@@ -1,6 +1,5 @@
 """What can be wrong with a run or a pack, found before anything compiles or is written."""
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -95,33 +94,33 @@ def check_cache(config: Config, cache: Cache) -> None:
     cache.vocab()  # compares them with their digest
 
 
-def check_scale(config: Config, variance: float, width: int) -> str | None:
-    """A warning where rows are so small that features may die, or None.
+def check_deviation(config: Config, deviation: float) -> None:
+    """Raise UserError where rows are too small for sums of squares in float32.
 
-    Adam moves an entry of b_enc and b_dec by about the learning rate in a step, and both are in
-    the unit of the rows. From a third of the entries' deviation on features were seen to die.
-
-    Args:
-        config: of the run.
-        variance: mean of |x - mean|^2 over its training rows, over all ``width`` entries.
-        width: of a row.
-
-    Raises:
-        UserError: they are too small for sums of squares in float32.
+    ``deviation`` is that of a row's entries from their mean, root mean square.
     """
-    site, deviation = config.data.input_site, math.sqrt(variance / width)
     _require(
         deviation >= SMALLEST,
-        f"the entries of {site} in {config.data.cache} deviate from their mean by {deviation:.2g} "
-        f"(root mean square); expected at least {SMALLEST:g} (multiply the rows by a constant)",
+        f"the entries of {config.data.input_site} in {config.data.cache} deviate from their mean "
+        f"by {deviation:.2g} (root mean square); expected at least {SMALLEST:g} (multiply the rows "
+        "by a constant)",
     )
-    if config.optim.lr <= MOST_LR * deviation:
+
+
+def rate_warning(configs: Sequence[Config], deviation: float) -> str | None:
+    """A warning where the learning rate of runs on a site is large for its rows, or None.
+
+    Adam moves an entry of b_enc and b_dec by about the learning rate in a step, and both are in
+    the unit of the rows. From a third of the entries' deviation on, features were seen to die.
+    """
+    largest = max(configs, key=lambda config: config.optim.lr)
+    if largest.optim.lr <= MOST_LR * deviation:
         return None
     return (
-        f"warning: --optim.lr={config.optim.lr:g} is large for {site}, whose entries deviate from "
-        f"their mean by {deviation:.2g} (root mean square): biases move by the learning rate in a "
-        f"step, and features may die; expected at most {MOST_LR * deviation:.2g}, or rows that are "
-        "multiplied by a constant"
+        f"warning: --optim.lr={largest.optim.lr:g} is large for {largest.data.input_site}, whose "
+        f"entries deviate from their mean by {deviation:.2g} (root mean square): biases move by "
+        "the learning rate in a step, and features may die; expected at most "
+        f"{MOST_LR * deviation:.2g}, or rows that are multiplied by a constant"
     )
 
 

@@ -4,6 +4,7 @@ A single run is a pack of one: the same loop, the same step, the same checks.
 """
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from vasae_jax.stream.stream import Stream
 from vasae_jax.training.active_runs import ActiveRuns, OpenRun
 from vasae_jax.training.autotune import autotuned_runs
 from vasae_jax.training.checkpoint import open_checkpoints, step_to_resume
-from vasae_jax.training.checks import check_single
+from vasae_jax.training.checks import check_single, rate_warning
 from vasae_jax.training.events import Events
 from vasae_jax.training.inputs import load_inputs, make_stream, of_run, open_inputs
 from vasae_jax.training.log import Log, print_once
@@ -154,6 +155,7 @@ def _execute(plan: Plan, *, leave_diverged: bool) -> None:
         if done:
             print_once(f"resuming {name} after step {done}")
         inputs, layout, states = _start(plan, runs, done)
+        _warn_of_rates(plan.configs, inputs)
         logs = _start_logs(plan, runs, inputs, done, resources)
         step = PackStep(plan.configs, plan.mesh, layout, plan.execution)
         active = ActiveRuns(runs, logs, step, layout, plan.stream, leave_diverged=leave_diverged)
@@ -260,6 +262,14 @@ def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layo
         return cast(TrainState, make(start))
 
     return inputs, layout, layout.gather(state_of)
+
+
+def _warn_of_rates(configs: Sequence[Config], inputs: Inputs) -> None:
+    """Print where a learning rate is large for the rows of a site."""
+    for site, read in inputs.items():
+        deviation = math.sqrt(float(read.variance) / read.mean.shape[0])
+        if warning := rate_warning([c for c in configs if c.data.input_site == site], deviation):
+            print_once(warning)
 
 
 def _start_logs(

@@ -94,8 +94,8 @@ def _open_named(url: str, run: Path) -> Cache:
         place = absolute_url(url)
         tried = url if place == url else f"{url}, which is {place} from here"
         raise UserError(
-            f"run {run} was trained on the cache {tried}, and it cannot be opened: {error}; if it "
-            "is somewhere else now, name it with --cache"
+            f"run {run} belongs to the cache {tried}, which cannot be opened: {error}; if it is "
+            "somewhere else now, name it with --cache"
         ) from error
 
 
