@@ -23,7 +23,12 @@ from vasae_jax.training.run_dir import CONFIG, read_run
 from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
-OF_TRAINING = [name for name in flatten(Config()) if {name, name.split(".")[0]} & TRAINING_ONLY]
+OPTIONAL = ["data.seed", "optim.lr"]
+OF_TRAINING = [
+    name
+    for name in flatten(Config())
+    if {name, name.split(".")[0]} & TRAINING_ONLY and name not in OPTIONAL
+]
 SHAPES_RESULT = [name for name in OF_TRAINING if name.split(".")[0] not in ("run", "mesh")]
 
 
@@ -79,7 +84,7 @@ def test_a_setting_that_a_file_lacks_is_unknown_and_not_the_default():
     assert missing_settings(config) == OF_TRAINING
     assert missing_settings(from_dict(to_dict(config), "config.json")) == OF_TRAINING
     assert missing_settings(Config()) == []
-    del value["optim"]
+    del value["mesh"]
     assert from_dict(value, "config.json") == config
 
 
@@ -115,7 +120,7 @@ def test_readers_need_no_setting_of_training(trained, old):
     )
     dictionary, expected = publish(run)[0], publish(known)[0]
     np.testing.assert_array_equal(dictionary.W_dec, expected.W_dec)
-    assert dictionary.meta["config"]["optim"] == dict.fromkeys(to_dict(old)["optim"])
+    assert dictionary.meta["config"]["optim"]["b2"] is None
     assert dictionary.meta["config"]["data"]["cache"] == Path(old.data.cache).name
     assert label_runs([(old.run.out, run)])[0].label == label_runs([(old.run.out, known)])[0].label
 

@@ -55,5 +55,5 @@ def test_a_learning_rate_that_is_large_for_the_rows_is_pointed_out(tmp_path, sca
 def test_the_warning_is_of_the_largest_rate_of_a_pack():
     config = config_for("cache", "run")
     small, large = (replace(config, optim=replace(config.optim, lr=lr)) for lr in (1e-4, 1e-2))
-    assert rate_warning([small, large], 1.01 * 1e-2 / MOST_LR) is None
-    assert "--optim.lr=0.01 is large" in rate_warning([small, large], 0.99 * 1e-2 / MOST_LR)
+    assert rate_warning([small, large], 32, 1.01 * 1e-2 / MOST_LR) is None
+    assert "--optim.lr=0.01 is large" in rate_warning([small, large], 32, 0.99 * 1e-2 / MOST_LR)

@@ -37,6 +37,7 @@ RENAMED_VALUES = {
 TRAINING_ONLY = frozenset(
     ["optim", "mesh", "data.readers", "data.shuffle_chunks"]
     + [f"sae.{name}" for name in ("encoder_init", "decoder_init", "b_dec_init")]
+    + ["sae.b_enc_init", "anchor.init_fraction"]
     + ["sae.normalize_decoder", "anchor.start", "anchor.warmup", "anchor.relative", "anchor.mode"]
     + ["anchor.feature_weight", "anchor.target_cosine", "anchor.search_fraction"]
     + [f"run.{name}" for name in ("log_every", "checkpoint_every", "keep", "keep_every")]
@@ -134,6 +135,7 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
     """The inverse of :func:`to_dict`.
 
     A setting of TRAINING_ONLY that ``value`` lacks is None: unknown, not this version's default.
+    One for which None is a choice has to be there.
 
     Args:
         value: sections of settings.
@@ -141,7 +143,7 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
 
     Raises:
         UserError: a section, setting or value that this version does not have, or a setting that
-            is missing and not of TRAINING_ONLY.
+            is missing and cannot be unknown.
     """
     for section, fields in value.items():
         for name in fields if isinstance(fields, dict) else ():
@@ -161,7 +163,7 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{origin} is not a config of this version: {error}") from error
-    needed = [n for n in missing if n not in TRAINING_ONLY and n.split(".")[0] not in TRAINING_ONLY]
+    needed = [name for name in missing if not _may_be_unknown(name)]
     if needed:
         raise UserError(
             f"{origin} lacks {', '.join(needed)}, so what it was trained with is not known; "
@@ -179,6 +181,11 @@ def missing_settings(config: Config) -> list[str]:
 def _lacks(given: dict[str, dict[str, Any]], name: str) -> bool:
     section, field = name.split(".")
     return field not in given[section] or (given[section][field] is None and _is_set(name))
+
+
+def _may_be_unknown(name: str) -> bool:
+    """Whether None can stand for an unknown value: of training alone, and None is no choice."""
+    return bool({name, name.split(".")[0]} & TRAINING_ONLY) and _is_set(name)
 
 
 def _names(section: str, settings: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from vasae_jax.config import Config, OptimConfig
 from vasae_jax.config.overrides import flatten
 from vasae_jax.sites import check_supported
 from vasae_jax.training.autotune import may_screen
-from vasae_jax.training.hparams import SETTINGS
+from vasae_jax.training.hparams import SETTINGS, peak_lr
 from vasae_jax.utils.errors import UserError
 
 SMALLEST = 1e-12
@@ -107,17 +107,17 @@ def check_deviation(config: Config, deviation: float) -> None:
     )
 
 
-def rate_warning(configs: Sequence[Config], deviation: float) -> str | None:
+def rate_warning(configs: Sequence[Config], d_sae: int, deviation: float) -> str | None:
     """A warning where the learning rate of runs on a site is large for its rows, or None.
 
     Adam moves an entry of b_enc and b_dec by about the learning rate in a step, and both are in
     the unit of the rows. From a third of the entries' deviation on, features were seen to die.
     """
-    largest = max(configs, key=lambda config: config.optim.lr)
-    if largest.optim.lr <= MOST_LR * deviation:
+    largest = max(peak_lr(config.optim, d_sae) for config in configs)
+    if largest <= MOST_LR * deviation:
         return None
     return (
-        f"warning: --optim.lr={largest.optim.lr:g} is large for {largest.data.input_site}, whose "
+        f"warning: --optim.lr={largest:g} is large for {configs[0].data.input_site}, whose "
         f"entries deviate from their mean by {deviation:.2g} (root mean square): biases move by "
         "the learning rate in a step, and features may die; expected at most "
         f"{MOST_LR * deviation:.2g}, or rows that are multiplied by a constant"

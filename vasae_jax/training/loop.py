@@ -155,7 +155,7 @@ def _execute(plan: Plan, *, leave_diverged: bool) -> None:
         if done:
             print_once(f"resuming {name} after step {done}")
         inputs, layout, states = _start(plan, runs, done)
-        _warn_of_rates(plan.configs, inputs)
+        _warn_of_rates(plan, inputs)
         logs = _start_logs(plan, runs, inputs, done, resources)
         step = PackStep(plan.configs, plan.mesh, layout, plan.execution)
         active = ActiveRuns(runs, logs, step, layout, plan.stream, leave_diverged=leave_diverged)
@@ -264,11 +264,12 @@ def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layo
     return inputs, layout, layout.gather(state_of)
 
 
-def _warn_of_rates(configs: Sequence[Config], inputs: Inputs) -> None:
+def _warn_of_rates(plan: Plan, inputs: Inputs) -> None:
     """Print where a learning rate is large for the rows of a site."""
     for site, read in inputs.items():
         deviation = math.sqrt(float(read.variance) / read.mean.shape[0])
-        if warning := rate_warning([c for c in configs if c.data.input_site == site], deviation):
+        configs = [config for config in plan.configs if config.data.input_site == site]
+        if warning := rate_warning(configs, plan.d_sae, deviation):
             print_once(warning)
 
 
