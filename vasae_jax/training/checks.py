@@ -111,7 +111,8 @@ def rate_warning(configs: Sequence[Config], d_sae: int, deviation: float) -> str
     """A warning where the learning rate of runs on a site is large for its rows, or None.
 
     Adam moves an entry of b_enc and b_dec by about the learning rate in a step, and both are in
-    the unit of the rows. From a third of the entries' deviation on, features were seen to die.
+    the unit of the rows. From a third of the entries' deviation on, reconstruction was seen to
+    suffer, then features to die.
     """
     largest = max(peak_lr(config.optim, d_sae) for config in configs)
     if largest <= MOST_LR * deviation:
@@ -119,8 +120,8 @@ def rate_warning(configs: Sequence[Config], d_sae: int, deviation: float) -> str
     return (
         f"warning: --optim.lr={largest:g} is large for {configs[0].data.input_site}, whose "
         f"entries deviate from their mean by {deviation:.2g} (root mean square): biases move by "
-        "the learning rate in a step, and features may die; expected at most "
-        f"{MOST_LR * deviation:.2g}, or rows that are multiplied by a constant"
+        "the learning rate in a step, so reconstruction suffers and features may die; expected at "
+        f"most {MOST_LR * deviation:.2g}, or rows that are multiplied by a constant"
     )
 
 
