@@ -57,7 +57,7 @@ def write_sae_lens(folder, w, architecture, **config):
     }
     if architecture == "topk":
         values["k"] = K
-    (folder / "cfg.json").write_text(json.dumps(values | config))
+    (folder / "cfg.json").write_text(json.dumps(values | config), encoding="utf-8")
     return folder
 
 
@@ -71,7 +71,7 @@ def write_sparsify(folder, w, **config):
     }
     save_file(arrays, folder / "sae.safetensors")
     values = {"activation": "topk", "num_latents": F, "k": K, "d_in": D, "transcode": False}
-    (folder / "cfg.json").write_text(json.dumps(values | config))
+    (folder / "cfg.json").write_text(json.dumps(values | config), encoding="utf-8")
     return folder
 
 
@@ -106,7 +106,7 @@ def write_dictionary_learning(folder, w, kind, **trainer):
     torch.save(tensors, folder / "ae.pt")
     values = {"dict_class": kind, "k": K, "layer": 3, "lm_name": "tiny"}
     values |= {"submodule_name": "resid_post_layer_3"} | trainer
-    (folder / "config.json").write_text(json.dumps({"trainer": values}))
+    (folder / "config.json").write_text(json.dumps({"trainer": values}), encoding="utf-8")
     return folder
 
 

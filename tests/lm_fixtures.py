@@ -47,9 +47,9 @@ def trained_bpe(add_bos: bool = False) -> str:
 
 def write_tokenizer(directory: Path, add_bos: bool = False) -> None:
     """tokenizer.json and tokenizer_config.json."""
-    (directory / "tokenizer.json").write_text(trained_bpe(add_bos))
+    (directory / "tokenizer.json").write_text(trained_bpe(add_bos), encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": BOS}
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 def gpt2_config(**overrides) -> transformers.GPT2Config:

@@ -46,6 +46,7 @@ def write_file(path: Path, base: str, points: str, out: Path) -> Path:
     path.write_text(
         "from sweep_fixtures import make_base, make_points\n"
         "from vasae_jax.sweep import Sweep, grid\n"
-        f"sweep = Sweep({base}, {points}, {str(out)!r})\n"
+        f"sweep = Sweep({base}, {points}, {str(out)!r})\n",
+        encoding="utf-8",
     )
     return path

@@ -6,7 +6,7 @@ import signal
 import time
 from pathlib import Path
 
-from vasae_jax.sweep.status import kept_steps
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.utils.lock import OWNER
 
 
@@ -19,7 +19,7 @@ def wait_for_half_done(out: Path, steps: int, seen=(), seconds=180.0) -> tuple[P
     while time.monotonic() < end:
         for file in (out / "runs").glob(f"*/{OWNER}"):
             try:
-                process = json.loads(file.read_text())["process"]
+                process = json.loads(file.read_text(encoding="utf-8"))["process"]
             except (OSError, ValueError):  # it has just gone, or is just coming
                 continue
             kept = kept_steps(file.parent)

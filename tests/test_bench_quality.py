@@ -57,7 +57,7 @@ def test_a_line_that_a_kill_cut_is_measured_again(quality, tmp_path):
     results = quality.Results(file, subject)
     results.get({"peer": "x"}, lambda: {"seconds": 1.0})
     results.get({"peer": "y"}, lambda: {"seconds": 2.0})
-    file.write_text(file.read_text()[:-9])
+    file.write_text(file.read_text(encoding="utf-8")[:-9], encoding="utf-8")
     quality.Results(file, subject).get({"peer": "y"}, lambda: {"seconds": 3.0})
     left = quality.Results(file, subject)
     assert left.get({"peer": "x"}, never) == {"seconds": 1.0}
@@ -85,7 +85,7 @@ def test_settings_of_ours_are_taken(quality):
 
 @pytest.mark.parametrize("path", sorted(BENCHES.glob("*.py")), ids=lambda path: path.stem)
 def test_a_bench_reads_only_options_that_it_has(path):
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     firsts = [node.args[0] for node in nodes if isinstance(node, ast.Call) and node.args]
     texts = [str(node.value) for node in firsts if isinstance(node, ast.Constant)]
     options = {text.lstrip("-").replace("-", "_") for text in texts}

@@ -26,16 +26,16 @@ def made(*arguments):
 
 def test_a_table_is_put_between_its_marks_and_again(tmp_path):
     record, page = tmp_path / "run.json", tmp_path / "page.md"
-    record.write_text(json.dumps(RUN))
+    record.write_text(json.dumps(RUN), encoding="utf-8")
     marks = "<!-- made by tools/bench/table.py -->", "<!-- end of what it made -->"
-    page.write_text("\n".join(("before", *marks, "after")))
+    page.write_text("\n".join(("before", *marks, "after")), encoding="utf-8")
     assert made(record, "--into", page).returncode == 0
-    first = page.read_text()
+    first = page.read_text(encoding="utf-8")
     assert "| extraction | 200 s | 1 s | 100 s | 2 |" in first
     assert "| model | 2 s | 0.5 s |  |  |" in first
     assert first.startswith("before") and first.endswith("after")
     assert made(record, "--into", page).returncode == 0
-    assert page.read_text() == first
+    assert page.read_text(encoding="utf-8") == first
 
 
 def test_an_evaluation_has_a_line_for_its_rows_and_for_each_part_with_a_model(tmp_path):
@@ -44,7 +44,7 @@ def test_an_evaluation_has_a_line_for_its_rows_and_for_each_part_with_a_model(tm
     best = {"best_share": 0.4, "best_type": "bfloat16", "device": "a processor"}
     lm = {"parts": {"patching": times | {"share": 0.8}}}
     record = tmp_path / "eval.json"
-    record.write_text(json.dumps(rows | times | best | {"lm": lm}))
+    record.write_text(json.dumps(rows | times | best | {"lm": lm}), encoding="utf-8")
     found = made(record).stdout
     assert "| 24,576 rows, 768 x 50257, screened | 10 s | 8 s | 80% | 40% (bfloat16) |" in found
     assert "| --lm, patching | 10 s | 8 s | 80% |  |" in found
@@ -65,7 +65,7 @@ def test_a_peer_has_a_line_and_its_rates_and_ours_say_what_equal_time_gives(tmp_
     saes = [sae("a library", **rates), sae("plain", kl=0.25, **equal)]
     record = tmp_path / "quality.json"
     head |= {"device": "a processor", "best_peer": "a library", "saes": saes}
-    record.write_text(json.dumps(shape | head))
+    record.write_text(json.dumps(shape | head), encoding="utf-8")
     found = made(record).stdout
     assert "| a library | 0.004 | 0.8600 | 0.2000 | 3.5000 | 1.0% | 0.07 s |  |" in found
     assert "| plain | 0.004 | 0.8600 | 0.2500 | 3.5000 | 1.0% | 0.07 s | 0.8700 (1,050) |" in found
@@ -74,6 +74,6 @@ def test_a_peer_has_a_line_and_its_rates_and_ours_say_what_equal_time_gives(tmp_
 
 def test_what_is_no_record_is_refused_by_name(tmp_path):
     other = tmp_path / "other.json"
-    other.write_text('{"a": 1}')
+    other.write_text('{"a": 1}', encoding="utf-8")
     found = made(other)
     assert found.returncode == 1 and str(other) in found.stderr

@@ -6,14 +6,15 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 NAMED = re.findall(
-    r"`([\w/]+\.py)::(\w+)`", (TESTS.parent / "docs" / "dev" / "faults.md").read_text()
+    r"`([\w/]+\.py)::(\w+)`",
+    (TESTS.parent / "docs" / "dev" / "faults.md").read_text(encoding="utf-8"),
 )
 MARK = "pytest.mark.fault"
 
 
 def marked(file):
     """The names of a file's tests that carry the marker."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     whole = any(
         isinstance(node, ast.Assign)
         and ast.unparse(node.targets[0]) == "pytestmark"
@@ -32,7 +33,9 @@ def test_every_test_named_exists_and_is_marked():
 
 def test_every_row_names_a_test():
     table = (
-        (TESTS.parent / "docs" / "dev" / "faults.md").read_text().split("|---|---|---|---|\n")[1]
+        (TESTS.parent / "docs" / "dev" / "faults.md")
+        .read_text(encoding="utf-8")
+        .split("|---|---|---|---|\n")[1]
     )
     for row in table.split("\n\n")[0].splitlines():
         assert row.count(" | ") == 3

@@ -84,7 +84,9 @@ def test_a_journal(tmp_path):
 
 def test_the_settings_of_a_run(tmp_path):
     file = tmp_path / "config.json"
-    file.write_text(json.dumps({"config": to_dict(Config()), "cache_digest": "0"}))
+    file.write_text(
+        json.dumps({"config": to_dict(Config()), "cache_digest": "0"}), encoding="utf-8"
+    )
     with_damage(file, documents_of(file), lambda: read_run(tmp_path))
 
 
@@ -113,7 +115,7 @@ def read_sealed(directory):
     meta = json.loads((directory / "meta.json").read_bytes())
     names = {"npz": "d.npz", "names": "names.jsonl"}
     meta["sha256"] = {key: sha256_file(directory / name) for key, name in names.items()}
-    (directory / "meta.json").write_text(json.dumps(meta))
+    (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     read_dictionary(directory / "d.npz")
 
 

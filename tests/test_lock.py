@@ -9,7 +9,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.split(r"\n(?=\w)", (ROOT / "tests" / "requirements.lock").read_text().strip())[1:]
+BLOCKS = re.split(
+    r"\n(?=\w)", (ROOT / "tests" / "requirements.lock").read_text(encoding="utf-8").strip()
+)[1:]
 LOCKED = [Requirement(block.split("\n")[0].rstrip("\\ ")) for block in BLOCKS]
 
 

@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("verb", choices=("make", "check"))
     if parser.parse_args().verb == "make":
-        LOCK.write_text(make_lock())
+        LOCK.write_text(make_lock(), encoding="utf-8")
         return
     differences = list(compare())
     print("\n".join(differences) or f"equal to {LOCK.relative_to(ROOT)}")
@@ -57,7 +57,7 @@ def make_lock() -> str:
 
 def locked() -> Iterator[Requirement]:
     """The packages of the lock, for all interpreters and systems."""
-    for line in LOCK.read_text().splitlines():
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith((" ", "#")):
             yield Requirement(line.rstrip("\\ "))
 

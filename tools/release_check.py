@@ -78,12 +78,12 @@ def build(scratch: Path) -> tuple[Path, Path]:
 def check_version(wheel: Path) -> None:
     """The wheel has the package's version, and the changelog has a section on it."""
     version = wheel.name.split("-")[1]
-    source = (ROOT / "vasae_jax" / "__init__.py").read_text()
+    source = (ROOT / "vasae_jax" / "__init__.py").read_text(encoding="utf-8")
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     if f'"{version}"' not in source or not setup["metadata"]["version"].startswith("attr:"):
         raise Failed(f"the wheel is {version}; expected the version of vasae_jax/__init__.py")
-    if f"## {version}" not in (ROOT / "CHANGELOG.md").read_text():
+    if f"## {version}" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
         raise Failed(f"CHANGELOG.md has no section {version}")
 
 
@@ -119,7 +119,7 @@ def check_types(wheel: Path, scratch: Path) -> None:
     """mypy and pyright find the one mistake in USER, through the types of the installed package."""
     python = str(scratch / "alone" / "bin" / "python")
     program = scratch / "user.py"
-    program.write_text(USER)
+    program.write_text(USER, encoding="utf-8")
     line = 1 + USER.splitlines().index(next(x for x in USER.splitlines() if "EXPECTED" in x))
     mypy = [sys.executable, "-m", "mypy", "--strict", f"--python-executable={python}"]
     pyright = [sys.executable, "-m", "pyright", f"--pythonpath={python}"]

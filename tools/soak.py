@@ -41,6 +41,7 @@ import numpy as np
 from vasae_jax.cache import CachePlan, CacheWriter, ModelInfo, TextInfo
 from vasae_jax.cache.vocab import Vocab, Vocabulary
 from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.digests import kept_steps
 
 D, VOCAB, ROWS = 16, 64, 4000
 LOG_EVERY, SAVE_EVERY = 10, 100
@@ -174,7 +175,7 @@ def damaged_cache(soak: Soak) -> Ended:
 
 def damaged_checkpoint(soak: Soak) -> Ended:
     """A flipped bit in the last checkpoint, if there is one before it."""
-    steps = sorted(int(path.name) for path in (soak.run / "checkpoints").glob("[0-9]*[0-9]"))
+    steps = kept_steps(soak.run)
     if len(steps) > 1:
         last = soak.run / "checkpoints" / str(steps[-1])
         flip(soak, soak.draw.choice(sorted(path for path in last.rglob("*") if path.is_file())))
@@ -262,7 +263,10 @@ def compare(soak: Soak) -> None:
     for a, b in zip(*map(jax.tree.leaves, (harmed[0], unharmed[0])), strict=True):
         if not np.array_equal(a, b):
             raise SystemExit("the last checkpoints differ")
-    events = [json.loads(line) for line in (soak.run / "events.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)
+        for line in (soak.run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     pairs = [event["event"] for event in events if event["event"] != "train"]
     if pairs != ["start", "end"] * (len(pairs) // 2):
         raise SystemExit("events.jsonl lacks the start or the end of a start")
@@ -273,7 +277,7 @@ def results(run: Path) -> tuple[object, list[tuple[int, float]]]:
     step, params = load_params(run)
     with Checkpoints(run) as checkpoints:
         state = {"step": step, "params": params, "rest": checkpoints.raw(step)}
-    log = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    log = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return state, [(line["step"], line["loss"]) for line in log if "loss" in line]
 
 

@@ -120,7 +120,10 @@ def test_anchors_of_another_layer_are_refused(copy):
 @pytest.mark.parametrize("version", [1, 3])
 def test_another_version_is_refused_until_they_are_made_anew(copy, version, capsys):
     manifest = Path(copy.url) / FOLDER / "anchors.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', f'"version": {version}'))
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace('"version": 2', f'"version": {version}'),
+        encoding="utf-8",
+    )
     said = refused(copy)
     assert f"has version {version}; expected 2" in said and "--overwrite" in said
     assert main(["anchors", copy.url, "--layers=3", "--overwrite"]) == 0
@@ -129,12 +132,12 @@ def test_another_version_is_refused_until_they_are_made_anew(copy, version, caps
 
 def test_a_cache_that_cannot_be_written_is_used_all_the_same(tmp_path, capsys):
     cache = make_cache(tmp_path, rows=300, vocab=60)
-    (tmp_path / "cache" / "anchors").write_text("in the way")
+    (tmp_path / "cache" / "anchors").write_text("in the way", encoding="utf-8")
     found = layer_anchors(cache, 3, 1, 3.0)
     said = capsys.readouterr().err
     assert said.count("used but not kept") == 1 and said.count("\n") == 1
     assert found.at.rows.any()
-    assert (tmp_path / "cache" / "anchors").read_text() == "in the way"
+    assert (tmp_path / "cache" / "anchors").read_text(encoding="utf-8") == "in the way"
 
 
 def test_a_cache_that_is_replaced_loses_its_anchors(copy):

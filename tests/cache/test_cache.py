@@ -81,7 +81,9 @@ def test_zarr_layout_is_sharded_checked_and_exact(tmp_path):
     assert array.shape == (100, 16)
     assert array.chunk_layout.read_chunk.shape == (16, 16)
     assert array.chunk_layout.write_chunk.shape == (64, 16)
-    metadata = json.loads((tmp_path / "cache/train/acts/layers.3.resid_post/zarr.json").read_text())
+    metadata = json.loads(
+        (tmp_path / "cache/train/acts/layers.3.resid_post/zarr.json").read_text(encoding="utf-8")
+    )
     assert metadata["data_type"] == "bfloat16"
     sharding = metadata["codecs"][0]
     assert sharding["name"] == "sharding_indexed"
@@ -218,7 +220,7 @@ def test_open_says_what_is_wrong(tmp_path):
 def test_open_refuses_newer_and_garbled_manifests(tmp_path):
     cache = make_cache(tmp_path)
     path = tmp_path / "cache/manifest.json"
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     write_bytes(path, json.dumps(value | {"version": 3}).encode())
     with pytest.raises(UserError, match="cache of version 3; expected version 1 or 2"):
         Cache.open(cache.url)
@@ -236,7 +238,7 @@ def test_a_cache_of_version_1_is_read(tmp_path):
     expected = {split: cache.acts(3, split).read(0, 20) for split in ("train", "heldout")}
     for path in [*tmp_path.rglob("layers.*")]:
         path.rename(path.with_name(f"layer_0{path.name.split('.')[1]}"))
-    value = json.loads((tmp_path / "cache/manifest.json").read_text())
+    value = json.loads((tmp_path / "cache/manifest.json").read_text(encoding="utf-8"))
     del value["sites"], value["checksum"]
     shards = {
         re.sub(r"layers\.(\d)\.resid_post", r"layer_0\1", key): listed
@@ -256,7 +258,7 @@ def test_an_unfinished_cache_of_version_1_is_not_continued(tmp_path):
     plan, url = make_plan(), str(tmp_path / "cache")
     with CacheWriter(url, plan, make_vocabulary(plan)) as writer:
         append(writer, "train", make_rows(plan, 100))
-    journal = json.loads((tmp_path / "cache/journal.json").read_text())
+    journal = json.loads((tmp_path / "cache/journal.json").read_text(encoding="utf-8"))
     del journal["plan"]["version"], journal["plan"]["sites"]
     journal["plan"] |= {"site": "resid_post", "layers": [1, 3]}
     write_bytes(tmp_path / "cache/journal.json", json.dumps(journal | {"version": 1}).encode())
@@ -297,7 +299,7 @@ def test_nothing_is_deleted_through_a_link_or_of_a_repository(tmp_path, complete
     cache, plan = make_cache(tmp_path, rows=100), make_plan()
     place, elsewhere = Path(cache.url), tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "thesis.txt").write_text("precious")
+    (elsewhere / "thesis.txt").write_text("precious", encoding="utf-8")
     (place / "anchors").symlink_to(elsewhere)
     if not complete:
         (place / "manifest.json").unlink()
@@ -308,7 +310,7 @@ def test_nothing_is_deleted_through_a_link_or_of_a_repository(tmp_path, complete
     (place / ".git").mkdir()
     with pytest.raises(UserError, match="git repository"):
         CacheWriter(cache.url, plan, make_vocabulary(plan), overwrite=True)
-    assert (elsewhere / "thesis.txt").read_text() == "precious"
+    assert (elsewhere / "thesis.txt").read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -363,7 +365,7 @@ def test_info_tells_what_matters(tmp_path):
 
 def test_the_example_in_the_docs_reads_a_cache(tmp_path):
     cache = make_cache(tmp_path, rows=1100)
-    text = (Path(__file__).parents[2] / "docs/cache.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/cache.md").read_text(encoding="utf-8")
     program = text.split("```python\n")[1].split("```")[0]
     command = [sys.executable, "-c", program, cache.url]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -382,7 +384,7 @@ def test_an_unfinished_cache_says_how_far_it_is(tmp_path):
             append(writer, "train", make_rows(plan, 100))  # of which one shard of 64 is durable
         with pytest.raises(UserError, match=rf"is an unfinished cache with {said}; expected a c"):
             Cache.open(str(tmp_path / name))
-    (tmp_path / "not" / "journal.json").write_text('{"shards": 3}')
+    (tmp_path / "not" / "journal.json").write_text('{"shards": 3}', encoding="utf-8")
     with pytest.raises(UserError, match=r"with a journal\.json that cannot be understood"):
         Cache.open(str(tmp_path / "not"))
 

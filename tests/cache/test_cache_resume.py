@@ -150,6 +150,6 @@ def test_a_garbled_journal_is_named(tmp_path):
     journal.write_bytes(journal.read_bytes()[:-30])
     with pytest.raises(UserError, match=r"journal\.json is not JSON"):
         CacheWriter(url, PLAN, make_vocabulary(PLAN))
-    journal.write_text('{"format": "vasae-cache", "version": 1}')
+    journal.write_text('{"format": "vasae-cache", "version": 1}', encoding="utf-8")
     with pytest.raises(UserError, match=r"journal\.json cannot be understood"):
         CacheWriter(url, PLAN, make_vocabulary(PLAN))

@@ -83,7 +83,7 @@ def test_a_run_reads_s3_as_it_reads_a_directory(stored, tmp_path):
                 run=RunConfig(out=str(tmp_path / f"run{number}"), steps=4, log_every=1),
             )
         )
-        lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        lines = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         losses.append([line["loss"] for line in lines if "loss" in line])
     assert len(losses[0]) == 4 and losses[0] == losses[1]
 

@@ -66,10 +66,10 @@ def test_a_deleted_or_truncated_file(sound, tmp_path, keep):
 def edit(folder, change):
     """Change the manifest's JSON and give it a checksum that fits."""
     path = folder / "manifest.json"
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
     value["checksum"] = checksum(value)
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def test_wrong_counts(copy):
@@ -93,7 +93,7 @@ def test_rows_beyond_the_count_are_not_believed(copy):
 
 def test_an_edited_manifest(copy):
     path = copy / "manifest.json"
-    path.write_text(path.read_text().replace('"tiny"', '"tidy"'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"tiny"', '"tidy"'), encoding="utf-8")
     assert "manifest.json does not have the checksum" in problems(copy)
 
 

@@ -1,5 +1,6 @@
 """The command line as a user meets it: verbs over a tiny real model, and what errors look like."""
 
+import io
 import json
 import os
 import pydoc_data.topics
@@ -34,7 +35,7 @@ def home(tmp_path_factory):
     save_model(random_model(llama_config()), home / "model")
     (home / "texts").mkdir()
     for name, text in list(pydoc_data.topics.topics.items())[:12]:
-        (home / "texts" / f"{name}.txt").write_text(text)
+        (home / "texts" / f"{name}.txt").write_text(text, encoding="utf-8")
     assert main([*quickstart_of(home), *SMALL]) == 0
     return home
 
@@ -58,6 +59,15 @@ def refused(capsys, *arguments):
     return said
 
 
+@pytest.mark.fault
+def test_a_terminal_that_lacks_a_character_gets_its_code(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["train", "no-such-config.py"]) == 2
+    print("\u2581a", flush=True)
+    assert terminal.buffer.getvalue() == b"\\u2581a\n"
+
+
 def test_quickstart_leaves_everything_it_promises(home):
     out = home / "out"
     dictionary = read_dictionary(out / "dictionary.npz")
@@ -65,8 +75,11 @@ def test_quickstart_leaves_everything_it_promises(home):
     assert dictionary.meta["provenance"]["layer"] == 2
     assert (out / "alignment.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "report" / "index.html").exists()
-    assert "names_townsend" in (out / "report" / "data" / "heatmaps.js").read_text()
-    names = [json.loads(line) for line in (out / "names.jsonl").read_text().split("\n")[:-1]]
+    assert "names_townsend" in (out / "report" / "data" / "heatmaps.js").read_text(encoding="utf-8")
+    names = [
+        json.loads(line)
+        for line in (out / "names.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ]
     assert len(names) == 64 and len(names[0]["names"]) == len(names[0]["layer_names"]) == 10
     with np.load(out / "dictionary.npz", allow_pickle=False) as arrays:
         assert arrays["W_dec"].dtype == np.float32
@@ -124,7 +137,7 @@ def test_quickstart_overwrites_nothing_unasked(home, capsys):
 def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     run = home / "out" / "run"
     assert main(["eval", str(run), f"--out={tmp_path / 'eval.json'}"]) == 0
-    found = json.loads((tmp_path / "eval.json").read_text())
+    found = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
     assert 0 <= found["unmasked"]["alignment"][0]["firing_aligned"] <= 1
     assert found["names"]["embedding"]["features"] > 0
     groups = {group["group"]: group for group in found["names"]["layer"]}
@@ -136,21 +149,23 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     assert main(["export", str(run), f"--out={tmp_path / 'dictionary.npz'}"]) == 0
     assert main(["export", str(run), f"--out={tmp_path / 'lens'}", "--layout=sae_lens"]) == 0
     assert (tmp_path / "lens" / "cfg.json").exists()
-    table = (tmp_path / "names.txt").read_text()
+    table = (tmp_path / "names.txt").read_text(encoding="utf-8")
     assert main(["name", str(tmp_path / "dictionary.npz"), "--top=3"]) == 0
     assert table in capsys.readouterr().out
     asked = ["name", str(tmp_path / "dictionary.npz"), "--sort=hold"]
     for verdict, name in (("holds", "holds"), ("no evidence", "no-evidence")):
         assert main([*asked, "--verdict", verdict]) == 0
         said = capsys.readouterr().out
-        assert said.startswith((tmp_path / f"names-by-hold-{name}-top5.txt").read_text())
+        assert said.startswith(
+            (tmp_path / f"names-by-hold-{name}-top5.txt").read_text(encoding="utf-8")
+        )
         other = {"holds", "no evidence", "contradicted"} - {verdict}
         lines = said.split("\n\n")[0].splitlines()[1:]
         assert all(verdict in line for line in lines)
         assert not any(f"  {word}  " in line for word in other for line in lines)
     assert main(["name", str(run), "--verdict=holds", f"--out={tmp_path / 'held.txt'}"]) == 0
-    held = (tmp_path / "names-by-hold-holds-top5.txt").read_text()
-    assert (tmp_path / "held.txt").read_text() == held
+    held = (tmp_path / "names-by-hold-holds-top5.txt").read_text(encoding="utf-8")
+    assert (tmp_path / "held.txt").read_text(encoding="utf-8") == held
     again = ("export", run, f"--out={tmp_path / 'dictionary.npz'}")
     assert "--overwrite" in refused(capsys, *again)
     assert main([*map(str, again), "--overwrite"]) == 0
@@ -163,7 +178,7 @@ def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
         out.mkdir()
         assert main(["eval", str(run), f"--out={out / 'eval.json'}", *mesh]) == 0
         assert main(["export", str(run), f"--out={out / 'dictionary.npz'}", *mesh]) == 0
-        measured = json.loads((out / "eval.json").read_text())["unmasked"]
+        measured = json.loads((out / "eval.json").read_text(encoding="utf-8"))["unmasked"]
         found.append((measured, np.load(out / "dictionary.npz")))
     (one, names), (many, other_names) = found
     assert many["rows"] == one["rows"] and many["dead"] == one["dead"]
@@ -185,7 +200,7 @@ def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
     run, out = str(home / "out" / "run"), tmp_path / "eval.json"
     asked = ["eval", run, f"--lm={home / 'model'}", "--lm-windows=3", f"--against={run}"]
     assert main([*asked, f"--out={out}"]) == 0
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     assert found["lm"]["windows"] == 3 and found["lm"]["computed"] == "flax bfloat16"
     for patches in found["lm"]["patched"].values():
         assert patches["identity"]["kl"] == pytest.approx(0, abs=1e-5)
@@ -204,13 +219,13 @@ def test_report_and_heatmap_serve_a_run(home, tmp_path, capsys):
     asked = ["report", run, f"--out={page}", model, "--text=a class of its own"]
     assert main(asked) == 0
     assert str(page / "index.html") in capsys.readouterr().out
-    assert "a class of its own" in (page / "data" / "heatmaps.js").read_text()
+    assert "a class of its own" in (page / "data" / "heatmaps.js").read_text(encoding="utf-8")
     assert "--overwrite" in refused(capsys, *asked)
     assert main([*asked, "--overwrite"]) == 0
     picture = tmp_path / "one.svg"
     drawn = ["heatmap", "--runs", run, model, "--case=place_street", f"--out={picture}"]
     assert main(drawn) == 0
-    assert picture.read_text().startswith("<?xml")
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
     assert "--overwrite" in refused(capsys, *drawn)
 
 

@@ -91,7 +91,7 @@ def test_name_eval_and_export_serve_an_import(tmp_path, cache, capsys):
     folder, w = jumping(tmp_path, cache)
     assert main(["name", str(folder), "--features=3", f"--out={tmp_path / 'names.txt'}"]) == 0
     assert main(["eval", str(folder)]) == 0
-    assert "groups" not in json.loads((folder / "eval-heldout.json").read_text())
+    assert "groups" not in json.loads((folder / "eval-heldout.json").read_text(encoding="utf-8"))
     assert main(["export", str(folder), f"--out={tmp_path / 'd' / 'dictionary.npz'}"]) == 0
     sae = vj.load(tmp_path / "d")
     x, _ = heldout(cache)
@@ -127,7 +127,7 @@ def test_a_report_shows_an_import(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(slots, "FIRST_MAX_ACTIVE", 8)
     folder, _ = jumping(tmp_path, cache)
     assert main(["report", str(folder), f"--out={tmp_path / 'page'}"]) == 0
-    index = (tmp_path / "page" / "data" / "index.js").read_text()
+    index = (tmp_path / "page" / "data" / "index.js").read_text(encoding="utf-8")
     assert '"made_by": "gemma_scope, jumprelu"' in index.replace('":"', '": "')
 
 
@@ -206,17 +206,19 @@ def test_overwriting_replaces_only_an_import(cache, tmp_path, capsys, monkeypatc
     folder = write_sparsify(tmp_path / "layers.3", weights())
     out = tmp_path / "in"
     out.mkdir()
-    (out / "sae.npz").write_text("precious")
+    (out / "sae.npz").write_text("precious", encoding="utf-8")
     again = [*asked(folder, cache, out), "--overwrite"]
     assert "holds no import" in refused(capsys, again)
-    assert (out / "sae.npz").read_text() == "precious"
+    assert (out / "sae.npz").read_text(encoding="utf-8") == "precious"
     (out / "sae.npz").unlink()
-    (out / "notes.md").write_text("precious")
+    (out / "notes.md").write_text("precious", encoding="utf-8")
     for _ in range(2):
         assert main(again) == 0
     monkeypatch.chdir(out)
     assert "working directory" in refused(capsys, [*asked(folder, cache, "."), "--overwrite"])
-    assert (out / "notes.md").read_text() == "precious" and open_trained(str(out)).step == 0
+    assert (out / "notes.md").read_text(encoding="utf-8") == "precious" and open_trained(
+        str(out)
+    ).step == 0
 
 
 def test_push_without_its_layout_is_refused(tmp_path, capsys):

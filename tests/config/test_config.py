@@ -128,7 +128,9 @@ def test_settings_and_values_of_earlier_versions_are_named(section, name, value,
 )
 def test_a_wrong_config_file_is_refused(tmp_path, text, words):
     file = tmp_path / "config.py"
-    file.write_text(f"from vasae_jax.config import AnchorConfig, Config, DataConfig\n{text}")
+    file.write_text(
+        f"from vasae_jax.config import AnchorConfig, Config, DataConfig\n{text}", encoding="utf-8"
+    )
     with pytest.raises(UserError, match=words):
         load_config(str(file))
     with pytest.raises(UserError, match=r"missing\.py"):
@@ -137,7 +139,9 @@ def test_a_wrong_config_file_is_refused(tmp_path, text, words):
 
 def test_a_list_of_configs_is_a_pack(tmp_path):
     file = tmp_path / "pack.py"
-    file.write_text("from vasae_jax.config import Config\nconfig = (Config(), Config())")
+    file.write_text(
+        "from vasae_jax.config import Config\nconfig = (Config(), Config())", encoding="utf-8"
+    )
     assert load_config_or_pack(str(file)) == [Config(), Config()]
     with pytest.raises(UserError, match="2 runs"):
         load_config(str(file))
@@ -146,6 +150,6 @@ def test_a_list_of_configs_is_a_pack(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_states_its_cost(path):
     assert isinstance(load_config(str(path)), Config)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for word in ("Command:", "Run time", "Result"):
         assert word in text, f"{path.name} does not state its {word}"

@@ -56,7 +56,10 @@ def trained(cache, tmp_path_factory):
 
 
 def test_a_mesh_trains_what_one_device_does(cache, trained, tmp_path):
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert lines[-1]["fvu"] < lines[0]["fvu"] and lines[-1]["l0"] > 0
     many = vj.open_trained(str(vj.train(config_for(cache, tmp_path / "many", (2, 4))))).params
     for name, value in vj.open_trained(str(trained)).params.items():

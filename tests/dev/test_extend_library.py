@@ -40,7 +40,9 @@ def test_what_it_cannot_hold_is_refused(tmp_path):
     other = replace(dictionary(), activation=JumpReLU())
     with pytest.raises(UserError, match="jumprelu"):
         export_layout(other, "plain_text", tmp_path)
-    (tmp_path / plain_text_library.FILE).write_text(json.dumps({"encoder_bias": [0.0]}))
+    (tmp_path / plain_text_library.FILE).write_text(
+        json.dumps({"encoder_bias": [0.0]}), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="encoder"):
         read_foreign(str(tmp_path))
 
@@ -56,7 +58,7 @@ def test_vasae_import_takes_it_in(tmp_path):
     record["pre_bias"] = 1.0
     (tmp_path / "sae").mkdir()
     path = tmp_path / "sae" / plain_text_library.FILE
-    path.write_text(json.dumps(record | weights))
+    path.write_text(json.dumps(record | weights), encoding="utf-8")
     out = tmp_path / "imported"
     assert main(["import", str(path.parent), f"--cache={cache.url}", f"--out={out}"]) == 0
     run = vj.open_trained(str(out))

@@ -62,7 +62,7 @@ def with_half_mass(sums, decoder_norms, nearest):
 def test_a_field_of_metrics_is_in_the_json_of_vasae_eval(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "compute_metrics", with_half_mass)
     assert main(["eval", str(folder), f"--out={tmp_path / 'eval.json'}"]) == 0
-    result = json.loads((tmp_path / "eval.json").read_text())
+    result = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
     assert 1 <= result["unmasked"]["half_mass"] <= 32
     # By this name it is a column of a sweep's table and a curve on a run's boards.
     assert flatten_numbers(result)["unmasked.half_mass"] == result["unmasked"]["half_mass"]

@@ -87,7 +87,7 @@ def supported(monkeypatch):
 
 
 def test_the_cache_has_the_rows_of_both_hooks(place, supported):
-    manifest = json.loads((place / "cache/manifest.json").read_text())
+    manifest = json.loads((place / "cache/manifest.json").read_text(encoding="utf-8"))
     assert manifest["sites"] == ["layers.1.mlp_out", "layers.1.resid_post"]
     assert (place / "cache/train/acts/layers.1.mlp_out").is_dir()
     cache, model = Cache.open(str(place / "cache")), TwoSites()
@@ -99,7 +99,7 @@ def test_the_cache_has_the_rows_of_both_hooks(place, supported):
 
 
 def test_the_run_reads_the_site_of_its_settings(place, supported):
-    stored = json.loads((place / "run/config.json").read_text())
+    stored = json.loads((place / "run/config.json").read_text(encoding="utf-8"))
     data = stored.get("config", stored)["data"]
     assert (data["layer"], data["site"]) == (LAYER, "mlp_out")
     run = open_trained(str(place / "run"))
@@ -111,7 +111,9 @@ def test_the_run_reads_the_site_of_its_settings(place, supported):
 def test_anchors_are_kept_by_site(place):
     (folder,) = (place / "cache/anchors").iterdir()
     assert folder.name.startswith("layers.1.mlp_out-")
-    assert json.loads((folder / "anchors.json").read_text())["of"]["site"] == str(SITE)
+    assert json.loads((folder / "anchors.json").read_text(encoding="utf-8"))["of"]["site"] == str(
+        SITE
+    )
 
 
 def test_it_is_refused_everywhere_where_it_is_not_registered(place, tmp_path):

@@ -100,7 +100,7 @@ def test_stated_and_raw_names_are_both_kept():
 
 
 def test_meta_states_the_claim_the_anchor_and_where_it_comes_from(written):
-    meta = json.loads((written / "meta.json").read_text())
+    meta = json.loads((written / "meta.json").read_text(encoding="utf-8"))
     assert meta["claim"] == CLAIM and meta["layer_claim"] == LAYER_CLAIM
     assert (meta["version"], meta["hold_over"]) == (4, "900 rows")
     assert meta["activation"] == {"kind": "topk", "k": K}
@@ -115,10 +115,10 @@ def test_the_same_dictionary_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("name", ["dictionary.npz", "names.jsonl"])
 def test_nothing_is_written_over_an_existing_file_unless_asked(tmp_path, name):
-    (tmp_path / name).write_text("precious")
+    (tmp_path / name).write_text("precious", encoding="utf-8")
     with pytest.raises(UserError, match=f"{name} exists already"):
         write_dictionary(tmp_path / "dictionary.npz", dictionary())
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["precious"]
     write_dictionary(tmp_path / "dictionary.npz", dictionary(), overwrite=True)
     read_dictionary(tmp_path / "dictionary.npz")
 
@@ -174,6 +174,6 @@ def test_a_missing_file_is_named(written, name):
     ],
 )
 def test_foreign_and_newer_metadata_is_refused(written, text, message):
-    (written / "meta.json").write_text(text)
+    (written / "meta.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         read_dictionary(written / "dictionary.npz")

@@ -32,7 +32,7 @@ def ours(pre_bias):
 @pytest.mark.parametrize("pre_bias", PRE_BIASES)
 def test_sae_lens_layout_by_its_formula(tmp_path, pre_bias):
     export_layout(dictionary(pre_bias), "sae_lens", tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
     arrays = load_file(tmp_path / "sae_weights.safetensors")
     found = reconstruct(X, **arrays, k=config["k"], taken=float(config["apply_b_dec_to_input"]))
     np.testing.assert_allclose(found, ours(pre_bias), atol=1e-5)
@@ -42,7 +42,7 @@ def test_sae_lens_layout_by_its_formula(tmp_path, pre_bias):
 @pytest.mark.parametrize("pre_bias", PRE_BIASES)
 def test_sparsify_layout_by_its_formula(tmp_path, pre_bias):
     export_layout(dictionary(pre_bias), "sparsify", tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
+    config = json.loads((tmp_path / "cfg.json").read_text(encoding="utf-8"))
     arrays = load_file(tmp_path / "sae.safetensors")
     encoder = (arrays["encoder.weight"].T, arrays["encoder.bias"])
     found = reconstruct(X, *encoder, arrays["W_dec"], arrays["b_dec"], config["k"], 1.0)
@@ -84,7 +84,7 @@ def test_dictionary_learning_itself(tmp_path, pre_bias):
     module = pytest.importorskip("dictionary_learning.trainers.top_k")
     torch = pytest.importorskip("torch")
     export_layout(dictionary(pre_bias), "dictionary_learning", tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())["trainer"]
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["trainer"]
     loaded = getattr(module, config["dict_class"]).from_pretrained(tmp_path / "ae.pt", k=K)
     utils = pytest.importorskip("dictionary_learning.utils")
     assert utils.load_dictionary(str(tmp_path), "cpu")[1]["layer_names"] == naming()

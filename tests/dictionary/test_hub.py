@@ -17,7 +17,7 @@ def hub_of(root, name):
     """The folder of a repository's snapshot in a hub's local copy under ``root``."""
     home = root / "hub" / f"models--{name.replace('/', '--')}"
     (home / "refs").mkdir(parents=True)
-    (home / "refs" / "main").write_text(COMMIT)
+    (home / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     snapshot = home / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     return snapshot

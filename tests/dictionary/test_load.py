@@ -105,9 +105,9 @@ def test_a_version_2_file_has_threshold_0(folder, tmp_path):
     with np.load(tmp_path / "dictionary.npz") as file:
         old = {name: file[name] for name in file.files if name != "threshold"}
     np.savez(tmp_path / "dictionary.npz", **old)
-    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
     meta["version"], meta["sha256"]["npz"] = 2, sha256_file(tmp_path / "dictionary.npz")
-    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     np.testing.assert_array_equal(vj.load(tmp_path).threshold, np.zeros(F, np.float32))
 
 

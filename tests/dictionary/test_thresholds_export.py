@@ -162,7 +162,7 @@ def test_a_push_uploads_exactly_what_was_written_in_private_unless_asked(
     from vasae_jax.utils.hub import upload
 
     for secret in (".env", "id_rsa", "notes.md"):
-        (tmp_path / secret).write_text("secret")
+        (tmp_path / secret).write_text("secret", encoding="utf-8")
     written = export_layout(dictionary(), "huggingface", tmp_path)
     hub = Hub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
@@ -200,21 +200,21 @@ def test_a_public_repository_gets_nothing_unasked(tmp_path, monkeypatch):
     ],
 )
 def test_overwriting_replaces_no_files_but_those_of_an_export(tmp_path, layout, name, content):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(UserError):
         export_layout(dictionary(), layout, tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == content
+    assert (tmp_path / name).read_text(encoding="utf-8") == content
     (tmp_path / name).unlink()
     export_layout(dictionary(), layout, tmp_path)
-    (tmp_path / "notes.md").write_text("mine")
+    (tmp_path / "notes.md").write_text("mine", encoding="utf-8")
     export_layout(dictionary(), layout, tmp_path, overwrite=True)
-    assert (tmp_path / "notes.md").read_text() == "mine"
+    assert (tmp_path / "notes.md").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.fault
 def test_nor_does_overwriting_a_dictionary(tmp_path):
-    (tmp_path / "meta.json").write_text('{"mine": 1}')
+    (tmp_path / "meta.json").write_text('{"mine": 1}', encoding="utf-8")
     with pytest.raises(UserError, match=r"meta\.json"):
         write_dictionary(tmp_path / "d.npz", dictionary(), overwrite=True)
-    assert (tmp_path / "meta.json").read_text() == '{"mine": 1}'
+    assert (tmp_path / "meta.json").read_text(encoding="utf-8") == '{"mine": 1}'

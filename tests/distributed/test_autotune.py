@@ -50,20 +50,23 @@ def test_two_tasks_are_kept_in_one_file(home, clock):
     fastest("one", lambda: implementations({"a": 0.5}, clock, []))
     fastest("two", lambda: implementations({"b": 0.5}, clock, []))
     (file,) = home.iterdir()
-    assert [key.split(",")[0] for key in json.loads(file.read_text())] == ["one", "two"]
+    assert [key.split(",")[0] for key in json.loads(file.read_text(encoding="utf-8"))] == [
+        "one",
+        "two",
+    ]
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"one": 3}'])
 def test_a_damaged_file_is_replaced(home, clock, content):
     fastest("one", lambda: implementations({"a": 0.5}, clock, []))
     (file,) = home.iterdir()
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8")
     assert fastest("one", lambda: implementations({"b": 0.5}, clock, [])).name == "b"
     assert fastest("one", lambda: pytest.fail("measured twice")).name == "b"
 
 
 def test_without_a_writable_directory_it_is_measured_each_time(home, clock):
-    home.write_text("no directory")
+    home.write_text("no directory", encoding="utf-8")
     for name in ("a", "b"):
         assert (
             fastest("one", lambda name=name: implementations({name: 0.5}, clock, [])).name == name

@@ -88,7 +88,10 @@ def finish(processes, limit=60):
 
 
 def losses(out):
-    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (Path(out) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     lines = [line for line in lines if "loss" in line]  # the last compares the anchors
     return [line["step"] for line in lines], np.array([line["loss"] for line in lines])
 
@@ -136,7 +139,8 @@ def test_two_processes_train_a_pack_one_run_each(cache, one_process, tmp_path):
         f"a = from_dict({to_dict(own)!r}, 'here')\n"
         f"b = replace(a, anchor=replace(a.anchor, weight=0.9), "
         f"run=replace(a.run, out={str(tmp_path / 'b')!r}))\n"
-        "config = [a, b]\n"
+        "config = [a, b]\n",
+        encoding="utf-8",
     )
     port = free_port()
     axes = ["--mesh.member=2", "--mesh.data=1"]
@@ -192,7 +196,7 @@ def wait_for_step(out, step, processes):
     """Until metrics.jsonl has that step's line."""
     for _ in range(600):
         file = Path(out) / "metrics.jsonl"
-        if file.exists() and file.read_text().count("\n") >= step:
+        if file.exists() and file.read_text(encoding="utf-8").count("\n") >= step:
             return
         if any(process.poll() is not None for process in processes):
             break

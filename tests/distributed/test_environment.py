@@ -97,7 +97,7 @@ def test_another_processor_has_its_own_directory(without_jax, monkeypatch):
 
 @pytest.mark.fault
 def test_without_a_writable_directory_nothing_is_kept(without_jax):
-    without_jax.write_text("not a directory")
+    without_jax.write_text("not a directory", encoding="utf-8")
     cache_compiled_programs()
     assert CACHE_DIR not in os.environ
 
@@ -109,8 +109,8 @@ def machine(tmp_path, monkeypatch):
     def make(installed, vendor="0x8086", device="0x0001"):
         slot = tmp_path / "slot"
         slot.mkdir()
-        (slot / "vendor").write_text(vendor + "\n")
-        (slot / "device").write_text(device + "\n")
+        (slot / "vendor").write_text(vendor + "\n", encoding="utf-8")
+        (slot / "device").write_text(device + "\n", encoding="utf-8")
         monkeypatch.setattr(environment, "_PCI_VENDORS", str(tmp_path / "*/vendor"))
         monkeypatch.setattr(environment, "_TPU_NODES", ())
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)

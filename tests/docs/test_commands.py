@@ -15,7 +15,7 @@ from vasae_jax.cli.main import VERBS
 COMMANDS = typed("sh")
 BLOCKS = typed("python")
 PROSE = typed("prose")
-CI = (ROOT / ".ci" / "run").read_text()
+CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 TOOLS = sorted(f"tools/{path.relative_to(ROOT / 'tools')}" for path in ROOT.glob("tools/**/*.py"))
 FOREIGN = {"--no-deps"}
 """Options of other programs that sentences name."""
@@ -66,7 +66,9 @@ def test_a_program_in_a_sentence_has_the_options(page):
 
 def test_an_option_in_a_sentence_is_one_of_some_program():
     programs = [["vasae", *verb.split()] for verb in (*VERBS, *PARTS)]
-    programs += [[tool] for tool in TOOLS if "ArgumentParser" in (ROOT / tool).read_text()]
+    programs += [
+        [tool] for tool in TOOLS if "ArgumentParser" in (ROOT / tool).read_text(encoding="utf-8")
+    ]
     known = set.union(settings(), *map(options, programs), options(["tools/extract_flax.py"]))
     asked = {re.split(r"[ =]", part.text)[0] for part in PROSE if part.text.startswith("--")}
     assert asked - known - FOREIGN == set()

@@ -48,14 +48,14 @@ def world(tmp_path_factory):
         (home / name).mkdir()
     save_model(random_model(gpt2_config(n_layer=10, n_positions=128)), home / "gpt2")
     for name in sorted(topics)[:12]:
-        (home / "my_texts" / f"{name}.txt").write_text(topics[name])
+        (home / "my_texts" / f"{name}.txt").write_text(topics[name], encoding="utf-8")
     rng = np.random.default_rng(0)
     np.save(home / "rows" / "rows.npy", rng.normal(size=(40, 20, 32)).astype(np.float32))
     np.save(home / "rows" / "tokens.npy", rng.integers(0, VOCAB, (40, 20), dtype=np.int32))
     (home / "configs").symlink_to(ROOT / "configs")
     for name, meaning in MEANT.items():
         (home / name).symlink_to(meaning)
-    (home / "CONFIG").write_text(CONFIG)
+    (home / "CONFIG").write_text(CONFIG, encoding="utf-8")
     sizes = {"rows": 4000, "heldout": 1000, "chunk_rows": 128, "shard_rows": 1024}
     make_cache(home / "out" / "quickstart", layers=QUICKSTART, **sizes)
     with pytest.MonkeyPatch.context() as patch:

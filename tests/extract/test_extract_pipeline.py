@@ -214,7 +214,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
 
 
 def test_empty_text_is_one_sentence(checkpoints, tmp_path, capsys):
-    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     out = tmp_path / "cache"
     text = str(tmp_path / "empty.txt")
     assert tool(checkpoints["gpt2"][0], out, "--context-length", "32", text=text) == 2
@@ -223,7 +223,7 @@ def test_empty_text_is_one_sentence(checkpoints, tmp_path, capsys):
 
 
 def test_an_output_below_a_file_is_refused(checkpoints, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert tool(checkpoints["gpt2"][0], tmp_path / "file" / "cache", "--context-length", "32") == 2
     assert "is not a directory that can be written to" in capsys.readouterr().err
 

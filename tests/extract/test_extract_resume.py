@@ -51,7 +51,7 @@ def run(directory, out, *options):
 
 def durable(out):
     try:
-        shards = json.loads((out / "journal.json").read_text())["shards"]
+        shards = json.loads((out / "journal.json").read_text(encoding="utf-8"))["shards"]
     except FileNotFoundError:
         return 0
     return len(shards.get("train/tokens", ()))

@@ -23,7 +23,7 @@ RUN = 20
 def test_a_text_file_is_cut_at_blank_lines(tmp_path):
     paragraphs = [f"paragraph {i} " + "x" * 700 for i in range(7)]
     file = tmp_path / "book.txt"
-    file.write_text("\n\n".join(paragraphs))
+    file.write_text("\n\n".join(paragraphs), encoding="utf-8")
     found = list(read_documents(str(file)))
     # Three paragraphs of about 710 characters are the first to reach 2000.
     assert found == ["\n\n".join(paragraphs[i : i + 3]) for i in (0, 3, 6)]
@@ -37,16 +37,16 @@ def test_pieces_keep_short_and_drop_blank_text():
 
 
 def test_a_directory_is_read_in_name_order(tmp_path):
-    (tmp_path / "b.txt").write_text("whole\n\nfile")
-    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    (tmp_path / "b.txt").write_text("whole\n\nfile", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n', encoding="utf-8")
     pq.write_table(pa.table({"text": ["three", "four"]}), tmp_path / "c.parquet")
-    (tmp_path / "ignored.md").write_text("no")
+    (tmp_path / "ignored.md").write_text("no", encoding="utf-8")
     found = list(read_documents(str(tmp_path)))
     assert found == ["one", "two", "whole\n\nfile", "three", "four"]
 
 
 def test_another_field_can_be_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n')
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}\n', encoding="utf-8")
     pq.write_table(pa.table({"body": ["two"]}), tmp_path / "b.parquet")
     assert list(read_documents(str(tmp_path), field="body")) == ["one", "two"]
 
@@ -84,7 +84,7 @@ def test_a_dataset_is_streamed(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     data = tmp_path / "data"
     data.mkdir()
-    (data / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (data / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
     assert list(read_documents(f"hf:{data}")) == ["one", "two"]
     with pytest.raises(UserError, match=r"split nowhere.*cannot be opened"):
         read_documents(f"hf:{data}", split="nowhere")
@@ -136,6 +136,9 @@ def test_missing_and_empty_places(tmp_path):
 
 def test_a_long_file_of_records_is_not_held(tmp_path):
     file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps({"text": str(i)}) + "\n" for i in range(1000)) + "broken\n")
+    file.write_text(
+        "".join(json.dumps({"text": str(i)}) + "\n" for i in range(1000)) + "broken\n",
+        encoding="utf-8",
+    )
     documents = read_documents(str(file))
     assert [next(documents) for _ in range(1000)][-1] == "999"  # the broken line is not reached yet

@@ -172,7 +172,7 @@ def test_a_missing_model_is_one_sentence(source, message):
 
 
 def test_corrupt_settings_weights_and_device(tmp_path):
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="holds no model that transformers"):
         TorchLM(str(tmp_path))
     place = save_model(random_model(llama_config()), tmp_path / "m")

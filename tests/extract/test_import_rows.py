@@ -194,6 +194,6 @@ def test_export_asks_which_layer_and_keeps_what_is_there(tmp_path, capsys):
     asked = ["cache", "export", cache.url, f"--out={out}"]
     assert "layers.1.resid_post, layers.3.resid_post; expected --layer" in refused(capsys, asked)
     out.mkdir()
-    (out / "rows.npy").write_text("precious")
+    (out / "rows.npy").write_text("precious", encoding="utf-8")
     assert "exists already" in refused(capsys, [*asked, "--layer=1"])
-    assert [path.read_text() for path in out.iterdir()] == ["precious"]
+    assert [path.read_text(encoding="utf-8") for path in out.iterdir()] == ["precious"]

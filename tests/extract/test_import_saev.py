@@ -36,7 +36,7 @@ def write_shards(folder, acts, older=False, cls_token=False, room=8, layers=LAYE
     sizes = dict(zip(names, (count, tokens - cls_token, width), strict=True))
     meta = {"layers": list(layers), "cls_token": cls_token, "dtype": "float32", **sizes}
     meta["protocol"] = "1.0.0" if older else "2.1"
-    (folder / "metadata.json").write_text(json.dumps(meta | changed))
+    (folder / "metadata.json").write_text(json.dumps(meta | changed), encoding="utf-8")
     entries = []
     for number, first in enumerate(range(0, count + 1, room)):
         part = acts[first : first + room]
@@ -46,7 +46,7 @@ def write_shards(folder, acts, older=False, cls_token=False, room=8, layers=LAYE
         file[: len(part)] = part
         file.flush()
         entries.append({"name": f"acts{number:06}.bin", names[0]: len(part)})
-    (folder / "shards.json").write_text(json.dumps(entries))
+    (folder / "shards.json").write_text(json.dumps(entries), encoding="utf-8")
     return folder
 
 
@@ -107,7 +107,9 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, mode
         (source / "acts000001.bin").write_bytes(b"\0" * 100)
 
     def elsewhere(source):
-        (source / "shards.json").write_text(json.dumps([{"name": "../x", "n_examples": W}]))
+        (source / "shards.json").write_text(
+            json.dumps([{"name": "../x", "n_examples": W}]), encoding="utf-8"
+        )
 
     assert f"no token ids; expected --tokens FILE.npy with integers of shape ({W}, {T})" in (
         said(ids=None)

@@ -31,7 +31,7 @@ def tokenizer():
 def test_odd_text_is_kept_to_the_last_byte(tmp_path, tokenizer, name):
     file = tmp_path / "odd.jsonl"
     texts = [ODD[name], "a second document, to be held out"]
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     read = read_documents(str(file))
     windows = make_windows(
         read, lambda text: tokenizer.encode(text).ids, 10**6, bos_id=None, heldout_share=0.5
@@ -41,14 +41,14 @@ def test_odd_text_is_kept_to_the_last_byte(tmp_path, tokenizer, name):
 
 def test_half_a_surrogate_pair_is_refused(tmp_path):
     file = tmp_path / "half.jsonl"
-    file.write_text('{"text": "fine"}\n{"text": "not \\ud83d fine"}\n')
+    file.write_text('{"text": "fine"}\n{"text": "not \\ud83d fine"}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"half\.jsonl line 2: .* half of a surrogate pair \(.* 4"):
         list(read_documents(str(file)))
 
 
 def test_a_record_that_nests_without_end_is_refused(tmp_path):
     file = tmp_path / "deep.jsonl"
-    file.write_text('{"text": ' + "[" * 100_000 + "\n")
+    file.write_text('{"text": ' + "[" * 100_000 + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"deep\.jsonl line 1 is not JSON"):
         list(read_documents(str(file)))
 
@@ -63,6 +63,6 @@ def test_one_token_is_no_text(tokenizer):
 def test_a_line_of_100_megabytes_is_refused(tmp_path, name):
     line = "word " * 20_000_000
     text = line if name.endswith(".txt") else json.dumps({"text": line}) + "\n"
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"document 1 of .* has 100,000,000 char.* at most 16,777"):
         list(read_documents(str(tmp_path / name)))

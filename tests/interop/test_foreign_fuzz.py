@@ -18,10 +18,10 @@ WRONG = [None, True, -1, 0, 1.5, 10**30, "", "x", "blocks.x.hook", [], [1], {}, 
 
 def outcomes(folder, file, changed):
     """Reads ``folder`` with each wrong value in the place of each setting of ``file``."""
-    original = json.loads((folder / file).read_text())
+    original = json.loads((folder / file).read_text(encoding="utf-8"))
     refused = 0
     for key, value in changed(original):
-        (folder / file).write_text(json.dumps(value))
+        (folder / file).write_text(json.dumps(value), encoding="utf-8")
         try:
             found = read_foreign(str(folder))
         except UserError as error:

@@ -74,12 +74,14 @@ def dictionary_learning(folder, kind="AutoEncoderTopK", buffer=None, **trainer):
 
 def gemma_scope(folder, **config):
     place = write_gemma_scope(folder, weights(), "safetensors", "layer_3_width_48")
-    (place / "config.json").write_text("{}")
+    (place / "config.json").write_text("{}", encoding="utf-8")
     return edit(place / "config.json", **{**GEMMA_3, **config})
 
 
 def edit(file, **config):
-    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | config), encoding="utf-8"
+    )
     return file.parent
 
 

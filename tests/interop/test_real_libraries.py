@@ -118,7 +118,7 @@ def test_dictionary_learning(tmp_path, kind, made, names):
         theirs.threshold = torch.tensor(0.7)
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")
     trainer = {"dict_class": kind, "k": K, "layer": 3, "submodule_name": "resid_post_layer_3"}
-    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}), encoding="utf-8")
     with contextlib.redirect_stdout(None):
         loaded, _ = utils.load_dictionary(str(tmp_path), "cpu")
     with torch.no_grad():

@@ -104,9 +104,9 @@ OLDER = {
 def test_older_spelling_of_these_families(tmp_path, name):
     model = fx.random_model(CONFIGS[name])
     fx.save_model(model, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text()) | OLDER[name]
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) | OLDER[name]
     del config["rope_parameters"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 48)))
 
 
@@ -133,7 +133,7 @@ def test_torchs_own_files_equal_safetensors(tmp_path, sharded):
             torch.save({key: state[key] for key in names}, tmp_path / file)
         weight_map = {key: file for file, names in shards.items() for key in names}
         index = tmp_path / "pytorch_model.bin.index.json"
-        index.write_text(json.dumps({"weight_map": weight_map}))
+        index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     else:
         torch.save(state, tmp_path / "pytorch_model.bin")
     assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 16)))
@@ -172,11 +172,11 @@ def test_names_without_the_prefix_are_found(tmp_path, name):
 def test_transformers_4_spelling_of_rotary_settings(tmp_path):
     model = fx.random_model(CONFIGS["llama-llama3"])
     fx.save_model(model, tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     scaling = config.pop("rope_parameters")
     config["rope_theta"] = scaling.pop("rope_theta")
     config["rope_scaling"] = {"type": scaling.pop("rope_type"), **scaling}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert_equal_to_torch(load_lm(tmp_path), model, fx.random_tokens((1, 48)))
 
 

@@ -22,9 +22,9 @@ def directory(tmp_path):
 
 
 def edit(path, **changes):
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config.update(changes)
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_directory_without_a_config(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_corrupt_config(directory, text):
-    (directory / "config.json").write_text(text)
+    (directory / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.json"):
         load_lm(directory)
 
@@ -226,7 +226,7 @@ def test_tokenizer_larger_than_the_model(tmp_path):
 
 @pytest.mark.fault
 def test_missing_and_corrupt_tokenizer(directory):
-    (directory / "tokenizer.json").write_text("{")
+    (directory / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         load_lm(directory)
     (directory / "tokenizer.json").unlink()
@@ -244,10 +244,10 @@ def test_cut_gguf(tmp_path, keep):
 
 
 def test_other_files_are_refused(tmp_path):
-    (tmp_path / "x.gguf").write_text("not a GGUF file at all")
+    (tmp_path / "x.gguf").write_text("not a GGUF file at all", encoding="utf-8")
     with pytest.raises(UserError, match=r"x\.gguf"):
         load_lm(tmp_path / "x.gguf")
-    (tmp_path / "x.bin").write_text("x")
+    (tmp_path / "x.bin").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match=r"x\.bin"):
         load_lm(tmp_path / "x.bin")
 

@@ -149,6 +149,6 @@ def test_failed_download_gives_pips_reason(tmp_path, monkeypatch):
 
 
 def test_unwritable_cache(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write"):
         smollm2.fetch_smollm2(tmp_path / "file")

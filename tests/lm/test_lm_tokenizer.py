@@ -95,12 +95,12 @@ def test_vocab_and_merges_files_are_converted(directory):
     description = json.loads(fx.trained_bpe())["model"]
     expected = tokenizer_from_directory(directory, {}, fx.VOCAB)
     (directory / "tokenizer.json").unlink()
-    (directory / "vocab.json").write_text(json.dumps(description["vocab"]))
+    (directory / "vocab.json").write_text(json.dumps(description["vocab"]), encoding="utf-8")
     merges = "\n".join(" ".join(pair) for pair in description["merges"])
-    (directory / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    (directory / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
     settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": fx.BOS, "eos_token": fx.BOS}
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    (directory / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps({"model_type": "gpt2"}), encoding="utf-8")
     converted = tokenizer_from_directory(directory, {}, fx.VOCAB)
     assert converted.encode(TEXT) == expected.encode(TEXT)
 
@@ -157,7 +157,9 @@ def test_characters_are_composed_where_the_models_own_tokenizer_does_so(tmp_path
 
 
 def edit_json(file, **changes):
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
 
 
 def saved_with_state(directory, add_bos=True):

@@ -23,7 +23,7 @@ def test_the_report_of_a_quickstart_opens_and_leads_from_page_to_page(tmp_path, 
     save_model(random_model(llama_config()), tmp_path / "model")
     (tmp_path / "texts").mkdir()
     for name, text in list(pydoc_data.topics.topics.items())[:12]:
-        (tmp_path / "texts" / f"{name}.txt").write_text(text)
+        (tmp_path / "texts" / f"{name}.txt").write_text(text, encoding="utf-8")
     given = [f"--model={tmp_path / 'model'}", f"--text={tmp_path / 'texts'}", "--layers=1,2"]
     assert main(["quickstart", *given, f"--out={tmp_path / 'out'}", *SMALL]) == 0
     index = tmp_path / "out" / "report" / "index.html"

@@ -64,5 +64,5 @@ def test_the_same_chart_gives_the_same_files(charts, tmp_path):
     for kind in ("png", "svg", "csv"):
         one, two = ((tmp_path / place / f"coverage.{kind}").read_bytes() for place in "ab")
         assert one == two
-    rows = list(csv.reader((tmp_path / "a" / "coverage.csv").open()))
+    rows = list(csv.reader((tmp_path / "a" / "coverage.csv").open(encoding="utf-8")))
     assert rows[0] == list(charts["coverage"].head) and len(rows) == 3

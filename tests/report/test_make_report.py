@@ -29,7 +29,9 @@ def runs(home, tmp_path_factory):
     for seed in (0, 1):
         path = tmp_path_factory.mktemp("run")
         lines = [{"step": s, "fvu": 0.5} for s in (1, 2)]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines) + '{"st')
+        (path / "metrics.jsonl").write_text(
+            "".join(json.dumps(x) + "\n" for x in lines) + '{"st', encoding="utf-8"
+        )
         params = patching.random_params(48, features=70, seed=seed)
         runs.append((str(path), patching.make_run(home, params, k=4)))
     return label_runs(runs)

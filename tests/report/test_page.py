@@ -117,13 +117,13 @@ def test_the_index_and_the_heatmaps_say_what_was_given(folder, reports):
 
 
 def test_the_policy_lets_nothing_in_and_no_script_makes_markup(folder):
-    page = (folder / "index.html").read_text()
+    page = (folder / "index.html").read_text(encoding="utf-8")
     assert "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'" in page
     assert not re.search(r"<script[^>]*>[^<]|\son\w+=|<style|style=", page)
     named = re.findall(r'(?:src|href)="([^"#]+)"', page)
     assert named and all((folder / name).exists() for name in named)
     for script in folder.glob("*.js"):
-        text = script.read_text()
+        text = script.read_text(encoding="utf-8")
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|eval\(|https?://(?!www\.w3)", text
         )
@@ -161,10 +161,10 @@ def test_only_the_folder_of_a_report_is_replaced(folder, reports, tmp_path):
     before = (folder / "data" / "index.js").stat().st_mtime_ns
     build_page(folder, *given, made.heatmaps(reports), overwrite=True)
     assert (folder / "data" / "index.js").stat().st_mtime_ns > before
-    (tmp_path / "thesis.txt").write_text("precious")
+    (tmp_path / "thesis.txt").write_text("precious", encoding="utf-8")
     with pytest.raises(UserError, match="holds no report"):
         build_page(tmp_path, *given, overwrite=True)
-    assert (tmp_path / "thesis.txt").read_text() == "precious"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -172,7 +172,7 @@ def test_only_the_folder_of_a_report_is_replaced(folder, reports, tmp_path):
 def test_of_a_report_only_what_was_written_is_replaced(reports, tmp_path, monkeypatch):
     given, page = (reports, match_features(reports)), tmp_path / "page"
     build_page(page, *given)
-    (page / "CNAME").write_text("precious")
+    (page / "CNAME").write_text("precious", encoding="utf-8")
     (page / ".git").mkdir()
     with pytest.raises(UserError, match="git repository"):
         build_page(page, *given, overwrite=True)
@@ -181,9 +181,11 @@ def test_of_a_report_only_what_was_written_is_replaced(reports, tmp_path, monkey
     with pytest.raises(UserError, match="working directory"):
         build_page(".", *given, overwrite=True)
     monkeypatch.chdir(tmp_path)
-    (page / "data" / "of-a-run-before.js").write_text("old")
+    (page / "data" / "of-a-run-before.js").write_text("old", encoding="utf-8")
     build_page(page, *given, overwrite=True)
-    assert (page / "CNAME").read_text() == "precious" and (page / "index.html").is_file()
+    assert (page / "CNAME").read_text(encoding="utf-8") == "precious" and (
+        page / "index.html"
+    ).is_file()
     assert not (page / "data" / "of-a-run-before.js").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
 
@@ -192,10 +194,10 @@ def test_of_a_report_only_what_was_written_is_replaced(reports, tmp_path, monkey
 def test_an_index_of_something_else_is_no_report(reports, tmp_path):
     (tmp_path / "data").mkdir()
     for name in ("index.html", "data/index.js"):
-        (tmp_path / name).write_text("precious")
+        (tmp_path / name).write_text("precious", encoding="utf-8")
     with pytest.raises(UserError, match="holds no report"):
         build_page(tmp_path, reports, match_features(reports), overwrite=True)
-    assert (tmp_path / "data" / "index.js").read_text() == "precious"
+    assert (tmp_path / "data" / "index.js").read_text(encoding="utf-8") == "precious"
 
 
 @pytest.mark.fault

@@ -65,8 +65,8 @@ def test_the_same_dictionary_gives_the_same_file(tmp_path):
 
 def test_an_existing_figure_is_kept_unless_asked(tmp_path):
     path = tmp_path / "figure.png"
-    path.write_text("precious")
+    path.write_text("precious", encoding="utf-8")
     with pytest.raises(UserError, match="exists already"):
         alignment_figure(CASES["mixed"], path)
-    assert path.read_text() == "precious"
+    assert path.read_text(encoding="utf-8") == "precious"
     alignment_figure(CASES["mixed"], path, overwrite=True)

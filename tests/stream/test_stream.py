@@ -107,18 +107,26 @@ def record_reads(monkeypatch):
     return reads
 
 
-def test_each_chunk_is_read_once_an_epoch_and_only_by_its_owner(cache, monkeypatch):
+def test_each_row_is_read_once_an_epoch_and_only_by_its_owner(cache, monkeypatch):
     stream = make_stream(cache, process_index=1, process_count=2)
-    reads = record_reads(monkeypatch)
-    own = [chunk for chunk in range(63) if chunk % 4 in (2, 3)]
+    reads = []
+    real = RowArray.read_into
+
+    def read_into(self, start, stop, out):
+        if "acts" in self.name:
+            reads.extend(range(start, stop))
+        return real(self, start, stop, out)
+
+    monkeypatch.setattr(RowArray, "read_into", read_into)
+    own = set(reader_sequence(stream.order, 2, 1) + reader_sequence(stream.order, 3, 1))
     epochs = 3
-    steps = epochs * min(stream.order.reader_rows(reader) for reader in (2, 3)) // 15
+    steps = epochs * stream.order.epoch_rows // 15
     for step in range(steps):
         stream.batches(step)[0]
-    chunks = [chunk for kind, chunk in reads if kind == "acts"]
-    assert set(chunks) == set(own)
-    ahead = 2 * 2 * 3  # two readers, two groups of three chunks beyond the last full epoch
-    assert epochs * len(own) - ahead <= len(chunks) <= epochs * len(own) + ahead
+    assert len(own) == 500
+    assert set(reads) == own
+    ahead = 2 * 2 * 3 * 16  # two readers, two groups of three chunks beyond the last full epoch
+    assert epochs * len(own) <= len(reads) <= epochs * len(own) + ahead
     stats = stream.stats()
     assert stats.rows == steps * 30
     assert stats.bytes > stats.rows * 16 * 2

@@ -1,9 +1,13 @@
 """The order of the rows against a plain reimplementation, and as numbers that never change."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from vasae_jax.stream.order import Order, check, permutation
+from vasae_jax.stream.order import VERSION, Order, check, permutation, unchanged_since
 from vasae_jax.utils.errors import UserError
 
 ORDERS = [
@@ -21,20 +25,44 @@ def sort_by_draws(seed, reader, epoch, part, count):
     return [int(i) for i in sorted(range(count), key=lambda index: int(draws[index]))]
 
 
+def ring_of(order):
+    """(chunk, row) of every row of the split, as the chunks are dealt to the readers."""
+    chunks = range(-(-order.rows // order.chunk_rows))
+    dealt = [chunk for r in range(order.readers) for chunk in chunks if chunk % order.readers == r]
+    return [
+        (chunk, row)
+        for chunk in dealt
+        for row in range(chunk * order.chunk_rows, (chunk + 1) * order.chunk_rows)
+        if row < order.rows
+    ]
+
+
 def reader_sequence(order, reader, epochs):
     """Rows of a reader in order, epoch by epoch, the slow way."""
+    ring, each = ring_of(order), order.rows // order.readers
     found = []
     for epoch in range(epochs):
-        own = [
-            chunk
-            for chunk in range(-(-order.rows // order.chunk_rows))
-            if chunk % order.readers == reader
-        ]
+        start = (epoch * order.readers + reader) * each
+        taken = [ring[place % order.rows] for place in range(start, start + each)]
+        own = [list(rows) for _, rows in itertools.groupby(taken, key=lambda pair: pair[0])]
         own = [own[i] for i in sort_by_draws(order.seed, reader, epoch, 0, len(own))]
+        for group, first in enumerate(range(0, len(own), order.shuffle_chunks)):
+            rows = [row for part in own[first : first + order.shuffle_chunks] for _, row in part]
+            shuffled = sort_by_draws(order.seed, reader, epoch, group + 1, len(rows))
+            found += [rows[i] for i in shuffled]
+    return found
+
+
+def whole_chunk_sequence(order, reader, epochs):
+    """As version 1 of the order had it: a reader has every R-th chunk, whole."""
+    found = []
+    for epoch in range(epochs):
+        own = np.arange(reader, -(-order.rows // order.chunk_rows), order.readers)
+        own = own[sort_by_draws(order.seed, reader, epoch, 0, len(own))]
         for group, start in enumerate(range(0, len(own), order.shuffle_chunks)):
             rows = []
             for chunk in own[start : start + order.shuffle_chunks]:
-                first = chunk * order.chunk_rows
+                first = int(chunk) * order.chunk_rows
                 rows += range(first, min(first + order.chunk_rows, order.rows))
             shuffled = sort_by_draws(order.seed, reader, epoch, group + 1, len(rows))
             found += [rows[i] for i in shuffled]
@@ -45,8 +73,8 @@ def rows_of(order, reader, start, stop):
     """Rows of a reader by the fast path's own pieces."""
     found = []
     for segment in order.segments(reader, start, stop):
-        chunks = order.group_chunks(reader, segment.epoch, segment.group)
-        rows = np.concatenate([np.arange(*order.chunk_range(chunk)) for chunk in chunks])
+        ranges = order.ranges(reader, segment.epoch, segment.group)
+        rows = np.concatenate([np.arange(*part) for part in ranges])
         places = order.shuffle(reader, segment.epoch, segment.group)
         found += rows[places[segment.start : segment.stop]].tolist()
     return found
@@ -57,19 +85,64 @@ def test_equals_the_slow_twin(order):
     for reader in range(order.readers):
         expected = reader_sequence(order, reader, 3)
         assert rows_of(order, reader, 0, len(expected)) == expected
-        assert len(expected) == 3 * order.reader_rows(reader)
+        assert len(expected) == 3 * order.epoch_rows
         for start in range(0, len(expected) - 11, 11):
             assert rows_of(order, reader, start, start + 11) == expected[start : start + 11]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_an_epoch_visits_each_row_once(order):
-    for epoch in range(2):
-        seen = []
-        for reader in range(order.readers):
-            length = order.reader_rows(reader)
-            seen += rows_of(order, reader, epoch * length, (epoch + 1) * length)
-        assert sorted(seen) == list(range(order.rows))
+@pytest.mark.fault
+@settings(max_examples=150, derandomize=True, database=None, deadline=None)
+@given(
+    chunks=st.integers(1, 20),
+    chunk_rows=st.integers(1, 12),
+    last=st.integers(1, 12),
+    readers=st.integers(1, 20),
+    shuffle_chunks=st.integers(1, 4),
+    each=st.integers(1, 9),
+)
+def test_rows_count_alike(chunks, chunk_rows, last, readers, shuffle_chunks, each):
+    """At any step, whatever the chunks and readers; hosts divide the readers among them."""
+    assume(last <= chunk_rows and readers <= chunks)
+    rows = (chunks - 1) * chunk_rows + last
+    order = Order(rows, chunk_rows, readers, shuffle_chunks, seed=1)
+    visits, passed = np.zeros(rows, int), 0
+    while passed < 4 * order.epoch_rows:
+        for reader in range(readers):
+            np.add.at(visits, rows_of(order, reader, passed, passed + each), 1)
+        passed += each
+        assert np.ptp(visits) <= 2
+    visits = np.zeros(rows, int)
+    for epoch in range(1, 6):
+        for reader in range(readers):
+            part = rows_of(order, reader, (epoch - 1) * order.epoch_rows, epoch * order.epoch_rows)
+            np.add.at(visits, part, 1)
+        assert np.ptp(visits) <= 1
+        assert visits.sum() == epoch * readers * order.epoch_rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "readers"), [(64, 4), (64, 1), (128, 2), (96, 6), (70, 1), (5, 1)]
+)
+def test_where_readers_have_equally_many_rows_the_order_is_that_of_version_1(rows, readers):
+    order = Order(rows, 16, readers, shuffle_chunks=2, seed=4)
+    assert unchanged_since(1, rows, 16, readers)
+    for reader in range(readers):
+        expected = whole_chunk_sequence(order, reader, 3)
+        assert rows_of(order, reader, 0, len(expected)) == expected
+
+
+@pytest.mark.parametrize(("rows", "readers"), [(70, 2), (80, 2), (17, 2), (144, 8)])
+def test_where_they_have_not_it_is_another(rows, readers):
+    order = Order(rows, 16, readers, shuffle_chunks=2, seed=4)
+    assert not unchanged_since(1, rows, 16, readers)
+    assert unchanged_since(VERSION, rows, 16, readers)
+    old = [whole_chunk_sequence(order, reader, 3)[: order.epoch_rows] for reader in range(readers)]
+    new = [rows_of(order, reader, 0, order.epoch_rows) for reader in range(readers)]
+    assert old != new
+
+
+def test_an_order_of_a_later_version_is_another():
+    assert not unchanged_since(VERSION + 1, 64, 16, 4)
 
 
 def test_the_order_differs_by_seed_reader_epoch_and_group():
@@ -85,8 +158,10 @@ def test_the_order_differs_by_seed_reader_epoch_and_group():
 
 def test_the_order_never_changes():
     assert permutation(7, 2, 1, part=3, count=10).tolist() == [4, 2, 5, 3, 1, 6, 8, 9, 7, 0]
-    order = Order(rows=20, chunk_rows=4, readers=2, shuffle_chunks=2, seed=3)
-    assert rows_of(order, 0, 0, 16) == [16, 9, 8, 17, 10, 11, 19, 18, 1, 2, 3, 0, 9, 11, 8, 10]
+    even = Order(rows=24, chunk_rows=4, readers=2, shuffle_chunks=2, seed=3)
+    assert rows_of(even, 0, 0, 16) == [16, 9, 8, 17, 10, 11, 19, 18, 1, 2, 3, 0, 9, 11, 8, 10]
+    uneven = Order(rows=20, chunk_rows=4, readers=2, shuffle_chunks=2, seed=3)
+    assert rows_of(uneven, 0, 0, 16) == [16, 9, 8, 17, 10, 11, 1, 2, 3, 0, 9, 11, 8, 10, 16, 17]
 
 
 @pytest.mark.parametrize(

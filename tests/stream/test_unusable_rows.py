@@ -57,8 +57,9 @@ def test_unusable_equals_the_slow_twin(dtype):
     x[60] = [0, -0.0, 0, 0, -0.0, 0]
     x[61] = np.finfo(np.float32).max if dtype == np.float32 else 3e38
     wide = x.astype(np.float64)
-    infinite, constant = unusable(x)
-    np.testing.assert_array_equal(infinite, ~np.isfinite(wide).all(axis=1))
+    x[62, 1], x[63, 1], wide[62, 1], wide[63, 1] = 2.0**40, 2.0**39, 2.0**40, 2.0**39
+    huge, constant = unusable(x)
+    np.testing.assert_array_equal(huge, ~(np.abs(wide) < 2.0**40).all(axis=1))
     same = [len({value.tobytes() for value in row}) == 1 or not row.any() for row in x]
     np.testing.assert_array_equal(constant, same)
     assert not unusable(np.ones((3, 1), dtype))[1].any()  # one number is no less than a row has
@@ -77,6 +78,15 @@ def test_they_are_dropped_and_counted_and_the_rest_is_as_it_was(whole, damaged):
         np.testing.assert_array_equal(bad.x[bad.keep], good.x[bad.keep])
     assert seen >= len(BAD) - 2  # the median moves, and with it which rows are too long
     assert streams[0].stats().dropped == 0 and streams[1].stats().dropped >= len(BAD)
+
+
+def test_a_row_whose_squares_overflow_is_dropped(whole, tmp_path):
+    """It is masked for its norm, but infinity times a weight of 0 is NaN."""
+    cache = rewritten(whole, tmp_path / "cache", {200: 1e20})
+    stream = make_stream(cache)
+    x = np.concatenate([stream.batches(step)[0].x for step in range(17)]).astype(np.float32)
+    assert np.isfinite(np.square(x)).all()
+    assert stream.stats().dropped == 1
 
 
 def test_statistics_are_of_the_others(damaged):
@@ -130,6 +140,9 @@ def test_a_run_ends_as_if_they_were_masked(whole, damaged, tmp_path, capsys):
     said = capsys.readouterr().err
     (_, one), (_, other) = (load_params(out) for out in runs.values())
     jax.tree.map(np.testing.assert_array_equal, one, other)
-    logs = [(out / "metrics.jsonl").read_text().splitlines()[-1] for out in runs.values()]
+    logs = [
+        (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+        for out in runs.values()
+    ]
     assert [json.loads(line)["dropped_rows"] > 0 for line in logs] == [True, False]
     assert "unusable rows dropped" in said

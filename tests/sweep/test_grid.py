@@ -114,7 +114,7 @@ def test_a_sweep_reads_back_wherever_it_lies(cache, tmp_path):
     back = read_members(tmp_path / "b")
     assert [one.id for one in back] == [one.id for one in members]
     assert back[0].path == tmp_path / "b" / "runs" / members[0].id
-    (tmp_path / "b" / "sweep.json").write_text('{"points": [{}]}')
+    (tmp_path / "b" / "sweep.json").write_text('{"points": [{}]}', encoding="utf-8")
     with pytest.raises(UserError, match=r"sweep.json is damaged"):
         read_members(tmp_path / "b")
     with pytest.raises(UserError, match=r"holds no sweep.json"):
@@ -131,7 +131,7 @@ def test_a_sweep_reads_back_wherever_it_lies(cache, tmp_path):
 )
 def test_a_file_that_defines_no_sweep_is_refused(tmp_path, text, sentence):
     file = tmp_path / "grid.py"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=sentence):
         load_sweep(str(file))
     with pytest.raises(UserError, match="is not there"):

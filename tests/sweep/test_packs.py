@@ -1,5 +1,6 @@
 """How runs become packs and jobs."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from vasae_jax.sweep.packs import (
     take_shard,
 )
 from vasae_jax.sweep.points import Member
+from vasae_jax.training.digests import ITEMS, write_digests
 from vasae_jax.utils.errors import UserError
 
 
@@ -58,8 +60,9 @@ def test_runs_go_on_from_a_step_that_they_share(tmp_path):
     kept = {0: [4, 8], 1: [4], 2: [], 3: [8, 12], 4: [], 5: [8]}
     members = [member(number, out=tmp_path) for number in kept]
     for one, steps in zip(members, kept.values(), strict=True):
-        for step in steps:
-            (one.path / "checkpoints" / str(step)).mkdir(parents=True)
+        for step, item in itertools.product(steps, ITEMS):
+            (one.path / "checkpoints" / str(step) / item).mkdir(parents=True)
+            write_digests(one.path / "checkpoints" / str(step) / item)
     assert ids(by_step(tuple(members))) == ["24", "01", "35"]
     assert by_step(()) == []
 

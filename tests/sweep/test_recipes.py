@@ -39,10 +39,11 @@ def test_a_point_is_a_preset_on_the_same_rows():
 @pytest.mark.slow
 def test_recipes_are_trained_and_drawn(tmp_path, capsys):
     cache = make_cache(tmp_path / "cache", rows=600, layers=(3, 9)).url
-    out, text = tmp_path / "out", FILE.read_text()
+    out, text = tmp_path / "out", FILE.read_text(encoding="utf-8")
     file = tmp_path / "recipes.py"
     file.write_text(
-        text.replace("SEEDS = 0, 1, 2", "SEEDS = (0,)").replace("LAYERS = 3, 9", "LAYERS = (9,)")
+        text.replace("SEEDS = 0, 1, 2", "SEEDS = (0,)").replace("LAYERS = 3, 9", "LAYERS = (9,)"),
+        encoding="utf-8",
     )
     sizes = ["--sae.d-sae=32", "--sae.k=3", "--run.steps=6", "--data.batch=32", "--mesh.data=1"]
     small = [*sizes, "--data.readers=2", "--data.shuffle-chunks=1"]

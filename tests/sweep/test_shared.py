@@ -25,7 +25,7 @@ def base(tmp_path_factory):
 
 
 def in_table(out):
-    with open(out / "sweep.csv") as file:
+    with open(out / "sweep.csv", encoding="utf-8") as file:
         return {float(row["anchor.weight"]) for row in csv.DictReader(file)}
 
 
@@ -57,7 +57,7 @@ def test_a_writer_that_never_ends_is_named(base, tmp_path, monkeypatch):
 
 
 def test_a_settings_file_of_the_sweep_is_named_where_it_is_damaged(base, tmp_path):
-    (tmp_path / "sweep.json").write_text("{")
+    (tmp_path / "sweep.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"sweep\.json"):
         train_points(base, [{"anchor.weight": 1.0}], str(tmp_path))
-    assert (tmp_path / "sweep.json").read_text() == "{"
+    assert (tmp_path / "sweep.json").read_text(encoding="utf-8") == "{"

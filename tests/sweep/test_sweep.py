@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +42,7 @@ def whole(cache, tmp_path_factory):
 
 
 def test_the_table_has_a_row_a_run_with_settings_and_measures(whole):
-    with open(whole / "sweep.csv") as file:
+    with open(whole / "sweep.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     again = pq.read_table(whole / "sweep.parquet").to_pylist()
     assert [row["id"] for row in rows] == [row["id"] for row in again]
@@ -49,7 +50,9 @@ def test_the_table_has_a_row_a_run_with_settings_and_measures(whole):
     assert [row["anchor.weight"] for row in again] == [0.5, 0.5, 2.0, 2.0]
     for row, one in zip(again, rows, strict=True):
         assert row["status"] == "done" and row["seconds"] > 0
-        measured = json.loads((whole / "runs" / row["id"] / "eval-heldout.json").read_text())
+        measured = json.loads(
+            (whole / "runs" / row["id"] / "eval-heldout.json").read_text(encoding="utf-8")
+        )
         assert row["unmasked.fvu"] == measured["unmasked"]["fvu"] == float(one["unmasked.fvu"])
         assert 0 <= row["names.layer.all.hold10"] <= 1
         assert row["unmasked.l0"] <= row["sae.k"]
@@ -63,7 +66,8 @@ def test_a_run_of_a_sweep_is_measured_as_the_run_alone_is(whole, tmp_path):
         np.testing.assert_array_equal(load_params(member.path)[1][name], value)
     assert main(["eval", str(alone)]) == 0
     measured = [
-        json.loads((path / "eval-heldout.json").read_text()) for path in (alone, member.path)
+        json.loads((path / "eval-heldout.json").read_text(encoding="utf-8"))
+        for path in (alone, member.path)
     ]
     assert measured[0] == measured[1]
 
@@ -181,6 +185,18 @@ def test_a_rerun_does_only_what_is_missing_in_any_number_of_jobs(cache, whole, t
         assert {**row, "name": ""} == {**expected[row["id"]], "name": ""}
 
 
+@pytest.mark.fault
+def test_done_runs_of_other_settings_are_not_taken_for_those_of_a_sweep(cache, whole, tmp_path):
+    """An id leaves out what is at its default, and a later version may have other defaults."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    config = next((out / "runs").glob("*/config.json"))
+    record = json.loads(config.read_text(encoding="utf-8"))
+    record["config"]["optim"]["lr"] /= 2
+    config.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"point {config.parent.name} .* optim.lr was "):
+        run_sweep(make_sweep(cache, out), SweepOptions())
+
+
 def test_a_diverging_run_fails_alone_and_says_so_in_the_table(cache, tmp_path, capsys):
     points = grid.axis("optim.lr", 4e-3, 1e38)
     base = make_base(cache, steps=8, log_every=2)
@@ -225,9 +241,9 @@ def test_tensorboard_shows_the_grid(cache, tmp_path):
     for folder in {file.parent for file in events}:  # a writer begins a second file a second later
         assert any(b"anchor.weight" in file.read_bytes() for file in folder.iterdir())
     # Written anew, of the folder only what was written is removed.
-    (out / "tensorboard" / "notes.md").write_text("precious")
+    (out / "tensorboard" / "notes.md").write_text("precious", encoding="utf-8")
     write_results(out)
-    assert (out / "tensorboard" / "notes.md").read_text() == "precious"
+    assert (out / "tensorboard" / "notes.md").read_text(encoding="utf-8") == "precious"
     (out / "tensorboard").rename(tmp_path / "elsewhere")
     (out / "tensorboard").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="link"):

@@ -17,6 +17,7 @@ from small_states import small_state
 
 from vasae_jax.training import checkpoint
 from vasae_jax.training.checkpoint import Checkpoints, load_params, step_to_resume
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
@@ -118,13 +119,30 @@ def test_a_pack_goes_back_together(saved, run):
         assert first.steps() == second.steps() == [1]
 
 
-def test_checkpoints_of_earlier_versions_are_read(run, capsys):
-    for file in (run / "checkpoints").rglob("digests.json"):
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+def without_digests(step):
+    for file in step.rglob("digests.json"):
         file.unlink()
+
+
+@pytest.mark.parametrize("lose", [empty, without_digests])
+def test_a_step_without_digests_is_whole_to_no_reader(run, lose):
+    lose(run / "checkpoints" / "2")
+    assert kept_steps(run) == [1]
+    with pytest.raises(
+        UserError, match=r"checkpoints/2 is damaged: params/digests.json is missing"
+    ):
+        load_params(run)
     with Checkpoints(run) as checkpoints:
-        assert step_to_resume([checkpoints], skip_damaged=False) == 2
-        assert "checkpoints/2 has no digests and is read unchecked" in capsys.readouterr().err
-        assert checkpoints.restore(2, small_state(0)).step == 2
+        with pytest.raises(UserError, match=r"checkpoints/2 is damaged: .*--run.skip-damaged"):
+            step_to_resume([checkpoints], skip_damaged=False)
+        assert step_to_resume([checkpoints], skip_damaged=True) == 1
+        checkpoints.save(2, small_state(2))
+    assert kept_steps(run) == [1, 2]
     assert load_params(run)[0] == 2
 
 

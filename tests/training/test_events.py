@@ -28,7 +28,9 @@ def cache(tmp_path_factory):
 
 
 def read(run):
-    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_a_run_says_what_it_ran_with_and_why_each_start_ended(cache, tmp_path):
@@ -62,7 +64,7 @@ def opened(cache, tmp_path):
 
 def test_a_start_that_left_no_word_is_ended_by_the_next(opened, tmp_path):
     opened().__enter__()  # and no more: as a kill does
-    with open(tmp_path / "run" / "events.jsonl", "a") as file:
+    with open(tmp_path / "run" / "events.jsonl", "a", encoding="utf-8") as file:
         file.write('{"event": "e')  # nor is half a line a word
     with opened():
         pass

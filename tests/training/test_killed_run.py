@@ -31,7 +31,7 @@ def test_a_run_killed_in_a_step_resumes_bit_equal(tmp_path):
     settings = {"steps": 60, "log_every": 1, "checkpoint_every": 7}
     config = config_for(cache, tmp_path / "killed", **settings)
     process, metrics = start(config), tmp_path / "killed" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 10):
+    while not (metrics.exists() and metrics.read_text(encoding="utf-8").count("\n") >= 10):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -195,7 +195,10 @@ def test_cached_nearest_anchors_are_those_of_a_full_search(cache, trained, kind)
     best = (rows @ targets.T).max(axis=1)
     cached = np.einsum("fd,fd->f", rows, np.asarray(state["anchor"]["anchor_rows"], np.float64))
     np.testing.assert_allclose(cached, best, atol=1e-5)
-    last = [json.loads(line) for line in (trained[kind] / "metrics.jsonl").read_text().splitlines()]
+    last = [
+        json.loads(line)
+        for line in (trained[kind] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert last[-1]["shortfall"] == pytest.approx(0, abs=1e-6)
 
 
@@ -263,12 +266,12 @@ def test_alignment_is_to_the_runs_own_anchors_first(cache, trained, kind):
 def test_eval_and_export_serve_a_run_of_layer_anchors(trained, tmp_path, capsys):
     run = str(trained["both", "decoder"])
     assert main(["eval", run, f"--out={tmp_path / 'eval.json'}"]) == 0
-    found = json.loads((tmp_path / "eval.json").read_text())
+    found = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))
     assert found["unmasked"]["alignment"][0]["anchor"] == "layer anchors (both, decoder)"
     assert found["names"]["anchor"] == "input embeddings minus their mean"
     assert found["names"]["layer"][0]["group"] == "all"
     assert main(["export", run, f"--out={tmp_path / 'dictionary.npz'}"]) == 0
-    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
     assert meta["config"]["anchor"]["kind"] == "both"
     assert meta["hold_over"] == meta["fire_rate_over"]  # so short a split is watched whole
     capsys.readouterr()

@@ -53,7 +53,7 @@ def test_a_pack_that_shares_a_run_is_refused_and_makes_no_other(cache, tmp_path)
 
 def test_a_run_whose_owner_was_killed_before_it_wrote_is_begun(cache, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "owner.json").write_text("")
+    (tmp_path / "run" / "owner.json").write_text("", encoding="utf-8")
     with contextlib.ExitStack() as held:
         claim_runs([config_for(cache, tmp_path / "run")], Cache.open(cache), held)
     assert (tmp_path / "run" / "config.json").exists()

@@ -67,7 +67,10 @@ def everything(run):
     step, params = load_params(run)
     with Checkpoints(run) as checkpoints:
         state = {**params, **checkpoints.raw(step)}
-    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     timed = {"rows_per_s", "read_bytes_per_s", "queued_batches", "document_bits"}
     return state, [{k: v for k, v in line.items() if k not in timed} for line in log]
 
@@ -118,7 +121,8 @@ def test_a_config_file_with_a_list_trains_a_pack_over_a_mesh(cache, alone, tmp_p
     file = tmp_path / "pack.py"
     file.write_text(
         "from vasae_jax.config.overrides import from_dict\n"
-        f"config = [from_dict(run, 'here') for run in {runs!r}]\n"
+        f"config = [from_dict(run, 'here') for run in {runs!r}]\n",
+        encoding="utf-8",
     )
     arguments = ["train", str(file), "--mesh.member=2", "--mesh.model=2", "--mesh.data=auto"]
     assert main(arguments) == 0
@@ -135,7 +139,7 @@ def test_a_config_file_with_a_list_trains_a_pack_over_a_mesh(cache, alone, tmp_p
 def test_nothing_is_written_where_one_run_is_refused(cache, tmp_path):
     configs = pack_of(cache, tmp_path)
     (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "precious.txt").write_text("keep me")
+    (tmp_path / "b" / "precious.txt").write_text("keep me", encoding="utf-8")
     with pytest.raises(UserError, match="b exists and holds no run"):
         loop.train_pack(configs)
     assert not (tmp_path / "a").exists()
@@ -186,9 +190,11 @@ def test_a_run_diverges_by_its_fvu_on_lines_in_a_row():
 
 
 def test_how_a_run_ended_is_read_from_files_of_earlier_versions(tmp_path):
-    (tmp_path / "ended.json").write_text('{"how": "stopped", "step": 3, "why": "behind"}')
+    (tmp_path / "ended.json").write_text(
+        '{"how": "stopped", "step": 3, "why": "behind"}', encoding="utf-8"
+    )
     assert read_early_end(tmp_path) == EarlyEnd("stopped", 3, "behind")
-    (tmp_path / "ended.json").write_text('{"how": "stopped"}')
+    (tmp_path / "ended.json").write_text('{"how": "stopped"}', encoding="utf-8")
     with pytest.raises(UserError, match=r"ended\.json"):
         read_early_end(tmp_path)
 
@@ -224,8 +230,8 @@ def test_a_finished_pack_is_left_alone(cache, tmp_path, capsys):
     configs = pack_of(cache, tmp_path)
     configs = [replace(each, run=replace(each.run, steps=1)) for each in configs]
     loop.train_pack(configs)
-    before = (tmp_path / "a" / "metrics.jsonl").read_text()
+    before = (tmp_path / "a" / "metrics.jsonl").read_text(encoding="utf-8")
     capsys.readouterr()
     assert loop.train_pack(configs) == [tmp_path / "a", tmp_path / "b"]
     assert "the pack is complete: 1 steps" in capsys.readouterr().err
-    assert (tmp_path / "a" / "metrics.jsonl").read_text() == before
+    assert (tmp_path / "a" / "metrics.jsonl").read_text(encoding="utf-8") == before

@@ -15,7 +15,7 @@ from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
 from vasae_jax.training.hparams import hparams_of, learning_rate
 from vasae_jax.training.loss import Batch, loss_and_grads
-from vasae_jax.training.step import make_step, step_settings
+from vasae_jax.training.step import DEAD_STEPS, dead, make_step, step_settings
 
 # float32 products of length 64 to 70 against float64
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
@@ -202,6 +202,20 @@ def test_unit_rows_stay_unit_and_dead_rows_are_not_moved_by_reconstruction():
     np.testing.assert_allclose(norms, 1, atol=1e-6)
     np.testing.assert_allclose(state.params["W_dec"][0], before, atol=1e-6)
     assert int(state.counters.idle[0]) == 3
+
+
+def test_a_feature_that_has_never_fired_is_dead_from_the_first_step():
+    config = make_config(method="plain")
+    x, keep, anchors = make_rows()
+    mesh, state, context = start(config, anchors)
+    state = state._replace(params={**state.params, "b_enc": jnp.full((F,), -1e6)})
+    step = make_step(config, mesh, state, "sparse")
+    state, metrics = step(state, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])), context)
+    assert float(metrics.dead_fraction) == 1
+    fired = state.counters._replace(idle=state.counters.idle.at[:3].set(0))
+    assert int(dead(fired, state.step).sum()) == F - 3
+    later = fired._replace(idle=jnp.full((F,), DEAD_STEPS - 1))
+    assert not dead(later, jnp.int32(DEAD_STEPS + 50)).any()
 
 
 def test_masked_rows_change_nothing():

@@ -18,6 +18,7 @@ from vasae_jax.cli.main import main
 from vasae_jax.config import Config, DataConfig, MeshConfig, RunConfig, SAEConfig
 from vasae_jax.config.presets import embedding
 from vasae_jax.training.checkpoint import Checkpoints, load_params
+from vasae_jax.training.digests import write_digests
 from vasae_jax.training.loop import train
 from vasae_jax.training.run import open_trained
 from vasae_jax.training.run_dir import RunDir, claim_runs
@@ -65,7 +66,10 @@ def whole(cache, tmp_path_factory):
 
 
 def test_metrics_have_one_line_for_each_due_step(whole):
-    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (whole / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 24, 24]
     last = lines.pop()
     assert set(last) == {"step", "mismatch", "shortfall"} and 0 <= last["mismatch"] <= 1
@@ -82,11 +86,11 @@ def test_a_killed_run_resumes_bit_equal(cache, whole, tmp_path, stop_at):
     config = config_for(cache, tmp_path / "cut")
     with pytest.raises(Killed):
         train_until(config, stop_at)
-    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+    with open(tmp_path / "cut" / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 9')  # a half-written line, as a kill leaves it
     train(config)
     assert_equal(final(tmp_path / "cut"), final(whole))
-    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == [5, 10, 15, 20, 24, 24]
 
@@ -224,17 +228,22 @@ def test_another_run_in_the_directory_is_refused_and_overwritten_when_asked(cach
     with pytest.raises(UserError, match=r"holds another run: sae.k was 3 and is now 2"):
         train(other)
     train(changed(other, "run", overwrite=True))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["sae"]["k"] == 2
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["config"]["sae"][
+            "k"
+        ]
+        == 2
+    )
 
 
 def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
     precious = tmp_path / "precious.txt"
-    precious.write_text("keep me")
+    precious.write_text("keep me", encoding="utf-8")
     with pytest.raises(UserError, match="holds no run"):
         train(config_for(cache, tmp_path, overwrite=True))
     with pytest.raises(UserError, match="holds no run; expected a new or empty directory"):
         train(config_for(cache, tmp_path))
-    assert precious.read_text() == "keep me"
+    assert precious.read_text(encoding="utf-8") == "keep me"
 
 
 @pytest.mark.fault
@@ -242,21 +251,21 @@ def test_overwrite_deletes_nothing_but_a_run(cache, tmp_path):
     "record", ['{"model_type": "gpt2"}', "[]", "{", '{"created_by": "vasae_jax 0.1.0"}']
 )
 def test_a_config_json_of_something_else_is_no_run(cache, tmp_path, record):
-    (tmp_path / "config.json").write_text(record)
+    (tmp_path / "config.json").write_text(record, encoding="utf-8")
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "model.safetensors").write_text("keep me")
+    (tmp_path / "checkpoints" / "model.safetensors").write_text("keep me", encoding="utf-8")
     with pytest.raises(UserError, match="holds no run"):
         train(config_for(cache, tmp_path, overwrite=True))
-    assert (tmp_path / "checkpoints" / "model.safetensors").read_text() == "keep me"
-    assert (tmp_path / "config.json").read_text() == record
+    assert (tmp_path / "checkpoints" / "model.safetensors").read_text(encoding="utf-8") == "keep me"
+    assert (tmp_path / "config.json").read_text(encoding="utf-8") == record
 
 
 @pytest.mark.fault
 def test_overwrite_deletes_of_a_run_only_what_was_written(whole, cache, tmp_path, monkeypatch):
     run = shutil.copytree(whole, tmp_path / "run")
     inside = shutil.copytree(cache, run / "cache")
-    (run / "notes.md").write_text("keep me")
-    (run / "eval-heldout.json").write_text("{}")
+    (run / "notes.md").write_text("keep me", encoding="utf-8")
+    (run / "eval-heldout.json").write_text("{}", encoding="utf-8")
     again = config_for(str(inside), run, overwrite=True)
     monkeypatch.chdir(run)
     with pytest.raises(UserError, match="working directory"):
@@ -268,7 +277,7 @@ def test_overwrite_deletes_of_a_run_only_what_was_written(whole, cache, tmp_path
         train(again)
     (run / "checkpoints").unlink()
     (tmp_path / "elsewhere").rename(run / "checkpoints")
-    before = (run / "metrics.jsonl").read_text()
+    before = (run / "metrics.jsonl").read_text(encoding="utf-8")
     with contextlib.ExitStack() as held:
         claim_runs([again], Cache.open(str(inside)), held)
         assert sorted(set(os.listdir(run)) - {"owner.json"}) == ["cache", "config.json", "notes.md"]
@@ -311,9 +320,34 @@ def test_another_cache_in_the_place_of_a_run_s_own_is_refused(cache, tmp_path):
         train(config)
 
 
+@pytest.mark.fault
+def test_a_run_finds_its_cache_from_every_working_directory(cache, tmp_path, monkeypatch):
+    shutil.copytree(cache, tmp_path / "rows")
+    monkeypatch.chdir(tmp_path)
+    train(config_for("rows", "run", steps=1))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert open_trained("../run").cache.url == str(tmp_path / "rows")
+    (start, *_) = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(start)["config"]["data"]["cache"] == str(tmp_path / "rows")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("stored", ["rows", "{here}/rows"])
+def test_a_cache_that_is_not_where_a_run_says_is_named_in_full(
+    copied, tmp_path, monkeypatch, stored
+):
+    monkeypatch.chdir(tmp_path)
+    record = json.loads((copied / "config.json").read_text(encoding="utf-8"))
+    record["config"]["data"]["cache"] = stored.format(here=tmp_path)
+    (copied / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"run {copied} .*{tmp_path}/rows.*--cache"):
+        open_trained(str(copied))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_damaged_config_is_named(copied, text):
-    (copied / "config.json").write_text(text)
+    (copied / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         open_trained(str(copied))
 
@@ -331,12 +365,11 @@ def test_a_run_without_a_whole_checkpoint_is_refused(copied):
 @pytest.mark.parametrize("emptied", ["_METADATA", "manifest.ocdbt", "process_0", "d/*", "*"])
 def test_a_checkpoint_of_emptied_files_is_one_sentence(copied, emptied):
     item = copied / "checkpoints" / str(STEPS) / "params"
-    for digests in item.parent.glob("*/digests.json"):
-        digests.unlink()  # as an earlier version left it
     files = [path for path in item.rglob(emptied) if path.is_file()]
     assert files
     for path in files:
         path.write_bytes(b"")
+    write_digests(item)  # emptied before they were digested
     with pytest.raises(UserError) as refused:
         load_params(copied)
     sentence = str(refused.value)

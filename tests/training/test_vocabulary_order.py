@@ -37,10 +37,10 @@ def cache(run, tmp_path):
 
 def rotate_strings(url):
     file = f"{url}/vocab/tokens.json"
-    with open(file) as before:
+    with open(file, encoding="utf-8") as before:
         value = json.load(before)
     value["raw"] = value["raw"][1:] + value["raw"][:1]
-    with open(file, "w") as after:
+    with open(file, "w", encoding="utf-8") as after:
         json.dump(value, after)
 
 
@@ -81,7 +81,7 @@ def test_another_whole_cache_in_another_order_is_refused(run, tmp_path):
 
 def test_a_run_of_an_earlier_version_opens_with_another_cache_as_before(run, cache, tmp_path):
     earlier = shutil.copytree(run, tmp_path / "run")
-    record = json.loads((earlier / "config.json").read_text())
+    record = json.loads((earlier / "config.json").read_text(encoding="utf-8"))
     assert record.pop("vocabulary_digest") == Cache.open(cache).manifest.vocabulary_digest
-    (earlier / "config.json").write_text(json.dumps(record))
+    (earlier / "config.json").write_text(json.dumps(record), encoding="utf-8")
     assert open_trained(str(earlier), cache).step == 2

@@ -86,7 +86,10 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
     assert found["config"]["config_hash"] == config_hash(read_run(out).config)  # as it was settled
     steps = [line["step"] for line in found["history"]]
     assert set(steps) == {2, 4, 6}
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = [
+        json.loads(line)
+        for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     last = {}
     for line in found["history"]:
         last.setdefault(line["step"], {}).update(line)
@@ -104,7 +107,10 @@ def test_what_is_measured_is_shown_in_the_same_run(cache, tmp_path, monkeypatch)
     out = tmp_path / "run"
     train(config_for(cache, out, steps=4, wandb="tiny"))
     assert main(["eval", str(out)]) == 0
-    found, measured = offline_records(out), json.loads((out / "eval-heldout.json").read_text())
+    found, measured = (
+        offline_records(out),
+        json.loads((out / "eval-heldout.json").read_text(encoding="utf-8")),
+    )
     assert found["id"] == {run_id(RunDir(out))}
     shown = {name: value for line in found["history"] for name, value in line.items()}
     assert {line["step"] for line in found["history"] if "mismatch" in line} == {4}

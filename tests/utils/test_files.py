@@ -28,21 +28,23 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("not a directory")
+    (tmp_path / "file").write_text("not a directory", encoding="utf-8")
     with pytest.raises(UserError, match=r"file/below"):
         write_bytes(tmp_path / "file" / "below", b"x")
 
 
-def test_json_refuses_what_other_readers_cannot_read(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "x.json", {"loss": float("nan")})
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_refuses_what_other_readers_cannot_read_by_its_name(tmp_path, number):
+    with pytest.raises(UserError, match=rf"x.json .*unmasked.1.loss is {number}"):
+        write_json(tmp_path / "x.json", {"step": 1, "unmasked": [1.0, {"loss": number}]})
     assert not list(tmp_path.iterdir())
 
 
 def test_existing_files_are_refused_unless_asked(tmp_path):
     file = tmp_path / "file"
     refuse_existing(file, overwrite=False)
-    file.write_text("x")
+    file.write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match=r"file.*--overwrite"):
         refuse_existing(file, overwrite=False)
     refuse_existing(file, overwrite=True)

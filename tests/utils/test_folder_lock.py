@@ -40,14 +40,17 @@ def test_a_second_process_is_refused_until_the_first_is_killed(holder, tmp_path)
     holder.wait()
     assert (tmp_path / "run" / OWNER).exists()
     with FolderLock(tmp_path / "run"):
-        assert json.loads((tmp_path / "run" / OWNER).read_text())["process"] == os.getpid()
+        assert (
+            json.loads((tmp_path / "run" / OWNER).read_text(encoding="utf-8"))["process"]
+            == os.getpid()
+        )
 
 
 def test_a_folder_that_was_created_is_removed_unless_it_has_files(tmp_path):
     with FolderLock(tmp_path / "unused"):
         pass
     with FolderLock(tmp_path / "used") as lock:
-        (tmp_path / "used" / "file").write_text("kept")
+        (tmp_path / "used" / "file").write_text("kept", encoding="utf-8")
         lock.release()
     assert [path.name for path in tmp_path.rglob("*")] == ["used", "file"]
 
@@ -57,7 +60,9 @@ def elsewhere(tmp_path, monkeypatch):
     """The lock file of a process on another host, whose flock is not seen here."""
     monkeypatch.setattr(lock_module, "TIMEOUT_SECONDS", 0.5)
     file = tmp_path / OWNER
-    file.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "yesterday"}))
+    file.write_text(
+        json.dumps({"host": "elsewhere", "process": 7, "since": "yesterday"}), encoding="utf-8"
+    )
     return file
 
 
@@ -78,12 +83,12 @@ def test_an_owner_on_another_host_shows_that_it_lives(elsewhere, monkeypatch):
         over.set()
         heart.join()
         os.close(handle)
-    assert "elsewhere" in elsewhere.read_text()
+    assert "elsewhere" in elsewhere.read_text(encoding="utf-8")
 
 
 def test_a_silent_owner_on_another_host_is_dead(elsewhere, capsys):
     with FolderLock(elsewhere.parent):
-        assert json.loads(elsewhere.read_text())["process"] == os.getpid()
+        assert json.loads(elsewhere.read_text(encoding="utf-8"))["process"] == os.getpid()
     assert "elsewhere" in capsys.readouterr().err
 
 
@@ -101,9 +106,9 @@ def test_the_owner_touches_its_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_garbled_file_of_no_owner_is_ignored(tmp_path, text, monkeypatch):
     monkeypatch.setattr(lock_module, "TIMEOUT_SECONDS", 0.1)
-    (tmp_path / OWNER).write_text(text)
+    (tmp_path / OWNER).write_text(text, encoding="utf-8")
     with FolderLock(tmp_path):
-        assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
+        assert json.loads((tmp_path / OWNER).read_text(encoding="utf-8"))["process"] == os.getpid()
 
 
 def test_of_many_threads_one_has_the_lock(tmp_path):

@@ -17,16 +17,16 @@ def ours(tmp_path):
     folder = tmp_path / "home" / "work" / "ours"
     for name in ("data/deep/one.bin", "data/two.bin", "record.json", "eval-a.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("old")
+        (folder / name).write_text("old", encoding="utf-8")
     (folder / "cache").mkdir()
-    (folder / "cache" / "rows").write_text("precious")
-    (folder / "notes.md").write_text("precious")
+    (folder / "cache" / "rows").write_text("precious", encoding="utf-8")
+    (folder / "notes.md").write_text("precious", encoding="utf-8")
     return folder
 
 
 def content(folder):
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_text() for path in files}
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in files}
 
 
 THEIRS = {"cache/rows": "precious", "notes.md": "precious"}
@@ -65,7 +65,7 @@ def test_a_git_repository_is_refused(ours, place):
 
 
 def test_a_file_of_a_worktree_counts_as_well(ours):
-    (ours / ".git").write_text("gitdir: elsewhere")
+    (ours / ".git").write_text("gitdir: elsewhere", encoding="utf-8")
     with pytest.raises(UserError, match="git repository"):
         check_replaceable(ours, NAMES)
 
@@ -79,7 +79,7 @@ def test_inputs_are_refused_where_they_would_go(ours):
 
 def test_links_are_not_followed(ours, tmp_path):
     (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "file").write_text("precious")
+    (tmp_path / "else" / "file").write_text("precious", encoding="utf-8")
     (ours / "eval-b.json").symlink_to(tmp_path / "else")
     with pytest.raises(UserError, match="link"):
         check_replaceable(ours, NAMES)
@@ -87,14 +87,14 @@ def test_links_are_not_followed(ours, tmp_path):
     (ours / "data" / "link").symlink_to(tmp_path / "else")
     check_replaceable(ours, NAMES)
     remove_entries(ours, NAMES)
-    assert (tmp_path / "else" / "file").read_text() == "precious"
+    assert (tmp_path / "else" / "file").read_text(encoding="utf-8") == "precious"
 
 
 def test_the_new_takes_the_place_of_the_old_and_the_rest_stays(ours, tmp_path):
     new = tmp_path / "new"
     (new / "data").mkdir(parents=True)
     for name in ("data/three.bin", "record.json"):
-        (new / name).write_text("new")
+        (new / name).write_text("new", encoding="utf-8")
     replace_entries(new, ours, NAMES)
     assert content(ours) == THEIRS | {"data/three.bin": "new", "record.json": "new"}
     assert sorted(os.listdir(tmp_path)) == ["home", "new"] and not list(new.iterdir())

@@ -168,7 +168,9 @@ class DictionaryLearning:
     def save(self, folder: Path) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(self._trainer.ae.state_dict(), folder / "ae.pt")
-        (folder / "config.json").write_text(json.dumps({"trainer": self._trainer.config}))
+        (folder / "config.json").write_text(
+            json.dumps({"trainer": self._trainer.config}), encoding="utf-8"
+        )
 
 
 LIBRARIES: dict[str, tuple[str, Callable[[Settings], Trainer]]] = {

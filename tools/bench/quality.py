@@ -118,14 +118,17 @@ class Results:
     """
 
     def __init__(self, path: Path, subject: Record) -> None:
-        self._path, lines = path, path.read_text().splitlines() if path.exists() else []
+        self._path, lines = (
+            path,
+            path.read_text(encoding="utf-8").splitlines() if path.exists() else [],
+        )
         self._lines: list[Record] = []
         with contextlib.suppress(ValueError):  # a line that was cut by a kill, the last one
             self._lines.extend(json.loads(line) for line in lines)
         if self._lines and self._lines[0] != subject:
             raise UserError(f"{path} is of {self._lines[0]}; expected {subject}, or another --out")
         self._lines = self._lines or [subject]
-        path.write_text("".join(json.dumps(line) + "\n" for line in self._lines))
+        path.write_text("".join(json.dumps(line) + "\n" for line in self._lines), encoding="utf-8")
 
     def get(self, key: Record, make: Callable[[], Record]) -> Record:
         """What was found for ``key``, which is measured if it was not yet."""
@@ -135,7 +138,7 @@ class Results:
         print(", ".join(f"{name} {value}" for name, value in key.items()), file=sys.stderr)
         found = make()
         self._lines.append({"key": key, "found": found})
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self._lines[-1]) + "\n")
         return found
 
@@ -367,7 +370,7 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     print(made)
-    (Path(args.out) / "table.md").write_text(made + "\n")
+    (Path(args.out) / "table.md").write_text(made + "\n", encoding="utf-8")
     if args.into is not None:
         put_between(args.into, MARKS, made)
 

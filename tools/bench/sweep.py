@@ -176,7 +176,7 @@ def wall(given: argparse.Namespace) -> dict[str, Any]:
 
 def _train(runs: list[Config], steps: int = 0) -> float:
     """Seconds of a process that trains these runs, as a user would."""
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".py", encoding="utf-8") as file:
         settings = [flatten(config) for config in runs]
         file.write(
             "from vasae_jax.config import Config\n"
@@ -201,7 +201,10 @@ def _train(runs: list[Config], steps: int = 0) -> float:
 
 def _step_seconds(run: Path) -> float:
     """Median seconds of a step between logged lines, the first without."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     rates = sorted(line["rows_per_s"] for line in lines[1:] if "rows_per_s" in line)
     return lines[0]["rows"] / lines[0]["step"] / rates[len(rates) // 2]
 

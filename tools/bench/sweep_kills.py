@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from vasae_jax.sweep.points import read_members
-from vasae_jax.sweep.status import kept_steps
 from vasae_jax.sweep.table import Row, table
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.training.events import EVENTS
 from vasae_jax.utils.lock import OWNER
 
@@ -82,7 +82,9 @@ def measure(args: argparse.Namespace, place: Path, chance: random.Random) -> dic
     def file(name: str) -> Path:
         path = place / f"{name}.py"
         out = str(place / name)
-        path.write_text(GRID.format(cache=args.cache, steps=STEPS, layers=layers, out=out))
+        path.write_text(
+            GRID.format(cache=args.cache, steps=STEPS, layers=layers, out=out), encoding="utf-8"
+        )
         return path
 
     _finish([_start(file("whole"))])
@@ -128,7 +130,7 @@ def _as_jobs(file: Path, out: Path, chance: random.Random) -> list[int]:
 
 def _trained_after(run: Path) -> list[int]:
     """The step that each start of a run trained after; 0 where it began anew."""
-    lines = [json.loads(line) for line in (run / EVENTS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / EVENTS).read_text(encoding="utf-8").splitlines()]
     return [line["after"] for line in lines if line["event"] == "train"]
 
 
@@ -169,7 +171,7 @@ def _half_done(out: Path) -> dict[int, int]:
     found: dict[int, list[int]] = {}
     for file in (out / "runs").glob(f"*/{OWNER}"):
         with contextlib.suppress(OSError, ValueError):  # it has just gone, or is just coming
-            process = json.loads(file.read_text())["process"]
+            process = json.loads(file.read_text(encoding="utf-8"))["process"]
             found.setdefault(process, []).append((kept_steps(file.parent) or [0])[-1])
     return {process: min(steps) for process, steps in found.items() if 0 < min(steps) <= STEPS // 2}
 

@@ -186,11 +186,11 @@ def tables(records: list[Record]) -> str:
 
 def put_between(page: Path, marks: tuple[str, str], made: str) -> None:
     """Put ``made`` in place of what stands between two lines; SystemExit where they are not."""
-    head, found, rest = page.read_text().partition(marks[0])
+    head, found, rest = page.read_text(encoding="utf-8").partition(marks[0])
     _, closed, tail = rest.partition(marks[1])
     if not found or not closed:
         raise SystemExit(f"{page} lacks the lines {marks[0]} and {marks[1]}")
-    page.write_text(f"{head}{marks[0]}\n\n{made}\n\n{marks[1]}{tail}")
+    page.write_text(f"{head}{marks[0]}\n\n{made}\n\n{marks[1]}{tail}", encoding="utf-8")
 
 
 def read(path: Path) -> Record:

@@ -70,6 +70,11 @@ def _report_retries() -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
+def absolute_url(url: str) -> str:
+    """``url``, where a local directory is named from the root: the same from every place."""
+    return url if "://" in url else os.path.abspath(url)
+
+
 class Store:
     """The files under ``url``; keys are slash-separated relative names.
 

@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> None:
     refuse_existing(out, overwrite=args.overwrite)
 
     from vasae_jax.cache import Cache
+    from vasae_jax.cache.store import absolute_url
     from vasae_jax.interop.libraries import read_foreign
     from vasae_jax.interop.record import Imported, write_import
 
@@ -40,9 +41,8 @@ def run(arguments: Sequence[str]) -> None:
             f"{cache.manifest.d_model}; expected a cache of its model"
         )
     source = f"{args.source}/{args.folder}" if args.folder else args.source
-    url = cache.url if "://" in cache.url else str(Path(cache.url).resolve())
     mask = (args.skip_positions, args.max_norm)
-    origin = Imported(source, url, cache.digest, site.layer, site.kind, *mask)
+    origin = Imported(source, absolute_url(cache.url), cache.digest, site.layer, site.kind, *mask)
     write_import(out, sae, origin, args.overwrite)
     for note in sae.notes:
         _warn(f"{args.source}: {note}")

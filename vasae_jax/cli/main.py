@@ -1,6 +1,7 @@
 """``vasae VERB``: run a verb, and turn errors into one sentence and an exit code."""
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # token strings, where a locale lacks a character
+        sys.stdout.reconfigure(errors="backslashreplace")
     reuse_memory()
     skip_absent_tpu()
     cache_compiled_programs()

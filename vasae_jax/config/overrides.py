@@ -34,6 +34,18 @@ RENAMED_VALUES = {
 }
 """Choices of earlier versions, and their names now."""
 
+TRAINING_ONLY = frozenset(
+    ["optim", "mesh", "data.readers", "data.shuffle_chunks"]
+    + [f"sae.{name}" for name in ("encoder_init", "decoder_init", "b_dec_init")]
+    + ["sae.b_enc_init", "anchor.init_fraction"]
+    + ["sae.normalize_decoder", "anchor.start", "anchor.warmup", "anchor.relative", "anchor.mode"]
+    + ["anchor.feature_weight", "anchor.target_cosine", "anchor.search_fraction"]
+    + [f"run.{name}" for name in ("log_every", "checkpoint_every", "keep", "keep_every")]
+    + [f"run.{name}" for name in ("tensorboard", "wandb", "overwrite", "skip_damaged")]
+)
+"""Sections, and settings of others, that nothing goes by that reads a trained run. A run of an
+earlier version may lack them and can still be read; one that lacks any other is refused."""
+
 _SECTIONS = get_type_hints(Config)
 
 
@@ -122,12 +134,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(value: dict[str, Any], origin: str) -> Config:
     """The inverse of :func:`to_dict`.
 
+    A setting of TRAINING_ONLY that ``value`` lacks is None: unknown, not this version's default.
+    One for which None is a choice has to be there.
+
     Args:
         value: sections of settings.
         origin: the file that they are from, for messages.
 
     Raises:
-        UserError: a section, setting or value that this version does not have.
+        UserError: a section, setting or value that this version does not have, or a setting that
+            is missing and cannot be unknown.
     """
     for section, fields in value.items():
         for name in fields if isinstance(fields, dict) else ():
@@ -137,11 +153,50 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
                     "this version"
                 )
     try:
-        config = Config(**{name: kind(**value[name]) for name, kind in _SECTIONS.items()})
-    except (KeyError, TypeError) as error:
+        given = {name: dict(value.get(name, {})) for name in _SECTIONS}
+        missing = [name for name in flatten(Config()) if _lacks(given, name)]
+        config = Config(
+            **{
+                section: kind(**dict.fromkeys(_names(section, missing)) | given[section])
+                for section, kind in _SECTIONS.items()
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{origin} is not a config of this version: {error}") from error
-    _check_choices(config, origin)
+    needed = [name for name in missing if not _may_be_unknown(name)]
+    if needed:
+        raise UserError(
+            f"{origin} lacks {', '.join(needed)}, so what it was trained with is not known; "
+            "expected all settings that say what a run is"
+        )
+    _check_choices(config, origin, unknown=missing)
     return config
+
+
+def missing_settings(config: Config) -> list[str]:
+    """The settings that are unknown since the file that ``config`` was read from lacks them."""
+    return [name for name, value in flatten(config).items() if value is None and _is_set(name)]
+
+
+def _lacks(given: dict[str, dict[str, Any]], name: str) -> bool:
+    section, field = name.split(".")
+    return field not in given[section] or (given[section][field] is None and _is_set(name))
+
+
+def _may_be_unknown(name: str) -> bool:
+    """Whether None can stand for an unknown value: of training alone, and None is no choice."""
+    return bool({name, name.split(".")[0]} & TRAINING_ONLY) and _is_set(name)
+
+
+def _names(section: str, settings: Sequence[str]) -> list[str]:
+    """The names within ``section`` of those of ``settings`` that are in it."""
+    return [name.split(".")[1] for name in settings if name.split(".")[0] == section]
+
+
+def _is_set(name: str) -> bool:
+    """Whether a setting always has a value: None is none."""
+    section, field = name.split(".")
+    return type(None) not in get_args(get_type_hints(_SECTIONS[section])[field])
 
 
 def difference(old: Config, new: Config) -> str | None:
@@ -172,11 +227,11 @@ def _choices() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _check_choices(config: Config, origin: str) -> None:
-    """Raise UserError for a value that is not one of its setting's choices."""
+def _check_choices(config: Config, origin: str, unknown: Sequence[str] = ()) -> None:
+    """Raise UserError for a value that is not one of its setting's choices, but for ``unknown``."""
     values = flatten(config)
     for name, choices in _choices().items():
-        if values[name] not in choices:
+        if name not in unknown and values[name] not in choices:
             new = RENAMED_VALUES.get(name, {}).get(str(values[name]))
             renamed = f", which is now called {new}" if new else ""
             raise UserError(

@@ -22,6 +22,7 @@ from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, re
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import (
     atomic_file,
+    json_text,
     read_json_object,
     refuse_existing,
     sha256_bytes,
@@ -272,8 +273,7 @@ def arrays_of(dictionary: Dictionary) -> dict[str, np.ndarray]:
 def meta_text(dictionary: Dictionary, digests: Mapping[str, str]) -> bytes:
     """The content of meta.json beside files of these ``digests``."""
     content = {**dictionary.meta, "activation": dictionary.activation.to_json(), "sha256": digests}
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    return (json_text(content, META, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def names_text(dictionary: Dictionary) -> bytes:
@@ -303,7 +303,7 @@ def names_text(dictionary: Dictionary) -> bytes:
             "bucket": bucket_names()[buckets[feature]],
             "fire_rate": float(f"{names.fire_rate:.6g}"),
         }
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        lines.append(json_text(record, NAMES, ensure_ascii=False) + "\n")
     text = "".join(lines)
     for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
         text = text.replace(character, f"\\u{ord(character):04x}")

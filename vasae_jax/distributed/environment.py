@@ -79,7 +79,7 @@ def processor_digest() -> str:
     """A short name for this kind of processor and the number of cores this process may use."""
     facts = [platform.machine(), str(_cores())]
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
         facts += [line for line in lines if line.startswith(("model name", "flags", "Features"))]
     except OSError:  # not Linux: the name of this one machine
         facts += list(platform.uname())
@@ -112,7 +112,7 @@ def _may_have_tpu() -> bool:
 
 def _read(file: Path) -> str:
     with contextlib.suppress(OSError):
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     return ""
 
 

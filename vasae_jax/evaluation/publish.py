@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from vasae_jax.activations import Activation, JumpReLU, TopK, activation_of
 from vasae_jax.anchor.search import anchor_name
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import Vocab
+from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary as Dictionary
@@ -175,7 +177,7 @@ def name_run(
         "fire_rate_over": f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
         "hold_over": f"{observer.rows} unmasked rows of the {split} split",
         "provenance": provenance(run.cache, config.data.input_site) | origin,
-        "config": to_dict(config),
+        "config": _public(config),
         "metrics": evaluation.to_json(),
     }
     return make_dictionary(
@@ -188,6 +190,13 @@ def name_run(
         fire_rate=evaluation.unmasked.fire_rate,
         meta=meta,
     )
+
+
+def _public(config: Config) -> dict[str, Any]:
+    """The settings as they are published: a local cache by its name, not by its path."""
+    settings, url = to_dict(config), config.data.cache
+    settings["data"]["cache"] = url if "://" in url else Path(url).name
+    return settings
 
 
 def publish(run: Run) -> tuple[Dictionary, Evaluation, FiringObserver]:

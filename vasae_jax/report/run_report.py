@@ -147,6 +147,6 @@ def match_features(reports: Sequence[RunReport]) -> dict[str, dict[str, Names]]:
 def _curves(path: Path) -> list[dict[str, float]]:
     """The metrics of a run that were written while it trained; whole lines only."""
     file = path / METRICS
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     records = [json.loads(line) for line in lines if line.endswith("}")]
     return [record for record in records if "fvu" in record]

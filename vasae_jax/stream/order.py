@@ -1,8 +1,14 @@
 """The order of the rows: pure functions of (seed, reader, epoch, group).
 
-The chunks of a split are dealt to readers like cards: reader r owns the chunks c with
-c % readers == r. In each of its epochs a reader permutes its chunks, takes them in groups of
-``shuffle_chunks`` chunks, and shuffles the rows within a group. The reader's epochs follow each
+The chunks of a split lie on a ring: chunks 0, R, 2R and so on for R readers, then 1, R + 1, 2R + 1
+and so on. In each epoch every reader takes the same number of rows, N // R of N; together they
+take a stretch of the ring, reader after reader, and the next epoch goes on where it ends. So
+all rows are visited equally often, however long the chunks are: the visits of any two differ by at
+most 1 at the end of an epoch, and by at most 2 at any other time. Where all chunks are full and R
+divides their number, reader r has the chunks c with c % R == r in every epoch.
+
+A reader permutes the chunks of its epoch (the first and the last may be parts of chunks), takes
+them in groups of ``shuffle_chunks``, and shuffles the rows within a group. Its epochs follow each
 other without a gap, so a reader is one endless sequence of rows.
 
 Every shuffle sorts raw draws of a Philox generator whose key is (seed, reader) and whose
@@ -16,6 +22,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from vasae_jax.utils.errors import UserError
+
+VERSION = 2
+"""Of the order, as runs record it. In version 1 a reader had whole chunks alone, so that rows came
+more often where a reader had few chunks, or a short one."""
+
+
+def unchanged_since(version: int, rows: int, chunk_rows: int, readers: int) -> bool:
+    """Whether a version of the order visits the rows as this one does.
+
+    Version 1 did where all readers had equally many rows.
+    """
+    even = readers == 1 or rows % (chunk_rows * readers) == 0
+    return version == VERSION or (version == 1 and even)
 
 
 def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -76,28 +95,24 @@ class Order:
         """Number of chunks in the split."""
         return -(-self.rows // self.chunk_rows)
 
-    def chunk_range(self, chunk: int) -> tuple[int, int]:
-        """First row of a chunk, and the row after its last."""
-        start = chunk * self.chunk_rows
-        return start, min(start + self.chunk_rows, self.rows)
+    @property
+    def epoch_rows(self) -> int:
+        """Rows of an epoch of a reader, of any."""
+        return self.rows // self.readers
 
-    def reader_rows(self, reader: int) -> int:
-        """Rows that a reader owns: the length of its epoch."""
-        rows = len(range(reader, self.chunks, self.readers)) * self.chunk_rows
-        short = self.chunks * self.chunk_rows - self.rows
-        return rows - short if (self.chunks - 1) % self.readers == reader else rows
-
-    def groups(self, reader: int) -> int:
+    def groups(self, reader: int, epoch: int) -> int:
         """Groups in an epoch of a reader."""
-        return -(-len(range(reader, self.chunks, self.readers)) // self.shuffle_chunks)
+        _, bounds = _epoch(self, reader, epoch)
+        return len(bounds) - 1
 
-    def group_chunks(self, reader: int, epoch: int, group: int) -> np.ndarray:
-        """The chunks of a group [n], in the order in which they are laid side by side."""
+    def ranges(self, reader: int, epoch: int, group: int) -> list[tuple[int, int]]:
+        """The rows of a group before they are shuffled, as ranges to be laid side by side."""
         permuted, _ = _epoch(self, reader, epoch)
-        return permuted[group * self.shuffle_chunks : (group + 1) * self.shuffle_chunks]
+        first = group * self.shuffle_chunks
+        return [(int(a), int(b)) for a, b in permuted[first : first + self.shuffle_chunks]]
 
     def shuffle(self, reader: int, epoch: int, group: int) -> np.ndarray:
-        """Where each row of the shuffled group lies among its chunks laid side by side; [rows]."""
+        """Where each row of the shuffled group lies among its ranges laid side by side; [rows]."""
         _, bounds = _epoch(self, reader, epoch)
         rows = int(np.diff(bounds)[group])
         return permutation(self.seed, reader, epoch, part=group + 1, count=rows)
@@ -106,7 +121,7 @@ class Order:
         """Where rows ``start`` to ``stop`` of a reader's endless sequence are found."""
         segments = []
         while start < stop:
-            epoch, inside = divmod(start, self.reader_rows(reader))
+            epoch, inside = divmod(start, self.epoch_rows)
             _, bounds = _epoch(self, reader, epoch)
             group = int(np.searchsorted(bounds, inside, side="right")) - 1
             first, last = int(bounds[group]), int(bounds[group + 1])
@@ -166,12 +181,37 @@ def check(order: Order, batch: int, processes: int) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _epoch(order: Order, reader: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """A reader's chunks as this epoch permutes them, and the first row of each group.
+    """The ranges [n, 2] of a reader as this epoch permutes them, and the first row of each group.
 
     The second array ends with the epoch's length.
     """
-    chunks = np.arange(reader, order.chunks, order.readers)
-    permuted = chunks[permutation(order.seed, reader, epoch, part=0, count=len(chunks))]
-    sizes = np.minimum(order.chunk_rows, order.rows - permuted * order.chunk_rows)
-    ends = np.concatenate([[0], np.cumsum(sizes)])
+    ranges = _ranges(order, reader, epoch)
+    permuted = ranges[permutation(order.seed, reader, epoch, part=0, count=len(ranges))]
+    ends = np.concatenate([[0], np.cumsum(permuted[:, 1] - permuted[:, 0])])
     return permuted, np.append(ends[: -1 : order.shuffle_chunks], ends[-1])
+
+
+def _ranges(order: Order, reader: int, epoch: int) -> np.ndarray:
+    """The rows that a reader takes in an epoch [n, 2], a range for each chunk that it meets."""
+    chunks, bounds = _ring(order.rows, order.chunk_rows, order.readers)
+    start = (epoch * order.readers + reader) * order.epoch_rows % order.rows
+    stop = start + order.epoch_rows
+    ranges = []
+    for first, last in ((start, min(stop, order.rows)), (0, stop - order.rows)):
+        if first < last:
+            start_chunk, stop_chunk = np.searchsorted(bounds, [first + 1, last]) - [1, 0]
+            met = slice(start_chunk, stop_chunk)
+            # From places on the ring to rows of the split.
+            shift = chunks[met] * order.chunk_rows - bounds[:-1][met]
+            begins, ends = np.maximum(bounds[:-1][met], first), np.minimum(bounds[1:][met], last)
+            ranges.append(np.stack([begins + shift, ends + shift], axis=1))
+    return np.concatenate(ranges)
+
+
+@functools.lru_cache(maxsize=8)
+def _ring(rows: int, chunk_rows: int, readers: int) -> tuple[np.ndarray, np.ndarray]:
+    """The chunks in the order of the ring, and where each begins there, with the ring's length."""
+    count = -(-rows // chunk_rows)
+    chunks = np.concatenate([np.arange(reader, count, readers) for reader in range(readers)])
+    sizes = np.minimum(chunk_rows, rows - chunks * chunk_rows)
+    return chunks, np.concatenate([[0], np.cumsum(sizes)])

@@ -12,7 +12,7 @@ class ChunkReader:
     """Rows of a reader by their place in its endless sequence.
 
     At most two groups of chunks are in memory: the one that was last read from and the one
-    after it, which is read ahead. Going forward, each chunk is read once an epoch.
+    after it, which is read ahead. Going forward, each range of rows is read once an epoch.
 
     Args:
         order: the order of the rows.
@@ -54,15 +54,14 @@ class ChunkReader:
 
     def _group(self, group: tuple[int, int]) -> PendingBatch[list[Batch]]:
         if group not in self._groups:
-            chunks = self._order.group_chunks(self._reader, *group)
-            ranges = [self._order.chunk_range(int(chunk)) for chunk in chunks]
+            ranges = self._order.ranges(self._reader, *group)
             self._groups[group] = self._source.read_async(ranges)
             self._on_read(self._groups[group].nbytes)
         return self._groups[group]
 
     def _next(self, group: tuple[int, int]) -> tuple[int, int]:
         epoch, index = group
-        last = index + 1 == self._order.groups(self._reader)
+        last = index + 1 == self._order.groups(self._reader, epoch)
         return (epoch + 1, 0) if last else (epoch, index + 1)
 
     def _places(self, group: tuple[int, int]) -> np.ndarray:

@@ -16,22 +16,26 @@ MOST = 0.01
 """Most unusable rows that are dropped, as a share of the rows read or of the split's."""
 
 
+LARGEST = 2.0**40
+"""A number in a row is less than this, so that sums of squares over a batch fit into float32."""
+
+
 def unusable(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of ``x`` [n, d] (float32 or bfloat16) are not finite, and which are constant.
+    """Which rows of ``x`` [n, d] (float32 or bfloat16) are out of range, and which are constant.
 
     Returns:
-        bool [n]: a number of the row is NaN or infinite.
+        bool [n]: a number of the row is NaN, infinite or LARGEST or more in size.
         bool [n]: all its numbers are 0, or (with d > 1) one other.
     """
     # By their bits: NumPy compares integers several times as fast as bfloat16.
     unsigned = np.dtype(f"u{x.dtype.itemsize}")
-    bits, infinity = x.view(unsigned), np.array(np.inf, x.dtype).view(unsigned)
+    bits, limit = x.view(unsigned), np.array(LARGEST, x.dtype).view(unsigned)
     largest = (bits & unsigned.type(2 ** (8 * unsigned.itemsize - 1) - 1)).max(axis=1)
     constant = largest == 0
     if x.shape[1] > 1:
         maybe = np.flatnonzero(bits[:, 0] == bits[:, -1])  # few: the others need no second look
         constant[maybe] |= (bits[maybe] == bits[maybe, :1]).all(axis=1)
-    return largest >= infinity, constant
+    return largest >= limit, constant
 
 
 class Tally:
@@ -64,9 +68,9 @@ class Tally:
             unusable, most = self._dropped, MOST * max(self._read, self._rows)
         if unusable > most:
             raise UserError(
-                f"{self._name} has {unusable:,} rows that are not finite or are one number "
-                f"throughout, among {self._read:,} read; expected at most {MOST:.0%} of its rows "
-                "(extract the cache again)"
+                f"{self._name} has {unusable:,} rows that are not finite, have a number of 2^40 or "
+                f"more, or are one number throughout, among {self._read:,} read; expected at most "
+                f"{MOST:.0%} of its rows (extract the cache again)"
             )
 
 
@@ -141,17 +145,17 @@ class Source:
     def batch(self, columns: dict[str, np.ndarray]) -> Batch:
         """The batch of these columns: acts [n, d_model], the others [n].
 
-        Rows that are not finite become 0: no weight of 0 would undo a NaN.
+        Rows that are out of range become 0: no weight of 0 would undo a NaN.
 
         Raises:
             UserError: too many rows are unusable.
         """
         x = columns["acts"]
-        infinite, constant = unusable(x)
-        dropped = infinite | constant
+        huge, constant = unusable(x)
+        dropped = huge | constant
         self.tally.add(len(x), int(dropped.sum()))
-        if infinite.any():
-            x[infinite] = 0
+        if huge.any():
+            x[huge] = 0
         return Batch(x, self._kept(columns) & ~dropped, columns["docs"])
 
     def keep(self) -> np.ndarray:

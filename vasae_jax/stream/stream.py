@@ -51,8 +51,8 @@ class Stream:
 
     Each of R readers gives ``batch / R`` rows to a batch, and a batch is the readers in order.
     Process p of P owns readers p R/P to (p+1) R/P: its batches are its part of the global
-    ones, which are the same for every P. A reader with fewer chunks than another comes to
-    its next epoch sooner; with n chunks a reader the rates differ by at most 1 in n.
+    ones, which are the same for every P. All rows of the split count alike: the visits of any two
+    differ by at most 2.
 
     Memory: at most two groups of chunks a reader, ``2 * shuffle_chunks * chunk_rows`` rows of
     every layer.

@@ -16,12 +16,14 @@ from vasae_jax.distributed.mesh import DATA, MEMBER, MODEL
 from vasae_jax.evaluation.log import evaluate_and_log
 from vasae_jax.sae import choose_execution
 from vasae_jax.sweep.points import Member
-from vasae_jax.sweep.status import DONE, MEASURES, RUNNING, TRAINED, WAITING, kept_steps, run_status
+from vasae_jax.sweep.status import DONE, MEASURES, RUNNING, TRAINED, WAITING, run_status
 from vasae_jax.training.checks import alike, check_cache, check_settings, features
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.training.log import print_once
 from vasae_jax.training.loop import run_pack
 from vasae_jax.training.pack import rounds_of, widest
 from vasae_jax.training.run import open_trained
+from vasae_jax.training.run_dir import check_run
 from vasae_jax.training.shapes import Memory, memory, shapes_of
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_json
@@ -85,6 +87,7 @@ class Planner:
             try:
                 check_settings(member.config)
                 check_cache(member.config, self._caches[member.config.data.cache])
+                check_run(member.config, self._caches[member.config.data.cache])
             except UserError as error:
                 raise UserError(f"point {member.id} ({member.name}): {error}") from error
 

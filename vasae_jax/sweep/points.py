@@ -209,7 +209,7 @@ def read_members(out: Path) -> list[Member]:
     if not file.is_file():
         raise UserError(f"{out} holds no {SWEEP}; expected the directory of a sweep")
     try:
-        points: list[dict[str, Any]] = json.loads(file.read_text())["points"]
+        points: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["points"]
         return [
             _member(point["id"], point["name"], from_dict(point["config"], str(file)), out)
             for point in points

@@ -33,6 +33,7 @@ from vasae_jax.sweep.points import (
 from vasae_jax.sweep.status import DONE, run_status
 from vasae_jax.sweep.table import best_row, read_measures, table, write_board, write_table
 from vasae_jax.training.pack import rounds_of, widest
+from vasae_jax.training.run_dir import with_absolute_cache
 from vasae_jax.training.shapes import shapes_of
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.progress import duration
@@ -97,10 +98,8 @@ def check_sweep(sweep: Sweep) -> None:
 
 def with_absolute_paths(sweep: Sweep) -> Sweep:
     """The sweep with paths that workers in other directories can use."""
-    data = sweep.base.data
-    if data.cache and "://" not in data.cache:
-        data = replace(data, cache=os.path.abspath(data.cache))
-    return replace(sweep, base=replace(sweep.base, data=data), out=os.path.abspath(sweep.out))
+    base = with_absolute_cache(sweep.base) if sweep.base.data.cache else sweep.base
+    return replace(sweep, base=base, out=os.path.abspath(sweep.out))
 
 
 def make_packs(

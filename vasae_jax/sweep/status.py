@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vasae_jax.sweep.points import Member
+from vasae_jax.training.digests import kept_steps
 from vasae_jax.training.run_dir import METRICS
 from vasae_jax.training.status import DIVERGED, read_early_end
 from vasae_jax.utils.lock import OWNER, TIMEOUT_SECONDS
@@ -48,12 +49,6 @@ def run_status(member: Member) -> RunStatus:
         return RunStatus(ended.status, max([0, *kept]), f"{ended.reason}, at step {ended.step}")
     step = max([int(last.get("step", 0)), *kept])
     return RunStatus(RUNNING if _owned(path) else WAITING, step, rate=rate)
-
-
-def kept_steps(run: Path) -> list[int]:
-    """The steps of which a run has a complete checkpoint, in order."""
-    checkpoints = (run / "checkpoints").glob("*")
-    return sorted(int(path.name) for path in checkpoints if path.name.isdigit())
 
 
 def seconds_trained(run: Path) -> float:
@@ -98,7 +93,7 @@ def _last_logged(run: Path) -> dict[str, Any]:
 def _logged(run: Path) -> list[dict[str, Any]]:
     records = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (run / METRICS).read_text().splitlines():
+        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # the last one may be half written
                 records.append(json.loads(line))
     return records

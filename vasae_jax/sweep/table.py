@@ -67,7 +67,7 @@ def read_measures(member: Member) -> dict[str, float]:
     if not file.is_file():
         return {}
     try:
-        return flatten_numbers(json.loads(file.read_text()))
+        return flatten_numbers(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 

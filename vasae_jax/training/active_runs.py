@@ -76,7 +76,7 @@ class ActiveRuns:
 
         self._each(step, report)
         lines = [records[run] for run in self.numbers]
-        print_progress(lines, len(self._runs), self._runs[0].config.run.steps)
+        print_progress(lines, len(self._runs), self._runs[0].config)
 
     def save(self, step: int, metrics: RoundMetrics, states: States) -> None:
         """Keep the states after a step of the runs that have not diverged.

@@ -25,7 +25,7 @@ from vasae_jax.cache.store import reason
 from vasae_jax.config import RunConfig
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.sae import Params
-from vasae_jax.training.digests import damage_of, digested, write_digests
+from vasae_jax.training.digests import CHECKPOINTS, ITEMS, damage_of, write_digests
 from vasae_jax.training.log import print_once
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import WeightCheck
@@ -33,7 +33,6 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import require_space, sha256_bytes, write_error
 from vasae_jax.utils.signals import quiet_orbax
 
-ITEMS = ("params", "rest")
 _DELETED = "deleted"
 quiet_orbax()
 
@@ -73,7 +72,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             UserError: it cannot be created.
         """
         self.run = Path(run)
-        directory = self.run.absolute() / "checkpoints"
+        directory = self.run.absolute() / CHECKPOINTS
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -154,14 +153,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._clear()
 
     def damage(self, step: int) -> str | None:
-        """The sentence for a damaged checkpoint, or None: every file is compared with its digest.
-
-        A checkpoint of an earlier version, which has no digests, is not called damaged.
-        """
-        directory = self._directory / str(step)
-        if not digested(directory, ITEMS):
-            print_once(f"{directory} has no digests and is read unchecked")
-        return damage_of(directory, ITEMS, ITEMS)
+        """The sentence for a damaged checkpoint, or None; all files are compared with digests."""
+        return damage_of(self._directory / str(step))
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; to be called on all processes."""
@@ -223,7 +216,7 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     Raises:
         UserError: ``run`` has no checkpoint, or one that is damaged or cannot be read.
     """
-    directory = Path(run).absolute() / "checkpoints"
+    directory = Path(run).absolute() / CHECKPOINTS
     if not directory.is_dir():
         raise UserError(f"{run} has no checkpoints; expected the directory of a run of vasae train")
     # Read-only: the run may be training, and what it is saving now is not ours to clean up.
@@ -233,8 +226,11 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     if step is None:
         raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
     item = directory / str(step) / "params"
-    if damage := damage_of(item.parent, ITEMS, ["params"]):
-        raise UserError(f"{damage}; expected the files that this run's vasae train wrote, whole")
+    if damage := damage_of(item.parent, ["params"]):
+        raise UserError(
+            f"{damage}; expected the files that this run's vasae train wrote, whole (vasae train "
+            "with --run.skip-damaged goes on from the step before)"
+        )
     device = SingleDeviceSharding(jax.devices()[0])
     try:
         with ocp.StandardCheckpointer() as reader:

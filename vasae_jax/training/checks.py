@@ -9,8 +9,13 @@ from vasae_jax.config import Config, OptimConfig
 from vasae_jax.config.overrides import flatten
 from vasae_jax.sites import check_supported
 from vasae_jax.training.autotune import may_screen
-from vasae_jax.training.hparams import SETTINGS
+from vasae_jax.training.hparams import SETTINGS, peak_lr
 from vasae_jax.utils.errors import UserError
+
+SMALLEST = 1e-12
+"""Least deviation of a row's entries that is trained on, so that squares are normal float32."""
+MOST_LR = 0.2
+"""Learning rate, in units of the entries' deviation, above which a run begins with a warning."""
 
 
 def features(config: Config, vocab_size: int) -> int:
@@ -87,6 +92,37 @@ def check_cache(config: Config, cache: Cache) -> None:
         f"({manifest.vocab_size})",
     )
     cache.vocab()  # compares them with their digest
+
+
+def check_deviation(config: Config, deviation: float) -> None:
+    """Raise UserError where rows are too small for sums of squares in float32.
+
+    ``deviation`` is that of a row's entries from their mean, root mean square.
+    """
+    _require(
+        deviation >= SMALLEST,
+        f"the entries of {config.data.input_site} in {config.data.cache} deviate from their mean "
+        f"by {deviation:.2g} (root mean square); expected at least {SMALLEST:g} (multiply the rows "
+        "by a constant)",
+    )
+
+
+def rate_warning(configs: Sequence[Config], d_sae: int, deviation: float) -> str | None:
+    """A warning where the learning rate of runs on a site is large for its rows, or None.
+
+    Adam moves an entry of b_enc and b_dec by about the learning rate in a step, and both are in
+    the unit of the rows. From a third of the entries' deviation on, reconstruction was seen to
+    suffer, then features to die.
+    """
+    largest = max(peak_lr(config.optim, d_sae) for config in configs)
+    if largest <= MOST_LR * deviation:
+        return None
+    return (
+        f"warning: --optim.lr={largest:g} is large for {configs[0].data.input_site}, whose "
+        f"entries deviate from their mean by {deviation:.2g} (root mean square): biases move by "
+        "the learning rate in a step, so reconstruction suffers and features may die; expected at "
+        f"most {MOST_LR * deviation:.2g}, or rows that are multiplied by a constant"
+    )
 
 
 def check_mesh(config: Config, data: int, model: int, d_sae: int) -> None:

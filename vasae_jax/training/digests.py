@@ -1,4 +1,4 @@
-"""SHA-256 digests of a checkpoint's files, kept beside them, and what is damaged by them.
+"""SHA-256 digests of a checkpoint's files, kept beside them: what is whole and what is damaged.
 
 Orbax's own formats have a checksum over some of their parts only: a flipped bit in a stored array
 would be read as another number.
@@ -10,6 +10,10 @@ from pathlib import Path
 
 from vasae_jax.utils.files import sha256_bytes, sha256_file, write_json
 
+ITEMS = ("params", "rest")
+"""What a step consists of: parameters, and all else of the train state."""
+CHECKPOINTS = "checkpoints"
+"""The folder of a run that holds them, each under the number of its step."""
 DIGESTS = "digests.json"
 _UNCHECKED = {DIGESTS, "commit_success.txt"}
 """Not digested: Orbax writes the second after the digests, and reads nothing from it."""
@@ -27,26 +31,34 @@ def write_digests(item: Path) -> None:
     write_json(item / DIGESTS, {"files": digests, "checksum": _checksum(digests)})
 
 
-def digested(step: Path, items: Sequence[str]) -> bool:
-    """Whether any item of a step has digests: steps that earlier versions wrote have none."""
-    return any((step / item / DIGESTS).exists() for item in items)
+def kept_steps(run: Path) -> list[int]:
+    """The steps of which a run has a complete checkpoint, in order.
+
+    Digests are written last, so a folder without those of every item is none.
+    """
+    folders = (run / CHECKPOINTS).glob("*")
+    return sorted(
+        int(path.name) for path in folders if path.name.isdigit() and not _missing_digests(path)
+    )
 
 
-def damage_of(step: Path, items: Sequence[str], read: Sequence[str]) -> str | None:
+def damage_of(step: Path, read: Sequence[str] = ITEMS) -> str | None:
     """A sentence that names the first damaged file of a step, or None.
 
     Args:
         step: the directory of the step.
-        items: all items of a step.
-        read: those of them whose files are compared with their digests.
+        read: the items whose files are compared with their digests.
     """
-    if not digested(step, items):
-        return None
-    missing = (item for item in items if not (step / item / DIGESTS).is_file())
-    wrong = next((f"{item}/{DIGESTS} is missing" for item in missing), None)
+    wrong = _missing_digests(step)
     for item in read:
         wrong = wrong or _damage_of_item(step, item)
     return f"checkpoint {step} is damaged: {wrong}" if wrong else None
+
+
+def _missing_digests(step: Path) -> str | None:
+    """What a step lacks that is written last, or None."""
+    missing = (item for item in ITEMS if not (step / item / DIGESTS).is_file())
+    return next((f"{item}/{DIGESTS} is missing" for item in missing), None)
 
 
 def _damage_of_item(step: Path, item: str) -> str | None:

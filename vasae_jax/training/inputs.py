@@ -1,5 +1,6 @@
 """What a run reads: its cache, the shuffled rows, and the arrays that its steps and start need."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +16,7 @@ from vasae_jax.stream.statistics import statistics, tokens_by_count
 from vasae_jax.stream.stream import Stream
 from vasae_jax.training.checks import (
     check_cache,
+    check_deviation,
     check_mesh,
     check_pack,
     check_settings,
@@ -73,6 +75,7 @@ def load_inputs(
 ) -> tuple[StepInputs, InitInputs]:
     """What the steps read, and what the state at step 0 is made from, both on the mesh."""
     stats = statistics(cache, config.data.input_site, "train", config.data.mask)
+    check_deviation(config, math.sqrt(stats.variance / len(stats.mean)))
     rows = starting_rows(config, cache)
     targets = target_rows(config, cache, rows, d_sae)
     on_mesh, mean = replicate(mesh, (rows, stats.mean.astype(np.float32)))

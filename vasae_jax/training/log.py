@@ -12,11 +12,12 @@ from vasae_jax.config import Config
 from vasae_jax.distributed.hosts import is_first
 from vasae_jax.stream.stream import ReadStats
 from vasae_jax.training.boards import open_boards
+from vasae_jax.training.hparams import first_pulled_step
 from vasae_jax.training.probe import FeatureStats, Probe, histograms
 from vasae_jax.training.run_dir import RunDir
-from vasae_jax.training.state import TrainState
+from vasae_jax.training.state import TrainState, uses_certificate
 from vasae_jax.training.status import LossCheck
-from vasae_jax.training.step import Metrics
+from vasae_jax.training.step import DEAD_STEPS, Metrics
 from vasae_jax.utils.progress import duration
 
 
@@ -106,15 +107,15 @@ def print_once(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def print_progress(records: Sequence[Mapping[str, Any]], runs: int, steps: int) -> None:
+def print_progress(records: Sequence[Mapping[str, Any]], runs: int, config: Config) -> None:
     """A line on a logged step.
 
     Args:
-        records: of the runs that go on. runs: how many began. steps: of each.
+        records: of the runs that go on. runs: how many began. config: of the first.
     """
     if not records:
         return
-    record = records[0]
+    record, steps = records[0], config.run.steps
     rate = max(record["rows_per_s"], 1e-9)
     step, batch = record["step"], record["rows"] / record["step"]
     left = f"{duration((steps - step) * batch / rate)} left"
@@ -129,7 +130,19 @@ def print_progress(records: Sequence[Mapping[str, Any]], runs: int, steps: int) 
     dropped = record["dropped_rows"]
     print_once(
         f"step {step}/{steps}  fvu {record['fvu']:.4f}  l0 {record['l0']:.1f}  "
-        f"nearest cosine {record['mean_cosine']:.3f}  dead {record['dead_fraction']:.1%}  "
-        f"uncertified {record['uncertified']:.1%}  {rate:,.0f} tokens/s  {left}"
+        f"{_pull(record, config)}dead {record['dead_fraction']:.1%}"
+        f"{'' if step >= DEAD_STEPS else ' so far'}  {rate:,.0f} tokens/s  {left}"
         + (f"  {dropped:,} unusable rows dropped" if dropped else "")
+    )
+
+
+def _pull(record: Mapping[str, Any], config: Config) -> str:
+    """What the line says of the pull: nothing before it starts, and in runs without one."""
+    if config.sae.method != "soft" or record["step"] < first_pulled_step(config):
+        return ""
+    if not uses_certificate(config):
+        return f"nearest cosine {record['mean_cosine']:.3f}  "
+    return (
+        f"nearest cosine {record['mean_cosine']:.3f} (at most {config.anchor.target_cosine:g})  "
+        f"uncertified {record['uncertified']:.1%}  "
     )

@@ -4,6 +4,7 @@ A single run is a pack of one: the same loop, the same step, the same checks.
 """
 
 import contextlib
+import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,14 +34,14 @@ from vasae_jax.stream.stream import Stream
 from vasae_jax.training.active_runs import ActiveRuns, OpenRun
 from vasae_jax.training.autotune import autotuned_runs
 from vasae_jax.training.checkpoint import open_checkpoints, step_to_resume
-from vasae_jax.training.checks import check_single
+from vasae_jax.training.checks import check_single, rate_warning
 from vasae_jax.training.events import Events
 from vasae_jax.training.inputs import load_inputs, make_stream, of_run, open_inputs
 from vasae_jax.training.log import Log, print_once
 from vasae_jax.training.loss import Batch, StepInputs
 from vasae_jax.training.pack import Layout, PackStep, States, rounds_of, sites_of
 from vasae_jax.training.probe import make_probe
-from vasae_jax.training.run_dir import claim_runs
+from vasae_jax.training.run_dir import claim_runs, with_absolute_cache
 from vasae_jax.training.state import TrainState, pulled_rows, state_init, state_maker
 from vasae_jax.training.status import read_early_end
 from vasae_jax.utils.errors import UserError
@@ -136,6 +137,7 @@ def _train(configs: Sequence[Config], *, leave_diverged: bool) -> None:
         stream = make_stream(configs, cache)
     check_same_on_all(configs, cache.digest)
     configs = autotuned_runs(configs, mesh, (d_sae, cache.manifest.d_model))
+    configs = [with_absolute_cache(config) for config in configs]  # as they are written down
     plan = Plan(configs, cache, mesh, d_sae, stream)
     _execute(plan, leave_diverged=leave_diverged)
 
@@ -153,6 +155,7 @@ def _execute(plan: Plan, *, leave_diverged: bool) -> None:
         if done:
             print_once(f"resuming {name} after step {done}")
         inputs, layout, states = _start(plan, runs, done)
+        _warn_of_rates(plan, inputs)
         logs = _start_logs(plan, runs, inputs, done, resources)
         step = PackStep(plan.configs, plan.mesh, layout, plan.execution)
         active = ActiveRuns(runs, logs, step, layout, plan.stream, leave_diverged=leave_diverged)
@@ -259,6 +262,15 @@ def _start(plan: Plan, runs: Sequence[OpenRun], done: int) -> tuple[Inputs, Layo
         return cast(TrainState, make(start))
 
     return inputs, layout, layout.gather(state_of)
+
+
+def _warn_of_rates(plan: Plan, inputs: Inputs) -> None:
+    """Print where a learning rate is large for the rows of a site."""
+    for site, read in inputs.items():
+        deviation = math.sqrt(float(read.variance) / read.mean.shape[0])
+        configs = [config for config in plan.configs if config.data.input_site == site]
+        if warning := rate_warning(configs, plan.d_sae, deviation):
+            print_once(warning)
 
 
 def _start_logs(

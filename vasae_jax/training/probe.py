@@ -28,7 +28,7 @@ from vasae_jax.training.boards import COSINES, SHARES, Histogram, Histograms
 from vasae_jax.training.hparams import first_pulled_step
 from vasae_jax.training.loss import StepInputs
 from vasae_jax.training.state import TrainState, pulled_name, uses_certificate
-from vasae_jax.training.step import DEAD_STEPS
+from vasae_jax.training.step import dead
 
 SPLIT = "heldout"
 ROWS = 2048
@@ -98,7 +98,7 @@ class FeatureStats(NamedTuple):
     cosine: jax.Array
     """float32, of the row that is pulled and its nearest anchor"""
     alive: jax.Array
-    """bool, whether it has fired in the last DEAD_STEPS steps"""
+    """bool, whether it is not :func:`vasae_jax.training.step.dead`"""
     fired: jax.Array
     """float32, held-out rows on which it fires"""
     hold: jax.Array
@@ -185,6 +185,6 @@ def _local_stats(
     at_name, everywhere = total(active.values, fires & named), total(active.values, fires)
     cosine = row_dots(unit_rows(state.params[pulled]), state.anchor.anchor_rows)
     hold = at_name / jnp.where(everywhere > 0, everywhere, jnp.ones_like(everywhere))
-    local = FeatureStats(cosine, state.counters.idle < DEAD_STEPS, fired, hold)
+    local = FeatureStats(cosine, ~dead(state.counters, state.step), fired, hold)
     gathered = jax.tree.map(lambda a: jax.lax.all_gather(a, MODEL, tiled=True), local)
     return cast(FeatureStats, gathered)

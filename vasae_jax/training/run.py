@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from vasae_jax.cache import Cache
+from vasae_jax.cache.store import absolute_url
 from vasae_jax.config import AnchorConfig, Config, DataConfig, RunConfig, SAEConfig
 from vasae_jax.distributed.mesh import MODEL
 from vasae_jax.interop.record import ForeignSAE, Imported, holds_import, read_import
@@ -59,7 +60,7 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
         record = read_run(folder)
         config, (step, params) = record.config, load_params(run)
         cache_digest, expected = record.cache_digest, record.vocabulary_digest
-    cache = Cache.open(cache_url or config.data.cache)
+    cache = Cache.open(cache_url) if cache_url else _open_named(config.data.cache, folder)
     d_sae, width = params["W_dec"].shape
     if cache.manifest.d_model != width:
         raise UserError(
@@ -83,6 +84,19 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             "expected --mesh.model to divide them"
         )
     return Run(config, step, params, cache, mesh, imported)
+
+
+def _open_named(url: str, run: Path) -> Cache:
+    """The cache that the files of a run name."""
+    try:
+        return Cache.open(url)
+    except UserError as error:
+        place = absolute_url(url)
+        tried = url if place == url else f"{url}, which is {place} from here"
+        raise UserError(
+            f"run {run} belongs to the cache {tried}, which cannot be opened: {error}; if it is "
+            "somewhere else now, name it with --cache"
+        ) from error
 
 
 def imported_config(sae: ForeignSAE, origin: Imported, folder: Path) -> Config:

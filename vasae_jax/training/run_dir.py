@@ -11,11 +11,13 @@ from typing import Any
 
 from vasae_jax import __version__
 from vasae_jax.cache import Cache
+from vasae_jax.cache.store import absolute_url
 from vasae_jax.config import Config, MeshConfig, RunConfig
-from vasae_jax.config.overrides import difference, from_dict, to_dict
+from vasae_jax.config.overrides import difference, from_dict, missing_settings, to_dict
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
+from vasae_jax.stream.order import VERSION, unchanged_since
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import write_bytes, write_error, write_json
+from vasae_jax.utils.files import json_text, write_bytes, write_error, write_json
 from vasae_jax.utils.lock import OWNER, FolderLock
 from vasae_jax.utils.replace import check_replaceable, remove_entries
 
@@ -36,6 +38,10 @@ class RunRecord:
     """Of the cache that it was trained on."""
     vocabulary_digest: str | None
     """Of which string belongs to which embedding row there; None in runs of earlier versions."""
+    row_order: int
+    """The version of the order of its rows, see :mod:`vasae_jax.stream.order`."""
+    created_by: str
+    """Package and version that began it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,11 @@ class RunDir:
         """Drop lines after ``step`` and a half-written last line, before resuming there."""
         file = self.path / METRICS
         if is_first() and file.exists():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) <= step]
+            kept = [
+                line
+                for line in file.read_text(encoding="utf-8").splitlines()
+                if _step_of(line) <= step
+            ]
             write_bytes(file, "".join(line + "\n" for line in kept).encode())
 
     def best_fvu(self) -> float:
@@ -57,7 +67,7 @@ class RunDir:
 
     def _fvus(self) -> list[float]:
         file = self.path / METRICS
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         fvus = (json.loads(line).get("fvu") for line in lines)
         return [fvu for fvu in fvus if isinstance(fvu, float)]
 
@@ -65,13 +75,14 @@ class RunDir:
         """Append one line to metrics.jsonl, on the first process.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: a number is not finite, or the disk is full or not writable.
         """
         if not is_first():
             return
+        line = json_text(dict(record), self.path / METRICS)
         try:
-            with open(self.path / METRICS, "a") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
+            with open(self.path / METRICS, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
         except OSError as error:
             raise write_error(self.path / METRICS, error) from error
 
@@ -118,16 +129,42 @@ def check_run(config: Config, cache: Cache) -> None:
         _check_deletable(path, config.data.cache)
     elif (path / CONFIG).exists():
         record = read_run(path)
-        changed = difference(result_settings(record.config), result_settings(config))
-        if record.cache_digest != cache.digest:
-            changed = f"the cache {config.data.cache} has changed"
-        if changed:
+        _check_complete(path, record)
+        if changed := _changed(record, config, cache):
             raise UserError(
                 f"{path} holds another run: {changed}; expected the same settings to resume it, "
                 "another --run.out, or --run.overwrite"
             )
     elif path.exists() and not _vacant(path):
         raise UserError(f"{path} exists and holds no run; expected a new or empty directory")
+
+
+def _changed(record: RunRecord, config: Config, cache: Cache) -> str | None:
+    """In what ``config`` on ``cache`` would train another run than the recorded one, in words."""
+    if record.cache_digest != cache.digest:
+        return f"the cache {config.data.cache} has changed"
+    if config.sae.screen == "auto":  # not decided yet: as the run began
+        config = replace(config, sae=replace(config.sae, screen=record.config.sae.screen))
+    changed = difference(result_settings(record.config), result_settings(config))
+    rows, chunk_rows = cache.rows("train"), cache.manifest.chunk_rows
+    if changed or unchanged_since(record.row_order, rows, chunk_rows, config.data.readers):
+        return changed
+    return (
+        f"its rows come in the order of version {record.row_order}, and now in that of version "
+        f"{VERSION} (docs/cache.md)"
+    )
+
+
+def _check_complete(path: Path, record: RunRecord) -> None:
+    """Raise UserError for a run that lacks settings which shape its result."""
+    missing = missing_settings(result_settings(record.config))
+    if missing:
+        raise UserError(
+            f"{path / CONFIG} lacks {', '.join(missing)}, which {record.created_by} did not have, "
+            "and this version's defaults may be others than it was trained with; expected all "
+            "settings to resume it: go on with that version, or begin a new run with another "
+            "--run.out or --run.overwrite"
+        )
 
 
 def read_run(path: Path) -> RunRecord:
@@ -140,9 +177,15 @@ def read_run(path: Path) -> RunRecord:
     if not file.is_file():
         raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         config = from_dict(record["config"], str(file))
-        return RunRecord(config, record["cache_digest"], record.get("vocabulary_digest"))
+        return RunRecord(
+            config,
+            record["cache_digest"],
+            record.get("vocabulary_digest"),
+            row_order=int(record.get("row_order", 1)),
+            created_by=str(record.get("created_by", "an earlier version")),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
 
@@ -153,9 +196,15 @@ def _write_config(path: Path, config: Config, cache: Cache) -> None:
         "created_by": f"vasae_jax {__version__}",
         "cache_digest": cache.digest,
         "vocabulary_digest": cache.manifest.vocabulary_digest,
+        "row_order": VERSION,
         "config": to_dict(replace(config, run=run)),
     }
     write_json(path / CONFIG, record)
+
+
+def with_absolute_cache(config: Config) -> Config:
+    """``config`` with a path of its cache that holds in every working directory."""
+    return replace(config, data=replace(config.data, cache=absolute_url(config.data.cache)))
 
 
 def result_settings(config: Config) -> Config:

@@ -59,7 +59,7 @@ def read_early_end(run: Path) -> EarlyEnd | None:
     """
     file = run / ENDED
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         return EarlyEnd(**{_OLD_NAMES.get(name, name): value for name, value in record.items()})
     except FileNotFoundError:
         return None
@@ -81,10 +81,13 @@ class LossCheck:
         """Judge the loss and the fraction of variance unexplained of one step.
 
         Raises:
-            Diverged: the loss is not finite or has exploded.
+            Diverged: one of them is not finite, or the loss has exploded.
         """
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at step {step}; expected a finite number ({HELP})")
+        for name, value in (("loss", loss), ("fvu", fvu)):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"the {name} is {value} at step {step}; expected a finite number ({HELP})"
+                )
         if fvu > MAX_GROWTH_FVU * max(1.0, self._best):
             raise Diverged(
                 f"the loss has exploded: the fvu is {fvu:.3g} at step {step} and was "

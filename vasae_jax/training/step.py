@@ -34,7 +34,8 @@ from vasae_jax.training.resample import moments_before, resample, resampling_of
 from vasae_jax.training.state import Counters, TrainState, adam, pulled_rows
 
 DEAD_STEPS = 200
-"""A feature that has not fired for this many steps counts as dead in the progress line."""
+"""A feature that has not fired for this many steps, or in any so far, counts as dead in the
+progress line."""
 RATE_DECAY = 0.99
 """Per-step decay of the moving average of firing rates."""
 
@@ -51,7 +52,7 @@ class Metrics(NamedTuple):
     mean_cosine: jax.Array
     """sum_i w_i min(s_i, target_cosine), as in the loss; 0 before the pull starts"""
     dead_fraction: jax.Array
-    """share of features that have not fired for DEAD_STEPS steps"""
+    """share of features that have not fired in the last DEAD_STEPS steps, or in all if fewer"""
     uncertified: jax.Array
     """share of features whose cached nearest anchor is not certified"""
 
@@ -166,7 +167,7 @@ def local_step(
         rows_FD = pulled_rows(params, settings.anchor)
         budget = _search_budget(settings, uncertified.shape[0])
         anchor, uncertified = update(rows_FD, inputs.anchors, anchor, budget, settings.unit_pulled)
-    metrics = _metrics(stats, counters, uncertified)
+    metrics = _metrics(stats, dead(counters, state.step + 1), uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
 
 
@@ -209,13 +210,17 @@ def _count(counters: Counters, stats: BatchStats) -> Counters:
     return Counters(idle, rate)
 
 
-def _metrics(stats: BatchStats, counters: Counters, uncertified: jax.Array) -> Metrics:
-    dead = (counters.idle >= DEAD_STEPS).astype(jnp.float32)
+def dead(counters: Counters, steps: jax.Array) -> jax.Array:
+    """Whether features did not fire in the last DEAD_STEPS of ``steps``, or in all if fewer."""
+    return counters.idle >= jnp.minimum(steps, DEAD_STEPS)
+
+
+def _metrics(stats: BatchStats, dead: jax.Array, uncertified: jax.Array) -> Metrics:
     return Metrics(
         loss=stats.loss,
         fvu=stats.squared_error / jnp.maximum(stats.squared_spread, 1e-30),
         l0=jax.lax.psum(stats.fired.sum(), MODEL) / stats.rows,
         mean_cosine=stats.aligned,
-        dead_fraction=jax.lax.pmean(dead.mean(), MODEL),
+        dead_fraction=jax.lax.pmean(dead.astype(jnp.float32).mean(), MODEL),
         uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
     )

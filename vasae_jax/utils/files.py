@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,9 +56,37 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         handle.write(data)
 
 
+def json_text(value: Any, path: str | os.PathLike[str], **options: Any) -> str:
+    """``value`` as JSON for the file ``path``; ``options`` are those of :func:`json.dumps`.
+
+    Raises:
+        UserError: it has a number that is not finite, for which JSON has no word.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError as error:
+        name = _not_finite(value) or str(error)
+        raise UserError(f"{path} cannot be written: {name}; expected finite numbers") from error
+
+
+def _not_finite(value: Any, name: str = "") -> str | None:
+    """The name and value of the first number in nested JSON values that is not finite, or None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name.lstrip('.') or 'the value'} is {value}"
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+    found = (_not_finite(part, f"{name}.{key}") for key, part in parts)
+    return next(filter(None, found), None)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON to ``path`` atomically; NaN is a ValueError."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write ``value`` as indented UTF-8 JSON to ``path`` atomically.
+
+    Raises:
+        UserError: it has a number that is not finite, or the disk is full or not writable.
+    """
+    text = json_text(value, path, indent=2, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
 
 

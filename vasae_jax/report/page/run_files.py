@@ -18,12 +18,13 @@ import numpy as np
 from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, TOP
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.run_report import RunReport
+from vasae_jax.utils.files import json_text
 
 
 def write_shard(data: Path, key: str, value: Any) -> None:
     """Write ``value`` as ``data``/KEY.js; KEY may have slashes. Returns once it is on the disk."""
-    body = json.dumps(value, allow_nan=False, separators=(",", ":"))
     path = data / f"{key}.js"
+    body = json_text(value, path, separators=(",", ":"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="ascii") as file:
         file.write(f"vasae.put({json.dumps(key)},{body});\n")
