@@ -58,7 +58,7 @@ def sae(name, **found):
 
 
 def test_a_peer_has_a_line_and_its_rates_and_ours_say_what_equal_time_gives(tmp_path):
-    shape = {"features": 64, "k": 4, "rows": 16, "steps": 600, "probe_steps": 150, "idle": 100}
+    shape = {"features": 64, "k": 4, "rows": 16, "steps": 600, "idle": 100}
     head = {"train_rows": 9000, "layer": 1, "model": "a model", "text": "a text", "set": []}
     rates = {"rates": {"0.002": 0.7, "0.004": 0.8}}
     equal = {"equal_wall": 0.87, "equal_steps": 1050}

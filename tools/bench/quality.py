@@ -13,8 +13,7 @@ a rate that rises over a quarter of the steps and falls over half (sparsify's ow
 plateau, so it is given this one). AuxK takes a feature for dead after ``--idle`` steps without
 firing: the libraries' own 1000 steps or 10 million rows would not be reached.
 
-1. Every library trains at each of ``--rates`` for ``--probe-steps``, and at the best of these rates
-   for ``--steps``. ``--probe-steps 0`` trains at every rate for ``--steps``.
+1. Every library trains at each of ``--rates``. All take all steps: short runs favour high rates.
 2. The *best peer* is the fastest of those whose variance explained is within NEAR of the most.
    It trains again, and ours (``--presets``, with each ``--set section.name=value``) beside it, a
    step each in turns, so that a machine whose speed drifts favours none.
@@ -225,14 +224,13 @@ class Bench:
 
     def best_rate(self, name: str) -> Record:
         """A library's run at its best rate, patched, with what was explained at every rate."""
-        args = self.args
-        steps, probe = args.steps, args.probe_steps or args.steps
-        probes = [self.peer(name, lr, probe) for lr in args.rates]
-        lr = max(probes, key=lambda found: found["variance_explained"])["lr"]
-        key = {"patched": name, **self.settings(lr, steps), "windows": args.lm_windows}
-        found = self.peer(name, lr, steps)
+        steps = self.args.steps
+        runs = {lr: self.peer(name, lr, steps) for lr in self.args.rates}
+        rates = {str(lr): found["variance_explained"] for lr, found in runs.items()}
+        lr = max(runs, key=lambda lr: float(runs[lr]["variance_explained"]))
+        key = {"patched": name, **self.settings(lr, steps), "windows": self.args.lm_windows}
         patched = self.results.get(key, lambda: self.patched(self.foreign(name, lr, steps)))
-        return found | patched | {"rates": {str(p["lr"]): p["variance_explained"] for p in probes}}
+        return runs[lr] | patched | {"rates": rates}
 
     def best_and_ours(self, best: Record) -> list[Record]:
         """The best peer, and ours beside it and for as long as it takes."""
@@ -277,7 +275,7 @@ class Bench:
         peers = [self.best_rate(name) for name in self.args.libraries]
         best = best_peer(peers)
         others = [peer for peer in peers if peer is not best]
-        keys = ("layer", "features", "k", "rows", "steps", "probe_steps", "idle", "set")
+        keys = ("layer", "features", "k", "rows", "steps", "idle", "set")
         shape = {key: getattr(self.args, key) for key in keys}
         model = {"model": self.cache.manifest.model.id, "text": self.cache.manifest.text.source}
         train = {"train_rows": self.cache.rows("train"), "d_in": self.cache.manifest.d_model}
@@ -357,10 +355,9 @@ def main() -> None:
     add("--features", type=int, default=4096)
     add("--k", type=int, default=32)
     add("--rows", type=int, default=1024, help="rows of a batch")
-    add("--steps", type=int, default=600)
-    add("--probe-steps", type=int, default=150, help="steps at each rate; 0: all")
+    add("--steps", type=int, default=300)
     add("--lm", help="the cache's model (default: the quickstart's)")
-    add("--lm-windows", type=int, default=64, help="windows that are patched")
+    add("--lm-windows", type=int, default=32, help="windows that are patched")
     add("--into", type=Path, help="a Markdown file with the lines MARKS")
     args = parser.parse_args()
     reuse_memory()

@@ -156,8 +156,7 @@ def rates(record: Record) -> str:
     peers = [each for each in record["saes"] if "rates" in each]
     tried = list(peers[0]["rates"])
     rows = [[each["name"], *(f"{each['rates'][rate]:.4f}" for rate in tried)] for each in peers]
-    steps = record["probe_steps"] or record["steps"]
-    heads = [f"variance explained after {steps} steps, by rate", *(f"{float(r):g}" for r in tried)]
+    heads = ["variance explained, by rate", *(f"{float(rate):g}" for rate in tried)]
     return table(heads, rows)
 
 
