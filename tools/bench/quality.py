@@ -57,7 +57,7 @@ from vasae_jax.interop.record import Imported
 from vasae_jax.lm.smollm2 import fetch_smollm2
 from vasae_jax.stream.source import Batch as HostBatch
 from vasae_jax.stream.source import rows_in_order
-from vasae_jax.training.hparams import first_pulled_step
+from vasae_jax.training.hparams import first_pulled_step, peak_lr
 from vasae_jax.training.inputs import make_stream, open_inputs
 from vasae_jax.training.loss import Batch
 from vasae_jax.training.run import Run, imported_config, imported_params
@@ -234,11 +234,12 @@ class Bench:
 
     def best_and_ours(self, best: Record) -> list[Record]:
         """The best peer, and ours beside it and for as long as it takes."""
-        name, steps, names = best["name"], self.args.steps, self.args.presets
+        args, name, names = self.args, best["name"], self.args.presets
+        steps = args.steps
         configs = {preset: self.config(preset, steps) for preset in names}
         recipes = {preset: recipe_digest(config) for preset, config in configs.items()}
         settings = self.settings(best["lr"], steps)
-        key = {"beside": name, **settings, "recipes": recipes, "windows": self.args.lm_windows}
+        key = {"beside": name, **settings, "recipes": recipes, "windows": args.lm_windows}
         beside = self.results.get(key, lambda: self.beside(name, settings))
         peer_seconds = beside["seconds"][name]
         timed = {"seconds": peer_seconds, "equal_wall": best["variance_explained"]}
@@ -249,8 +250,9 @@ class Bench:
             key = {"alone": preset, "recipe": recipes[preset], "steps": longer}
             equal = self.results.get(key, partial(self.alone, preset, longer))
             wall = {"equal_wall": equal["variance_explained"], "equal_steps": longer}
-            rate = {"name": preset, "lr": configs[preset].optim.lr, "seconds": seconds}
-            records.append({**rate, **beside[preset], **wall})
+            lr = peak_lr(configs[preset].optim, args.features)
+            head = {"name": preset, "lr": lr, "seconds": seconds}
+            records.append({**head, **beside[preset], **wall})
         return records
 
     def beside(self, name: str, settings: Record) -> Record:
