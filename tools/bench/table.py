@@ -127,7 +127,7 @@ def quality(records: list[Record]) -> str:
     rows = [
         [
             each["name"],
-            number(each["lr"], "", 1),
+            number(each["lr"], "", 2),
             f"{each['variance_explained']:.4f}",
             f"{each['kl']:.4f}",
             f"{each['ce']:.4f}",
