@@ -37,7 +37,7 @@ def tokenizer(bos_id=BOS, add_bos=False):
 
 
 def rows_of(tokens, **given):
-    tokens = np.asarray(tokens)
+    tokens = np.array(tokens, np.uint64 if np.max(tokens) >= 2**63 else None)
     values = np.zeros((*tokens.shape, 2), np.float32)
     arrays = {k: np.asarray(v) if isinstance(v, list) else v for k, v in given.items()}
     return ExternalRows("rows", values.shape, lambda a, b: values[a:b], tokens, **arrays)
@@ -278,7 +278,8 @@ def test_rows_without_order_are_all_used_and_have_no_neighbours(tmp_path, model,
     with pytest.raises(UserError, match="positions are not those of windows"):
         WindowTable.of(cache, cache.manifest.sites[0], "train", Mask(1, 0.0))
     # With positions the first ones are masked.
-    np.save(source / "positions.npy", np.tile(np.arange(T), W)[order])
+    positions = np.tile(np.arange(T), W)[order]
+    np.save(source / "positions.npy", positions)
     refused(capsys, command(source, model, tmp_path / "in_order", layer=1))
     with_positions = command(source, model, tmp_path / "two", layer=1, heldout_share=0.2)
     assert main([*with_positions, "--shuffled"]) == 0

@@ -28,7 +28,7 @@ from vasae_jax.utils.errors import UserError
 
 PIECE_CHARACTERS = 2000
 LONGEST = 2**24
-"""Most characters of a document. Tokenising takes about 200 bytes of memory a character."""
+"""Most characters or tokens of a document. Tokenising takes 200 bytes of memory a character."""
 MOST = 0.01
 """Most records without usable text that are skipped, as a share of the records read."""
 FEW = 100
@@ -267,8 +267,9 @@ def _unpadded(ids: list[int], mask: Any, place: str) -> list[int]:
 def _check_lengths(documents: Iterator[Document], source: str) -> Iterator[Document]:
     for number, document in enumerate(documents, 1):
         if len(document) > LONGEST:
+            unit = "characters" if isinstance(document, str) else "tokens"
             raise UserError(
-                f"document {number} of text {source} has {len(document):,} characters; expected "
-                f"at most {LONGEST:,}: cut it into several"
+                f"document {number} of text {source} has {len(document):,} {unit}; expected at "
+                f"most {LONGEST:,}: cut it into several"
             )
         yield document

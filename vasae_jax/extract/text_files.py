@@ -130,7 +130,8 @@ def _parquet(path: Path, field: str) -> Iterator[Record]:
                     f"text {path} has no column {field!r}; expected one of "
                     f"{', '.join(names)} (see --text-field)"
                 )
-            columns = [name for name in dict.fromkeys((field, MASK)) if name in names]
+            ids = arrow.types.is_nested(file.schema_arrow.field(field).type)
+            columns = [field, *([MASK] if ids and MASK in names else [])]
             for batch in file.iter_batches(columns=columns):
                 for number, fields in enumerate(batch.to_pylist(), first):
                     yield Record(f"{path} row {number}", fields)

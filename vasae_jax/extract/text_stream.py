@@ -54,11 +54,12 @@ def _numbered(source: str, records: Any, load: Callable[[], Any]) -> Iterator[Re
         except StopIteration:
             return
         except Exception as error:  # as above, and errors of every format of file
-            if failures == len(DELAYS) or not _of_network(error):
+            of_network = _of_network(error)
+            if failures == len(DELAYS) or not of_network:
+                expected = "the network to answer" if of_network else "a whole dataset"
                 raise UserError(
                     f"dataset {source} cannot be read at record {number} "
-                    f"({type(error).__name__}: {first_line(error)}); expected a whole dataset "
-                    "within reach (run the same command to try again)"
+                    f"({type(error).__name__}: {first_line(error)}); expected {expected}"
                 ) from error
             _wait(f"{source} record {number}", error, DELAYS[failures])
             failures += 1
