@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from test_import_rows import T, W, command, given, refused, write_arrow, write_npy
 
 from vasae_jax.cache import Cache, verify
+from vasae_jax.cache.manifest import NOT_KNOWN, position_in_window
 from vasae_jax.cli.main import main
 from vasae_jax.config import Mask
 from vasae_jax.evaluation.patching.model import WindowTable
@@ -19,7 +20,7 @@ from vasae_jax.extract.import_rows import _digest
 from vasae_jax.extract.row_files import open_rows
 from vasae_jax.extract.row_places import IN_ORDER, UNKNOWN, Order, place_rows
 from vasae_jax.report.summary import Snippets
-from vasae_jax.stream.order import NOT_KNOWN, next_tokens, position_in_window
+from vasae_jax.stream.order import next_tokens
 from vasae_jax.stream.source import Source
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vasae_jax.cache.manifest import SPLITS
+from vasae_jax.cache.manifest import NOT_KNOWN, SPLITS
 from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.extract.model import special_ids
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.utils.errors import UserError
 
-UNKNOWN = ~np.int32(2**31 - 1)
+UNKNOWN = ~np.int32(NOT_KNOWN)
 """The stored position of a row that has none."""
 
 

@@ -37,19 +37,6 @@ def unchanged_since(version: int, rows: int, chunk_rows: int, readers: int) -> b
     return version == VERSION or (version == 1 and even)
 
 
-NOT_KNOWN = 2**31 - 1
-"""In place of a position that is not known; stored as its complement."""
-
-
-def position_in_window(positions: np.ndarray) -> np.ndarray:
-    """The position of each row in its window, int32 [rows], of the stored ``positions``.
-
-    A row whose neighbours are not of its window has ``~position``. Where the position is not
-    known it is NOT_KNOWN, so that no row is masked for it.
-    """
-    return np.asarray(np.maximum(positions, ~positions))
-
-
 def goes_on(positions: np.ndarray) -> np.ndarray:
     """bool [rows - 1]: whether the row after each is the next of its window."""
     return np.asarray((positions[1:] == positions[:-1] + 1) & (positions[:-1] >= 0))

@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from vasae_jax.cache import Cache, RowArray
+from vasae_jax.cache.manifest import position_in_window
 from vasae_jax.config import Mask
 from vasae_jax.sites import SiteLike
-from vasae_jax.stream.order import position_in_window
 from vasae_jax.utils.errors import UserError
 
 MOST = 0.01

@@ -15,13 +15,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.activations import Activation, activation_of
+from vasae_jax.cache.manifest import NOT_KNOWN, position_in_window
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.evaluate import GrowingProgram, over_rows
 from vasae_jax.evaluation.examples.collect import ByPosition, Collector, Examples, examples
 from vasae_jax.evaluation.run import screened
 from vasae_jax.sae import Params, decode, encode
-from vasae_jax.stream.order import NOT_KNOWN, position_in_window
 from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.files import atomic_file, sha256_array
