@@ -51,7 +51,7 @@ def world(tmp_path_factory):
         (home / "my_texts" / f"{name}.txt").write_text(topics[name], encoding="utf-8")
     rng = np.random.default_rng(0)
     np.save(home / "rows" / "rows.npy", rng.normal(size=(40, 20, 32)).astype(np.float32))
-    np.save(home / "rows" / "tokens.npy", rng.integers(0, VOCAB, (40, 20), dtype=np.int32))
+    np.save(home / "rows" / "tokens.npy", rng.integers(1, VOCAB, (40, 20), dtype=np.int32))
     (home / "configs").symlink_to(ROOT / "configs")
     for name, meaning in MEANT.items():
         (home / name).symlink_to(meaning)

@@ -40,7 +40,7 @@ def test_a_directory_is_read_in_name_order(tmp_path):
     (tmp_path / "b.txt").write_text("whole\n\nfile", encoding="utf-8")
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n', encoding="utf-8")
     pq.write_table(pa.table({"text": ["three", "four"]}), tmp_path / "c.parquet")
-    (tmp_path / "ignored.md").write_text("no", encoding="utf-8")
+    (tmp_path / "ignored.csv").write_text("no", encoding="utf-8")
     found = list(read_documents(str(tmp_path)))
     assert found == ["one", "two", "whole\n\nfile", "three", "four"]
 
@@ -108,7 +108,7 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package, sourc
         ("a.jsonl", b'{"body": "x"}\n', r"missing.*fields: body; see --text-field"),
         ("a.jsonl", b'{"text": 3}\n', r"is a int; expected a string"),
         ("a.txt", b"caf\xe9", r"not UTF-8 \(byte 3\)"),
-        ("a.parquet", b"not parquet", r"not a readable parquet file"),
+        ("a.parquet", b"not parquet", r"cannot be read as parquet from row 0"),
         ("a.csv", b"x", r"ends in '.csv'; expected a .txt"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_missing_column_lists_those_there_are(tmp_path):
 def test_missing_and_empty_places(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.txt was not found"):
         read_documents(str(tmp_path / "nowhere.txt"))
-    with pytest.raises(UserError, match=r"holds no .txt, .jsonl or .parquet"):
+    with pytest.raises(UserError, match=r"holds no .txt, .md, .jsonl or .parquet"):
         read_documents(str(tmp_path))
 
 

@@ -16,7 +16,7 @@ ODD = {
     "right to left": "שלום עולם, مرحبا بالعالم. " * 40,
     "combining": "e\u0301 a\u0323\u0302 \u200d👩\u200d🔬 " * 40,
     "controls": "a\x00b\x07c\x1b[31m\u2028d\u0085 " * 40,
-    "a mark before": "\ufeffsome text " * 40,
+    "a mark within": "some \ufefftext " * 40,
     "one long line": "word " * 50_000,
     "no letters": "\u200b\u200c" * 100,
 }

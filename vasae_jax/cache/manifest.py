@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import numpy as np
+
 from vasae_jax.cache.store import array_metadata
 from vasae_jax.sites import Site, as_sites, check_supported
 from vasae_jax.utils.errors import UserError
@@ -18,6 +20,8 @@ MANIFEST = "manifest.json"
 JOURNAL = "journal.json"
 SPLITS = ("train", "heldout")
 COLUMNS = ("tokens", "positions", "docs")
+NOT_KNOWN = 2**31 - 1
+"""In place of a position that is not known; stored as its complement."""
 DTYPES = ("bfloat16", "float32")
 
 EMBEDDING = "vocab/embedding"
@@ -28,6 +32,15 @@ PAIRED = ("embedding", "tokens")
 """Names of the digests of what must be in the same order: embedding rows and token strings."""
 ANCHORS = "anchors"
 """Folder for anchors, which are measured from a finished cache: no part of the cache itself."""
+
+
+def position_in_window(positions: np.ndarray) -> np.ndarray:
+    """The position of each row in its window, int32 [rows], of the stored ``positions``.
+
+    A row whose neighbours are not of its window has ``~position``. Where the position is not
+    known it is NOT_KNOWN, so that no row is masked for it.
+    """
+    return np.asarray(np.maximum(positions, ~positions))
 
 
 def shard_key(key: str, index: int) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vasae_jax.cache.manifest import position_in_window
 from vasae_jax.cache.reader import Cache
 
 RUN = 64
@@ -120,5 +121,7 @@ def _read(cache: Cache, split: str) -> Iterator[Text]:
         stop = min(start + PIECE, rows)
         reads = [cache.column(name, split).read_async(start, stop) for name in names]
         tokens, docs, positions = (read.result() for read in reads)
-        text = positions > 0 if cache.manifest.bos else np.ones(len(docs), np.bool_)
+        text = np.ones(len(docs), np.bool_)
+        if cache.manifest.bos:
+            text = position_in_window(positions) > 0
         yield Text(tokens[text], docs[text])

@@ -63,6 +63,7 @@ def _import(args: argparse.Namespace) -> None:
     from vasae_jax.extract.import_rows import store_rows
     from vasae_jax.extract.pipeline import Settings
     from vasae_jax.extract.row_files import open_rows
+    from vasae_jax.extract.row_places import Order
 
     rows = open_rows(
         args.source,
@@ -70,6 +71,7 @@ def _import(args: argparse.Namespace) -> None:
         context_length=args.context_length,
         layer=args.layer,
         tokens=args.tokens,
+        shuffled=args.shuffled,
     )
     site = rows.site if args.layer is None else Site(args.layer)
     if site is None:
@@ -81,10 +83,18 @@ def _import(args: argparse.Namespace) -> None:
         chunk_rows=args.chunk_rows,
     )
     manifest = store_rows(
-        rows, _load_embeddings(args.model), args.out, site, settings, overwrite=args.overwrite
+        rows,
+        _load_embeddings(args.model),
+        args.out,
+        site,
+        settings,
+        order=Order(args.first_position, args.shuffled),
+        overwrite=args.overwrite,
     )
     counts = ", ".join(f"{split} {info.rows:,} rows" for split, info in manifest.splits.items())
-    print(f"{args.out}: {site}; {counts}")
+    padding = rows.shape[0] * rows.shape[1] - sum(info.rows for info in manifest.splits.values())
+    left_out = f"; {padding:,} of padding left out" if padding else ""
+    print(f"{args.out}: {site}; {counts}{left_out}")
     print(overlap(Cache.open(args.out)))
 
 
@@ -151,6 +161,14 @@ def _add_import_options(parser: VerbParser) -> None:
     add("--out", required=True, help=CACHE_HELP)
     add("--tokens", metavar="NPY", help="token ids of the rows, if the source has none (saev)")
     add("--context-length", type=int, help="rows per window, if the source has no windows")
+    add(
+        "--first-position",
+        type=int,
+        metavar="N",
+        help="position of the first row of each window, if tokens do not tell: 0, or 1 if the "
+        "first row was left out",
+    )
+    add("--shuffled", action="store_true", help="rows are in no order, so none has neighbours")
     add("--heldout-share", type=float, default=0.1, help="fraction of the documents to hold out")
     dtypes = ("bfloat16", "float32")
     add("--dtype", choices=dtypes, default="bfloat16", help="type of the stored rows")

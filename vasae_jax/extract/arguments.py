@@ -30,8 +30,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add(
         "--text",
         required=True,
-        help=".txt, .jsonl or .parquet file, a directory of these, english (which ships "
-        "with vasae), pydoc-topics (CPython's own help texts), or hf:NAME, hf:USER/NAME, "
+        help=".txt, .md, .jsonl or .parquet file, a directory of these, english (which "
+        "ships with vasae), pydoc-topics (CPython's own help texts), or hf:NAME, hf:USER/NAME, "
         "hf:USER/NAME/CONFIG",
     )
     add("--out", required=True, help="the cache: a directory or a gs:// or s3:// URL")
@@ -50,7 +50,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         default="auto",
         help="put a BOS token before every window; auto: where the model's tokenizer does",
     )
-    add("--text-field", default="text", help="field or column that holds the text")
+    add("--text-field", default="text", help="field or column that holds the text, or token ids")
     add("--text-split", default="train", help="split of a hf: dataset")
     add("--chunk-rows", type=int, default=2048, help="rows read and checked as one")
     add("--shard-rows", type=int, help="rows in one file (default: 512 MB of all layers)")

@@ -1,16 +1,16 @@
 """Rows of another program into a cache, and rows of a cache out as NumPy files."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vasae_jax.cache import Cache, CacheWriter, Manifest, RowArray, TextInfo
 from vasae_jax.cache.manifest import COLUMNS, SPLITS
+from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.extract.model import VocabularySource, read_vocabulary
 from vasae_jax.extract.pipeline import Settings, make_plan
+from vasae_jax.extract.row_places import IN_ORDER, Order, Placed, place_rows
 from vasae_jax.sites import Site, SiteLike
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_bytes
@@ -20,50 +20,6 @@ PIECE_BYTES = 32 * 2**20
 """About how many bytes of rows are read at once."""
 
 
-@dataclass
-class ExternalRows:
-    """Rows of W windows of equal length T, as another program stored them.
-
-    Attributes:
-        source: their place, for messages.
-        shape: of the rows, [W, T, d].
-        read: ``read(first, last)`` gives the rows of windows first to last (exclusive), float
-            [n, T, d].
-        tokens: int [W, T]; int32 once checked.
-        docs: int [W], the document of each window, ascending; None: each window is a document.
-        site: of the rows, where the source states it.
-
-    Raises:
-        UserError: counts that do not agree, tokens that are not integers, documents out of order.
-    """
-
-    source: str
-    shape: tuple[int, ...]
-    read: Callable[[int, int], np.ndarray]
-    tokens: np.ndarray
-    docs: np.ndarray | None = None
-    site: Site | None = None
-
-    def __post_init__(self) -> None:
-        source, shape, tokens = self.source, self.shape, self.tokens
-        if len(shape) != 3 or 0 in shape:
-            raise UserError(
-                f"{source} has rows of shape {shape}; expected [windows, positions, width]"
-            )
-        if tokens.shape != shape[:2] or not np.issubdtype(tokens.dtype, np.integer):
-            raise UserError(
-                f"{source} has tokens of shape {tokens.shape} and type {tokens.dtype} for rows of "
-                f"shape {shape}; expected an integer for each row"
-            )
-        docs = np.arange(shape[0]) if self.docs is None else self.docs
-        if docs.shape != shape[:1] or (np.diff(docs) < 0).any():
-            raise UserError(
-                f"{source} has documents of shape {docs.shape}; expected an ascending number for "
-                f"each of the {shape[0]} windows"
-            )
-        self.tokens, self.docs = tokens.astype(np.int32), docs.astype(np.int32)
-
-
 def store_rows(
     rows: ExternalRows,
     model: VocabularySource,
@@ -71,6 +27,7 @@ def store_rows(
     site: Site,
     settings: Settings,
     *,
+    order: Order = IN_ORDER,
     overwrite: bool = False,
 ) -> Manifest:
     """Write the cache ``url`` of ``rows``; run again after an interruption, it continues.
@@ -81,41 +38,41 @@ def store_rows(
         url: new or unfinished cache: a directory or a gs:// or s3:// URL.
         site: of the rows.
         settings: its held-out share, dtype, chunk and shard rows are used.
+        order: how the rows lie, where tokens and mask do not tell.
         overwrite: replace an existing cache.
 
     Raises:
-        UserError: rows or tokens that do not fit the model, a row that is not finite, a place
-            that cannot be written.
+        UserError: rows or tokens that do not fit the model, positions that cannot be known, a
+            row that is not finite, a place that cannot be written.
     """
     _check_model(rows, model, site)
-    tokens, docs, bos = rows.tokens, np.asarray(rows.docs), model.tokenizer.bos_id
+    placed = place_rows(rows, model.tokenizer, settings.heldout_share, order)
+    positions = placed.positions[placed.keep]
+    longest = int(np.maximum(positions, 0).max()) + 1
     plan = make_plan(
         model,
         settings,
         (site,),
-        context_length=rows.shape[1],
-        bos=bos is not None and bool((tokens[:, 0] == bos).all()),
-        # The text is not known; the digest is that of tokens and documents.
-        text=TextInfo(f"rows of {rows.source}", sha256_bytes(tokens.tobytes() + docs.tobytes())),
+        context_length=longest if order.shuffled else max(longest, rows.shape[1]),
+        bos=placed.bos,
+        text=TextInfo(f"rows of {rows.source}", _digest(rows, placed)),
         computed="by another program",
     )
-    heldout = held_out(docs, settings.heldout_share)
     vocabulary = read_vocabulary(model)
     with CacheWriter(url, plan, vocabulary, overwrite=overwrite) as writer:
-        _append(rows, docs, heldout, writer, site)
+        _append(rows, placed, writer, site)
         return writer.finish()
 
 
-def held_out(docs: np.ndarray, share: float) -> np.ndarray:
-    """bool [W]: evenly spaced documents of ``docs`` [W], ``share`` of them."""
-    number = np.unique(docs, return_inverse=True)[1]
-    chosen: np.ndarray = np.floor((number + 1) * share) > np.floor(number * share)
-    return chosen
+def _digest(rows: ExternalRows, placed: Placed) -> str:
+    """SHA-256 of tokens, documents and, unless they are plain, positions: the text is not known."""
+    if placed.plain and (rows.docs is None or rows.docs.ndim == 1):
+        return sha256_bytes(rows.tokens.tobytes() + placed.docs[:, 0].tobytes())
+    columns = (rows.tokens, placed.docs, placed.positions)
+    return sha256_bytes(b"".join(column[placed.keep].tobytes() for column in columns))
 
 
-def _append(
-    rows: ExternalRows, docs: np.ndarray, heldout: np.ndarray, writer: CacheWriter, site: Site
-) -> None:
+def _append(rows: ExternalRows, placed: Placed, writer: CacheWriter, site: Site) -> None:
     windows, length, width = rows.shape
     size = max(1, PIECE_BYTES // (4 * length * width))
     written = dict.fromkeys(SPLITS, 0)
@@ -124,17 +81,17 @@ def _append(
             last = min(first + size, windows)
             acts = rows.read(first, last)
             for split in SPLITS:
-                chosen = heldout[first:last] == (split == "heldout")
-                count = int(chosen.sum())
+                chosen = placed.keep[first:last].copy()
+                chosen &= placed.heldout[first:last] == (split == "heldout")
                 writer.append(
                     split,
-                    rows.tokens[first:last][chosen].reshape(-1),
-                    np.tile(np.arange(length, dtype=np.int32), count),
-                    np.repeat(docs[first:last][chosen], length),
-                    {site: acts[chosen].reshape(-1, width)},
+                    rows.tokens[first:last][chosen],
+                    placed.positions[first:last][chosen],
+                    placed.docs[first:last][chosen],
+                    {site: acts[chosen]},
                     start=written[split],
                 )
-                written[split] += count * length
+                written[split] += int(chosen.sum())
             progress.update(last * length)
         progress.finish(windows * length)
 
@@ -145,10 +102,10 @@ def _check_model(rows: ExternalRows, model: VocabularySource, site: Site) -> Non
         raise UserError(
             f"{rows.source} has rows of width {width}; expected {spec.d_model} of {model.id}"
         )
-    low, high = int(rows.tokens.min()), int(rows.tokens.max())
-    if low < 0 or high >= spec.vocab_size:
+    high = int(rows.tokens.max())
+    if high >= spec.vocab_size:
         raise UserError(
-            f"{rows.source} has token {high if low >= 0 else low}; expected 0 to "
+            f"{rows.source} has token {high}; expected 0 to "
             f"{spec.vocab_size - 1}, the vocabulary of {model.id}"
         )
     if not 0 <= site.layer < spec.n_layers:

@@ -52,6 +52,13 @@ def read_vocabulary(model: VocabularySource) -> Vocabulary:
     return Vocabulary(model.embedding(), unembedding, model.final_norm(), model.tokenizer.vocab())
 
 
+def special_ids(tokenizer: Tokenizer) -> set[int]:
+    """The ids of a tokenizer's special tokens: BOS, EOS, padding and others."""
+    added = tokenizer.backend.get_added_tokens_decoder()
+    special = {index for index, token in added.items() if token.special}
+    return special | {i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None}
+
+
 def packs(model: Any) -> bool:
     """Whether the model takes several windows in one row of tokens."""
     return bool(getattr(model, "packs", False))

@@ -3,15 +3,24 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vasae_jax.cache import Cache, CacheWriter, Manifest, Part, PartWriter
 from vasae_jax.cache.manifest import SPLITS, CachePlan, ModelInfo, TextInfo
 from vasae_jax.cache.overlap import RUN
-from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs, read_vocabulary
+from vasae_jax.extract.model import (
+    Model,
+    VocabularySource,
+    choose_sites,
+    packs,
+    read_vocabulary,
+    special_ids,
+)
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.repeats import without_repeats
+from vasae_jax.extract.text import Document
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
@@ -52,7 +61,7 @@ class Settings:
 
 def extract(
     model: Model,
-    documents: Iterable[str],
+    documents: Iterable[Document],
     url: str,
     settings: Settings,
     *,
@@ -68,7 +77,7 @@ def extract(
 
     Args:
         model: a language model; its weights may be loaded on first use.
-        documents: texts; see :func:`vasae_jax.extract.read_documents`.
+        documents: texts or token ids; see :func:`vasae_jax.extract.read_documents`.
         url: new or unfinished cache: a directory or a gs:// or s3:// URL.
         settings: how text becomes rows.
         source: the text's origin, for the manifest.
@@ -111,12 +120,12 @@ def extract(
         return writer.finish()
 
 
-def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows:
+def _read(documents: Iterable[Document], model: Model, settings: Settings) -> Windows:
     bos_id = _bos_id(model, settings.bos)
     with Progress(None, unit="tokens of text read") as progress:
         windows = make_windows(
             documents,
-            model.tokenizer.encode,
+            partial(token_ids, model),
             settings.context_length,
             bos_id=bos_id,
             heldout_share=settings.heldout_share,
@@ -125,6 +134,24 @@ def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows
         )
         progress.finish(len(windows.tokens))
     return windows
+
+
+def token_ids(model: VocabularySource, document: Document) -> list[int]:
+    """The token ids of a document, tokenised unless it holds ids; UserError for an unknown id."""
+    if isinstance(document, str):
+        return model.tokenizer.encode(document)
+    low, high = min(document, default=0), max(document, default=0)
+    if low < 0 or high >= model.spec.vocab_size:
+        raise UserError(
+            f"the text has a document with token id {low if low < 0 else high}; expected 0 to "
+            f"{model.spec.vocab_size - 1}, the vocabulary of {model.id}"
+        )
+    if len(document) > 2 and document[-1] == document[-2] in special_ids(model.tokenizer):
+        raise UserError(
+            f"the text has a document whose token ids end in {document[-1]} twice, a special "
+            "token; expected an attention_mask beside them that is 0 at padding"
+        )
+    return document
 
 
 def make_batches(windows: Windows, model: Model, most: int) -> Batches:

@@ -7,18 +7,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-# Registers bfloat16 with NumPy; the safetensors package looks it up by name.
-import ml_dtypes  # noqa: F401
+import ml_dtypes  # registers bfloat16 with NumPy; the safetensors package looks it up by name
 import numpy as np
 import safetensors
 
-from vasae_jax.extract.import_rows import ExternalRows
+from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.extract.saev_rows import METADATA, SHARDS, saev_rows
-from vasae_jax.extract.text import import_extra
+from vasae_jax.extract.text_files import import_extra
 from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError
 
-ARRAYS = ("rows", "tokens", "docs")
+ARRAYS = {
+    "rows": ("rows",),
+    "tokens": ("tokens", "input_ids"),
+    "docs": ("docs",),
+    "mask": ("mask", "attention_mask"),
+    "positions": ("positions", "position_ids"),
+}
+"""Arrays that are read, and what each may be called."""
+TOKEN_IDS = "token_ids"
+"""What SAELens calls tokens."""
 FOLDERS = {"npy": ["rows.npy"], "sae_lens": ["dataset_info.json"], "saev": [METADATA, SHARDS]}
 """The files by which a folder of each kind is recognised."""
 
@@ -30,17 +38,21 @@ def open_rows(
     context_length: int | None = None,
     layer: int | None = None,
     tokens: str | None = None,
+    shuffled: bool = False,
 ) -> ExternalRows:
     """Open rows that another program stored.
 
     Args:
-        source: ``npy``: a folder with rows.npy [W, T, d] and tokens.npy [W, T], and docs.npy [W]
-            where there are documents. ``safetensors``: a file with tensors of these names.
+        source: ``npy``: a folder with rows.npy [W, T, d] and tokens.npy [W, T], and where there
+            are such docs.npy [W] or [W, T], mask.npy and positions.npy [W, T], as
+            :class:`ExternalRows` has them. ``safetensors``: a file with tensors of these names.
             ``sae_lens``: a folder of its CacheActivationsRunner. ``saev``: a folder of its shards.
         kind: one of these; ``auto`` goes by the files that are there.
-        context_length: T, for rows [N, d] and tokens [N] of windows laid end to end.
+        context_length: T, for rows [N, d] and tokens [N] of windows laid end to end. Not needed
+            for rows that have positions or none at all.
         layer: the layer to read, where the source has several.
         tokens: .npy file of token ids, int [W, T], for a source without them.
+        shuffled: whether the rows are in no order.
 
     Raises:
         UserError: no such source, a missing array, counts that do not agree, tokens twice.
@@ -61,12 +73,28 @@ def open_rows(
         if name not in arrays:
             present = ", ".join(sorted(arrays)) or "nothing"
             raise UserError(f"{source} has no {name}; found {present}")
-    docs = arrays.get("docs")
+    if context_length is None and (shuffled or "positions" in arrays):
+        context_length = 1
+    return _of_arrays(source, arrays, context_length)
+
+
+def _of_arrays(source: str, arrays: dict[str, np.ndarray], length: int | None) -> ExternalRows:
+    docs = arrays.pop("docs", None)
     if docs is not None and docs.shape == arrays["tokens"].shape:  # one a row, as in an export
-        docs = _windows(docs, "docs", context_length)[:, 0]
-    rows, token_ids = (_windows(arrays[name], name, context_length) for name in ("rows", "tokens"))
+        docs = _windows(docs, "docs", length)
+        if (docs == docs[:, :1]).all():
+            docs = docs[:, 0]
+    each = {name: _windows(array, name, length) for name, array in arrays.items()}
+    rows = each["rows"]
     return ExternalRows(
-        source, rows.shape, lambda first, last: np.asarray(rows[first:last]), token_ids, docs
+        source,
+        rows.shape,
+        lambda first, last: np.asarray(rows[first:last]),
+        each["tokens"],
+        docs,
+        each.get("mask"),
+        each.get("positions"),
+        dtype=rows.dtype,
     )
 
 
@@ -83,23 +111,39 @@ def _kind_of(path: Path) -> str:
 
 
 def _npy(path: Path) -> dict[str, np.ndarray]:
-    files = {name: path / f"{name}.npy" for name in ARRAYS}
-    return {name: _load(file) for name, file in files.items() if file.is_file()}
+    names = _named({file.stem for file in path.glob("*.npy")}, path)
+    return {name: _load(path / f"{stored}.npy") for name, stored in names.items()}
+
+
+def _named(stored: set[str], path: Path) -> dict[str, str]:
+    """What each of ARRAYS is called among ``stored``; UserError if one is there twice."""
+    names = {}
+    for name, aliases in ARRAYS.items():
+        there = [alias for alias in aliases if alias in stored]
+        if len(there) > 1:
+            raise UserError(f"{path} has both {' and '.join(there)}; expected one of them")
+        if there:
+            names[name] = there[0]
+    return names
 
 
 def _load(file: Path) -> np.ndarray:
     try:
-        array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-        return array
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{file} cannot be read as .npy ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{file} holds several arrays; expected one, as in .npy")
+    # NumPy does not store the name of bfloat16, the one such type of two bytes.
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in {*ARRAYS} & {*file.keys()}}
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+            names = _named({*file.keys()}, path)
+            return {name: file.get_tensor(stored) for name, stored in names.items()}
+    except (safetensors.SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error})") from error
 
 
@@ -121,11 +165,14 @@ def _windows(array: np.ndarray, name: str, length: int | None) -> np.ndarray:
 def _sae_lens(path: Path) -> ExternalRows:
     """SAELens' Arrow files: a column [T, d] named after the hook, and ``token_ids`` [T]."""
     table = _arrow_table(path)
-    hooks = [name for name in table.column_names if name != "token_ids"]
-    if "token_ids" not in table.column_names or len(hooks) != 1:
+    others = _named({*table.column_names}, path)
+    if TOKEN_IDS in table.column_names:
+        others["tokens"] = TOKEN_IDS
+    hooks = [name for name in table.column_names if name not in others.values()]
+    if "tokens" not in others or len(hooks) != 1:
         raise UserError(
             f"{path} has columns {', '.join(table.column_names)}; expected one of activations and "
-            "token_ids (SAELens writes these where its store has them)"
+            f"{TOKEN_IDS} (SAELens writes these where its store has them)"
         )
     length, width = _column_shape(path, hooks[0])
     column = table.column(hooks[0])
@@ -136,9 +183,31 @@ def _sae_lens(path: Path) -> ExternalRows:
         rows: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(-1, length, width)
         return rows
 
-    tokens = table.column("token_ids").combine_chunks().flatten().to_numpy().reshape(-1, length)
-    site = site_of_hook(hooks[0], path)
-    return ExternalRows(str(path), (table.num_rows, length, width), read, tokens, site=site)
+    each = {name: _column(table, stored, path, length) for name, stored in others.items()}
+    return ExternalRows(
+        str(path),
+        (table.num_rows, length, width),
+        read,
+        each["tokens"],
+        each.get("docs"),
+        each.get("mask"),
+        each.get("positions"),
+        site=site_of_hook(hooks[0], path),
+        dtype=read(0, 1).dtype,
+        expects_bos=True,
+    )
+
+
+def _column(table: Any, name: str, path: Path, length: int) -> np.ndarray:
+    """A column of lists of ``length`` integers as [W, T]; UserError for others."""
+    values = table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(values) != table.num_rows * length:
+        raise UserError(
+            f"{path} has {len(values)} values in its column {name}; expected {length} in each of "
+            f"{table.num_rows} windows"
+        )
+    array: np.ndarray = values.reshape(-1, length)
+    return array
 
 
 def _arrow_table(path: Path) -> Any:

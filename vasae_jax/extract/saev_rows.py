@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vasae_jax.extract.import_rows import ExternalRows
+from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 

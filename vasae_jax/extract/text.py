@@ -2,72 +2,85 @@
 
 All windows of a document go to the same split. Where a document ends depends on the source:
 
-* a directory holds ``.txt`` (one document a file), ``.jsonl`` and ``.parquet`` (one a record),
-  read in the order of their names;
-* a single ``.txt`` file is cut at blank lines into pieces of at least ``PIECE_CHARACTERS``
-  characters, since at least two documents are needed to hold one out;
+* a directory, with those in it, holds ``.txt`` and ``.md`` (one document a file), ``.jsonl`` and
+  ``.parquet`` (one a record), read in the order of their paths; names that begin with a dot are
+  left out;
+* a single ``.txt`` or ``.md`` file is cut at blank lines into pieces of at least
+  ``PIECE_CHARACTERS`` characters, since at least two documents are needed to hold one out;
 * ``english`` is a mixed text in the public domain that ships with this package;
 * ``pydoc-topics`` is the help text that ships with CPython, one document a topic, by name;
 * ``hf:NAME`` or ``hf:USER/NAME/CONFIG`` is streamed by the ``datasets`` package.
+
+Text and JSON lines may be compressed (``.gz``, ``.zst``). A byte order mark before a document is
+dropped and its lines end in ``\\n``, whatever the source.
 """
 
-import gzip
-import importlib
-import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.extract.text_files import MASK, Record, ending, is_plain, reader_of
+from vasae_jax.extract.text_stream import dataset_records
+from vasae_jax.utils.errors import UserError
 
 PIECE_CHARACTERS = 2000
 LONGEST = 2**24
-"""Most characters of a document. Tokenising takes about 200 bytes of memory a character."""
+"""Most characters or tokens of a document. Tokenising takes 200 bytes of memory a character."""
+MOST = 0.01
+"""Most records without usable text that are skipped, as a share of the records read."""
+FEW = 100
+"""So many may be skipped before their share counts, which it does at the end in any case."""
+KINDS = ".txt, .md, .jsonl or .parquet"
+EXPECTED = f"a {KINDS} file, a directory of these, english, pydoc-topics or hf:NAME"
+
+Document = str | list[int]
+"""A text, or the ids of its tokens where the source holds those."""
 ENGLISH = Path(__file__).with_name("english.jsonl.gz")
 """Chapters of novels, country profiles and speeches; english.md beside it says where from."""
-EXPECTED = "a .txt, .jsonl or .parquet file, a directory of these, english, pydoc-topics or hf:NAME"
 
 
-def read_documents(source: str, field: str = "text", split: str = "train") -> Iterator[str]:
+def read_documents(source: str, field: str = "text", split: str = "train") -> Iterator[Document]:
     """Iterate over the documents of ``source`` in its own order.
+
+    Files of a directory that are not read are counted by kind in one line on stderr, and so are
+    records that are skipped because their text is null or cannot be used.
 
     Args:
         source: a path, ``english``, ``pydoc-topics``, or ``hf:NAME``, ``hf:USER/NAME``,
             ``hf:USER/NAME/CONFIG`` for the ``datasets`` package.
-        field: the field of a .jsonl record, .parquet column or dataset that holds the text.
+        field: the field of a .jsonl record, .parquet column or dataset that holds the text, or
+            a list of token ids; of these ``attention_mask``, if there is one, marks padding.
         split: the split of a ``hf:`` dataset.
 
     Raises:
         UserError: at once if the source does not exist or is of no known kind; while
-            iterating, if a record cannot be read, naming the file and the record, or a document
-            is longer than LONGEST.
+            iterating, if a source cannot be read to its end, naming the file and the record, if
+            more than MOST of the records are unusable, or a document is longer than LONGEST.
     """
     return _check_lengths(_documents(source, field, split), source)
 
 
-def _documents(source: str, field: str, split: str) -> Iterator[str]:
+def _documents(source: str, field: str, split: str) -> Iterator[Document]:
     if source == "english":
-        with gzip.open(ENGLISH, "rt", encoding="utf-8") as lines:
-            return iter([json.loads(line)["text"] for line in lines])
+        return _usable(_records([ENGLISH], "text"), "text", source)
     if source == "pydoc-topics":
         from pydoc_data.topics import topics
 
-        return (topics[name] for name in sorted(topics))
+        return (_clean(topics[name]) for name in sorted(topics))
     if source.startswith("hf:"):
-        return _dataset(source, field, split)
+        return _usable(dataset_records(source, split), field, source)
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in READERS and file.is_file())
-        if not files:
-            raise UserError(f"text directory {path} holds no .txt, .jsonl or .parquet file")
-        return (document for file in files for document in READERS[file.suffix](file, field))
+        return _usable(_records(_files(path), field), field, source)
     if not path.is_file():
         raise UserError(f"text {source} was not found; expected {EXPECTED}")
-    if path.suffix not in READERS:
-        raise UserError(f"text {path} ends in {path.suffix or 'nothing'!r}; expected {EXPECTED}")
-    documents = READERS[path.suffix](path, field)
-    return pieces(next(documents)) if path.suffix == ".txt" else documents
+    if reader_of(path) is None:
+        raise UserError(f"text {path} ends in {ending(path) or 'nothing'!r}; expected {EXPECTED}")
+    documents = _usable(_records([path], field), field, source)
+    return _cut(documents) if is_plain(path) else documents
 
 
 def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
@@ -81,112 +94,182 @@ def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
         yield text[start:]
 
 
-def import_extra(module: str, source: object) -> Any:
-    """A module of the ``data`` extra, needed for ``source``; UserError if it is not installed."""
+def _cut(documents: Iterator[Document]) -> Iterator[str]:
+    for text in documents:
+        yield from pieces(str(text))
+
+
+def _records(files: list[Path], field: str) -> Iterator[Record]:
+    for file in files:
+        if reader := reader_of(file):
+            yield from reader(file, field)
+
+
+# The files of a directory.
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files below ``folder`` that can be read, in the order of their paths.
+
+    Raises:
+        UserError: there are none, or a directory cannot be listed.
+    """
+    skipped: Counter[str] = Counter()
+    files = sorted(_walk(folder, skipped, {folder.resolve()}))
+    others = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
+    if not files:
+        holding = f" (it holds {others})" if others else ""
+        raise UserError(f"text directory {folder} holds no {KINDS} file{holding}")
+    if others:
+        print(f"text {folder}: {len(files)} files; skipped {others}", file=sys.stderr, flush=True)
+    return files
+
+
+def _walk(folder: Path, skipped: Counter[str], seen: set[Path]) -> Iterator[Path]:
+    """The files to read below ``folder``; counts the others by what they are.
+
+    Links to directories are followed, and a directory that was ``seen`` is not entered again.
+    """
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
         raise UserError(
-            f"{source} needs the package {module.partition('.')[0]}, which is not installed; "
-            "expected: pip install vasae-jax[data]"
+            f"text directory {folder} cannot be listed ({error.strerror}); expected to read it"
         ) from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            skipped["hidden"] += 1
+        elif entry.is_dir():
+            place = entry.resolve()
+            if place in seen:
+                skipped["linked twice"] += 1
+                continue
+            seen.add(place)
+            yield from _walk(entry, skipped, seen)
+        elif entry.is_file() and reader_of(entry):
+            yield entry
+        else:
+            skipped[(ending(entry) or "without a suffix") if entry.is_file() else "no file"] += 1
 
 
-def _check_lengths(documents: Iterator[str], source: str) -> Iterator[str]:
-    for number, text in enumerate(documents, 1):
-        if len(text) > LONGEST:
+# The text of a record.
+
+
+def _usable(records: Iterator[Record], field: str, source: str) -> Iterator[Document]:
+    """The documents in ``records``; those that hold none are counted, and skipped if few."""
+    skipped = _Skipped(source)
+    try:
+        for record in records:
+            skipped.read += 1
+            try:
+                document = _document(record, field)
+            except UserError as error:
+                # With nothing to compare it with, a record without the field tells of another.
+                if skipped.count == skipped.read - 1 and not _is_null(record.fields, field):
+                    raise
+                skipped.add(error)
+                continue
+            yield document
+    except GeneratorExit:  # no more is wanted
+        skipped.report()
+        raise
+    skipped.check(0)
+    skipped.report()
+
+
+class _Skipped:
+    """Counts the records of ``source`` that cannot be used.
+
+    Attributes:
+        read: records so far.
+        count: of these, the skipped ones.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.read, self.count = 0, 0
+        self._source, self._first = source, ""
+
+    def add(self, problem: UserError) -> None:
+        """Count a record; UserError if there are too many such."""
+        self._first = self._first or str(problem)
+        self.count += 1
+        self.check(FEW)
+
+    def check(self, few: int) -> None:
+        """Raise UserError if more than ``few`` records and MOST of those read are skipped."""
+        if self.count > max(few, MOST * self.read):
             raise UserError(
-                f"document {number} of text {source} has {len(text):,} characters; expected at "
-                f"most {LONGEST:,}: cut it into several"
+                f"{self.count:,} of {self.read:,} records read of text {self._source} cannot be "
+                f"used (the first: {self._first}); expected at most {MOST:.0%} such, to be skipped"
             )
-        yield text
+
+    def report(self) -> None:
+        """Say how many were skipped, if any were."""
+        if self.count:
+            print(
+                f"text {self._source}: skipped {self.count:,} of {self.read:,} records (the "
+                f"first: {self._first})",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
-def _text_file(path: Path, field: str) -> Iterator[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+def _is_null(fields: Any, field: str) -> bool:
+    """Whether a record, or the text in it, is null."""
+    return fields is None or (isinstance(fields, dict) and fields.get(field, ...) is None)
+
+
+def _document(record: Record, field: str) -> Document:
+    """The text or token ids in a field of ``record``; UserError names its place if unusable."""
+    place, fields = record
+    if not isinstance(fields, dict):
+        raise UserError(f"text {place} holds {_kind(fields)}; expected one object")
+    value = fields.get(field)
+    if isinstance(value, list) and value and all(type(item) is int for item in value):
+        return _unpadded(value, fields.get(MASK), place)
+    if not isinstance(value, str):
+        kind = _kind(value) if field in fields else "missing"
         raise UserError(
-            f"text {path} is not UTF-8 (byte {error.start}); expected UTF-8 text"
-        ) from error
-    except OSError as error:
-        raise UserError(f"text {path} cannot be read: {error.strerror}") from error
-    yield text
-
-
-def _jsonl(path: Path, field: str) -> Iterator[str]:
-    try:
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    place = f"{path} line {number}"
-                    yield _field(_parse(line, place), field, place)
-    except OSError as error:
-        raise UserError(f"text {path} cannot be read: {error.strerror}") from error
-
-
-def _parse(line: bytes, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"text {place} is not JSON; expected one object") from error
-
-
-def _field(record: Any, field: str, place: str) -> str:
-    """The text in a field of ``record``; raises UserError naming the place of the record."""
-    if not isinstance(record, dict):
-        raise UserError(f"text {place} holds a {type(record).__name__}; expected one object")
-    text = record.get(field)
-    if not isinstance(text, str):
-        kind = f"a {type(text).__name__}" if field in record else "missing"
-        raise UserError(
-            f"text {place}: field {field!r} is {kind}; expected a string "
-            f"(fields: {', '.join(map(str, record)) or 'none'}; see --text-field)"
+            f"text {place}: field {field!r} is {kind}; expected a string or token ids "
+            f"(fields: {', '.join(map(str, fields)) or 'none'}; see --text-field)"
         )
     try:
-        text.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"text {place}: field {field!r} holds half of a surrogate pair (character "
             f"{error.start}); expected Unicode text"
         ) from error
-    return text
+    return _clean(value)
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
-    parquet, arrow = (import_extra(name, path) for name in ("pyarrow.parquet", "pyarrow"))
-    try:
-        table = parquet.ParquetFile(path)
-        names = table.schema_arrow.names
-        if field not in names:
-            raise UserError(
-                f"text {path} has no column {field!r}; expected one of "
-                f"{', '.join(names)} (see --text-field)"
-            )
-        first = 0
-        for batch in table.iter_batches(columns=[field]):
-            for number, text in enumerate(batch.column(0).to_pylist(), first):
-                yield _field({field: text}, field, f"{path} row {number}")
-            first += batch.num_rows
-    except (arrow.ArrowException, OSError) as error:
-        raise UserError(f"text {path} is not a readable parquet file: {error}") from error
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
 
 
-def _dataset(source: str, field: str, split: str) -> Iterator[str]:
-    datasets = import_extra("datasets", source)
-    name, config = source.removeprefix("hf:"), None
-    if name.count("/") > 1 and not Path(name).is_dir():
-        user, repository, config = name.split("/", 2)
-        name = f"{user}/{repository}"
-    try:
-        records = datasets.load_dataset(name, config, split=split, streaming=True)
-    except Exception as error:
+def _clean(text: str) -> str:
+    """``text`` without a byte order mark before it, and with lines that end in ``\\n``."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _unpadded(ids: list[int], mask: Any, place: str) -> list[int]:
+    """The ids where ``mask`` is 1; UserError if it is not a list of as many 0 and 1."""
+    if mask is None:
+        return ids
+    if not isinstance(mask, list) or len(mask) != len(ids) or not set(mask) <= {0, 1}:
         raise UserError(
-            f"dataset {source} (split {split}) cannot be opened: {first_line(error)}; "
-            "expected hf:NAME, hf:USER/NAME or hf:USER/NAME/CONFIG"
-        ) from error
-    return (_field(record, field, f"{source} record {i}") for i, record in enumerate(records))
+            f"text {place}: {MASK} is not a list of {len(ids)} zeros and ones; expected one for "
+            "each token id"
+        )
+    return [token for token, counts in zip(ids, mask, strict=True) if counts]
 
 
-READERS = {".txt": _text_file, ".jsonl": _jsonl, ".parquet": _parquet}
-"""How to read the documents of a file, by the end of its name."""
+def _check_lengths(documents: Iterator[Document], source: str) -> Iterator[Document]:
+    for number, document in enumerate(documents, 1):
+        if len(document) > LONGEST:
+            unit = "characters" if isinstance(document, str) else "tokens"
+            raise UserError(
+                f"document {number} of text {source} has {len(document):,} {unit}; expected at "
+                f"most {LONGEST:,}: cut it into several"
+            )
+        yield document

@@ -16,6 +16,7 @@ from itertools import accumulate, chain
 
 import numpy as np
 
+from vasae_jax.extract.text import Document
 from vasae_jax.utils.errors import UserError
 
 SHORTEST = 2
@@ -64,8 +65,8 @@ class Windows:
 
 
 def make_windows(
-    documents: Iterable[str],
-    encode: Callable[[str], list[int]],
+    documents: Iterable[Document],
+    encode: Callable[[Document], list[int]],
     context_length: int,
     *,
     bos_id: int | None = None,
@@ -75,13 +76,15 @@ def make_windows(
 ) -> Windows:
     """Tokenise ``documents`` and cut each into windows of at most ``context_length`` tokens.
 
-    A window holds tokens of one document only, after ``bos_id`` unless that is None. Windows of
-    fewer than 2 tokens are dropped. With ``max_rows`` reading stops before the first window that
+    A window holds tokens of one document only, after ``bos_id`` unless that is None. Where a
+    document of token ids has ``bos_id`` itself, a window begins there. Windows of fewer than 2
+    tokens are dropped. With ``max_rows`` reading stops before the first window that
     would exceed it.
 
     Args:
-        documents: texts in source order; a document's index is its place among these.
-        encode: text to token ids, without special tokens.
+        documents: texts, or token ids, in source order; a document's index is its place among
+            these.
+        encode: the token ids of a document; those of text without special tokens.
         context_length: tokens in the longest window, BOS included; at least 2.
         bos_id: token put before each window, or None.
         heldout_share: share of documents to hold out, over 0 and below 1.
@@ -98,7 +101,7 @@ def make_windows(
     for index, text in enumerate(documents):
         left = math.inf if max_rows is None else max_rows - len(tokens)
         windows, full = _cut(encode(text), prefix, context_length, left)
-        data = text.encode("utf-8", "surrogatepass")
+        data = document_bytes(text)
         sha.update(len(data).to_bytes(8, "little") + data)
         tokens.extend(chain.from_iterable(windows))
         lengths.extend(map(len, windows))
@@ -122,8 +125,15 @@ def make_windows(
     )
 
 
+def document_bytes(document: Document) -> bytes:
+    """What the digest of a text and a document's split depend on: UTF-8, or ids as int64."""
+    if isinstance(document, str):
+        return document.encode("utf-8", "surrogatepass")
+    return np.asarray(document, "<i8").tobytes()
+
+
 def document_fraction(data: bytes) -> float:
-    """The first 8 bytes of a text's SHA-256 as a fraction in [0, 1].
+    """The first 8 bytes of a document's SHA-256 as a fraction in [0, 1].
 
     It decides the document's split, which so depends on the text alone.
     """
@@ -135,11 +145,23 @@ def _cut(
 ) -> tuple[list[list[int]], bool]:
     """The windows of a document that fit into the ``left`` rows, and whether some do not."""
     step = context_length - len(prefix)
-    windows = [prefix + ids[first : first + step] for first in range(0, len(ids), step)]
+    parts = _split(ids, prefix[0]) if prefix else [ids]
+    windows = [
+        prefix + part[first : first + step] for part in parts for first in range(0, len(part), step)
+    ]
     windows = [window for window in windows if len(window) >= SHORTEST]
     ends = accumulate(map(len, windows))
     fitting = [window for window, end in zip(windows, ends, strict=True) if end <= left]
     return fitting, len(fitting) < len(windows)
+
+
+def _split(ids: list[int], token: int) -> list[list[int]]:
+    """The parts of ``ids`` before, between and after each ``token``, which is left out."""
+    if token not in ids:
+        return [ids]
+    ends = [place for place, found in enumerate(ids) if found == token]
+    firsts = [0, *(end + 1 for end in ends)]
+    return [ids[first:end] for first, end in zip(firsts, [*ends, len(ids)], strict=True)]
 
 
 def _heldout(fractions: np.ndarray, share: float) -> np.ndarray:

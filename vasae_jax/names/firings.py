@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vasae_jax.cache import Cache
-from vasae_jax.stream.order import next_tokens
+from vasae_jax.stream.order import goes_on, next_tokens
 
 MAX_ROWS = 2**18
 """About how many rows of a split are observed; each takes 24 k bytes."""
@@ -60,7 +60,7 @@ class FiringObserver:
         rows = cache.rows(split)
         token = cache.column("tokens", split).read(0, rows)
         positions = cache.column("positions", split).read(0, rows)
-        first = np.r_[True, positions[1:] != positions[:-1] + 1][:rows]
+        first = np.r_[True, ~goes_on(positions)][:rows]
         self._tokens = RowTokens(
             window=np.cumsum(first, dtype=np.int32),
             token=token,

@@ -84,8 +84,10 @@ class Snippets:
         """``row``'s token in brackets, between the text before and after it."""
         stop = min(row + TOKENS_AFTER + 1, len(self._tokens))
         rows = np.arange(max(row - TOKENS_BEFORE, 0), stop)
-        # A row of the same window has a position that differs by as much as its place does.
-        rows = rows[self._positions[rows] - self._positions[row] == rows - row]
+        # A row of the same window has a position that differs by as much as its place does; one
+        # of a negative position stands alone.
+        there, here = self._positions[rows], self._positions[row]
+        rows = rows[(there - here == rows - row) & (there >= 0) & (here >= 0) | (rows == row)]
         left, token, right = map(self._words, np.split(rows, np.searchsorted(rows, [row, row + 1])))
         return f"{left}[{token}]{right}"
 

@@ -37,11 +37,16 @@ def unchanged_since(version: int, rows: int, chunk_rows: int, readers: int) -> b
     return version == VERSION or (version == 1 and even)
 
 
+def goes_on(positions: np.ndarray) -> np.ndarray:
+    """bool [rows - 1]: whether the row after each is the next of its window."""
+    return np.asarray((positions[1:] == positions[:-1] + 1) & (positions[:-1] >= 0))
+
+
 def next_tokens(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The token after each row in its window, -1 at a window's end; int32 [rows]."""
     after = np.full(len(tokens), -1, np.int32)
-    goes_on = positions[1:] == positions[:-1] + 1
-    after[:-1][goes_on] = tokens[1:][goes_on]
+    followed = goes_on(positions)
+    after[:-1][followed] = tokens[1:][followed]
     return after
 
 

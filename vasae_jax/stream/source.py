@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from vasae_jax.cache import Cache, RowArray
+from vasae_jax.cache.manifest import position_in_window
 from vasae_jax.config import Mask
 from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
@@ -167,7 +168,7 @@ class Source:
     def _kept(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         keep = np.ones(len(columns["docs"]), np.bool_)
         if "positions" in columns:
-            keep &= columns["positions"] >= self._skip
+            keep &= position_in_window(columns["positions"]) >= self._skip
         if "norms" in columns:
             keep &= columns["norms"] <= self._limit
         return keep
@@ -238,7 +239,10 @@ def median_norm(cache: Cache, site: SiteLike, split: str, mask: Mask) -> float:
     norms, positions = cache.norms(site, split), cache.column("positions", split)
     ranges = spread_chunks(cache.rows(split), norms.chunk_rows, NORM_SAMPLE)
     reads = [(norms.read_async(*part), positions.read_async(*part)) for part in ranges]
-    kept = [norm.result()[place.result() >= mask.skip_positions] for norm, place in reads]
+    kept = [
+        norm.result()[position_in_window(place.result()) >= mask.skip_positions]
+        for norm, place in reads
+    ]
     sample = np.concatenate(kept)
     sample = sample[np.isfinite(sample) & (sample > 0)]
     if not len(sample):

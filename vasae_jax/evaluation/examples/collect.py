@@ -313,6 +313,8 @@ def _tokens(rows: np.ndarray, cache: Cache, split: str) -> np.ndarray:
         near = part + offsets
         inside = (part >= 0) & (near >= 0) & (near < count)
         near = np.clip(near, 0, count - 1)
-        same = positions[near] - positions[np.clip(part, 0, None)] == offsets
+        at_row, at_near = positions[np.clip(part, 0, None)], positions[near]
+        # A row of a negative position stands alone.
+        same = (at_near - at_row == offsets) & (at_row >= 0) & (at_near >= 0) | (offsets == 0)
         out[at : at + BLOCK] = np.where(inside & same, tokens[near], -1)
     return out

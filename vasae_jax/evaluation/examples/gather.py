@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.activations import Activation, activation_of
+from vasae_jax.cache.manifest import NOT_KNOWN, position_in_window
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
 from vasae_jax.evaluation.evaluate import GrowingProgram, over_rows
@@ -79,11 +80,12 @@ class _Pass:
         cache, features = run.cache, run.params["W_dec"].shape[0]
         self._run, self._split = run, split
         self.rows, self.done = cache.rows(split), 0
-        self._at = cache.column("positions", split).read(0, self.rows)
+        self._at = position_in_window(cache.column("positions", split).read(0, self.rows))
         self.collector = Collector(
             features, activation_of(run.config.sae).max_active(features) or 0
         )
-        length = int(self._at.max()) + 1
+        self._known = self._at < NOT_KNOWN
+        length = int(self._at.max(initial=0, where=self._known)) + 1
         rows, error, square = np.zeros((3, length))
         total = np.zeros((length, cache.manifest.d_model))
         self.positions = ByPosition(rows, error, square, total)
@@ -117,6 +119,7 @@ class _Pass:
         values, ids, error = (part[:real] for part in fired)
         keep, at = batch.keep[:real], self._at[self.done : self.done + real]
         self.collector.add(keep, values, ids)
+        keep = keep & self._known[self.done : self.done + real]
         self.positions.add(at[keep], batch.x[:real][keep], error[keep])
         self.done += real
 

@@ -142,7 +142,13 @@ class WindowTable:
         """
         self._tokens, self._keep, self._length = tokens, keep, length
         self._starts = np.flatnonzero(positions == 0)
-        if not len(positions) or positions[0] != 0 or positions.max() >= length:
+        goes_on = np.diff(positions) == 1
+        if (
+            not len(positions)
+            or positions[0] != 0
+            or positions.max() >= length
+            or not (goes_on | (positions[1:] == 0)).all()
+        ):
             raise UserError(
                 f"the cache's positions are not those of windows of at most {length} tokens; "
                 "expected each window to begin at position 0"
