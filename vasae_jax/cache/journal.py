@@ -21,6 +21,7 @@ from vasae_jax.cache.manifest import (
     check_version,
     decode,
     encode,
+    plan_from_json,
     shards_from_json,
 )
 from vasae_jax.cache.store import Store, wait
@@ -106,7 +107,8 @@ def _resume(
     check_version(journal, store.url)
     expected = {**plan.to_json(), **digests}
     try:
-        stored = {"version": journal["version"], **journal["plan"], **journal["digests"]}
+        plan_then = plan_from_json(journal["plan"]).to_json()  # with what it did not state yet
+        stored = {"version": journal["version"], **plan_then, **journal["digests"]}
         shards = shards_from_json(journal["shards"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

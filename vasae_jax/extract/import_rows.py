@@ -96,7 +96,9 @@ def store_rows(
         context_length=rows.shape[1],
         bos=bos is not None and bool((tokens[:, 0] == bos).all()),
         # The text is not known; the digest is that of tokens and documents.
-        text=TextInfo(f"rows of {rows.source}", sha256_bytes(tokens.tobytes() + docs.tobytes())),
+        text=TextInfo(
+            f"rows of {rows.source}", sha256_bytes(tokens.tobytes() + docs.tobytes()), ""
+        ),
         computed="by another program",
     )
     heldout = held_out(docs, settings.heldout_share)

@@ -1,6 +1,7 @@
 """Extraction: a model and documents in, a finished activation cache of all sites out."""
 
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from vasae_jax.cache.overlap import RUN
 from vasae_jax.extract.model import Model, VocabularySource, choose_sites, packs, read_vocabulary
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.repeats import without_repeats
+from vasae_jax.extract.special_tokens import MODES, TextReader
+from vasae_jax.extract.text import Document
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
@@ -31,6 +34,8 @@ class Settings:
         context_length: tokens in the longest window, the BOS included.
         batch_windows: the most windows of full length in one forward pass.
         bos: put a BOS before every window; None follows the model's tokenizer.
+        special_tokens: what becomes of special tokens that the text spells: ``text`` keeps them
+            as plain characters, ``parse`` makes them tokens, ``split`` ends a document at each.
         heldout_share: share of documents held out, over 0 and below 1.
         max_rows: the most rows (tokens) to extract over both splits, or None for all.
         dtype: how rows are stored, ``bfloat16`` or ``float32``.
@@ -43,6 +48,7 @@ class Settings:
     context_length: int = 128
     batch_windows: int = 32
     bos: bool | None = None
+    special_tokens: str = "text"
     heldout_share: float = 0.1
     max_rows: int | None = None
     dtype: str = "bfloat16"
@@ -52,7 +58,7 @@ class Settings:
 
 def extract(
     model: Model,
-    documents: Iterable[str],
+    documents: Iterable[Document],
     url: str,
     settings: Settings,
     *,
@@ -68,7 +74,7 @@ def extract(
 
     Args:
         model: a language model; its weights may be loaded on first use.
-        documents: texts; see :func:`vasae_jax.extract.read_documents`.
+        documents: texts or lists of messages; see :func:`vasae_jax.extract.read_documents`.
         url: new or unfinished cache: a directory or a gs:// or s3:// URL.
         settings: how text becomes rows.
         source: the text's origin, for the manifest.
@@ -97,7 +103,7 @@ def extract(
         sites,
         context_length=settings.context_length,
         bos=batches.windows.bos,
-        text=TextInfo(source, batches.windows.digest),
+        text=TextInfo(source, batches.windows.digest, settings.special_tokens),
         computed=f"{model.computed}, {batching}, held-out repeats of {RUN} tokens left out",
     )
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
@@ -111,12 +117,13 @@ def extract(
         return writer.finish()
 
 
-def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows:
+def _read(documents: Iterable[Document], model: Model, settings: Settings) -> Windows:
     bos_id = _bos_id(model, settings.bos)
+    reader = TextReader(model.tokenizer, settings.special_tokens)
     with Progress(None, unit="tokens of text read") as progress:
         windows = make_windows(
-            documents,
-            model.tokenizer.encode,
+            reader.documents(documents),
+            reader.encode,
             settings.context_length,
             bos_id=bos_id,
             heldout_share=settings.heldout_share,
@@ -124,6 +131,8 @@ def _read(documents: Iterable[str], model: Model, settings: Settings) -> Windows
             report=progress.update,
         )
         progress.finish(len(windows.tokens))
+    if summary := reader.summary():
+        print(summary, file=sys.stderr)
     return windows
 
 
@@ -189,6 +198,10 @@ def _check_settings(settings: Settings, model: Model) -> None:
     if not 0 < settings.heldout_share < 1:
         raise UserError(
             f"held-out share is {settings.heldout_share}; expected a number over 0 and below 1"
+        )
+    if settings.special_tokens not in MODES:
+        raise UserError(
+            f"special tokens is {settings.special_tokens!r}; expected one of {', '.join(MODES)}"
         )
     for name in ("batch_windows", "max_rows", "chunk_rows", "shard_rows"):
         value = getattr(settings, name)

@@ -242,6 +242,7 @@ def _implied(config: Any) -> dict[str, Any]:
         "attention.key_length": size,
         "attention.value_length": size,
         "attention.head_count_kv": getattr(config, "num_key_value_heads", None) or heads,
+        "use_parallel_residual": getattr(config, "use_parallel_residual", None),
         "expert_feed_forward_length": getattr(config, "moe_intermediate_size", None),
         "expert_shared_feed_forward_length": getattr(
             config, "shared_expert_intermediate_size", None

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vasae_jax.lm.chat import Message, is_conversation
 from vasae_jax.utils.errors import UserError, first_line
 
 PIECE_CHARACTERS = 2000
@@ -26,16 +27,19 @@ LONGEST = 2**24
 """Most characters of a document. Tokenising takes about 200 bytes of memory a character."""
 ENGLISH = Path(__file__).with_name("english.jsonl.gz")
 """Chapters of novels, country profiles and speeches; english.md beside it says where from."""
+Document = str | list[Message]
+"""A text, or the messages of a conversation."""
 EXPECTED = "a .txt, .jsonl or .parquet file, a directory of these, english, pydoc-topics or hf:NAME"
 
 
-def read_documents(source: str, field: str = "text", split: str = "train") -> Iterator[str]:
+def read_documents(source: str, field: str = "text", split: str = "train") -> Iterator[Document]:
     """Iterate over the documents of ``source`` in its own order.
 
     Args:
         source: a path, ``english``, ``pydoc-topics``, or ``hf:NAME``, ``hf:USER/NAME``,
             ``hf:USER/NAME/CONFIG`` for the ``datasets`` package.
-        field: the field of a .jsonl record, .parquet column or dataset that holds the text.
+        field: the field of a .jsonl record, .parquet column or dataset that holds the text, or
+            messages, each with a role and a content.
         split: the split of a ``hf:`` dataset.
 
     Raises:
@@ -46,7 +50,7 @@ def read_documents(source: str, field: str = "text", split: str = "train") -> It
     return _check_lengths(_documents(source, field, split), source)
 
 
-def _documents(source: str, field: str, split: str) -> Iterator[str]:
+def _documents(source: str, field: str, split: str) -> Iterator[Document]:
     if source == "english":
         with gzip.open(ENGLISH, "rt", encoding="utf-8") as lines:
             return iter([json.loads(line)["text"] for line in lines])
@@ -92,11 +96,12 @@ def import_extra(module: str, source: object) -> Any:
         ) from error
 
 
-def _check_lengths(documents: Iterator[str], source: str) -> Iterator[str]:
+def _check_lengths(documents: Iterator[Document], source: str) -> Iterator[Document]:
     for number, text in enumerate(documents, 1):
-        if len(text) > LONGEST:
+        parts = [text] if isinstance(text, str) else [message["content"] for message in text]
+        if (length := sum(map(len, parts))) > LONGEST:
             raise UserError(
-                f"document {number} of text {source} has {len(text):,} characters; expected at "
+                f"document {number} of text {source} has {length:,} characters; expected at "
                 f"most {LONGEST:,}: cut it into several"
             )
         yield text
@@ -114,7 +119,7 @@ def _text_file(path: Path, field: str) -> Iterator[str]:
     yield text
 
 
-def _jsonl(path: Path, field: str) -> Iterator[str]:
+def _jsonl(path: Path, field: str) -> Iterator[Document]:
     try:
         with open(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
@@ -132,16 +137,19 @@ def _parse(line: bytes, place: str) -> Any:
         raise UserError(f"text {place} is not JSON; expected one object") from error
 
 
-def _field(record: Any, field: str, place: str) -> str:
-    """The text in a field of ``record``; raises UserError naming the place of the record."""
+def _field(record: Any, field: str, place: str) -> Document:
+    """The text or messages in a field of ``record``; UserError names the record's place."""
     if not isinstance(record, dict):
         raise UserError(f"text {place} holds a {type(record).__name__}; expected one object")
     text = record.get(field)
+    if is_conversation(text):
+        conversation: list[Message] = text
+        return conversation
     if not isinstance(text, str):
         kind = f"a {type(text).__name__}" if field in record else "missing"
         raise UserError(
-            f"text {place}: field {field!r} is {kind}; expected a string "
-            f"(fields: {', '.join(map(str, record)) or 'none'}; see --text-field)"
+            f"text {place}: field {field!r} is {kind}; expected a string, or messages with role "
+            f"and content (fields: {', '.join(map(str, record)) or 'none'}; see --text-field)"
         )
     try:
         text.encode()
@@ -153,7 +161,7 @@ def _field(record: Any, field: str, place: str) -> str:
     return text
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _parquet(path: Path, field: str) -> Iterator[Document]:
     parquet, arrow = (import_extra(name, path) for name in ("pyarrow.parquet", "pyarrow"))
     try:
         table = parquet.ParquetFile(path)
@@ -172,7 +180,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         raise UserError(f"text {path} is not a readable parquet file: {error}") from error
 
 
-def _dataset(source: str, field: str, split: str) -> Iterator[str]:
+def _dataset(source: str, field: str, split: str) -> Iterator[Document]:
     datasets = import_extra("datasets", source)
     name, config = source.removeprefix("hf:"), None
     if name.count("/") > 1 and not Path(name).is_dir():

@@ -75,9 +75,9 @@ def make_windows(
 ) -> Windows:
     """Tokenise ``documents`` and cut each into windows of at most ``context_length`` tokens.
 
-    A window holds tokens of one document only, after ``bos_id`` unless that is None. Windows of
-    fewer than 2 tokens are dropped. With ``max_rows`` reading stops before the first window that
-    would exceed it.
+    A window holds tokens of one document only, after ``bos_id`` unless that is None; a document
+    that begins with it gets no second one. Windows of fewer than 2 tokens are dropped. With
+    ``max_rows`` reading stops before the first window that would exceed it.
 
     Args:
         documents: texts in source order; a document's index is its place among these.
@@ -89,15 +89,19 @@ def make_windows(
         report: called with the rows so far after each document.
 
     Raises:
-        UserError: no document has 2 tokens, none fits into ``max_rows``, or only one split
-            would have documents.
+        UserError: no document has 2 tokens, none fits into ``max_rows``, only one split would
+            have documents, or ``encode`` refuses a document, which is then named.
     """
     tokens, lengths, docs = array("i"), array("q"), array("i")
     fractions: list[float] = []
     sha, prefix = hashlib.sha256(), [] if bos_id is None else [bos_id]
     for index, text in enumerate(documents):
         left = math.inf if max_rows is None else max_rows - len(tokens)
-        windows, full = _cut(encode(text), prefix, context_length, left)
+        try:
+            ids = encode(text)
+        except UserError as error:
+            raise UserError(f"document {index} (from 0): {error}") from error
+        windows, full = _cut(ids, prefix, context_length, left)
         data = text.encode("utf-8", "surrogatepass")
         sha.update(len(data).to_bytes(8, "little") + data)
         tokens.extend(chain.from_iterable(windows))
@@ -135,6 +139,7 @@ def _cut(
 ) -> tuple[list[list[int]], bool]:
     """The windows of a document that fit into the ``left`` rows, and whether some do not."""
     step = context_length - len(prefix)
+    ids = ids[len(prefix) :] if ids[: len(prefix)] == prefix else ids
     windows = [prefix + ids[first : first + step] for first in range(0, len(ids), step)]
     windows = [window for window in windows if len(window) >= SHORTEST]
     ends = accumulate(map(len, windows))
