@@ -5,6 +5,7 @@ import json
 import gguf
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from gguf_fixtures import write_gguf
@@ -19,6 +20,7 @@ from lm_fixtures import (
 )
 from safetensors.numpy import load_file, save_file
 
+from vasae_jax.extract import Settings, extract
 from vasae_jax.extract.torch import TorchLM, describe_norm, find_blocks
 from vasae_jax.lm import load_lm
 from vasae_jax.sites import Site
@@ -375,3 +377,15 @@ def test_a_site_without_a_hook_is_refused(tmp_path, read):
     patch = lm.patched if read is TorchLM else lambda _, *rest: lm.continue_from(*rest)
     with pytest.raises(UserError, match=r"no hook for layers\.1\.attn_out"):
         patch(random_tokens((1, 4)), np.zeros((1, 4, 48), np.float32), "layers.1.attn_out")
+
+
+def test_a_token_without_a_row_is_named_with_its_document_before_weights_are_read(tmp_path):
+    directory, _ = small_llama(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.add_tokens(["<tag>"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    lm = TorchLM(str(directory))
+    settings = Settings(layers=(0,), context_length=16)
+    with pytest.raises(UserError, match=r"document 2 .*'<tag>' has id 384.*'a <tag>"):
+        extract(lm, ["one text", "two", "a <tag>"], str(tmp_path / "c"), settings, source="x")
+    assert "model" not in vars(lm)

@@ -1,6 +1,5 @@
 """Conversations as text, by the chat template of a model's tokenizer."""
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.utils.errors import UserError, first_line
 
 FILE = "chat_template.jinja"
-TODAY = datetime.date(2024, 7, 26)
-"""The date in templates that write one, so that the same text gives the same tokens on any day. It
-is what Llama 3's own template falls back to."""
+DATE = "26 Jul 2024"
+"""The date in Llama 3's templates, which they fall back to themselves: the same text gives the same
+tokens on any day. Templates that ask for today's date and nothing else still get it."""
 
 Message = Mapping[str, str]
 """A message of a conversation: its ``role``, its ``content`` and what else the template reads."""
@@ -55,7 +54,7 @@ class ChatTemplate:
             (text,), _ = render_jinja_template(
                 conversations=[list(messages)],
                 chat_template=self.source,
-                strftime_now=TODAY.strftime,
+                date_string=DATE,
                 **self.tokens,
             )
             text.encode()
