@@ -102,6 +102,7 @@ def test_newer_transformers_are_refused_in_one_sentence(tmp_path):
         HfFlaxLM(str(tmp_path))
 
 
+@pytest.mark.fault
 @pytest.mark.hf_flax
 @needs_flax
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ def test_a_head_of_its_own_counts_more_than_a_setting_that_ties_it(tmp_path, nam
     np.testing.assert_array_equal(lm.unembedding(), head)
 
 
+@pytest.mark.fault
 @pytest.mark.hf_flax
 @needs_flax
 @pytest.mark.parametrize("name", CONFIGS)
@@ -145,6 +147,7 @@ def test_weights_in_the_classes_own_format_are_not_taken_for_those_of_the_files(
         HfFlaxLM(str(place)).residuals(np.ones((1, 4), np.int32), (0,))
 
 
+@pytest.mark.fault
 @pytest.mark.hf_flax
 @needs_flax
 @pytest.mark.parametrize("name", CONFIGS)
@@ -158,6 +161,7 @@ def test_a_tensor_that_the_classes_do_not_find_is_not_started_at_random(tmp_path
         HfFlaxLM(str(place)).residuals(np.ones((1, 4), np.int32), (0,))
 
 
+@pytest.mark.fault
 @pytest.mark.hf_flax
 @needs_flax
 def test_later_tokens_and_ids_without_a_row_are_found(tmp_path, monkeypatch):

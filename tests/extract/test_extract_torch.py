@@ -162,6 +162,7 @@ def edit(path, **changes):
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "change, name",
     [
@@ -199,6 +200,7 @@ def test_a_tied_head_may_be_absent_and_buffers_of_older_files_be_there(tmp_path)
 # Models that attend to later tokens, and code of a model's own.
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("setting", [{"is_causal": False}, {"use_bidirectional_attention": True}])
 @pytest.mark.parametrize("nested", [False, True])
 def test_models_that_say_they_attend_to_later_tokens_are_refused(tmp_path, setting, nested):
@@ -208,6 +210,7 @@ def test_models_that_say_they_attend_to_later_tokens_are_refused(tmp_path, setti
         TorchLM(str(directory))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_models_that_attend_to_later_tokens_are_found_in_the_first_batch(tmp_path, dtype):
     lm = TorchLM(str(small_llama(tmp_path)[0]), dtype=dtype)
@@ -230,6 +233,7 @@ def look_ahead(lm, layer):
     lm.model.model.layers[layer].register_forward_hook(add_mean)
 
 
+@pytest.mark.fault
 def test_a_model_with_code_of_its_own_is_refused_without_a_question(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     directory, _ = small_llama(tmp_path)
@@ -255,6 +259,7 @@ def test_ids_without_a_row_in_the_embedding_are_refused(tmp_path):
 # GGUF, of which transformers reads what it knows.
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("config", [llama_config(), gpt2_config()])
 def test_gguf_that_the_flax_models_read_in_full_is_left_to_them(tmp_path, config):
     file = write_gguf(random_model(config), tmp_path / "tiny.gguf")
@@ -279,6 +284,7 @@ def test_other_gguf_gives_the_rows_of_the_model(tmp_path):
     )
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "changes, key",
     [
@@ -297,6 +303,7 @@ def test_gguf_settings_that_transformers_passes_over_are_refused(tmp_path, chang
         TorchLM(str(file))
 
 
+@pytest.mark.fault
 def test_gguf_settings_that_would_get_a_default_are_required(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_eps", lambda *_: None)
     file = write_gguf(stablelm(), tmp_path / "x.gguf")
@@ -304,6 +311,7 @@ def test_gguf_settings_that_would_get_a_default_are_required(tmp_path, monkeypat
         TorchLM(str(file))
 
 
+@pytest.mark.fault
 def test_gguf_tensors_that_transformers_passes_over_are_refused(tmp_path):
     divisors = np.ones(2, np.float32)
     file = write_gguf(stablelm(), tmp_path / "x.gguf", rope_freqs=divisors)
@@ -379,6 +387,7 @@ def test_a_site_without_a_hook_is_refused(tmp_path, read):
         patch(random_tokens((1, 4)), np.zeros((1, 4, 48), np.float32), "layers.1.attn_out")
 
 
+@pytest.mark.fault
 def test_a_token_without_a_row_is_named_with_its_document_before_weights_are_read(tmp_path):
     directory, _ = small_llama(tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))

@@ -193,6 +193,7 @@ def test_sliding_window_is_refused_beyond_its_reach(tmp_path):
         lm.residuals(TOKENS[:, :9], (0,))
 
 
+@pytest.mark.fault
 def test_a_model_that_attends_to_later_tokens_is_refused_at_its_first_batch(directory, monkeypatch):
     lm = load_lm(directory)
     causal = model.residuals

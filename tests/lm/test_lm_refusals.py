@@ -342,6 +342,7 @@ def test_tensors_of_a_block_that_would_be_ignored_are_refused(tmp_path, config, 
         load_lm(tmp_path)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("name", "message"),
     [("score.weight", "holds tensor score.weight"), ("norm.weight", "norm.weight 2 times")],

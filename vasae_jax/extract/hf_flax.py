@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from vasae_jax.extract.sources import HfModel
 from vasae_jax.lm.lm import LMEmbeddings, check_causal, check_ids
@@ -112,9 +111,10 @@ class HfFlaxLM(HfModel):
         their own format. The head is not compared, as no row depends on it.
         """
         tensors = self._files.checkpoint.tensors
-        for path, values in flatten_dict(params).items():
-            kind = "bias" if path[-1] == "bias" else "weight"
-            name, loaded = ".".join([*path[:-1], kind]), np.asarray(values, np.float32)
+        for path, values in jax.tree_util.tree_leaves_with_path(params):
+            *parts, kind = (key.key for key in path)
+            name = ".".join([*parts, "bias" if kind == "bias" else "weight"])
+            loaded = np.asarray(values, np.float32)
             shape = tensors.shape(name)
             stored = None if shape is None else np.asarray(tensors.read(name), np.float32)
             if stored is None or not any(np.array_equal(stored, x) for x in (loaded, loaded.T)):

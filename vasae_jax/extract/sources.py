@@ -223,11 +223,12 @@ def _check_gguf(file: GgufFile, config: Any) -> int | None:
 
 def _carried(architecture: str) -> set[str]:
     """The keys of metadata, without the architecture, that transformers puts into a config."""
-    from transformers.integrations import GGUF_CONFIG_MAPPING
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     plain = architecture.replace("-", "").replace("_", "")
-    names = (name for name in GGUF_CONFIG_MAPPING if name.replace("_", "") == plain)
-    keys = GGUF_CONFIG_MAPPING.get(next(names, ""), {})
+    mapping: dict[str, Any] = GGUF_CONFIG_MAPPING
+    names = (name for name in mapping if name.replace("_", "") == plain)
+    keys = mapping.get(next(names, ""), {})
     return {key for key, setting in keys.items() if setting is not None}
 
 

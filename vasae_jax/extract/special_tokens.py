@@ -12,8 +12,8 @@ MODES = ("text", "parse", "split")
 MOST_NAMED = 5
 """Special tokens that are named with their numbers; the others are added up."""
 _READ = {
-    "text": "read as plain text (--special-tokens parse reads them as tokens, split cuts "
-    "documents there)",
+    "text": "read as plain text (--special-tokens of the extraction tools: parse reads them as "
+    "tokens, split cuts documents there)",
     "parse": "read as tokens",
     "split": "left out, and documents cut there",
 }

@@ -71,7 +71,7 @@ def _documents(source: str, field: str, split: str) -> Iterator[Document]:
     if path.suffix not in READERS:
         raise UserError(f"text {path} ends in {path.suffix or 'nothing'!r}; expected {EXPECTED}")
     documents = READERS[path.suffix](path, field)
-    return pieces(next(documents)) if path.suffix == ".txt" else documents
+    return pieces(str(next(documents))) if path.suffix == ".txt" else documents
 
 
 def pieces(text: str, least: int = PIECE_CHARACTERS) -> Iterator[str]:
@@ -141,10 +141,10 @@ def _field(record: Any, field: str, place: str) -> Document:
     """The text or messages in a field of ``record``; UserError names the record's place."""
     if not isinstance(record, dict):
         raise UserError(f"text {place} holds a {type(record).__name__}; expected one object")
-    text = record.get(field)
+    text: Any = record.get(field)
     if is_conversation(text):
-        conversation: list[Message] = text
-        return conversation
+        messages: list[Message] = text
+        return messages
     if not isinstance(text, str):
         kind = f"a {type(text).__name__}" if field in record else "missing"
         raise UserError(
@@ -158,7 +158,7 @@ def _field(record: Any, field: str, place: str) -> Document:
             f"text {place}: field {field!r} holds half of a surrogate pair (character "
             f"{error.start}); expected Unicode text"
         ) from error
-    return text
+    return str(text)
 
 
 def _parquet(path: Path, field: str) -> Iterator[Document]:

@@ -127,9 +127,9 @@ class TorchLM(HfModel):
         if getattr(self.config.get_text_config(), "attn_logit_softcapping", None):
             # transformers 4 ignores the cap in every other kind of attention.
             options = {**options, "attn_implementation": "eager"}
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
         try:
-            model: Any
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            model, report = load(
                 place,
                 **options,
                 dtype=self._dtype,

@@ -48,10 +48,11 @@ class ChatTemplate:
         Raises:
             UserError: jinja2 is not installed, or the template cannot be applied to it.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from transformers.utils import chat_template_utils
 
+        render: Any = chat_template_utils.render_jinja_template
         try:
-            (text,), _ = render_jinja_template(
+            (text,), _ = render(
                 conversations=[list(messages)],
                 chat_template=self.source,
                 date_string=DATE,
