@@ -18,10 +18,10 @@ from vasae_jax.cache.manifest import (
     Manifest,
     ShardInfo,
     SplitInfo,
+    TextInfo,
     check_version,
     decode,
     encode,
-    plan_from_json,
     shards_from_json,
 )
 from vasae_jax.cache.store import Store, wait
@@ -107,8 +107,9 @@ def _resume(
     check_version(journal, store.url)
     expected = {**plan.to_json(), **digests}
     try:
-        plan_then = plan_from_json(journal["plan"]).to_json()  # with what it did not state yet
-        stored = {"version": journal["version"], **plan_then, **journal["digests"]}
+        text = vars(TextInfo(**journal["plan"]["text"]))  # with what it may not state yet
+        stored = {"version": journal["version"], **journal["plan"], "text": text}
+        stored |= journal["digests"]
         shards = shards_from_json(journal["shards"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
