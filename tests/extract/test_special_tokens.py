@@ -130,7 +130,7 @@ def test_a_document_that_begins_with_the_bos_gets_no_second_one():
 
 
 def test_the_cache_says_how_they_were_read_and_is_not_continued_otherwise(tmp_path, lm, capsys):
-    texts = [f"{TEXT} Number {i}." for i in range(12)]
+    texts = [f"One.{BOS}Two.{BOS}\n{BOS}{i}" for i in range(12)]
     for mode in ("text", "parse"):
         settings = replace(SETTINGS, special_tokens=mode)
         extract(lm, texts, str(tmp_path / mode), settings, source="x")
@@ -143,7 +143,7 @@ def test_the_cache_says_how_they_were_read_and_is_not_continued_otherwise(tmp_pa
 
 @pytest.mark.fault
 def test_an_unfinished_cache_is_not_continued_in_another_mode(tmp_path, lm, monkeypatch):
-    texts = [f"{TEXT} Number {i}." for i in range(12)]
+    texts = [f"One.{BOS}Two.{BOS}\n{BOS}{i}" for i in range(12)]
     with monkeypatch.context() as patch:
         patch.setattr(CacheWriter, "append", stop)
         with pytest.raises(KeyboardInterrupt):
