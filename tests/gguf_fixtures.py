@@ -85,7 +85,8 @@ def _write_settings(writer: gguf.GGUFWriter, config, architecture: str) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     if architecture == "stablelm":
         head = config.hidden_size // config.num_attention_heads
-        writer.add_rope_dimension_count(int(rope["partial_rotary_factor"] * head))
+        part = rope.get("partial_rotary_factor") or config.partial_rotary_factor
+        writer.add_rope_dimension_count(int(part * head))
         writer.add_parallel_residual(config.use_parallel_residual)
         writer.add_layer_norm_eps(config.layer_norm_eps)
         return

@@ -125,8 +125,10 @@ def test_settings_that_the_flax_classes_ignore_are_refused(tmp_path, changes):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_head_of_its_own_counts_more_than_a_setting_that_ties_it(tmp_path, name):
     place = small(tmp_path, config_of(name, tie_word_embeddings=False))
-    settings = json.loads((place / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": True}))
+    settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    (place / "config.json").write_text(
+        json.dumps(settings | {"tie_word_embeddings": True}), encoding="utf-8"
+    )
     lm = HfFlaxLM(str(place))
     assert not lm.spec.tied
     head = load_file(place / "model.safetensors")["lm_head.weight"]

@@ -154,7 +154,8 @@ def small_llama(tmp_path, **overrides):
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    settings = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(settings), encoding="utf-8")
 
 
 # Weights: all of them, and no others.
@@ -239,7 +240,7 @@ def test_a_model_with_code_of_its_own_is_refused_without_a_question(tmp_path, mo
     directory, _ = small_llama(tmp_path)
     own = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.LlamaForCausalLM"}
     edit(directory / "config.json", auto_map=own)
-    (directory / "odd.py").write_text("raise SystemExit('run')")
+    (directory / "odd.py").write_text("raise SystemExit('run')", encoding="utf-8")
     TorchLM(str(directory)).embedding()  # transformers' own class
     assert "auto_map" in capsys.readouterr().err
     for odd in ({"model_type": "odd"}, {"architectures": ["OddForCausalLM"]}):

@@ -30,7 +30,7 @@ def directory(tmp_path_factory):
     """A model with a chat template whose tokenizer puts a BOS before every text."""
     place = tmp_path_factory.mktemp("models") / "chat"
     save_model(random_model(llama_config(num_hidden_layers=1)), place, add_bos=True)
-    (place / "chat_template.jinja").write_text(TEMPLATE)
+    (place / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     return place
 
 
@@ -88,8 +88,8 @@ def test_conversations_are_those_of_transformers_in_every_mode(lm, directory, mo
 def test_the_template_of_the_settings_is_read(tmp_path, lm, setting):
     place = save_model(random_model(llama_config(num_hidden_layers=1)), tmp_path / "m")
     file = place / "tokenizer_config.json"
-    settings = json.loads(file.read_text()) | {"chat_template": setting}
-    file.write_text(json.dumps(settings))
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"chat_template": setting}
+    file.write_text(json.dumps(settings), encoding="utf-8")
     assert load_lm(place).tokenizer.chat == lm.tokenizer.chat
 
 
@@ -115,9 +115,11 @@ def test_conversations_that_cannot_be_rendered_are_named(lm):
 
 def test_records_of_messages_are_read_from_files(tmp_path, lm):
     records = [{"messages": MESSAGES}, {"messages": "text"}]
-    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     assert list(read_documents(str(tmp_path / "x.jsonl"), "messages")) == [MESSAGES, "text"]
-    (tmp_path / "y.jsonl").write_text(json.dumps({"messages": [{"role": "user"}]}))
+    (tmp_path / "y.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user"}]}), encoding="utf-8"
+    )
     with pytest.raises(UserError, match="'messages' is a list"):
         list(read_documents(str(tmp_path / "y.jsonl"), "messages"))
 
@@ -152,9 +154,9 @@ def test_an_unfinished_cache_is_not_continued_in_another_mode(tmp_path, lm, monk
     with pytest.raises(UserError, match="'special_tokens': 'text'"):
         extract(lm, texts, str(tmp_path / "c"), parsed, source="x")
     journal = tmp_path / "c" / "journal.json"
-    older = json.loads(journal.read_text())
+    older = json.loads(journal.read_text(encoding="utf-8"))
     del older["plan"]["text"]["special_tokens"]  # as before there were modes
-    journal.write_text(json.dumps(older))
+    journal.write_text(json.dumps(older), encoding="utf-8")
     assert extract(lm, texts, str(tmp_path / "c"), SETTINGS, source="x").text.digest
 
 
@@ -165,7 +167,9 @@ def stop(*_, **__):
 def test_the_command_line_has_the_modes(directory, tmp_path, capsys):
     given = ["--model", str(directory), "--out", str(tmp_path / "c"), "--layers", "0"]
     file = tmp_path / "x.jsonl"
-    file.write_text("\n".join(json.dumps({"text": f"{TEXT} {i}"}) for i in range(9)))
+    file.write_text(
+        "\n".join(json.dumps({"text": f"{TEXT} {i}"}) for i in range(9)), encoding="utf-8"
+    )
     options = [*given, "--text", str(file), "--context-length", "16", "--special-tokens", "split"]
     arguments = make_parser("").parse_args(options)
     assert settings_of(arguments).special_tokens == "split"

@@ -359,7 +359,7 @@ def test_code_of_a_models_own_is_said_not_to_be_run(directory, capsys):
     load_lm(directory)
     assert "auto_map" not in capsys.readouterr().err
     edit(directory / "config.json", auto_map={"AutoModelForCausalLM": "odd.LlamaForCausalLM"})
-    (directory / "odd.py").write_text("raise SystemExit('run')")
+    (directory / "odd.py").write_text("raise SystemExit('run')", encoding="utf-8")
     load_lm(directory)
     assert "auto_map" in capsys.readouterr().err
 
