@@ -171,7 +171,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
         (lambda all: without(all, UP), UP),
         (lambda all: without(all, "lm_head.weight"), "lm_head.weight"),
         (lambda all: all | {"score.weight": np.zeros((2, 48), np.float32)}, "score.weight"),
-        (lambda all: all | {UP: np.zeros((79, 48), np.float32)}, r"\(79, 48\) .* \(80, 48\)"),
+        (lambda all: all | {UP: np.zeros((79, 48), np.float32)}, UP),
     ],
 )
 def test_weights_that_are_missing_unknown_or_misshapen_are_refused(tmp_path, change, name):

@@ -276,11 +276,15 @@ def refuse_partial(report: Mapping[str, Any], model: str) -> None:
         model: named in the error.
     """
     unexpected = [name for name in report["unexpected_keys"] if not name.endswith(BUFFERS)]
-    shapes = sorted(report["mismatched_keys"])
+    # transformers 5 adds both shapes to each name, transformers 4 does not.
+    shapes = [key if isinstance(key, tuple) else (key,) for key in report["mismatched_keys"]]
     found = {
         "lack": sorted(report["missing_keys"]),
         "hold": sorted(unexpected),
-        "misshape": [f"{name} {tuple(a)} instead of {tuple(b)}" for name, a, b in shapes],
+        "misshape": sorted(
+            " ".join([name, " instead of ".join(str(tuple(size)) for size in sizes)]).strip()
+            for name, *sizes in shapes
+        ),
     }
     wrong = [
         f"{verb} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
