@@ -198,9 +198,6 @@ def test_a_tied_head_may_be_absent_and_buffers_of_older_files_be_there(tmp_path)
     assert lm.spec.tied
 
 
-# Models that attend to later tokens, and code of a model's own.
-
-
 @pytest.mark.fault
 @pytest.mark.parametrize("setting", [{"is_causal": False}, {"use_bidirectional_attention": True}])
 @pytest.mark.parametrize("nested", [False, True])
