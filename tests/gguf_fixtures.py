@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "gpt_neox": "gptneox",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
+    "stablelm": "stablelm",
 }
 """The converter's names by Hugging Face's."""
 
@@ -82,6 +83,13 @@ def _write_settings(writer: gguf.GGUFWriter, config, architecture: str) -> None:
         writer.add_layer_norm_eps(config.layer_norm_eps)
         return
     writer.add_head_count_kv(config.num_key_value_heads)
+    if architecture == "stablelm":
+        head = config.hidden_size // config.num_attention_heads
+        part = rope.get("partial_rotary_factor") or config.partial_rotary_factor
+        writer.add_rope_dimension_count(int(part * head))
+        writer.add_parallel_residual(config.use_parallel_residual)
+        writer.add_layer_norm_eps(config.layer_norm_eps)
+        return
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if (head_dim := getattr(config, "head_dim", None)) is not None:
         writer.add_key_length(head_dim)

@@ -1,14 +1,19 @@
 """The legacy Flax classes against torch, the last layer and a tied head included."""
 
+import json
+import shutil
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
 from lm_fixtures import VOCAB, write_tokenizer
+from safetensors.numpy import load_file, save_file
 
 from vasae_jax.cache import Cache
-from vasae_jax.extract import Settings, extract
-from vasae_jax.extract.hf_flax import HfFlaxLM
+from vasae_jax.extract import Settings, extract, hf_flax
+from vasae_jax.extract.hf_flax import FAMILIES, HfFlaxLM
 from vasae_jax.lm import load_lm
 from vasae_jax.utils.errors import UserError
 
@@ -95,3 +100,97 @@ def test_newer_transformers_are_refused_in_one_sentence(tmp_path):
         UserError, match=r"found transformers 5.*expected: pip install 'transformers<5'"
     ):
         HfFlaxLM(str(tmp_path))
+
+
+@pytest.mark.fault
+@pytest.mark.hf_flax
+@needs_flax
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_theta": 500_000.0},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"head_dim": 16},
+        {"mlp_bias": True},
+    ],
+)
+def test_settings_that_the_flax_classes_ignore_are_refused(tmp_path, changes):
+    place = small(tmp_path, transformers.LlamaConfig(**CONFIGS["llama"], **changes))
+    with pytest.raises(UserError, match="the Flax classes of transformers ignore"):
+        HfFlaxLM(str(place))
+
+
+@pytest.mark.hf_flax
+@needs_flax
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_head_of_its_own_counts_more_than_a_setting_that_ties_it(tmp_path, name):
+    place = small(tmp_path, config_of(name, tie_word_embeddings=False))
+    settings = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    (place / "config.json").write_text(
+        json.dumps(settings | {"tie_word_embeddings": True}), encoding="utf-8"
+    )
+    lm = HfFlaxLM(str(place))
+    assert not lm.spec.tied
+    head = load_file(place / "model.safetensors")["lm_head.weight"]
+    np.testing.assert_array_equal(lm.unembedding(), head)
+
+
+@pytest.mark.fault
+@pytest.mark.hf_flax
+@needs_flax
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_in_the_classes_own_format_are_not_taken_for_those_of_the_files(tmp_path, name):
+    place = small(tmp_path, config_of(name))
+    with hf_flax._default_promotion():
+        other = getattr(transformers, FAMILIES[name].model)(config_of(name), seed=7)
+    other.save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "flax_model.msgpack", place)
+    with pytest.raises(UserError, match="has not read tensor"):
+        HfFlaxLM(str(place)).residuals(np.ones((1, 4), np.int32), (0,))
+
+
+@pytest.mark.fault
+@pytest.mark.hf_flax
+@needs_flax
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_tensor_that_the_classes_do_not_find_is_not_started_at_random(tmp_path, name):
+    place = small(tmp_path, config_of(name))
+    tensors = load_file(place / "model.safetensors")
+    first = next(key for key in tensors if ".0.mlp." in key and key.endswith("weight"))
+    tensors[first.partition(".")[2]] = tensors.pop(first)  # the only one without the prefix
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="has not read tensor"):
+        HfFlaxLM(str(place)).residuals(np.ones((1, 4), np.int32), (0,))
+
+
+@pytest.mark.fault
+@pytest.mark.hf_flax
+@needs_flax
+def test_later_tokens_and_ids_without_a_row_are_found(tmp_path, monkeypatch):
+    lm = HfFlaxLM(str(small(tmp_path, config_of("gpt2"))))
+    with pytest.raises(UserError, match=f"token id {VOCAB}"):
+        lm.residuals(np.full((1, 4), VOCAB), (0,))
+    monkeypatch.setattr(
+        hf_flax,
+        "_forward",
+        lambda *_: (
+            lambda params, tokens: (
+                tokens.mean(1)[None, :, None, None] * jnp.ones((1, 1, tokens.shape[1], 32))
+            )
+        ),
+    )
+    with pytest.raises(UserError, match="later tokens"):
+        lm.residuals(np.arange(8).reshape(2, 4), (0,))
+
+
+def config_of(name, **changes):
+    return transformers.AutoConfig.for_model(name, **CONFIGS[name], **changes)
+
+
+def small(tmp_path, config):
+    """The directory of a random model of ``config``."""
+    config.bos_token_id = config.eos_token_id = 0
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    write_tokenizer(tmp_path / "m")
+    return tmp_path / "m"

@@ -121,3 +121,13 @@ def test_one_document_cannot_be_split():
 def test_a_limit_below_one_window_is_refused():
     with pytest.raises(UserError, match="max rows is 3; expected room for one window"):
         make_windows(["long enough", "and another"], encode, T, max_rows=3)
+
+
+def test_a_document_that_cannot_be_tokenised_is_named():
+    def encode(text):
+        if text == "odd":
+            raise UserError("token 'x' has id 9")
+        return [1, 2, 3]
+
+    with pytest.raises(UserError, match=r"document 2 \(from 0\): token 'x' has id 9"):
+        make_windows(["one", "two", "odd"], encode, 4)

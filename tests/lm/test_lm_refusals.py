@@ -342,6 +342,28 @@ def test_tensors_of_a_block_that_would_be_ignored_are_refused(tmp_path, config, 
         load_lm(tmp_path)
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("score.weight", "holds tensor score.weight"), ("norm.weight", "norm.weight 2 times")],
+)
+def test_tensors_outside_of_blocks_that_would_be_ignored_are_refused(directory, name, message):
+    """A head of another kind, and the final norm again under a name without the prefix."""
+    path = directory / "model.safetensors"
+    save_file(load_file(path) | {name: np.zeros(48, np.float32)}, path)
+    with pytest.raises(UserError, match=message):
+        load_lm(directory)
+
+
+def test_code_of_a_models_own_is_said_not_to_be_run(directory, capsys):
+    load_lm(directory)
+    assert "auto_map" not in capsys.readouterr().err
+    edit(directory / "config.json", auto_map={"AutoModelForCausalLM": "odd.LlamaForCausalLM"})
+    (directory / "odd.py").write_text("raise SystemExit('run')", encoding="utf-8")
+    load_lm(directory)
+    assert "auto_map" in capsys.readouterr().err
+
+
 def test_buffers_of_older_checkpoints_are_left_out(tmp_path):
     fx.save_model(fx.random_model(fx.gpt2_config(n_layer=1)), tmp_path)
     path = tmp_path / "model.safetensors"

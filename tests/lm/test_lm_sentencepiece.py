@@ -104,3 +104,11 @@ def test_ids_are_those_of_sentencepiece_itself(tmp_path, prefix):
     tokenizer = opened(tmp_path, pieces, prefix)
     for text in (TEXT, ODD, "  two  spaces"):
         assert tokenizer.encode(text) == processor.encode(text)
+
+
+def test_a_space_is_put_before_the_text_after_a_special_token_as_well(tmp_path, pieces):
+    """As llama.cpp does: before every stretch of text, and never before a special token."""
+    tokenizer = opened(tmp_path, pieces, True)
+    hello, more = tokenizer.encode("hello"), tokenizer.encode("more")
+    assert tokenizer.encode("<s>hello</s><s>more", special=True) == [1, *hello, 2, 1, *more]
+    assert tokenizer.encode("hello</s>", special=True) == [*hello, 2]

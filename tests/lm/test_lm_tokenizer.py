@@ -299,3 +299,11 @@ def test_added_tokens_of_gguf_stand_for_their_own_text(gguf_path):
     tokenizer = tokenizer_from_gguf(changed, fx.VOCAB)
     assert tokenizer.encode("größe") == [fx.VOCAB - 1]
     assert tokenizer.vocab().token_bytes(fx.VOCAB - 1) == "größe".encode()
+
+
+def test_the_chat_template_of_gguf_knows_its_special_tokens(tmp_path):
+    model = fx.random_model(fx.llama_config(num_hidden_layers=1))
+    template = "{% for m in messages %}{{ bos_token }}{{ m.role }}: {{ m.content }}{% endfor %}"
+    file = write_gguf(model, tmp_path / "x.gguf", add_chat_template=template)
+    chat = tokenizer_from_gguf(GgufFile(file), fx.VOCAB).chat
+    assert chat.render([{"role": "user", "content": "Hi"}]) == f"{fx.BOS}user: Hi"

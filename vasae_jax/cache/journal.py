@@ -18,6 +18,7 @@ from vasae_jax.cache.manifest import (
     Manifest,
     ShardInfo,
     SplitInfo,
+    TextInfo,
     check_version,
     decode,
     encode,
@@ -106,7 +107,9 @@ def _resume(
     check_version(journal, store.url)
     expected = {**plan.to_json(), **digests}
     try:
-        stored = {"version": journal["version"], **journal["plan"], **journal["digests"]}
+        text = vars(TextInfo(**journal["plan"]["text"]))  # with what it may not state yet
+        stored = {"version": journal["version"], **journal["plan"], "text": text}
+        stored |= journal["digests"]
         shards = shards_from_json(journal["shards"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -65,6 +65,9 @@ class TextInfo:
 
     source: str
     digest: str
+    special_tokens: str = "text"
+    """How special tokens that it spells were read: as ``text``, ``parse`` as tokens, or ``split``,
+    documents cut there. Empty where nobody knows, as of imported rows."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from vasae_jax.cache import Part
 from vasae_jax.extract.model import Model, parse_layers
 from vasae_jax.extract.pipeline import Settings, extract
+from vasae_jax.extract.special_tokens import MODES
 from vasae_jax.extract.text import read_documents
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.signals import Stopped
@@ -50,7 +51,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         default="auto",
         help="put a BOS token before every window; auto: where the model's tokenizer does",
     )
-    add("--text-field", default="text", help="field or column that holds the text, or token ids")
+    add(
+        "--special-tokens",
+        choices=MODES,
+        default="text",
+        help="special tokens that the text spells, such as <|endoftext|>: plain text, parsed as "
+        "tokens, or documents split at each",
+    )
+    add("--text-field", default="text", help="field or column with the text, messages or token ids")
     add("--text-split", default="train", help="split of a hf: dataset")
     add("--chunk-rows", type=int, default=2048, help="rows read and checked as one")
     add("--shard-rows", type=int, help="rows in one file (default: 512 MB of all layers)")

@@ -55,7 +55,7 @@ def store_rows(
         (site,),
         context_length=longest if order.shuffled else max(longest, rows.shape[1]),
         bos=placed.bos,
-        text=TextInfo(f"rows of {rows.source}", _digest(rows, placed)),
+        text=TextInfo(f"rows of {rows.source}", _digest(rows, placed), special_tokens=""),
         computed="by another program",
     )
     vocabulary = read_vocabulary(model)

@@ -1,7 +1,8 @@
 """Extraction: a model and documents in, a finished activation cache of all sites out."""
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from vasae_jax.extract.model import (
 )
 from vasae_jax.extract.passes import Batches, run_passes
 from vasae_jax.extract.repeats import without_repeats
-from vasae_jax.extract.text import Document
+from vasae_jax.extract.special_tokens import MODES, TextReader
+from vasae_jax.extract.text import Document, Text
 from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, unpacked
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
@@ -40,6 +42,8 @@ class Settings:
         context_length: tokens in the longest window, the BOS included.
         batch_windows: the most windows of full length in one forward pass.
         bos: put a BOS before every window; None follows the model's tokenizer.
+        special_tokens: what becomes of special tokens that the text spells: ``text`` keeps them
+            as plain characters, ``parse`` makes them tokens, ``split`` ends a document at each.
         heldout_share: share of documents held out, over 0 and below 1.
         max_rows: the most rows (tokens) to extract over both splits, or None for all.
         dtype: how rows are stored, ``bfloat16`` or ``float32``.
@@ -52,6 +56,7 @@ class Settings:
     context_length: int = 128
     batch_windows: int = 32
     bos: bool | None = None
+    special_tokens: str = "text"
     heldout_share: float = 0.1
     max_rows: int | None = None
     dtype: str = "bfloat16"
@@ -77,7 +82,8 @@ def extract(
 
     Args:
         model: a language model; its weights may be loaded on first use.
-        documents: texts or token ids; see :func:`vasae_jax.extract.read_documents`.
+        documents: texts, token ids or lists of messages; see
+            :func:`vasae_jax.extract.read_documents`.
         url: new or unfinished cache: a directory or a gs:// or s3:// URL.
         settings: how text becomes rows.
         source: the text's origin, for the manifest.
@@ -106,7 +112,7 @@ def extract(
         sites,
         context_length=settings.context_length,
         bos=batches.windows.bos,
-        text=TextInfo(source, batches.windows.digest),
+        text=TextInfo(source, batches.windows.digest, settings.special_tokens),
         computed=f"{model.computed}, {batching}, held-out repeats of {RUN} tokens left out",
     )
     rows = {split: batches.windows.count(split)[0] for split in SPLITS}
@@ -122,10 +128,11 @@ def extract(
 
 def _read(documents: Iterable[Document], model: Model, settings: Settings) -> Windows:
     bos_id = _bos_id(model, settings.bos)
+    reader = TextReader(model.tokenizer, settings.special_tokens)
     with Progress(None, unit="tokens of text read") as progress:
         windows = make_windows(
-            documents,
-            partial(token_ids, model),
+            reader.documents(documents),
+            partial(token_ids, model, encode=reader.encode),
             settings.context_length,
             bos_id=bos_id,
             heldout_share=settings.heldout_share,
@@ -133,22 +140,26 @@ def _read(documents: Iterable[Document], model: Model, settings: Settings) -> Wi
             report=progress.update,
         )
         progress.finish(len(windows.tokens))
+    if summary := reader.summary():
+        print(summary, file=sys.stderr)
     return windows
 
 
-def token_ids(model: VocabularySource, document: Document) -> list[int]:
+def token_ids(
+    model: VocabularySource, document: Text, encode: Callable[[str], list[int]]
+) -> list[int]:
     """The token ids of a document, tokenised unless it holds ids; UserError for an unknown id."""
     if isinstance(document, str):
-        return model.tokenizer.encode(document)
+        return encode(document)
     low, high = min(document, default=0), max(document, default=0)
     if low < 0 or high >= model.spec.vocab_size:
         raise UserError(
-            f"the text has a document with token id {low if low < 0 else high}; expected 0 to "
+            f"it has token id {low if low < 0 else high}; expected 0 to "
             f"{model.spec.vocab_size - 1}, the vocabulary of {model.id}"
         )
     if len(document) > 2 and document[-1] == document[-2] in special_ids(model.tokenizer):
         raise UserError(
-            f"the text has a document whose token ids end in {document[-1]} twice, a special "
+            f"its token ids end in {document[-1]} twice, a special "
             "token; expected an attention_mask beside them that is 0 at padding"
         )
     return document
@@ -216,6 +227,10 @@ def _check_settings(settings: Settings, model: Model) -> None:
     if not 0 < settings.heldout_share < 1:
         raise UserError(
             f"held-out share is {settings.heldout_share}; expected a number over 0 and below 1"
+        )
+    if settings.special_tokens not in MODES:
+        raise UserError(
+            f"special tokens is {settings.special_tokens!r}; expected one of {', '.join(MODES)}"
         )
     for name in ("batch_windows", "max_rows", "chunk_rows", "shard_rows"):
         value = getattr(settings, name)

@@ -24,6 +24,7 @@ from typing import Any
 
 from vasae_jax.extract.text_files import MASK, Record, ending, is_plain, reader_of
 from vasae_jax.extract.text_stream import dataset_records
+from vasae_jax.lm.chat import Message, is_conversation
 from vasae_jax.utils.errors import UserError
 
 PIECE_CHARACTERS = 2000
@@ -36,10 +37,12 @@ FEW = 100
 KINDS = ".txt, .md, .jsonl or .parquet"
 EXPECTED = f"a {KINDS} file, a directory of these, english, pydoc-topics or hf:NAME"
 
-Document = str | list[int]
-"""A text, or the ids of its tokens where the source holds those."""
 ENGLISH = Path(__file__).with_name("english.jsonl.gz")
 """Chapters of novels, country profiles and speeches; english.md beside it says where from."""
+Text = str | list[int]
+"""A text, or the ids of its tokens."""
+Document = Text | list[Message]
+"""What a source holds: texts, ids, or the messages of a conversation."""
 
 
 def read_documents(source: str, field: str = "text", split: str = "train") -> Iterator[Document]:
@@ -51,8 +54,9 @@ def read_documents(source: str, field: str = "text", split: str = "train") -> It
     Args:
         source: a path, ``english``, ``pydoc-topics``, or ``hf:NAME``, ``hf:USER/NAME``,
             ``hf:USER/NAME/CONFIG`` for the ``datasets`` package.
-        field: the field of a .jsonl record, .parquet column or dataset that holds the text, or
-            a list of token ids; of these ``attention_mask``, if there is one, marks padding.
+        field: the field of a .jsonl record, .parquet column or dataset that holds the text,
+            messages, each with a role and a content, or a list of token ids; of these
+            ``attention_mask``, if there is one, marks padding.
         split: the split of a ``hf:`` dataset.
 
     Raises:
@@ -225,12 +229,15 @@ def _document(record: Record, field: str) -> Document:
     if not isinstance(fields, dict):
         raise UserError(f"text {place} holds {_kind(fields)}; expected one object")
     value = fields.get(field)
+    if is_conversation(value):
+        messages: list[Message] = value
+        return messages
     if isinstance(value, list) and value and all(type(item) is int for item in value):
         return _unpadded(value, fields.get(MASK), place)
     if not isinstance(value, str):
         kind = _kind(value) if field in fields else "missing"
         raise UserError(
-            f"text {place}: field {field!r} is {kind}; expected a string or token ids "
+            f"text {place}: field {field!r} is {kind}; expected text, messages or token ids "
             f"(fields: {', '.join(map(str, fields)) or 'none'}; see --text-field)"
         )
     try:
@@ -266,10 +273,16 @@ def _unpadded(ids: list[int], mask: Any, place: str) -> list[int]:
 
 def _check_lengths(documents: Iterator[Document], source: str) -> Iterator[Document]:
     for number, document in enumerate(documents, 1):
-        if len(document) > LONGEST:
-            unit = "characters" if isinstance(document, str) else "tokens"
+        if (length := _length(document)) > LONGEST:
             raise UserError(
-                f"document {number} of text {source} has {len(document):,} {unit}; expected at "
-                f"most {LONGEST:,}: cut it into several"
+                f"document {number} of text {source} has {length:,} characters or tokens; expected "
+                f"at most {LONGEST:,}: cut it into several"
             )
         yield document
+
+
+def _length(document: Document) -> int:
+    """Its characters, or its tokens where it holds those."""
+    if isinstance(document, str):
+        return len(document)
+    return sum(1 if isinstance(item, int) else len(item["content"]) for item in document)

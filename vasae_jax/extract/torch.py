@@ -7,13 +7,17 @@ code here. This is the only module that imports torch.
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from vasae_jax.extract.sources import HfModel
+from vasae_jax.lm.gguf_reader import GgufFile
+from vasae_jax.lm.lm import check_causal, check_ids
+from vasae_jax.lm.weights import BUFFERS
 from vasae_jax.sites import Site, SiteLike, as_site, as_sites
 from vasae_jax.utils.errors import UserError, first_line
 
@@ -31,6 +35,9 @@ NORM_NAMES = (
     "layer_norm", "layernorm",
 )  # fmt: skip
 EPS_NAMES = ("eps", "variance_epsilon", "epsilon")
+CAUSAL_TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Of a row's largest value, how far later tokens may move it. In a mixture of experts they change
+how many tokens share an expert's product, and so its rounding."""
 
 
 def find_blocks(model: Any, n_layers: int) -> tuple[str, Any]:
@@ -103,13 +110,16 @@ class TorchLM(HfModel):
     def __init__(self, source: str, device: str = "cpu", dtype: str = "float32") -> None:
         super().__init__(source, f"torch {dtype}")
         self._dtype, self._device = DTYPES[dtype], _device(device)
+        self._tolerance: float | None = CAUSAL_TOLERANCES[dtype]
+        """None once a batch has been checked."""
 
     @functools.cached_property
     def model(self) -> Any:
         """The transformers model on its device, loaded on first use.
 
         Raises:
-            UserError: the weights cannot be loaded, or embedding and stream differ in width.
+            UserError: the weights cannot be loaded, or not all of them and no others, or embedding
+                and stream differ in width.
         """
         import transformers
 
@@ -117,9 +127,14 @@ class TorchLM(HfModel):
         if getattr(self.config.get_text_config(), "attn_logit_softcapping", None):
             # transformers 4 ignores the cap in every other kind of attention.
             options = {**options, "attn_implementation": "eager"}
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
         try:
-            model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                place, **options, dtype=self._dtype
+            model, report = load(
+                place,
+                **options,
+                dtype=self._dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
             )
             model = model.to(self._device).eval()
         except Exception as error:  # corrupt files, sizes, memory: the library raises many kinds
@@ -127,6 +142,9 @@ class TorchLM(HfModel):
                 f"{self.id} cannot be loaded by transformers {transformers.__version__}: "
                 f"{first_line(error)}"
             ) from error
+        refuse_partial(report, self.id)
+        if self.gguf:
+            _check_numbers(model, GgufFile(self.path))
         self._check(model)
         return model
 
@@ -142,8 +160,12 @@ class TorchLM(HfModel):
 
         Returns:
             A function that gives [len(sites), S, T, d_model].
+
+        Raises:
+            UserError: a token id without a row in the embedding, a site that does not exist, or
+                (found in the first batch, which runs twice) a model that attends to later tokens.
         """
-        rows = self._rows(tokens, as_sites(sites)).to(DTYPES[dtype])
+        rows = self._checked_rows(np.asarray(tokens), as_sites(sites)).to(DTYPES[dtype])
         return lambda: _to_numpy(rows)
 
     def residuals(self, tokens: np.ndarray, sites: Sequence[SiteLike]) -> np.ndarray:
@@ -190,9 +212,25 @@ class TorchLM(HfModel):
         return describe_norm(siblings[name], self.spec.d_model)
 
     def _forward(self, tokens: np.ndarray) -> Any:
+        check_ids(np.asarray(tokens), self.spec.vocab_size, self.id)
         ids = torch.from_numpy(np.asarray(tokens, np.int64)).to(self._device)
         # Attention is causal, so padding on the right needs no mask.
         return self.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+    def _checked_rows(self, tokens: np.ndarray, sites: tuple[Site, ...]) -> torch.Tensor:
+        """Rows [sites, S, T, d_model]; those of the first batch after a check of causality."""
+        if self._tolerance is None:
+            return self._rows(tokens, sites)
+        rows: torch.Tensor = check_causal(
+            lambda batch: self._rows(batch, sites),
+            tokens,
+            self.spec.vocab_size,
+            self.id,
+            tolerance=self._tolerance,
+            to_host=_float32,
+        )
+        self._tolerance = None if tokens.shape[1] > 1 else self._tolerance
+        return rows
 
     def _rows(self, tokens: np.ndarray, sites: tuple[Site, ...]) -> torch.Tensor:
         _, blocks = find_blocks(self.model, self.spec.n_layers)
@@ -226,6 +264,53 @@ class TorchLM(HfModel):
         tied = head.weight.data_ptr() == embed.weight.data_ptr()
         self.spec = dataclasses.replace(self.spec, tied=tied)
         find_blocks(model, self.spec.n_layers)
+
+
+def refuse_partial(report: Mapping[str, Any], model: str) -> None:
+    """Raise UserError unless the files hold the weights of a model, all of them and no others.
+
+    transformers starts weights that are missing at random, and passes over others.
+
+    Args:
+        report: its ``loading_info``. A head that is tied to the embedding is not missing there.
+        model: named in the error.
+    """
+    unexpected = [name for name in report["unexpected_keys"] if not name.endswith(BUFFERS)]
+    # transformers 5 adds both shapes to each name, transformers 4 does not.
+    shapes = [key if isinstance(key, tuple) else (key,) for key in report["mismatched_keys"]]
+    found = {
+        "lack": sorted(report["missing_keys"]),
+        "hold": sorted(unexpected),
+        "misshape": sorted(
+            " ".join([name, " instead of ".join(str(tuple(size)) for size in sizes)]).strip()
+            for name, *sizes in shapes
+        ),
+    }
+    wrong = [
+        f"{verb} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for verb, names in found.items()
+        if names
+    ]
+    if wrong or report["error_msgs"]:
+        more = [str(message) for message in report["error_msgs"]]
+        raise UserError(
+            f"{model} cannot be read in full: its files {', '.join(wrong + more)}; expected each "
+            "tensor of the model under transformers' name, and no other"
+        )
+
+
+def _check_numbers(model: Any, file: GgufFile) -> None:
+    """Raise UserError unless ``model`` has as many numbers as its GGUF file.
+
+    transformers passes over tensors of a file that it does not know, such as rotary factors.
+    """
+    stored = sum(math.prod(file.shape(name) or ()) for name in file.names())
+    taken = sum(parameter.numel() for parameter in model.parameters())
+    if stored != taken:
+        raise UserError(
+            f"{file.path} holds {stored:,} numbers and transformers' model of it has {taken:,}; "
+            "expected a file whose tensors are all used, or the model's Hugging Face directory"
+        )
 
 
 class _Complete(Exception):

@@ -16,7 +16,7 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from vasae_jax.extract.text import Document
+from vasae_jax.extract.text import Text
 from vasae_jax.utils.errors import UserError
 
 SHORTEST = 2
@@ -65,8 +65,8 @@ class Windows:
 
 
 def make_windows(
-    documents: Iterable[Document],
-    encode: Callable[[Document], list[int]],
+    documents: Iterable[Text],
+    encode: Callable[[Text], list[int]],
     context_length: int,
     *,
     bos_id: int | None = None,
@@ -77,8 +77,8 @@ def make_windows(
     """Tokenise ``documents`` and cut each into windows of at most ``context_length`` tokens.
 
     A window holds tokens of one document only, after ``bos_id`` unless that is None. Where a
-    document of token ids has ``bos_id`` itself, a window begins there. Windows of fewer than 2
-    tokens are dropped. With ``max_rows`` reading stops before the first window that
+    document has ``bos_id`` itself, a window begins there, and it gets no second one. Windows of
+    fewer than 2 tokens are dropped. With ``max_rows`` reading stops before the first window that
     would exceed it.
 
     Args:
@@ -92,15 +92,19 @@ def make_windows(
         report: called with the rows so far after each document.
 
     Raises:
-        UserError: no document has 2 tokens, none fits into ``max_rows``, or only one split
-            would have documents.
+        UserError: no document has 2 tokens, none fits into ``max_rows``, only one split would
+            have documents, or ``encode`` refuses a document, which is then named.
     """
     tokens, lengths, docs = array("i"), array("q"), array("i")
     fractions: list[float] = []
     sha, prefix = hashlib.sha256(), [] if bos_id is None else [bos_id]
     for index, text in enumerate(documents):
         left = math.inf if max_rows is None else max_rows - len(tokens)
-        windows, full = _cut(encode(text), prefix, context_length, left)
+        try:
+            ids = encode(text)
+        except UserError as error:
+            raise UserError(f"document {index} (from 0): {error}") from error
+        windows, full = _cut(ids, prefix, context_length, left)
         data = document_bytes(text)
         sha.update(len(data).to_bytes(8, "little") + data)
         tokens.extend(chain.from_iterable(windows))
@@ -125,7 +129,7 @@ def make_windows(
     )
 
 
-def document_bytes(document: Document) -> bytes:
+def document_bytes(document: Text) -> bytes:
     """What the digest of a text and a document's split depend on: UTF-8, or ids as int64."""
     if isinstance(document, str):
         return document.encode("utf-8", "surrogatepass")

@@ -233,6 +233,8 @@ _MAKERS = {
     "gemma3": _gemma,
 }
 """Architectures by llama.cpp's names."""
+ARCHITECTURES = tuple(_MAKERS)
+"""Those that are read in full here."""
 
 
 def _head_dim(reader: MetadataReader, default: int | None) -> int:

@@ -7,6 +7,7 @@ import tokenizers
 from gguf import Keys, TokenType
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from vasae_jax.lm.chat import template_from_gguf
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.tokenizer import Tokenizer
 from vasae_jax.utils.errors import UserError
@@ -71,7 +72,8 @@ def tokenizer_from_gguf(file: GgufFile, vocab_size: int) -> Tokenizer:
     bos_id, eos_id = file.get(Keys.Tokenizer.BOS_ID), file.get(Keys.Tokenizer.EOS_ID)
     # Before the text itself: a normalizer would put a space after every added token too.
     prefix = " " if add_prefix else ""
-    tokenizer = Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix)
+    chat = template_from_gguf(file, backend)
+    tokenizer = Tokenizer(backend, vocab_size, bos_id, eos_id, add_bos, prefix, chat)
     return tokenizer.checked(str(file.path))
 
 

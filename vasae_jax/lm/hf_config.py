@@ -1,5 +1,6 @@
 """The :class:`~vasae_jax.lm.spec.Spec` of a Hugging Face ``config.json``."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,16 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
     spec = make(reader, architecture)
     check_heads(spec, where)
     return spec
+
+
+def note_auto_map(config: Mapping[str, Any], where: str) -> None:
+    """Say on stderr if a model has Python code of its own, which is never run."""
+    if config.get("auto_map"):
+        name = (config.get("architectures") or [config.get("model_type")])[0]
+        print(
+            f"{where} has auto_map: its own code is not run, and {name} is computed as published",
+            file=sys.stderr,
+        )
 
 
 def check_heads(spec: Spec, where: str) -> None:

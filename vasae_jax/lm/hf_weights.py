@@ -2,7 +2,7 @@
 
 import json
 import pickle
-import re
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,8 @@ class DirectoryTensors:
         """Open the files, torch's format only if there are no safetensors, and list the tensors.
 
         Raises:
-            UserError: no weights there, a shard of an index is missing, or a file is corrupt.
+            UserError: no weights there, a shard of an index is missing, a file is corrupt, or two
+                tensors have the same name but for a prefix.
         """
         self.directory = directory
         torch_files = any((directory / name).is_file() for name in (TORCH, TORCH + INDEX_SUFFIX))
@@ -46,6 +47,13 @@ class DirectoryTensors:
         self._entries: dict[str, _Entry] = {}
         for path in self.files:
             self._entries |= _torch_entries(path) if use_torch else _safetensors_entries(path)
+        counts = Counter(_without_prefix(name) for name in self._entries)
+        double = sorted(name for name, count in counts.items() if count > 1)
+        if double:
+            raise UserError(
+                f"{directory} holds tensor {double[0]} {counts[double[0]]} times, with and without "
+                "a prefix; expected it once"
+            )
 
     def where(self, name: str) -> str:
         """The file of tensor ``name``, or the directory where it is in none."""
@@ -65,10 +73,7 @@ class DirectoryTensors:
 
     def names(self) -> set[str]:
         """The tensors' names without the prefix of a base model."""
-        prefix = re.compile("|".join(map(re.escape, PREFIXES[1:])))
-        return {
-            prefix.sub("", name, count=1) if prefix.match(name) else name for name in self._entries
-        }
+        return {_without_prefix(name) for name in self._entries}
 
     def same(self, first: str, second: str) -> bool:
         """Whether two tensors, which must exist, are equal."""
@@ -76,6 +81,11 @@ class DirectoryTensors:
 
     def _find(self, name: str) -> _Entry | None:
         return next((self._entries[p + name] for p in PREFIXES if p + name in self._entries), None)
+
+
+def _without_prefix(name: str) -> str:
+    prefix = next((prefix for prefix in PREFIXES[1:] if name.startswith(prefix)), "")
+    return name.removeprefix(prefix)
 
 
 def _safetensors_entries(path: Path) -> dict[str, _Entry]:

@@ -1,13 +1,14 @@
 """Loading a model from a Hugging Face directory, a GGUF file or the hub."""
 
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
 from vasae_jax.lm.gguf_config import spec_from_gguf
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
-from vasae_jax.lm.hf_config import spec_from_config
+from vasae_jax.lm.hf_config import note_auto_map, spec_from_config
 from vasae_jax.lm.hf_weights import DirectoryTensors
 from vasae_jax.lm.lm import LM, LMEmbeddings
 from vasae_jax.lm.model import Decoder
@@ -61,21 +62,33 @@ def load_embeddings(source: str | Path) -> LMEmbeddings:
     """
     path, name, revision = _find(str(source))
     if path.is_dir():
-        config_file = path / "config.json"
-        if not config_file.is_file():
-            raise UserError(f"{path} holds no config.json; expected a Hugging Face directory")
-        config = read_json_object(config_file, "a model's settings")
-        spec = spec_from_config(config, str(config_file))
-        checkpoint = Checkpoint(spec, DirectoryTensors(path), huggingface_layout(spec))
-        checkpoint = checkpoint.with_stored_head()
-        tokenizer = tokenizer_from_directory(path, config, spec.vocab_size)
+        checkpoint, config = open_directory(path)
+        note_auto_map(config, str(path))
+        tokenizer = tokenizer_from_directory(path, config, checkpoint.spec.vocab_size)
     else:
         file = GgufFile(path)
         spec = spec_from_gguf(file)
         checkpoint = Checkpoint(spec, file, gguf_layout(spec))
+        checkpoint.check()
         tokenizer = tokenizer_from_gguf(file, spec.vocab_size)
-    checkpoint.check()
     return LMEmbeddings(checkpoint, tokenizer, name, revision)
+
+
+def open_directory(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """The weights of a Hugging Face directory, all of them checked, and its ``config.json``.
+
+    Raises:
+        UserError: as :func:`load_lm`, but for the tokenizer.
+    """
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise UserError(f"{path} holds no config.json; expected a Hugging Face directory")
+    config = read_json_object(config_file, "a model's settings")
+    spec = spec_from_config(config, str(config_file))
+    checkpoint = Checkpoint(spec, DirectoryTensors(path), huggingface_layout(spec))
+    checkpoint = checkpoint.with_stored_head()
+    checkpoint.check()
+    return checkpoint, config
 
 
 def _find(source: str) -> tuple[Path, str, str | None]:

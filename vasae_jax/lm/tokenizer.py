@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from vasae_jax.cache.vocab import Vocab
+from vasae_jax.lm.chat import ChatTemplate, template_from_directory
 from vasae_jax.utils.errors import UserError, first_line
 from vasae_jax.utils.files import read_json_object
 
@@ -28,7 +30,8 @@ class Tokenizer:
         bos_id: beginning-of-sequence token, or None.
         eos_id: end-of-sequence token, or None.
         add_bos: whether the model expects bos_id before every text.
-        prefix: put before every text that is not empty.
+        prefix: put before every text that is not empty, and before that after a special token.
+        chat: the model's chat template, or None.
     """
 
     backend: tokenizers.Tokenizer
@@ -37,6 +40,7 @@ class Tokenizer:
     eos_id: int | None
     add_bos: bool
     prefix: str = ""
+    chat: ChatTemplate | None = None
 
     def checked(self, where: str) -> "Tokenizer":
         """Itself, set up for documents of any length and checked against the model.
@@ -60,15 +64,21 @@ class Tokenizer:
             raise UserError(f"{where} wants a BOS token before each text but names none")
         return self
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``, without BOS or other special tokens.
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of ``text``, without BOS or other special tokens that it does not spell.
 
-        Text that spells a special token (``<|endoftext|>``) is encoded as plain text.
+        Args:
+            text: any text.
+            special: whether special tokens that it spells (``<|endoftext|>``) are these tokens;
+                otherwise they are plain text.
 
         Raises:
             UserError: a token without a row in the embedding, such as an added token.
         """
-        ids = self.backend.encode(self.prefix * bool(text) + text, add_special_tokens=False).ids
+        parts = self.split_special(text) if special else [text]
+        parts[::2] = [self.prefix * bool(part) + part for part in parts[::2]]
+        self.backend.encode_special_tokens = not special
+        ids = self.backend.encode("".join(parts), add_special_tokens=False).ids
         if max(ids, default=-1) >= self.vocab_size:
             token = next(index for index in ids if index >= self.vocab_size)
             raise UserError(
@@ -77,6 +87,17 @@ class Tokenizer:
                 f"{text[:60]!r}"
             )
         return ids
+
+    def split_special(self, text: str) -> list[str]:
+        """``text`` cut at the special tokens that it spells, which are at the odd places."""
+        return self._special.split(text)
+
+    @functools.cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Finds the special tokens; where one begins another, the longer one."""
+        tokens = self.backend.get_added_tokens_decoder().values()
+        strings = sorted((t.content for t in tokens if t.special and t.content), key=len)
+        return re.compile(f"({'|'.join(map(re.escape, reversed(strings))) or '(?!)'})")
 
     def vocab(self) -> Vocab:
         """One string for each row of the embedding; rows without a token get a placeholder."""
@@ -176,7 +197,11 @@ def tokenizer_from_directory(
             file=sys.stderr,
         )
     bos = bos if template_bos is None else template_bos
-    return Tokenizer(backend, vocab_size, bos, eos, add_bos).checked(where)
+    ids = {"bos_token": bos, "eos_token": eos}
+    strings = {name: backend.id_to_token(i) for name, i in ids.items() if i is not None}
+    tokens = {name: token for name, token in strings.items() if token is not None}
+    chat = template_from_directory(directory, settings, tokens)
+    return Tokenizer(backend, vocab_size, bos, eos, add_bos, chat=chat).checked(where)
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:
@@ -190,7 +215,9 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         backend = tokenizer.backend_tokenizer
     except Exception as error:  # whatever a tokenizer class or its missing dependency raises
         raise UserError(

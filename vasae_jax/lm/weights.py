@@ -1,6 +1,5 @@
 """The arrays of a model: how each file format stores them, and where they lie on the devices."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vasae_jax.lm.gguf_config import ROPE_DIVISORS
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.hf_weights import DirectoryTensors
 from vasae_jax.lm.spec import Family, ParamSpec, Spec, block_params, model_params
@@ -202,9 +202,7 @@ def _layout(family: Family) -> dict[str, StoredTensor]:
 _GGUF_ARCHITECTURES = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
 
 
-_BLOCK_TENSOR = re.compile(r"(layers|h|blk)\.\d+\.|rope_(?!freqs\.weight)")
-"""Tensors that change rows: those of blocks, and rotary factors that are not read."""
-_BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias", "inv_freq", "attn_rot_embd.weight")
+BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias", "inv_freq", "attn_rot_embd.weight")
 """Masks and angles that older checkpoints hold; both are recomputed."""
 
 
@@ -247,13 +245,15 @@ class Checkpoint:
         return stored.extract(self.tensors.read(stored.name.format(layer=layer)), heads)
 
     def _check_unused(self) -> None:
-        """Raise UserError if a block holds a tensor that the model would ignore."""
+        """Raise UserError if the files hold a tensor that the model would ignore."""
         layers, params = range(self.spec.n_layers), block_params(self.spec)
         used = {self.layout[key].name.format(layer=layer) for key in params for layer in layers}
+        # The head is here in any case: that of a tied model may be stored, a copy of the embedding.
+        used |= {self.layout[key].name for key in (*model_params(self.spec), "head.weight")}
         unused = [
             name
             for name in sorted(self.tensors.names() - used)
-            if _BLOCK_TENSOR.match(name) and not name.endswith(_BUFFERS)
+            if not name.endswith((*BUFFERS, ROPE_DIVISORS))
         ]
         if unused:
             more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
