@@ -228,7 +228,7 @@ def _document(record: Record, field: str) -> Document:
     place, fields = record
     if not isinstance(fields, dict):
         raise UserError(f"text {place} holds {_kind(fields)}; expected one object")
-    value = fields.get(field)
+    value: Any = fields.get(field)
     if is_conversation(value):
         messages: list[Message] = value
         return messages
