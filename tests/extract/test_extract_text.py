@@ -106,7 +106,7 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package, sourc
         ("a.jsonl", b'{"text": "x"}\n{oops\n', r"line 2 is not JSON"),
         ("a.jsonl", b"[1]\n", r"line 1 holds a list; expected one object"),
         ("a.jsonl", b'{"body": "x"}\n', r"missing.*fields: body; see --text-field"),
-        ("a.jsonl", b'{"text": 3}\n', r"is a int; expected a string"),
+        ("a.jsonl", b'{"text": 3}\n', r"is a int; expected text"),
         ("a.txt", b"caf\xe9", r"not UTF-8 \(byte 3\)"),
         ("a.parquet", b"not parquet", r"cannot be read as parquet from row 0"),
         ("a.csv", b"x", r"ends in '.csv'; expected a .txt"),
