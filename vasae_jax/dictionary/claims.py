@@ -6,10 +6,14 @@ AT, BEFORE = 0, 1
 """Relations of a feature to its names: it fires at them, or on the row just before them."""
 RELATIONS = ("at", "before")
 """Relations in words, by number."""
-HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
-"""Verdicts."""
-VERDICTS = {HOLDS: "holds", NO_EVIDENCE: "no evidence", CONTRADICTED: "contradicted"}
+NO_NAME = -1
+"""The token id after a feature's last name: features have as many names as pay."""
+HOLDS, IN_PART, FAILS, UNTESTED = 1, 2, -1, 0
+"""Verdicts on a name."""
+VERDICTS = {HOLDS: "holds", IN_PART: "in part", FAILS: "does not hold", UNTESTED: "untested"}
 """Verdicts in words."""
+VERDICTS_TOGETHER = {HOLDS: "holds", FAILS: "contradicted", UNTESTED: "no evidence"}
+"""Those of dictionaries before version 5, which tested the names of a feature together."""
 
 REFERENCE = (
     "Kairui Zhang, Ziwen Yu, Zahraa S. Abdallah and Martha Lewis. VASAE: Naming SAE Dictionary "

@@ -43,7 +43,8 @@
     const { table } = run;
     const rate = table.rate.values[number];
     const cosine = table.cosine.values[number];
-    const verdict = format.verdict(table.verdict.values[number]);
+    const verdict = table.verdict.values[number];
+    const names = runs.layerNames(run, number);
     const step = (to, text) =>
       to >= 0 && to < run.features
         ? h("a", { href: runs.link(run, to) }, text)
@@ -69,24 +70,23 @@
           "span",
           { class: "quiet" },
           `${format.capital(run.label)}, feature ${number} `,
-          verdict === "holds" ? "fires " : "should fire ",
-          format.relation(table.relation.values[number]),
-          " ",
+          !names.length ? "has no tested name" : verdict === 1 ? "fires " : "should fire ",
+          names.length ? `${format.relation(table.relation.values[number])} ` : null,
         ),
-        runs.layerNames(run, number).map(({ text }) => [tokens.chip(text), " "]),
+        names.map(({ text }) => [tokens.chip(text), " "]),
       ),
       h(
         "dl",
         { class: "facts" },
         fact(
-          "Names hold",
+          "First name holds",
           format.share(table.hold.values[number]),
-          `shuffled names ${format.share(table.shuffled.values[number])}`,
+          `all its names ${format.share(table.hold_together.values[number])}, other features' first ${format.share(table.shuffled.values[number])}`,
         ),
         fact(
           "Verdict",
-          h("span", { class: `verdict ${verdict.replace(" ", "-")}` }, verdict),
-          "by a test on held-out text",
+          h("span", { class: format.verdictClass(verdict) }, format.verdict(verdict)),
+          "on the first name, by a test on held-out text",
         ),
         fact("Fires on", format.rate(rate), `of the ${format.groupDigits(run.fire_rate_over)}`),
         fact(
@@ -136,13 +136,17 @@
 
   function layerNames(feature) {
     const { run, number } = feature;
-    const [ids, holds, lifts, rows, expected] = [
+    const [ids, holds, lifts, rows, textRows, verdicts, expected, [fired]] = [
       "names",
       "name_hold",
       "name_lift",
       "name_rows",
+      "name_text_rows",
+      "name_verdict",
       "expected",
+      "fired",
     ].map((name) => feature.values(name));
+    const named = Array.from(ids.keys()).filter((i) => ids[i] >= 0);
     const relation = format.relation(run.table.relation.values[number]);
     return h(
       "section",
@@ -154,13 +158,16 @@
         `It should fire ${relation} these tokens. Measured over the ${format.groupDigits(run.hold_over)}.`,
       ),
       grid(
-        ["Name", "Expected", "Holds", "Lift", "Rows"],
-        Array.from(ids, (id, i) => [
-          tokens.chip(run.vocab[id]),
+        ["Name", "Training", "Holds", "Precision", "Recall", "Lift", "Rows", "Verdict"],
+        named.map((i) => [
+          tokens.chip(run.vocab[ids[i]]),
           format.share(expected[i]),
           [plots.bar(holds[i]), format.share(holds[i])],
+          textRows[i] > 0 ? format.share(rows[i] / textRows[i]) : "·",
+          fired > 0 ? format.share(rows[i] / fired) : "·",
           lifts[i] > 0 ? format.times(lifts[i]) : "·",
-          format.count(rows[i]),
+          `${format.count(rows[i])} of ${format.count(textRows[i])}`,
+          h("span", { class: format.verdictClass(verdicts[i]) }, format.verdict(verdicts[i])),
         ]),
       ),
     );
