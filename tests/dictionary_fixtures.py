@@ -55,7 +55,7 @@ def made_up_evidence(seed=0):
     hold = np.linspace(0.9, 0.1, F)
     parts = -np.sort(-rng.dirichlet(np.ones(M), F) * hold[:, None])
     rows = rng.integers(0, 100, (F, M))
-    first = np.resize([1, 0, -1, 1], F)
+    first = np.resize([1, 0, -1, 1, 2], F)
     verdict = np.where(np.arange(M) == 0, first[:, None], np.resize([-1, -1, 1], (F, M)))
     verdict[first == 0] = 0
     return Evidence(
@@ -67,7 +67,7 @@ def made_up_evidence(seed=0):
         hold=hold.astype(np.float32),
         fired=rows.sum(axis=1).astype(np.int32) + 10,
         verdict=first.astype(np.int8),
-        verdict_together=np.resize([1, 1, 0, -1, 1], F).astype(np.int8),
+        verdict_together=np.resize([1, 1, 0, -1, 1, 2], F).astype(np.int8),
     )
 
 

@@ -51,21 +51,21 @@ def test_only_features_of_a_verdict(number, verdict):
 def test_a_line_says_what_is_known_of_a_feature():
     found = dictionary()
     lines = name_table(found, top=2, features=F, sort="feature").splitlines()
-    line = lines[1 + 7]
-    first = found.names(7).first
+    line = lines[1 + 8]
+    first = found.names(8).first
     assert line.split() == [
-        "7",
-        f"{found.fire_rate[7]:.3%}",
-        "before",
+        "8",
+        f"{found.fire_rate[8]:.3%}",
+        "at",
         first.text,
         f"{first.hold:.0%}",
         f"{first.precision:.0%}",
         "holds",
-        f"{found.hold[7]:.0%}",
-        *found.names(7).layer_text(2, start=1).split(),
+        f"{found.hold[8]:.0%}",
+        *found.names(8).layer_text(2, start=1).split(),
         *line.split()[-2:],
     ]
-    name, cosine = found.tokens[int(found.token_ids[7, 0])][1], found.cosines[7, 0]
+    name, cosine = found.tokens[int(found.token_ids[8, 0])][1], found.cosines[8, 0]
     assert line.endswith(f"{name} {cosine:.2f}")
     assert lines[1].split()[:2] == ["0", "never"]
 
@@ -84,9 +84,9 @@ def test_a_feature_without_a_tested_name_says_so():
 def test_an_untested_name_is_not_shown_among_tested_ones():
     found = dictionary()
     verdict = found.layer_verdict.copy()
-    verdict[7, 2:] = 0
-    names = dataclasses.replace(found, layer_verdict=verdict).names(7)
-    assert [name.verdict for name in names.layer] == ["holds", "does not hold", *["untested"] * 2]
+    verdict[8] = [1, 2, 0, 0]
+    names = dataclasses.replace(found, layer_verdict=verdict).names(8)
+    assert [name.verdict for name in names.layer] == ["holds", "in part", *["untested"] * 2]
     assert names.layer_text(M).count("%") == 2
 
 

@@ -8,9 +8,10 @@ import patching_fixtures as patching
 import pytest
 from test_page import read
 
+from vasae_jax.evaluation.publish import publish
 from vasae_jax.lm import load_lm
 from vasae_jax.report.figures.heatmap import heatmap_figure
-from vasae_jax.report.heatmap import PUBLISHED, Case, case_of, first_names, make_heatmap
+from vasae_jax.report.heatmap import PUBLISHED, Case, case_of, cell_names, make_heatmap
 from vasae_jax.report.labels import label_runs
 from vasae_jax.report.make import ReportOptions, make_report
 from vasae_jax.utils.errors import UserError
@@ -81,7 +82,7 @@ def test_heatmaps_are_of_the_own_and_the_published_sentences(folder):
 
 
 def test_a_heatmap_is_drawn_as_png_and_svg_the_same_every_time(runs, model, tmp_path):
-    names = [first_names(labelled.run) for labelled in runs]
+    names = [cell_names(publish(labelled.run)[0]) for labelled in runs]
     grid = make_heatmap(runs, names, model, Case("own", "costs $5 and $6_x^2"))
     for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
         one, two = (heatmap_figure(grid, "raw", tmp_path / f"{n}.{kind}") for n in (1, 2))

@@ -15,7 +15,13 @@ from vasae_jax.evaluation.neighbours import firing_matches
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
 from vasae_jax.names.detection import Detection, detection, detection_table
-from vasae_jax.names.evidence import EmbeddingHold, Share, TopShares, embedding_hold, ordered_evidence
+from vasae_jax.names.evidence import (
+    EmbeddingHold,
+    Share,
+    TopShares,
+    embedding_hold,
+    ordered_evidence,
+)
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.names.scores import NameScores, name_scores, score_table
 from vasae_jax.training.run import Run, open_trained
@@ -75,6 +81,8 @@ class NameMetrics:
 
     anchor: str
     """The anchors of the embedding names, in words."""
+    names_by: str
+    """What layer names were chosen by, in words."""
     rows: int
     """Unmasked rows whose firings were observed."""
     layer: tuple[NameScores, ...]
@@ -102,7 +110,11 @@ class NameMetrics:
 
     def table(self) -> str:
         """Readable tables: layer names, and embedding names beside shuffled ones."""
-        tables = [score_table(self.layer, self.rows), detection_table(self.detection)]
+        tables = [
+            f"layer names by {self.names_by}",
+            score_table(self.layer, self.rows),
+            detection_table(self.detection),
+        ]
         if self.documents < FEW_DOCUMENTS:
             tables.append(few_documents(self.documents))
         if self.ablation_before is not None:
@@ -184,6 +196,7 @@ def measure_names(
         ablation_before = ablation_shares(run, model, split, firings.of(named), layer.ids[:, 0])
     return NameMetrics(
         anchor=anchor_name(center=run.config.anchor.center),
+        names_by=names.by,
         rows=observer.rows,
         layer=name_scores(
             firings,
