@@ -110,7 +110,8 @@ def test_the_card_states_figures_evidence_claims_and_the_citation(tmp_path):
         "Verdicts on the first name over the 900 rows",
     ):
         assert part in words
-    counts = {"holds": 7, "in part": 4, "does not hold": 4, "untested": 4}  # feature 0: never
+    # Feature 0 fires on no row.
+    counts = {"holds": 7, "in part": 4, "does not hold": 4, "untested": 4}
     for verdict, count in counts.items():
         assert f"| {verdict} | {count} |" in card
 

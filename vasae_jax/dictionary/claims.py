@@ -35,10 +35,11 @@ CLAIM = (
 """What names by embedding claim and do not claim; shown wherever they are."""
 
 LAYER_CLAIM = (
-    "A layer name is the token at which, or just before which, a feature should fire, by where its "
-    "encoder points among the layer's mean rows of tokens. How much of its activation the name "
-    "holds is counted on held-out text. It says when a feature fires: not why, not what it causes, "
-    "not all that it responds to, and several features may share a name."
+    "A layer name is the token at which, or just before which, a feature should fire: chosen by "
+    "where it fires on training text, or by where its encoder points among the layer's mean rows "
+    "of tokens. How much of its activation the name holds is counted on held-out text. It says "
+    "when a feature fires: not why, not what it causes, not all that it responds to, and several "
+    "features may share a name."
 )
 """What layer names claim and do not claim; shown wherever they are."""
 

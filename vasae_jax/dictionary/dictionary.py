@@ -239,7 +239,7 @@ class Dictionary:
 
         >>> sae = vj.load(folder)
         >>> print(sae.names(15))
-        feature 15 fires before ␣w8 7%  <|endoftext|> 13%  ␣w21 4%  ␣w32 4%: 27% held, holds
+        feature 15 fires before ␣w8 13%  <|endoftext|> 7%  ␣w21 4%  ␣w32 4%: 27% held, ␣w8 holds
 
         Raises:
             UserError: no such feature.
@@ -255,8 +255,8 @@ class Dictionary:
         >>> sae = vj.load(folder)
         >>> for match in sae.search("w13", limit=2):
         ...     print(match)
-        feature 5: before ␣w13 41% (no evidence)
-        feature 18: at ␣w13 6% (contradicted)
+        feature 5: before ␣w13 4% (holds)
+        feature 18: at ␣w13 2% (does not hold)
 
         Raises:
             UserError: an empty text.
@@ -272,8 +272,8 @@ class Dictionary:
         >>> sae = vj.load(folder)
         >>> for active in sae.explain(rows[0], top=2):
         ...     print(active)
-        18.77  feature 11 fires before ␣w22 12%  ␣w7 3%  ␣w29 15%  ␣w9 14%: 44% held, holds
-        11.76  feature 13 fires before ␣w25 10%  ␣w17 7%  ␣w3 3%  ␣w14 15%: 35% held, no evidence
+        18.77  feature 11 has no tested name
+        11.76  feature 13 fires before ␣w25 15%  ␣w17 10%  ␣w3 7%  ␣w14 3%: 35% held, ␣w25 holds
 
         Raises:
             UserError: not one row of the dictionary's width, or not finite.
