@@ -73,7 +73,7 @@
           !names.length ? "has no tested name" : verdict === 1 ? "fires " : "should fire ",
           names.length ? `${format.relation(table.relation.values[number])} ` : null,
         ),
-        names.map(({ text }) => [tokens.chip(text), " "]),
+        names.map(({ text }, i) => [tokens.chip(text, { class: i ? "chip also" : "chip" }), " "]),
       ),
       h(
         "dl",
@@ -88,6 +88,7 @@
           h("span", { class: format.verdictClass(verdict) }, format.verdict(verdict)),
           "on the first name, by a test on held-out text",
         ),
+        names.length ? detection(feature) : null,
         fact("Fires on", format.rate(rate), `of the ${format.groupDigits(run.fire_rate_over)}`),
         fact(
           "Nearest embedding",
@@ -95,6 +96,18 @@
           `cosine ${format.cosine(cosine)}: ${format.bucketWords(format.bucket(cosine))}`,
         ),
       ),
+    );
+  }
+
+  // Precision and recall of the first name, as one picture of the rows that it is about.
+  function detection(feature) {
+    const [rows, named] = ["name_rows", "name_text_rows"].map((name) => feature.values(name)[0]);
+    const [fired] = feature.values("fired");
+    return fact(
+      "First name detects",
+      plots.overlap(fired, rows, named),
+      `fires on ${format.share(rows / named)} of the name's ${format.count(named)} rows; ` +
+        `the name is on ${format.share(fired ? rows / fired : 0)} of the ${format.count(fired)} rows it fires on`,
     );
   }
 
@@ -305,6 +318,7 @@
         );
         return match.element;
       });
+    const same = sharing(run, feature.number);
     const box = (title, note, items) =>
       h(
         "section",
@@ -318,6 +332,17 @@
     return h(
       "div",
       { class: "three" },
+      same.length
+        ? box(
+            "Share its first name",
+            `${format.count(same.length)} others${same.length > SHARING ? `, of which ${SHARING} are shown` : ""}, those that hold most first.`,
+            same
+              .slice(0, SHARING)
+              .map((other) =>
+                neighbour(run, other, `holds ${format.share(run.table.hold.values[other])}`),
+              ),
+          )
+        : null,
       box("Nearest features", "By cosine of decoder rows.", near),
       box("Fire together", "Features that share most of their rows with it.", together),
       elsewhere.length
@@ -328,6 +353,23 @@
           )
         : null,
     );
+  }
+
+  const SHARING = 12;
+
+  // The other features of `run` with the same first tested name and relation, the best first.
+  function sharing(run, number) {
+    const { names, relation, hold } = run.table;
+    const first = (feature) => names.values[feature * names.width];
+    const found = [];
+    for (let other = 0; first(number) >= 0 && other < run.features; other += 1)
+      if (
+        other !== number &&
+        first(other) === first(number) &&
+        relation.values[other] === relation.values[number]
+      )
+        found.push(other);
+    return found.sort((a, b) => hold.values[b] - hold.values[a]);
   }
 
   function neighbour(run, number, note, label) {
