@@ -147,7 +147,8 @@ def names(dictionary: "Dictionary", feature: int) -> FeatureNames:
         feature=int(feature),
         relation=RELATIONS[dictionary.layer_relation[feature]],
         layer=tuple(
-            _layer_name(dictionary, feature, column) for column in np.flatnonzero(ids != NO_NAME)
+            _layer_name(dictionary, feature, column)
+            for column in np.flatnonzero(ids != NO_NAME).tolist()
         ),
         embedding=tuple(
             EmbeddingName(int(token), text[int(token)][1], float(c)) for token, c in near

@@ -6,10 +6,9 @@ is one of them. On training rows each name is worth what it adds to the detector
     F1 = 2 hits / (named + fired),
 
 with ``fired`` the rows on which the feature fires, ``named`` the rows that have a name, and
-``hits`` those that are both. So a name that tells a feature from others goes before one that they
-share, and a feature gets as many names as pay: each adds most of what is left, and there is none
-where nothing is gained. Rows of one token are no rows of another, so sums over names are all that
-is needed.
+``hits`` those that are both. Each next name is the one that adds most, and a feature gets as many
+as pay. Rows of one token are no rows of another, so sums over names are all that is needed. Other
+features have no say: several may share a name.
 
 A token at which the feature never fires adds nothing, so the candidates are the tokens at which it
 does. Held-out rows have no part in any of it: they test the names.
