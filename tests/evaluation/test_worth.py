@@ -350,10 +350,11 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
         assert words in worth.table()
 
 
-def test_names_that_say_before_are_tested_by_their_removal_too(home, lm):
+def test_names_that_say_before_are_tested_by_their_removal_too(home, lm, monkeypatch):
     """The same as the output relation over those features alone, by their first layer names."""
+    monkeypatch.setattr("vasae_jax.names.evidence.MIN_OCCASIONS", 1)  # the text is short
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+    names, observer = run_names(run, by="weights"), FiringObserver(home.cache, "heldout", 10**6)
     evaluate_run(run, names, "heldout", observer)
     relation = np.where(np.arange(40) < 12, BEFORE, AT).astype(np.int8)
     names = replace(names, layer=names.layer._replace(relation=relation))
