@@ -163,9 +163,9 @@ def test_names_of_a_version_4_file_are_shown_as_tested_together(folder, tmp_path
         old = {name: file[name] for name in file.files if name not in NEW_ARRAYS}
     old["verdict"] = np.minimum(old["verdict"], 1)  # 2 is new
     np.savez(tmp_path / "dictionary.npz", **old)
-    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
     meta["version"], meta["sha256"]["npz"] = 4, sha256_file(tmp_path / "dictionary.npz")
-    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     copy = tmp_path / "again"
     copy.mkdir()
     write_dictionary(copy / "dictionary.npz", vj.load(tmp_path))
