@@ -92,8 +92,8 @@ def detection_table(found: Detection) -> str:
     head = f"names as detectors of firing, {found.features:,} features with {MIN_FIRINGS}+ firings"
     lines = [(head, "all names", "first")]
     for title in ("F1", "precision", "recall", "AUROC"):
-        pair = (getattr(part, title.lower()) for part in (found.names, found.first))
-        lines.append((f"  {title}", *(f"{value:.3f}" for value in pair)))
+        every, first = (getattr(part, title.lower()) for part in (found.names, found.first))
+        lines.append((f"  {title}", f"{every:.3f}", f"{first:.3f}"))
     lines += [
         ("  names of a feature", f"{found.name_count:.1f}", ""),
         ("  no name is tested", f"{found.untested:.1%}", ""),
