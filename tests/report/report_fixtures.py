@@ -99,6 +99,7 @@ def _dictionary(features, strings, layer, rng):
     }
     rows = rng.normal(size=(features, 4)).astype(np.float32)
     verdict = np.where(rate > 0, np.resize([1, 1, 0, -1, 2], features), 0).astype(np.int8)
+    verdict[: len(HOSTILE)] = 1  # so that their strings are shown
     each = np.repeat(verdict[:, None], 10, axis=1)
     each[:, 8:] = 0
     return Dictionary(

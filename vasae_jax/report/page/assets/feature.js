@@ -332,6 +332,15 @@
     return h(
       "div",
       { class: "three" },
+      box("Nearest features", "By cosine of decoder rows.", near),
+      box("Fire together", "Features that share most of their rows with it.", together),
+      elsewhere.length
+        ? box(
+            "In other runs",
+            "The nearest firing feature there, by cosine of decoder rows.",
+            elsewhere,
+          )
+        : null,
       same.length
         ? box(
             "Share its first name",
@@ -341,15 +350,6 @@
               .map((other) =>
                 neighbour(run, other, `holds ${format.share(run.table.hold.values[other])}`),
               ),
-          )
-        : null,
-      box("Nearest features", "By cosine of decoder rows.", near),
-      box("Fire together", "Features that share most of their rows with it.", together),
-      elsewhere.length
-        ? box(
-            "In other runs",
-            "The nearest firing feature there, by cosine of decoder rows.",
-            elsewhere,
           )
         : null,
     );
