@@ -53,13 +53,21 @@ def made_up_evidence(seed=0):
     """Evidence with every verdict; the more often a feature fires, the less its names hold."""
     rng = np.random.default_rng(seed + 30)
     hold = np.linspace(0.9, 0.1, F)
-    parts = rng.dirichlet(np.ones(M), F) * hold[:, None]
+    parts = -np.sort(-rng.dirichlet(np.ones(M), F) * hold[:, None])
+    rows = rng.integers(0, 100, (F, M))
+    first = np.resize([1, 0, -1, 1, 2], F)
+    verdict = np.where(np.arange(M) == 0, first[:, None], np.resize([-1, -1, 1], (F, M)))
+    verdict[first == 0] = 0
     return Evidence(
         name_hold=parts.astype(np.float32),
         name_lift=(parts * 50).astype(np.float32),
-        name_rows=rng.integers(0, 100, (F, M)).astype(np.int32),
+        name_rows=rows.astype(np.int32),
+        name_text_rows=(2 * rows + 5).astype(np.int32),
+        name_verdict=verdict.astype(np.int8),
         hold=hold.astype(np.float32),
-        verdict=np.resize([1, 0, -1, 1], F).astype(np.int8),
+        fired=rows.sum(axis=1).astype(np.int32) + 10,
+        verdict=first.astype(np.int8),
+        verdict_together=np.resize([1, 1, 0, -1, 1, 2], F).astype(np.int8),
     )
 
 
@@ -88,6 +96,7 @@ def dictionary(pre_bias=1.0, seed=0, vocab=None, thresholds=False):
             embedding=nearest_tokens(weights["W_dec"], embedding - embedding.mean(axis=0), 3),
             raw=nearest_tokens(weights["W_dec"], embedding, 3),
             layer=layer_names(seed),
+            by="evidence",
             nearest=(),
         ),
         evidence=made_up_evidence(seed),

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What names hold beside what names could hold, on the text of a run's cache and on another.
 
-Names are read off the weights (``vasae eval`` measures these), chosen by the activations on the
-training rows, and chosen by the measured rows themselves, which bounds what any names can hold.
+Names are chosen by F1 on training rows (``vasae eval`` measures these), read off the weights,
+chosen by what they hold on training rows, and chosen by the measured rows themselves, which bounds
+what any names can hold.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import numpy as np
 
 from vasae_jax.evaluation.run import RunNames, evaluate_run, open_anchors_of, run_names
 from vasae_jax.names.by_layer import LIFT, LayerNames, RelationNames, better_relation
-from vasae_jax.names.evidence import evidence
+from vasae_jax.names.evidence import ordered_evidence
 from vasae_jax.names.firings import (
     FiringObserver,
     Firings,
@@ -68,7 +69,8 @@ def measure(runs: dict[str, Run]) -> list[dict[str, Any]]:
     candidates: dict[str, LayerNames] = {}
     names_of = {text: run_names(run) for text, run in runs.items()}
     for text, run in runs.items():
-        candidates[f"weights, anchors of {text}"] = names_of[text].layer
+        candidates[f"evidence of {text}"] = names_of[text].layer
+        candidates[f"weights, anchors of {text}"] = run_names(run, by="weights").layer
         firings, tokens, _ = observe(run, names_of[text], "train")
         observed = observed_names(firings, tokens, len(run.params["W_enc"]))
         candidates[f"an observer of {text}"] = observed
@@ -143,7 +145,7 @@ def _largest(shares: np.ndarray, rate: np.ndarray, m: int) -> RelationNames:
 def figures(run: Run, firings: Firings, tokens: RowTokens, names: LayerNames) -> dict[str, float]:
     """What ``names`` hold over all firing features."""
     norms = np.linalg.norm(np.asarray(run.params["W_dec"], np.float64), axis=1)
-    over_all = name_scores(firings, names, evidence(firings, names, tokens), norms)[0]
+    over_all = name_scores(firings, *ordered_evidence(firings, names, tokens), norms)[0]
     return {name: getattr(over_all, name) for name in COLUMNS}
 
 

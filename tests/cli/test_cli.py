@@ -153,13 +153,13 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     assert main(["name", str(tmp_path / "dictionary.npz"), "--top=3"]) == 0
     assert table in capsys.readouterr().out
     asked = ["name", str(tmp_path / "dictionary.npz"), "--sort=hold"]
-    for verdict, name in (("holds", "holds"), ("no evidence", "no-evidence")):
+    for verdict, name in (("holds", "holds"), ("in part", "in-part"), ("untested", "untested")):
         assert main([*asked, "--verdict", verdict]) == 0
         said = capsys.readouterr().out
         assert said.startswith(
             (tmp_path / f"names-by-hold-{name}-top5.txt").read_text(encoding="utf-8")
         )
-        other = {"holds", "no evidence", "contradicted"} - {verdict}
+        other = {"holds", "in part", "does not hold", "untested"} - {verdict}
         lines = said.split("\n\n")[0].splitlines()[1:]
         assert all(verdict in line for line in lines)
         assert not any(f"  {word}  " in line for word in other for line in lines)

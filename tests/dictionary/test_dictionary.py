@@ -72,16 +72,24 @@ def test_names_are_one_json_line_a_feature(written):
 def test_layer_names_are_in_the_same_line(written):
     lines = (written / "names.jsonl").read_text(encoding="utf-8").splitlines()
     records, source = [json.loads(line) for line in lines], dictionary()
-    words = {1: "holds", 0: "no evidence", -1: "contradicted"}
+    words = {1: "holds", 2: "in part", 0: "untested", -1: "does not hold"}
     for feature, record in enumerate(records):
         names = record["layer_names"]
         assert [name["token_id"] for name in names] == source.layer_token_ids[feature].tolist()
         assert [name["rows"] for name in names] == source.layer_rows[feature].tolist()
         for key, array in (("hold", source.layer_hold), ("lift", source.layer_lift)):
             np.testing.assert_allclose([name[key] for name in names], array[feature], atol=0.006)
-        assert set(names[0]) == {"token_id", "raw", "display", "hold", "lift", "rows"}
+        assert [name["text_rows"] for name in names] == source.layer_text_rows[feature].tolist()
+        verdicts = [words[verdict] for verdict in source.layer_verdict[feature].tolist()]
+        assert [name["verdict"] for name in names] == verdicts
+        for name in names:
+            precision, recall = name["rows"] / name["text_rows"], name["rows"]
+            assert name["precision"] == pytest.approx(precision, abs=1e-6)
+            recall /= int(source.fired_rows[feature])
+            assert name["recall"] == pytest.approx(recall, abs=1e-6)
         assert record["relation"] == ("at", "before")[feature % 2]
         assert record["verdict"] == words[int(source.verdict[feature])]
+        assert record["verdict_together"] == words[int(source.verdict_together[feature])]
         assert record["hold"] == pytest.approx(float(source.hold[feature]), abs=1e-6)
 
 
@@ -102,7 +110,7 @@ def test_stated_and_raw_names_are_both_kept():
 def test_meta_states_the_claim_the_anchor_and_where_it_comes_from(written):
     meta = json.loads((written / "meta.json").read_text(encoding="utf-8"))
     assert meta["claim"] == CLAIM and meta["layer_claim"] == LAYER_CLAIM
-    assert (meta["version"], meta["hold_over"]) == (4, "900 rows")
+    assert (meta["version"], meta["hold_over"]) == (5, "900 rows")
     assert meta["activation"] == {"kind": "topk", "k": K}
     assert meta["anchor"] == "input embeddings minus their mean"
     assert meta["provenance"]["cache_digest"] == "22"
@@ -168,7 +176,7 @@ def test_a_missing_file_is_named(written, name):
     [
         ("not json", "is not JSON"),
         ("{}", "lacks"),
-        ('{"format": "vasae-dictionary", "version": 5}', "version 5"),
+        ('{"format": "vasae-dictionary", "version": 6}', "version 6"),
         ('{"format": "vasae-dictionary", "version": 1}', "version 1"),
         ('{"format": "vasae-dictionary", "version": 2}', "no digests"),
     ],

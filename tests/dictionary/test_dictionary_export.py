@@ -93,15 +93,27 @@ def test_dictionary_learning_itself(tmp_path, pre_bias):
 
 
 def naming():
-    """Layer names as a layout's config has them, feature by feature."""
-    d, words = dictionary(), {1: "holds", 0: "no evidence", -1: "contradicted"}
+    """First tested layer names as a layout's config has them, feature by feature."""
+    words = {1: "holds", 2: "in part", 0: "untested", -1: "does not hold"}
+    d = dictionary()
     features = range(d.d_sae)
+
+    def tested(f, figure):
+        return round(float(figure), 4) if d.layer_verdict[f, 0] else None
+
     return {
         "claim": LAYER_CLAIM,
-        "name": [d.tokens[int(d.layer_token_ids[f, 0])][1] for f in features],
+        "name": [
+            d.tokens[int(d.layer_token_ids[f, 0])][1] if d.layer_verdict[f, 0] else None
+            for f in features
+        ],
         "relation": ["before" if d.layer_relation[f] else "at" for f in features],
-        "hold": [round(float(d.hold[f]), 4) for f in features],
+        "hold": [tested(f, d.layer_hold[f, 0]) for f in features],
+        "precision": [tested(f, d.layer_rows[f, 0] / d.layer_text_rows[f, 0]) for f in features],
+        "recall": [tested(f, d.layer_rows[f, 0] / d.fired_rows[f]) for f in features],
         "verdict": [words[int(d.verdict[f])] for f in features],
+        "hold_together": [round(float(d.hold[f]), 4) for f in features],
+        "verdict_together": [words[int(d.verdict_together[f])] for f in features],
     }
 
 

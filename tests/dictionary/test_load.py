@@ -145,3 +145,36 @@ def test_loading_and_using_it_imports_no_jax(folder):
     assert done.returncode == 0, done.stderr
     heavy = {"jax", "flax", "scipy", "torch", "tensorstore", "transformers"}
     assert "numpy" in done.stdout.split() and not heavy & set(done.stdout.split())
+
+
+NEW_ARRAYS = ("layer_text_rows", "layer_verdict", "fired_rows", "verdict_together")
+
+
+def test_names_of_a_version_4_file_are_shown_as_tested_together(folder, tmp_path):
+    import json
+
+    from vasae_jax.dictionary.card import name_table
+    from vasae_jax.dictionary.files import write_dictionary
+    from vasae_jax.utils.files import sha256_file
+
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with np.load(tmp_path / "dictionary.npz") as file:
+        old = {name: file[name] for name in file.files if name not in NEW_ARRAYS}
+    old["verdict"] = np.minimum(old["verdict"], 1)  # 2 is new
+    np.savez(tmp_path / "dictionary.npz", **old)
+    meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
+    meta["version"], meta["sha256"]["npz"] = 4, sha256_file(tmp_path / "dictionary.npz")
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    copy = tmp_path / "again"
+    copy.mkdir()
+    write_dictionary(copy / "dictionary.npz", vj.load(tmp_path))
+    for read in (vj.load(tmp_path), vj.load(copy)):  # and written again they stay so
+        assert read.tested_together and read.shown.all()
+        words = {1: "holds", 0: "no evidence", -1: "contradicted"}
+        for feature in range(F):
+            names = read.names(feature)
+            assert names.verdict == words[int(read.verdict[feature])]
+            assert {name.verdict for name in names.layer} == {"tested together"}
+            assert names.first == names.layer[0] and names.first.precision is None
+        assert "tested together" in name_table(read).replace("\n", " ")

@@ -12,7 +12,7 @@ import torch
 from cache_fixtures import make_cache
 from watch_fixtures import observe_split, plain_firings
 
-from vasae_jax.dictionary.claims import AT, BEFORE
+from vasae_jax.dictionary.claims import AT, BEFORE, UNTESTED
 from vasae_jax.evaluation import name_effects as outputs
 from vasae_jax.evaluation.name_effects import (
     ablation_shares,
@@ -23,7 +23,13 @@ from vasae_jax.evaluation.name_effects import (
 from vasae_jax.evaluation.names import NamedRows, measure_names, stability
 from vasae_jax.evaluation.patching.model import open_model
 from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
-from vasae_jax.names.evidence import Share, embedding_hold, spread_features, top_shares
+from vasae_jax.names.evidence import (
+    Share,
+    embedding_hold,
+    ordered_evidence,
+    spread_features,
+    top_shares,
+)
 from vasae_jax.names.firings import FiringObserver, Firings, name_hold, shuffled_hold
 from vasae_jax.utils.errors import UserError
 
@@ -316,13 +322,23 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
     evaluate_run(run, names, "heldout", observer)
     worth = measure_names(run, names, observer, "heldout")
     value = json.loads(json.dumps(worth.to_json()))
-    assert set(value) == {"anchor", "rows", "layer", "embedding", "logit_lens"}
+    assert set(value) == {
+        "anchor",
+        "names_by",
+        "rows",
+        "layer",
+        "detection",
+        "documents",
+        "embedding",
+        "logit_lens",
+    }
     assert [group["group"] for group in value["layer"]][:3] == ["all", "at", "before"]
     assert value["layer"][0]["features"] == value["embedding"]["features"]
     worth = measure_names(run, names, observer, "heldout", model=lm, other=run, against="itself")
     assert {"ablation", "ablation_before", "stability", "against"} <= set(worth.to_json())
     for words in (
         "layer names, over",
+        "names as detectors of firing",
         "hold@1",
         "fire rate, quarter 4",
         "shuffled",
@@ -334,17 +350,19 @@ def test_json_holds_what_was_measured_and_the_table_names_it(home, lm):
         assert words in worth.table()
 
 
-def test_names_that_say_before_are_tested_by_their_removal_too(home, lm):
+def test_names_that_say_before_are_tested_by_their_removal_too(home, lm, monkeypatch):
     """The same as the output relation over those features alone, by their first layer names."""
+    monkeypatch.setattr("vasae_jax.names.evidence.MIN_OCCASIONS", 1)  # the text is short
     run = pf.make_run(home, pf.random_params(D, 40), K)
-    names, observer = run_names(run), FiringObserver(home.cache, "heldout", 10**6)
+    names, observer = run_names(run, by="weights"), FiringObserver(home.cache, "heldout", 10**6)
     evaluate_run(run, names, "heldout", observer)
     relation = np.where(np.arange(40) < 12, BEFORE, AT).astype(np.int8)
     names = replace(names, layer=names.layer._replace(relation=relation))
     found = observer.firings()
     worth = measure_names(run, names, observer, "heldout", model=lm)
-    some = Firings(*(part[found.feature < 12] for part in found))
-    expected = ablation_shares(run, lm, "heldout", some, names.layer.ids[:, 0])
+    layer, evidence = ordered_evidence(found, names.layer, observer.row_tokens())
+    shown = found.of((np.arange(40) < 12) & (evidence.verdict != UNTESTED))
+    expected = ablation_shares(run, lm, "heldout", shown, layer.ids[:, 0])
     assert worth.ablation_before == expected
     assert 0 < expected.features <= 12
 

@@ -62,7 +62,11 @@ def report(features=200, words=120, layer=3, seed=0):
         vocab=strings,
         vocab_key="v0",
         evaluation={"unmasked": {"rows": 1000, "variance_explained": 0.8, "l0": 4.0}},
-        scores=(NameScores("all", features, 0.3, 0.5, 0.5, 0.9, 0.0, 0.003, 0.01, 0.4, 0.8, 0.8),),
+        scores=(
+            NameScores(
+                "all", features, 0.3, 0.5, 0.5, 0.9, 0.0, 0.0, 0.9, 0.003, 0.01, 0.4, 0.8, 0.8
+            ),
+        ),
         shuffled=np.full(features, 0.01, np.float32),
         split="heldout",
         examples=_examples(found, words, rng),
@@ -94,6 +98,10 @@ def _dictionary(features, strings, layer, rng):
         "metrics": None,
     }
     rows = rng.normal(size=(features, 4)).astype(np.float32)
+    verdict = np.where(rate > 0, np.resize([1, 1, 0, -1, 2], features), 0).astype(np.int8)
+    verdict[: len(HOSTILE)] = 1  # so that their strings are shown
+    each = np.repeat(verdict[:, None], 10, axis=1)
+    each[:, 8:] = 0
     return Dictionary(
         W_enc=rows.T.copy(),
         b_enc=np.zeros(features, np.float32),
@@ -112,8 +120,12 @@ def _dictionary(features, strings, layer, rng):
         layer_hold=hold,
         layer_lift=hold * 100,
         layer_rows=(hold * 100).astype(np.int32),
+        layer_text_rows=(hold * 150).astype(np.int32),
+        layer_verdict=each,
         hold=hold.sum(axis=1) * (rate > 0),
-        verdict=np.where(rate > 0, np.resize([1, 1, 0, -1], features), 0).astype(np.int8),
+        fired_rows=np.where(rate > 0, 100, 0).astype(np.int32),
+        verdict=verdict,
+        verdict_together=verdict,
         tokens={t: (strings.raw[t], strings.display(t)) for t in np.unique(ids).tolist()},
         meta=meta,
     )

@@ -137,7 +137,8 @@ EVERY_LINE = """(query) => vasae.runs.all.flatMap((run) => {
     run.vocab[id].replaceAll('␣', ' ').replaceAll('\\\\x0a', ' ').toLowerCase();
   return run.text.text.split('\\n').map((line, feature) => {
     if (query === String(feature)) return 3;
-    const names = [...vasae.store.line(run.table.names, feature)].map(typed);
+    const ids = [...vasae.store.line(run.table.names, feature)];
+    const names = ids.filter((id) => id >= 0).map(typed);
     return names.some((name) => name.includes(query)) ? 2 : Number(line.includes(query));
   });
 })"""

@@ -45,8 +45,8 @@ def test_lines_are_the_numbers_of_the_reports(charts, reports):
     some = reports[1].dictionary.cosines[reports[1].dictionary.fire_rate > 0, 0]
     assert cut["median"] == pytest.approx(np.median(some), abs=1e-4)
     first = lines(charts["coverage"])[0]
-    fires = reports[0].dictionary.fire_rate > 0
-    assert first["layer_names"] == len(set(reports[0].dictionary.layer_token_ids[fires, 0]))
+    shown = (reports[0].dictionary.fire_rate > 0) & (reports[0].dictionary.verdict != 0)
+    assert first["layer_names"] == len(set(reports[0].dictionary.layer_token_ids[shown, 0]))
     by_position = [x for x in lines(charts["loss-by-position"]) if x["run"] == "layer 3"]
     assert [x["position_in_the_window"] for x in by_position] == list(range(1, 20))
     shares = [x["share_of_firing_features"] for x in lines(charts["density"])]

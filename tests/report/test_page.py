@@ -62,9 +62,10 @@ def test_columns_are_the_arrays_of_the_report(folder, reports):
     _, table = read(folder / "data" / "layer-9" / "table.js")
     found = report.dictionary
     for name, array in (
-        ("hold", found.hold),
+        ("hold", np.where(found.verdict == 0, 0, found.layer_hold[:, 0])),
+        ("hold_together", found.hold),
         ("rate", found.fire_rate),
-        ("names", found.layer_token_ids[:, :3]),
+        ("names", np.where(found.layer_verdict == 0, -1, found.layer_token_ids)[:, :3]),
         ("verdict", found.verdict),
         ("token", found.token_ids[:, 0]),
     ):

@@ -11,6 +11,7 @@ from vasae_jax.cli.options import (
     VerbParser,
     add_mesh,
     add_model,
+    add_names_by,
     add_split,
     at_least,
     requested_mesh,
@@ -37,7 +38,10 @@ def run(arguments: Sequence[str]) -> None:
     other = open_other_run(args.against, trained) if args.against else None
     model = open_model(args.lm, args.backend, trained.cache) if args.lm else None
 
-    names, watch = run_names(trained, anchors_of), FiringObserver(trained.cache, args.split)
+    names, watch = (
+        run_names(trained, anchors_of, args.names_by),
+        FiringObserver(trained.cache, args.split),
+    )
     evaluation = evaluate_run(trained, names, args.split, watch)
     name_measures = measure_names(
         trained, names, watch, args.split, model=model, other=other, against=args.against
@@ -63,8 +67,8 @@ def _parser() -> VerbParser:
     add(
         "--anchors",
         metavar="CACHE",
-        help="take names from the layer anchors of this cache, to test whether names from one text "
-        "hold on another (default: the cache that is measured)",
+        help="take names from the layer anchors and training rows of this cache, to test whether "
+        "names from one text hold on another (default: the cache that is measured)",
     )
     add_split(parser, "split to measure")
     add_model(
@@ -76,6 +80,7 @@ def _parser() -> VerbParser:
     add("--lm-windows", type=at_least(1), default=64, metavar="N", help=windows)
     other = "another run on the same layer; compares the names of matching features"
     add("--against", metavar="RUN2", help=other)
+    add_names_by(parser)
     add_mesh(parser)
     add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
     add("--overwrite", action="store_true", help="replace that file")

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vasae_jax.cli.options import VerbParser, add_mesh, open_dictionary, requested_mesh
+from vasae_jax.cli.options import (
+    VerbParser,
+    add_mesh,
+    add_names_by,
+    open_dictionary,
+    requested_mesh,
+)
 from vasae_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,8 +66,8 @@ def _read_dictionary(args: argparse.Namespace) -> "Dictionary":
         return open_dictionary(args)
     run = open_trained(args.source, mesh=requested_mesh(args))
     if run.config.sae.activation != "topk":
-        return publish(run)[0]
-    dictionary, evaluation, _ = publish(with_one_threshold(run))
+        return publish(run, args.names_by)[0]
+    dictionary, evaluation, _ = publish(with_one_threshold(run), args.names_by)
     print(
         f"one threshold, {dictionary.threshold[0]:.4g}, instead of the {run.config.sae.k} largest: "
         f"variance explained {evaluation.unmasked.variance_explained:.4f}, "
@@ -83,6 +89,7 @@ def _parser() -> VerbParser:
     push = "also upload the written files to this private Hugging Face repository (with --layout "
     add("--push", metavar="OWNER/NAME", help=f"{push}huggingface)")
     add("--public", action="store_true", help="with --push: to a repository that everyone reads")
+    add_names_by(parser)
     add_mesh(parser)
     add("--overwrite", action="store_true", help="replace existing files")
     return parser

@@ -1,7 +1,8 @@
 """Draw the most active feature at each token of a sentence.
 
-There is a line for each run and a column for each token, and each cell has that feature's first
-name. A name says when a feature fires: it is not an explanation and not a causal claim.
+There is a line for each run and a column for each token, and each cell has that feature's name: the
+one that fits the token, or else its first tested one. A name says when a feature fires: it is not
+an explanation and not a causal claim.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,9 @@ def run(arguments: Sequence[str]) -> None:
     require_matplotlib()
 
     from vasae_jax.evaluation.patching.model import check_model, open_model
+    from vasae_jax.evaluation.publish import publish
     from vasae_jax.report.figures.heatmap import heatmap_figure
-    from vasae_jax.report.heatmap import Case, case_of, first_names, make_heatmap
+    from vasae_jax.report.heatmap import Case, case_of, cell_names, make_heatmap
     from vasae_jax.report.labels import label_runs
     from vasae_jax.training.run import open_trained
 
@@ -40,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     model = open_model(args.lm, args.backend, runs[0].run.cache)
     for labelled in runs:
         check_model(model, labelled.run.cache)
-    names = [first_names(labelled.run) for labelled in runs]
+    names = [cell_names(publish(labelled.run)[0]) for labelled in runs]
     grid = make_heatmap(runs, names, model, case)
     print(heatmap_figure(grid, args.mode, out, args.names))
 

@@ -1,15 +1,22 @@
 """Print the names of features with their evidence on held-out text, and write the table to a file.
 
 A feature is named by the tokens at which, or just before which, it should fire, and by the nearest
-token embedding. A name says when a feature fires: it is not an explanation, not a causal claim, not
-one-to-one.
+token embedding. Each layer name is tested by itself, and one that the held-out text cannot test
+stands for no feature. A name says when a feature fires: it is not an explanation, not a causal
+claim, not one-to-one.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vasae_jax.cli.options import VerbParser, add_mesh, at_least, open_dictionary
+from vasae_jax.cli.options import (
+    VerbParser,
+    add_mesh,
+    add_names_by,
+    at_least,
+    open_dictionary,
+)
 from vasae_jax.utils.files import refuse_existing, write_bytes
 
 
@@ -47,11 +54,13 @@ def _parser() -> VerbParser:
         "--sort",
         choices=("hold", "fire_rate", "cosine", "feature"),
         default="hold",
-        help="order by: how well the names hold, firing rate, cosine with the nearest embedding, "
-        "or feature number",
+        help="order by: how much the first name holds, firing rate, cosine with the nearest "
+        "embedding, or feature number",
     )
-    verdicts = ("holds", "no evidence", "contradicted")
-    add("--verdict", choices=verdicts, help="show only features with this verdict (default: all)")
+    verdicts = ("holds", "in part", "does not hold", "untested")
+    only = "show only features whose first name has this verdict (default: all)"
+    add("--verdict", choices=verdicts, help=only)
+    add_names_by(parser)
     add_mesh(parser)
     add("--out", help="text file (default: next to the source)")
     add("--overwrite", action="store_true", help="replace that file")

@@ -104,6 +104,17 @@ def requested_mesh(args: argparse.Namespace) -> "Mesh | None":
     return make_mesh(MeshConfig(1 if data is None else data, 1 if model is None else model))
 
 
+def add_names_by(parser: argparse.ArgumentParser) -> None:
+    """Add ``--names-by``, for verbs that name a run's features."""
+    text = (
+        "how layer names are chosen; evidence: by where features fire on a sample of training "
+        "rows; weights: by weights and layer anchors alone, without a pass over rows"
+    )
+    parser.add_argument(
+        "--names-by", choices=("evidence", "weights"), default="evidence", help=text
+    )
+
+
 def open_dictionary(args: argparse.Namespace) -> "Dictionary":
     """Read the dictionary.npz ``args.source``, or make the dictionary of that run."""
     from vasae_jax.dictionary.files import read_dictionary
@@ -111,8 +122,13 @@ def open_dictionary(args: argparse.Namespace) -> "Dictionary":
     from vasae_jax.training.run import open_trained
 
     if Path(args.source).suffix == ".npz":
+        if args.names_by != "evidence":
+            raise UserError(
+                f"--names-by {args.names_by} goes with a run; found {args.source}, whose names are "
+                "chosen already"
+            )
         return read_dictionary(args.source)
-    return publish(open_trained(args.source, mesh=requested_mesh(args)))[0]
+    return publish(open_trained(args.source, mesh=requested_mesh(args)), args.names_by)[0]
 
 
 def add_hosts(parser: argparse.ArgumentParser) -> None:

@@ -7,15 +7,36 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vasae_jax.activations import JumpReLU, ReLU, TopK
-from vasae_jax.dictionary.claims import BIBTEX, CLAIM, HOLDS, LAYER_CLAIM, VERDICTS
+from vasae_jax.dictionary.claims import (
+    BIBTEX,
+    CLAIM,
+    HOLDS,
+    LAYER_CLAIM,
+    VERDICTS,
+    VERDICTS_TOGETHER,
+)
 from vasae_jax.dictionary.dictionary import Dictionary
+from vasae_jax.dictionary.lookup import FeatureNames
 
 Sort = Literal["hold", "fire_rate", "cosine", "feature"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 OFTEN = 0.001
 """Share of rows on which a feature fires that is shown as one of the best, at least: of one that
 fires on few rows a name may hold all by chance."""
-HEAD = ("feature", "fires", "holds", "verdict", "", "layer names (share held)", "by embedding")
+HEAD = (
+    "feature",
+    "fires",
+    "",
+    "first name",
+    "holds",
+    "precision",
+    "verdict",
+    "all hold",
+    "other names (share held)",
+    "by embedding",
+)
+FEW_DOCUMENTS = 10
+"""Documents below which it is said that evidence is weak."""
 
 
 def name_table(
@@ -25,14 +46,15 @@ def name_table(
     sort: Sort = "hold",
     verdict: str | None = None,
 ) -> str:
-    """The ``features`` first features by ``sort``, with up to ``top`` layer names each.
+    """The ``features`` first features by ``sort``, with up to ``top`` tested layer names each.
 
-    Features whose names hold come before all others, except with ``feature``. Among them,
-    ``hold``: most of whose activation is held; ``fire_rate``: that fire most often; ``cosine``:
-    best aligned to an embedding. ``feature``: all by number. Only those of a ``verdict``, in
-    words, if one is given.
+    Features whose first name holds come before all others, except with ``feature``. Among them,
+    ``hold``: most of whose activation that name holds; ``fire_rate``: that fire most often;
+    ``cosine``: best aligned to an embedding. ``feature``: all by number. Only those of a
+    ``verdict``, in words, if one is given.
     """
-    verdicts = [VERDICTS[number] for number in dictionary.verdict.tolist()]
+    words = VERDICTS_TOGETHER if dictionary.tested_together else VERDICTS
+    verdicts = [words[number] for number in dictionary.verdict.tolist()]
     ordered = [f for f in _order(dictionary, sort) if verdict in (None, verdicts[f])]
     shown = ordered[:features]
     lines = [HEAD, *(_line(dictionary, feature, top) for feature in shown)]
@@ -40,6 +62,7 @@ def name_table(
     end = [
         f"{len(shown)} of {dictionary.d_sae} features.",
         f"Fires: over the {meta['fire_rate_over']}. Holds: over the {meta['hold_over']}.",
+        *(textwrap.fill(text, 90) for text in cautions(dictionary)),
         textwrap.fill(LAYER_CLAIM, 90),
         textwrap.fill(f"By embedding ({meta['anchor']}): {CLAIM}", 90),
     ]
@@ -55,22 +78,53 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def cautions(dictionary: Dictionary) -> list[str]:
+    """What to know of the evidence of all names before any is read."""
+    texts = []
+    if dictionary.tested_together:
+        texts.append(
+            "This dictionary is of a version before 5: the names of a feature were tested "
+            "together, and the verdict is on all of them, not on the first."
+        )
+    documents = dictionary.meta.get("hold_documents")
+    if documents is not None and documents < FEW_DOCUMENTS:
+        texts.append(few_documents(documents))
+    return texts
+
+
+def few_documents(documents: int) -> str:
+    """A warning that evidence comes from few documents."""
+    return (
+        f"Warning: the evidence is from {documents} documents. What is counted on fewer than "
+        f"{FEW_DOCUMENTS} says little of other text."
+    )
+
+
 def _line(dictionary: Dictionary, feature: int, top: int) -> tuple[str, ...]:
     names = dictionary.names(feature)
     nearest = names.embedding[0]
     return (
         str(feature),
         f"{names.fire_rate:.3%}" if names.fire_rate > 0 else "never",
-        f"{names.hold:.0%}",
-        names.verdict,
         names.relation,
-        names.layer_text(top),
+        *first_cells(names),
+        f"{names.hold:.0%}",
+        names.layer_text(top, start=1),
         f"{nearest.text} {nearest.cosine:.2f}",
     )
 
 
+def first_cells(names: FeatureNames) -> tuple[str, str, str, str]:
+    """A feature's first tested name, what it holds, its precision and the verdict on it."""
+    first = names.first
+    if first is None:
+        return "no tested name", "", "", names.verdict
+    precision = "" if first.precision is None else f"{first.precision:.0%}"
+    return first.text, f"{first.hold:.0%}", precision, names.verdict
+
+
 def best_features(dictionary: Dictionary, count: int) -> list[int]:
-    """The features that fire OFTEN and whose names hold, at most ``count``: most held, first."""
+    """The features that fire OFTEN and whose first name holds, most first; ``count`` at most."""
     often = (dictionary.fire_rate >= OFTEN) & (dictionary.verdict == HOLDS)
     return [feature for feature in _order(dictionary, "hold") if often[feature]][:count]
 
@@ -79,7 +133,12 @@ def _order(dictionary: Dictionary, sort: Sort) -> list[int]:
     if sort == "feature":
         return list(range(dictionary.d_sae))
     rate = dictionary.fire_rate
-    by = {"hold": dictionary.hold, "fire_rate": rate, "cosine": dictionary.cosines[:, 0]}
+    first = dictionary.hold if dictionary.tested_together else dictionary.layer_hold[:, 0]
+    by = {
+        "hold": np.where(dictionary.shown, first, 0),
+        "fire_rate": rate,
+        "cosine": dictionary.cosines[:, 0],
+    }
     keys = (dictionary.verdict != HOLDS, rate <= 0, -by[sort])
     order: list[int] = np.lexsort(keys[::-1]).tolist()
     return order
@@ -172,17 +231,19 @@ def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
 def _names(dictionary: Dictionary) -> Iterator[str]:
     fires = dictionary.fire_rate > 0
     counts = [
-        (words, f"{int(np.sum(fires & (dictionary.verdict == verdict))):,}")
-        for verdict, words in VERDICTS.items()
+        (word, f"{int(np.sum(fires & (dictionary.verdict == verdict))):,}")
+        for verdict, word in (VERDICTS_TOGETHER if dictionary.tested_together else VERDICTS).items()
     ]
     yield "## Names, and what they hold"
     yield textwrap.fill(LAYER_CLAIM, 100)
     yield textwrap.fill(CLAIM, 100)
-    yield f"Verdicts over the {dictionary.meta['hold_over']}, of features that fire:"
+    yield from cautions(dictionary)
+    of = "names" if dictionary.tested_together else "the first name"
+    yield f"Verdicts on {of} over the {dictionary.meta['hold_over']}, of features that fire:"
     yield _table(("verdict", "features"), counts)
     yield f"Of those that fire on at least {OFTEN:.1%} of the rows, the ones that hold most:"
     yield _table(
-        ("feature", "fires", "relation", "names (share held)", "held", "verdict"),
+        ("feature", "fires", "relation", "first name", "holds", "precision", "verdict", "others"),
         [_feature(dictionary, feature) for feature in best_features(dictionary, SHOWN)],
     )
 
@@ -193,10 +254,15 @@ def _feature(dictionary: Dictionary, feature: int) -> tuple[str, ...]:
         str(feature),
         f"{names.fire_rate:.2%}",
         names.relation,
-        "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in names.layer_text(3)),
-        f"{names.hold:.0%}",
-        names.verdict,
+        _escaped(first_cells(names)[0]),
+        *first_cells(names)[1:],
+        _escaped(names.layer_text(3, start=1)),
     )
+
+
+def _escaped(text: str) -> str:
+    """``text`` with what Markdown would read as markup escaped."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in text)
 
 
 def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:

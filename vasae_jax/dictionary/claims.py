@@ -6,10 +6,14 @@ AT, BEFORE = 0, 1
 """Relations of a feature to its names: it fires at them, or on the row just before them."""
 RELATIONS = ("at", "before")
 """Relations in words, by number."""
-HOLDS, NO_EVIDENCE, CONTRADICTED = 1, 0, -1
-"""Verdicts."""
-VERDICTS = {HOLDS: "holds", NO_EVIDENCE: "no evidence", CONTRADICTED: "contradicted"}
+NO_NAME = -1
+"""The token id after a feature's last name: features have as many names as pay."""
+HOLDS, IN_PART, FAILS, UNTESTED = 1, 2, -1, 0
+"""Verdicts on a name."""
+VERDICTS = {HOLDS: "holds", IN_PART: "in part", FAILS: "does not hold", UNTESTED: "untested"}
 """Verdicts in words."""
+VERDICTS_TOGETHER = {HOLDS: "holds", FAILS: "contradicted", UNTESTED: "no evidence"}
+"""Those of dictionaries before version 5, which tested the names of a feature together."""
 
 REFERENCE = (
     "Kairui Zhang, Ziwen Yu, Zahraa S. Abdallah and Martha Lewis. VASAE: Naming SAE Dictionary "
@@ -31,10 +35,11 @@ CLAIM = (
 """What names by embedding claim and do not claim; shown wherever they are."""
 
 LAYER_CLAIM = (
-    "A layer name is the token at which, or just before which, a feature should fire, by where its "
-    "encoder points among the layer's mean rows of tokens. How much of its activation the name "
-    "holds is counted on held-out text. It says when a feature fires: not why, not what it causes, "
-    "not all that it responds to, and several features may share a name."
+    "A layer name is the token at which, or just before which, a feature should fire: chosen by "
+    "where it fires on training text, or by where its encoder points among the layer's mean rows "
+    "of tokens. How much of its activation the name holds is counted on held-out text. It says "
+    "when a feature fires: not why, not what it causes, not all that it responds to, and several "
+    "features may share a name."
 )
 """What layer names claim and do not claim; shown wherever they are."""
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from vasae_jax.activations import Activation, JumpReLU, TopK, from_json
 from vasae_jax.dictionary import lookup
+from vasae_jax.dictionary.claims import UNTESTED
 from vasae_jax.utils.errors import UserError
 
 ARRAYS: dict[str, tuple[str, str]] = {
@@ -29,11 +30,31 @@ ARRAYS: dict[str, tuple[str, str]] = {
     "layer_hold": ("float32", "sn"),
     "layer_lift": ("float32", "sn"),
     "layer_rows": ("int32", "sn"),
+    "layer_text_rows": ("int32", "sn"),
+    "layer_verdict": ("int8", "sn"),
     "hold": ("float32", "s"),
+    "fired_rows": ("int32", "s"),
     "verdict": ("int8", "s"),
+    "verdict_together": ("int8", "s"),
 }
 """Arrays of the ``.npz``: dtype, and axes by letter (i: d_in, s: d_sae, m: names a feature by
 embeddings, n: by the layer)."""
+UNKNOWN = -1
+"""Rows that a dictionary before version 5 does not state."""
+TESTED_EACH = 5
+"""The version from which each name is tested by itself."""
+
+
+def fill_old(arrays: dict[str, np.ndarray]) -> None:
+    """Add the arrays that a dictionary of an older version lacks.
+
+    Version 2 has no thresholds; before version 5 names were tested together alone.
+    """
+    arrays.setdefault("threshold", np.zeros_like(arrays["b_enc"]))
+    arrays.setdefault("layer_text_rows", np.full_like(arrays["layer_rows"], UNKNOWN))
+    arrays.setdefault("layer_verdict", np.zeros(arrays["layer_rows"].shape, np.int8))
+    arrays.setdefault("fired_rows", np.full(len(arrays["verdict"]), UNKNOWN, np.int32))
+    arrays.setdefault("verdict_together", arrays["verdict"])
 
 
 def read_activation(
@@ -118,27 +139,54 @@ class Dictionary:
     fire_rate: np.ndarray
     """float32 [d_sae], share of rows on which the feature fires."""
     layer_token_ids: np.ndarray
-    """int32 [d_sae, n], layer names: tokens at or before which it should fire, best first."""
+    """int32 [d_sae, n], layer names: tokens at or before which it should fire. Tested ones first,
+    each in the order of what they add; NO_NAME after the last."""
     layer_relation: np.ndarray
     """int8 [d_sae], 0 where it should fire at its layer names, 1 where just before them."""
     layer_expected: np.ndarray
-    """float32 [d_sae, n], share of its activation expected at each layer name."""
+    """float32 [d_sae, n], share of its activation there on training rows, or, of names by weights
+    alone, expected there."""
     layer_hold: np.ndarray
     """float32 [d_sae, n], share of its activation there on held-out rows."""
     layer_lift: np.ndarray
     """float32 [d_sae, n], that over the share of held-out rows there."""
     layer_rows: np.ndarray
     """int32 [d_sae, n], held-out rows there on which it fires."""
+    layer_text_rows: np.ndarray
+    """int32 [d_sae, n], held-out rows there in all; UNKNOWN in old dictionaries."""
+    layer_verdict: np.ndarray
+    """int8 [d_sae, n], of each layer name: 1 holds, 2 in part, -1 does not hold, 0 untested."""
     hold: np.ndarray
     """float32 [d_sae], share of its activation on held-out rows that its layer names hold."""
+    fired_rows: np.ndarray
+    """int32 [d_sae], of the rows that names were tested on, those on which it fires; UNKNOWN in
+    old dictionaries."""
     verdict: np.ndarray
-    """int8 [d_sae], 1 its layer names hold, 0 no evidence, -1 contradicted."""
+    """int8 [d_sae], of its first tested layer name; 0 where none is tested."""
+    verdict_together: np.ndarray
+    """int8 [d_sae], of its layer names tested as if they were one."""
     tokens: Mapping[int, tuple[str, str]]
     """Raw and display string of every token id in token_ids and layer_token_ids."""
     meta: Mapping[str, Any]
     """The content of meta.json."""
     extra_params: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Parameters that the activation adds, float32 [d_sae] each, such as JumpReLU's threshold."""
+
+    @property
+    def tested_together(self) -> bool:
+        """Whether names were tested only all together, as before version 5."""
+        return bool(self.meta["version"] < TESTED_EACH)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """bool [d_sae], whether the first layer name is tested, so that it may stand for a feature.
+
+        In a dictionary whose names were tested together all first names do.
+        """
+        if self.tested_together:
+            return np.ones(self.d_sae, bool)
+        shown: np.ndarray = self.layer_verdict[:, 0] != UNTESTED
+        return shown
 
     @property
     def k(self) -> int:
@@ -191,7 +239,7 @@ class Dictionary:
 
         >>> sae = vj.load(folder)
         >>> print(sae.names(15))
-        feature 15 fires before ␣w8 7%  <|endoftext|> 13%  ␣w21 4%  ␣w32 4%: 27% held, holds
+        feature 15 fires before ␣w8 13%  <|endoftext|> 7%  ␣w21 4%  ␣w32 4%: 27% held, ␣w8 holds
 
         Raises:
             UserError: no such feature.
@@ -201,14 +249,14 @@ class Dictionary:
     def search(self, text: str, limit: int = 20) -> list[lookup.Match]:
         """Features with a name that is or contains ``text``; case and spaces at its ends are free.
 
-        Names that are the text come first, then layer names before names by embedding, then those
-        of features whose names hold, then those that hold more (or are nearer).
+        Names that are the text come first, then layer names before names by embedding, then names
+        that hold by their own test, then those that hold more (or are nearer).
 
         >>> sae = vj.load(folder)
         >>> for match in sae.search("w13", limit=2):
         ...     print(match)
-        feature 5: before ␣w13 41% (no evidence)
-        feature 18: at ␣w13 6% (contradicted)
+        feature 5: before ␣w13 4% (holds)
+        feature 18: at ␣w13 2% (does not hold)
 
         Raises:
             UserError: an empty text.
@@ -224,8 +272,8 @@ class Dictionary:
         >>> sae = vj.load(folder)
         >>> for active in sae.explain(rows[0], top=2):
         ...     print(active)
-        18.77  feature 11 fires before ␣w22 12%  ␣w7 3%  ␣w29 15%  ␣w9 14%: 44% held, holds
-        11.76  feature 13 fires before ␣w25 10%  ␣w17 7%  ␣w3 3%  ␣w14 15%: 35% held, no evidence
+        18.77  feature 11 has no tested name
+        11.76  feature 13 fires before ␣w25 15%  ␣w17 10%  ␣w3 7%  ␣w14 3%: 35% held, ␣w25 holds
 
         Raises:
             UserError: not one row of the dictionary's width, or not finite.

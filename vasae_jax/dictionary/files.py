@@ -18,7 +18,14 @@ import numpy as np
 
 from vasae_jax import __version__
 from vasae_jax.dictionary.claims import bucket_names, bucket_of
-from vasae_jax.dictionary.dictionary import ARRAYS, Dictionary, check_arrays, read_activation
+from vasae_jax.dictionary.dictionary import (
+    ARRAYS,
+    Dictionary,
+    check_arrays,
+    fill_old,
+    read_activation,
+)
+from vasae_jax.dictionary.lookup import LayerName
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import (
     atomic_file,
@@ -30,9 +37,10 @@ from vasae_jax.utils.files import (
 )
 from vasae_jax.utils.hub import download
 
-FORMAT, VERSION = "vasae-dictionary", 4
-READABLE = (2, 3, VERSION)
-"""Versions that are read; 2 has no threshold, 3 does not name the activation."""
+FORMAT, VERSION = "vasae-dictionary", 5
+READABLE = (2, 3, 4, VERSION)
+"""Versions that are read; 2 has no threshold, 3 does not name the activation, 4 tested names
+together."""
 NPZ, NAMES, META = "dictionary.npz", "names.jsonl", "meta.json"
 CONFIG, WEIGHTS, NAME_ARRAYS = "cfg.json", "sae_weights.safetensors", "names.safetensors"
 """Of the layout for the Hugging Face hub: SAELens' own two files, and the arrays beside them."""
@@ -107,6 +115,8 @@ def _dictionary(
     arrays: dict[str, np.ndarray], where: str, names: Path, meta: dict[str, Any]
 ) -> Dictionary:
     """The dictionary of the arrays in ``where``, checked; those of no use here are left out."""
+    with contextlib.suppress(KeyError):  # of an array that no version lacks: see check_arrays
+        fill_old(arrays)
     check_arrays(arrays, where)
     try:
         activation = read_activation(meta.get("activation"), arrays)
@@ -197,7 +207,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         _refuse_inflated(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-            arrays.setdefault("threshold", np.zeros_like(arrays["b_enc"]))  # version 2 has none
     except (*_NO_NPZ, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
     return arrays
@@ -290,12 +299,14 @@ def names_text(dictionary: Dictionary) -> bytes:
                     "hold": round(name.hold, 6),
                     "lift": round(name.lift, 2),
                     "rows": name.rows,
+                    **_tested(name),
                 }
                 for name in names.layer
             ],
             "relation": names.relation,
             "hold": round(names.hold, 6),
             "verdict": names.verdict,
+            "verdict_together": names.verdict_together,
             "names": [
                 {**_token(dictionary, name.token_id), "cosine": round(name.cosine, 6)}
                 for name in names.embedding
@@ -308,6 +319,18 @@ def names_text(dictionary: Dictionary) -> bytes:
     for character in "\u0085\u2028\u2029":  # ends of a line to readers that split by Unicode
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode("utf-8", "backslashreplace")
+
+
+def _tested(name: LayerName) -> dict[str, Any]:
+    """What is known of a name that was tested by itself."""
+    if name.precision is None or name.recall is None:
+        return {}
+    return {
+        "text_rows": name.text_rows,
+        "precision": round(name.precision, 6),
+        "recall": round(name.recall, 6),
+        "verdict": name.verdict,
+    }
 
 
 def _token(dictionary: Dictionary, token: int) -> dict[str, Any]:

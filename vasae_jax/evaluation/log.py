@@ -42,7 +42,7 @@ def evaluate(
         UserError: no run, no checkpoint, no cache, or a split that has no rows.
     """
     opened = run if isinstance(run, Run) else open_trained(os.fspath(run), cache)
-    return evaluate_run(opened, run_names(opened), split)
+    return evaluate_run(opened, run_names(opened, by="weights"), split)
 
 
 def evaluate_and_log(run: Run, folder: Path, split: str = SPLIT) -> dict[str, Any]:

@@ -8,12 +8,20 @@ import jax
 import numpy as np
 
 from vasae_jax.anchor.search import anchor_name
-from vasae_jax.dictionary.claims import BEFORE
+from vasae_jax.dictionary.card import FEW_DOCUMENTS, few_documents
+from vasae_jax.dictionary.claims import BEFORE, UNTESTED
 from vasae_jax.evaluation.name_effects import ablation_shares, lens_shares
 from vasae_jax.evaluation.neighbours import firing_matches
 from vasae_jax.evaluation.patching.model import Model
 from vasae_jax.evaluation.run import RunNames, evaluate_run, run_names
-from vasae_jax.names.evidence import EmbeddingHold, Share, TopShares, embedding_hold, evidence
+from vasae_jax.names.detection import Detection, detection, detection_table
+from vasae_jax.names.evidence import (
+    EmbeddingHold,
+    Share,
+    TopShares,
+    embedding_hold,
+    ordered_evidence,
+)
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.names.scores import NameScores, name_scores, score_table
 from vasae_jax.training.run import Run, open_trained
@@ -73,10 +81,16 @@ class NameMetrics:
 
     anchor: str
     """The anchors of the embedding names, in words."""
+    names_by: str
+    """What layer names were chosen by, in words."""
     rows: int
     """Unmasked rows whose firings were observed."""
     layer: tuple[NameScores, ...]
     """What layer names hold, over all firing features first."""
+    detection: Detection
+    """Layer names as detectors of firing."""
+    documents: int
+    """Documents of the split: evidence of few is weak, however many rows they have."""
     embedding: EmbeddingHold
     """What embedding names hold."""
     logit_lens: TopShares
@@ -96,7 +110,13 @@ class NameMetrics:
 
     def table(self) -> str:
         """Readable tables: layer names, and embedding names beside shuffled ones."""
-        tables = [score_table(self.layer, self.rows)]
+        tables = [
+            f"layer names by {self.names_by}",
+            score_table(self.layer, self.rows),
+            detection_table(self.detection),
+        ]
+        if self.documents < FEW_DOCUMENTS:
+            tables.append(few_documents(self.documents))
         if self.ablation_before is not None:
             lines = _ablation_lines(self.ablation_before)
             tables.append(_two_columns("layer names that say before", lines))
@@ -166,22 +186,26 @@ def measure_names(
         UserError: the cache lacks the split, or a column is damaged.
     """
     firings, first = observer.firings(), names.embedding.ids[:, 0]
+    layer, evidence = ordered_evidence(firings, names.layer, observer.row_tokens())
     fired = np.bincount(firings.feature, minlength=len(first))
     cache, W_dec = run.cache, run.params["W_dec"]
     ablation = ablation_before = None
     if model is not None:
         ablation = ablation_shares(run, model, split, firings, first)
-        before = firings.of(names.layer.relation == BEFORE)
-        ablation_before = ablation_shares(run, model, split, before, names.layer.ids[:, 0])
+        named = (layer.relation == BEFORE) & (evidence.verdict != UNTESTED)
+        ablation_before = ablation_shares(run, model, split, firings.of(named), layer.ids[:, 0])
     return NameMetrics(
         anchor=anchor_name(center=run.config.anchor.center),
+        names_by=names.by,
         rows=observer.rows,
         layer=name_scores(
             firings,
-            names.layer,
-            evidence(firings, names.layer, observer.row_tokens()),
+            layer,
+            evidence,
             np.linalg.norm(np.asarray(W_dec, np.float64), axis=1),
         ),
+        detection=detection(layer, evidence, observer.rows),
+        documents=observer.documents,
         embedding=embedding_hold(firings, names.embedding.ids),
         logit_lens=lens_shares(W_dec, first, fired, cache.final_norm(), cache.unembedding()),
         ablation=ablation,
@@ -218,7 +242,7 @@ def _comparable(run: Run) -> dict[str, str]:
 
 def _stability(run: Run, names: np.ndarray, fires: np.ndarray, other: Run, split: str) -> Stability:
     """Stability against ``other``, whose firing features are counted on the same rows."""
-    other_names, observer = run_names(other), FiringObserver(other.cache, split)
+    other_names, observer = run_names(other, by="weights"), FiringObserver(other.cache, split)
     evaluate_run(other, other_names, split, observer)
     first = other_names.embedding.ids[:, 0]
     other_fires = np.bincount(observer.firings().feature, minlength=len(first)) > 0

@@ -16,12 +16,12 @@ from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
-from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
+from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM, NO_NAME
 from vasae_jax.dictionary.dictionary import Dictionary as Dictionary
 from vasae_jax.dictionary.files import FORMAT, VERSION
 from vasae_jax.evaluation.evaluate import Evaluation
-from vasae_jax.evaluation.run import BATCH, SPLIT, RunNames, evaluate_run, run_names
-from vasae_jax.names.evidence import Evidence, evidence
+from vasae_jax.evaluation.run import BATCH, SPLIT, NamesBy, RunNames, evaluate_run, run_names
+from vasae_jax.names.evidence import Evidence, evidence, tested_first
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.sae import encode
 from vasae_jax.sites import Site
@@ -93,7 +93,7 @@ def make_dictionary(
         activation: which features fire.
         pre_bias: share of b_dec taken from the input before encoding.
         names: of every feature.
-        evidence: how much of each feature's activation its layer names hold on held-out rows.
+        evidence: of each layer name, on held-out rows.
         vocab: the V token strings.
         fire_rate: [d_sae], share of rows on which each feature fires.
         meta: the content of meta.json, but for the activation and the digests.
@@ -102,7 +102,9 @@ def make_dictionary(
         UserError: a name has no string in the vocabulary.
     """
     arrays = {name: np.asarray(value, np.float32) for name, value in params.items()}
-    embedding, layer = names.embedding, names.layer
+    embedding = names.embedding
+    layer, evidence = tested_first(names.layer, evidence)
+    used = np.union1d(embedding.ids, layer.ids)
     return Dictionary(
         W_enc=np.ascontiguousarray(arrays["W_enc"].T),
         b_enc=arrays["b_enc"],
@@ -121,9 +123,13 @@ def make_dictionary(
         layer_hold=evidence.name_hold,
         layer_lift=evidence.name_lift,
         layer_rows=evidence.name_rows,
+        layer_text_rows=evidence.name_text_rows,
+        layer_verdict=evidence.name_verdict,
         hold=evidence.hold,
+        fired_rows=evidence.fired,
         verdict=evidence.verdict,
-        tokens=_strings(np.union1d(embedding.ids, layer.ids).tolist(), vocab),
+        verdict_together=evidence.verdict_together,
+        tokens=_strings(np.setdiff1d(used, [NO_NAME]).tolist(), vocab),
         meta=meta,
         extra_params={name: arrays[name] for name in activation.extra_params},
     )
@@ -176,6 +182,8 @@ def name_run(
         "anchor": anchor_name(center=config.anchor.center),
         "fire_rate_over": f"{evaluation.unmasked.rows} unmasked rows of the {split} split",
         "hold_over": f"{observer.rows} unmasked rows of the {split} split",
+        "hold_documents": observer.documents,
+        "names_by": names.by,
         "provenance": provenance(run.cache, config.data.input_site) | origin,
         "config": _public(config),
         "metrics": evaluation.to_json(),
@@ -199,8 +207,11 @@ def _public(config: Config) -> dict[str, Any]:
     return settings
 
 
-def publish(run: Run) -> tuple[Dictionary, Evaluation, FiringObserver]:
-    """The named dictionary of a run, its evaluation, and what fired on the held-out rows."""
-    names, observer = run_names(run), FiringObserver(run.cache, SPLIT)
+def publish(run: Run, by: NamesBy = "evidence") -> tuple[Dictionary, Evaluation, FiringObserver]:
+    """The named dictionary of a run, its evaluation, and what fired on the held-out rows.
+
+    ``by`` says how layer names are chosen, see :func:`vasae_jax.evaluation.run.run_names`.
+    """
+    names, observer = run_names(run, by=by), FiringObserver(run.cache, SPLIT)
     evaluation = evaluate_run(run, names, observe=observer)
     return name_run(run, names, evaluation, observer), evaluation, observer

@@ -1,6 +1,7 @@
 """The names of a trained run's features, and the metrics of the run over a split."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import jax
 
@@ -13,7 +14,9 @@ from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import DATA, make_mesh
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate_rows
 from vasae_jax.evaluation.metrics import NearestAnchors
+from vasae_jax.evaluation.training_rows import count_training_rows
 from vasae_jax.names.by_embedding import Names, nearest_tokens
+from vasae_jax.names.by_evidence import names_by_evidence
 from vasae_jax.names.by_layer import LayerNames, layer_names
 from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.autotune import autotuned
@@ -22,7 +25,10 @@ from vasae_jax.training.state import layer_targets, pulled_rows
 from vasae_jax.utils.errors import UserError
 
 NAMES = 10
-"""Tokens kept per feature."""
+"""Tokens kept per feature, at most."""
+NamesBy = Literal["evidence", "weights"]
+NAMES_BY: tuple[NamesBy, ...] = get_args(NamesBy)
+"""How layer names are chosen: by where features fire on training rows, or by weights alone."""
 SPLIT = "heldout"
 BATCH = 4096
 """Rows measured at once, or a few more so that devices share them evenly; the figures do not
@@ -38,16 +44,24 @@ class RunNames:
     raw: Names
     """By the raw input embeddings, so that published figures stay comparable."""
     layer: LayerNames
-    """By the layer's own anchors: at which tokens, or before which, a feature should fire."""
+    """By the layer: at which tokens, or before which, a feature should fire."""
+    by: str
+    """What layer names were chosen by, in words."""
     nearest: tuple[NearestAnchors, ...]
     """The nearest anchor of each kind that alignment is reported to, the run's own first."""
 
 
-def run_names(run: Run, anchors_of: Cache | None = None) -> RunNames:
-    """Name every feature, by the vocabulary's embeddings and by the layer's anchors.
+def run_names(run: Run, anchors_of: Cache | None = None, by: NamesBy = "evidence") -> RunNames:
+    """Name every feature, by the vocabulary's embeddings and by the layer.
 
-    The layer's anchors are those of the run's cache, or of another one of the same model, as
-    :func:`open_anchors_of` gives it. They are made on first use.
+    Layer names come from the anchors and the training rows of the run's cache, or of another one of
+    the same model, as :func:`open_anchors_of` gives it. Anchors are made on first use.
+
+    Args:
+        run: a trained run.
+        anchors_of: the other cache.
+        by: ``evidence`` encodes a sample of training rows, and takes as many names as pay;
+            ``weights`` runs no row through the SAE, and takes NAMES tokens.
     """
     config, rows, cache = run.config, run.params["W_dec"], run.cache
     embedding, size = cache.embedding(), cache.manifest.vocab_size
@@ -57,14 +71,23 @@ def run_names(run: Run, anchors_of: Cache | None = None) -> RunNames:
         centered = anchor_matrix(embedding, center=True)
         names = nearest_tokens(rows, centered, NAMES, mesh=run.mesh)
         nearest.insert(0, _nearest(anchor_name(center=True), names, size))
-    data = config.data
-    anchors = layer_anchors(
-        anchors_of or cache, data.input_site, data.skip_positions, data.max_norm
-    )
+    data, source = config.data, anchors_of or cache
+    anchors = layer_anchors(source, data.input_site, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
         nearest.insert(0, _nearest_of_layer(run, anchors))
-    layer = layer_names(run.params, activation_of(config.sae), config.sae.pre_bias, anchors, NAMES)
-    return RunNames(names, raw, layer, tuple(nearest))
+    return RunNames(names, raw, *_layer_names(run, source, anchors, by), tuple(nearest))
+
+
+def _layer_names(
+    run: Run, source: Cache, anchors: LayerAnchors, by: NamesBy
+) -> tuple[LayerNames, str]:
+    """Layer names, and what they were chosen by."""
+    sae = run.config.sae
+    if by == "weights":
+        names = layer_names(run.params, activation_of(sae), sae.pre_bias, anchors, NAMES)
+        return names, "weights alone"
+    counts = count_training_rows(run, source, screened=screened(run))
+    return names_by_evidence(counts, NAMES), f"evidence on {counts.rows} unmasked training rows"
 
 
 def open_anchors_of(url: str, run: Run) -> Cache:

@@ -1,7 +1,7 @@
 """What the layouts of all libraries share: reading their files, folding biases, layer names."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,8 +12,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from vasae_jax.dictionary.claims import LAYER_CLAIM, RELATIONS, VERDICTS
+from vasae_jax.dictionary.claims import LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary
+from vasae_jax.dictionary.lookup import LayerName
 from vasae_jax.lm.hf_weights import torch_tensors
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
@@ -131,14 +132,29 @@ def site_and_model(dictionary: Dictionary) -> tuple[Site, str]:
 
 
 def layer_naming(dictionary: Dictionary) -> dict[str, Any]:
-    """Every feature's first layer name and what is known of its names: lists of d_sae."""
-    first = dictionary.layer_token_ids[:, 0]
+    """Every feature's first tested layer name with its own figures: lists of d_sae.
+
+    Where no name of a feature is tested, its name and figures are None. ``hold_together`` is of all
+    its names.
+    """
+    known = [dictionary.names(feature) for feature in range(dictionary.d_sae)]
+
+    def of_first(figure: Callable[[LayerName], Any]) -> list[Any]:
+        return [None if names.first is None else figure(names.first) for names in known]
+
+    def rounded(value: float | None) -> float | None:
+        return None if value is None else round(value, 4)
+
     return {
         "claim": LAYER_CLAIM,
-        "name": [dictionary.tokens[token][1] for token in first.tolist()],
-        "relation": [RELATIONS[relation] for relation in dictionary.layer_relation.tolist()],
-        "hold": [round(hold, 4) for hold in dictionary.hold.tolist()],
-        "verdict": [VERDICTS[verdict] for verdict in dictionary.verdict.tolist()],
+        "name": of_first(lambda first: first.text),
+        "relation": [names.relation for names in known],
+        "hold": of_first(lambda first: rounded(first.hold)),
+        "precision": of_first(lambda first: rounded(first.precision)),
+        "recall": of_first(lambda first: rounded(first.recall)),
+        "verdict": [names.verdict for names in known],
+        "hold_together": [round(names.hold, 4) for names in known],
+        "verdict_together": [names.verdict_together for names in known],
     }
 
 

@@ -1,16 +1,16 @@
 """The evidence for names on held-out rows, which had no part in making them.
 
-Every name has a relation to a feature: it should fire *at* the token or *before* it. Each name
-holds a share of the feature's activation, and a test says whether the feature meets its names more
-often than the text brings them.
+Every name has a relation to a feature: it should fire *at* the token or *before* it. Each name is
+tested by itself: how much of the feature's activation it holds, on how many of its rows the feature
+fires, and whether the feature meets the name more often than the text brings it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.stats import binom, false_discovery_control
 
-from vasae_jax.dictionary.claims import AT, CONTRADICTED, HOLDS, NO_EVIDENCE
+from vasae_jax.dictionary.claims import AT, FAILS, HOLDS, IN_PART, NO_NAME, UNTESTED
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.firings import (
     Firings,
@@ -23,17 +23,20 @@ from vasae_jax.names.firings import (
 
 LIFT = 2.0
 """A name holds where its feature meets it more than so many times as often as the text does."""
+LEAST_HELD = 0.2
+"""Share of the feature's activation from which a name *holds*; below it holds *in part*."""
 MIN_OCCASIONS = 5
-"""Occasions below which there is no evidence: a rare name met once or twice proves little."""
+"""Occasions, of the feature and of the name, below which a name is untested: a rare name met once
+or twice proves little."""
 FALSE_DISCOVERIES = 0.05
-"""Expected share of false ones among the verdicts other than "no evidence"."""
+"""Expected share of names that do no better than chance among those whose test says so."""
 TOP = 5
 """Tokens that count as those a feature raises most; see :class:`TopShares`."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence for the layer names of F features, m names a feature."""
+    """The evidence for the layer names of F features, m names a feature; 0 where there is none."""
 
     name_hold: np.ndarray
     """float32 [F, m], share of the feature's activation at (or just before) each name."""
@@ -42,34 +45,80 @@ class Evidence:
     token does not occur."""
     name_rows: np.ndarray
     """int32 [F, m], rows at (or before) the name on which the feature fires."""
+    name_text_rows: np.ndarray
+    """int32 [F, m], rows at (or before) the name in all."""
+    name_verdict: np.ndarray
+    """int8 [F, m], of each name: HOLDS, IN_PART, FAILS or UNTESTED."""
     hold: np.ndarray
-    """float32 [F], share of the feature's activation that its m names hold together."""
+    """float32 [F], share of the feature's activation that its names hold together."""
+    fired: np.ndarray
+    """int32 [F], rows on which the feature fires."""
     verdict: np.ndarray
-    """int8 [F], 1 holds, 0 no evidence, -1 contradicted."""
+    """int8 [F], of the first name that is tested; UNTESTED where none is."""
+    verdict_together: np.ndarray
+    """int8 [F], the same test of all names as if they were one."""
 
 
 def evidence(firings: Firings, names: LayerNames, tokens: RowTokens) -> Evidence:
-    """Test ``names`` on the firings of rows that had no part in making them.
+    """Test each of ``names`` on the firings of rows that had no part in making them.
 
-    The verdict counts occasions: different pairs of a window and a token, so a word that one
-    window repeats counts once. Of the n occasions of a feature, x have one of its names for their
-    token; of all occasions of the text a share q has. A two-sided binomial test asks whether x / n
-    is above ``LIFT`` q (holds) or below q (contradicted), and Benjamini and Hochberg's procedure
-    (1995) keeps false discoveries over the dictionary to 5%.
+    A test counts occasions: different pairs of a window and a token, so a word that one window
+    repeats counts once. Of the n occasions of a feature, x have the name for their token; of all
+    occasions of the text a share q has. A name *does not hold* unless a binomial test finds x / n
+    above ``LIFT`` q. If it does, the name *holds* from ``LEAST_HELD`` of the feature's activation
+    on, and holds *in part* below. Benjamini and Hochberg's procedure (1995), over all names that
+    are tested, keeps false discoveries to 5%. With fewer than ``MIN_OCCASIONS`` occasions of the
+    feature, or of the name in the text, a name is *untested*.
     """
     total = activation_sums(firings, len(names.ids))
-    named, activation, rows = _by_name(firings, names)
+    slot, activation, rows = _by_name(firings, names)
     share = share_of(activation, total[:, None])
-    base = _base_rates(names, tokens)
+    text_rows, base = _text_rows(names, tokens)
     lift = np.divide(share, base, out=np.zeros_like(share), where=base > 0)
-    occasions, hits = _occasions(firings, names, named, tokens)
+    hold = share.sum(axis=1)
+    occasions, hits = _occasions(firings, names, slot, tokens)
+    text, size = _text_occasions(names, tokens)
+    verdict = verdicts(hits, occasions[:, None], text, size, share)
+    every = verdicts(hits.sum(axis=1), occasions, text.sum(axis=1), size, hold)
     return Evidence(
         name_hold=share.astype(np.float32),
         name_lift=lift.astype(np.float32),
         name_rows=rows.astype(np.int32),
-        hold=share.sum(axis=1).astype(np.float32),
-        verdict=verdicts(hits, occasions, _occasion_rates(names, tokens)),
+        name_text_rows=text_rows.astype(np.int32),
+        name_verdict=verdict,
+        hold=hold.astype(np.float32),
+        fired=np.bincount(firings.feature, minlength=len(total)).astype(np.int32),
+        verdict=np.take_along_axis(verdict, _first_tested(verdict)[:, None], axis=1)[:, 0],
+        verdict_together=every,
     )
+
+
+def _first_tested(verdict: np.ndarray) -> np.ndarray:
+    """The column of each feature's first tested name [F]; 0 where none is."""
+    first: np.ndarray = (verdict != UNTESTED).argmax(axis=1)
+    return first
+
+
+def ordered_evidence(
+    firings: Firings, names: LayerNames, tokens: RowTokens
+) -> tuple[LayerNames, Evidence]:
+    """The evidence for names, and both with each feature's tested names before untested ones."""
+    return tested_first(names, evidence(firings, names, tokens))
+
+
+def tested_first(names: LayerNames, found: Evidence) -> tuple[LayerNames, Evidence]:
+    """Names and their evidence, with each feature's tested names before its untested ones.
+
+    Otherwise their order stays: which names are tested is a matter of the text alone, so held-out
+    rows choose no name.
+    """
+    order = np.argsort(found.name_verdict == UNTESTED, axis=1, kind="stable")
+
+    def ordered(array: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(array, order, axis=1) if array.ndim == 2 else array
+
+    moved = {field.name: ordered(getattr(found, field.name)) for field in fields(found)}
+    return LayerNames(*(ordered(array) for array in names)), Evidence(**moved)
 
 
 def by_relation(names: LayerNames, at: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -85,65 +134,80 @@ def _related_token(firings: Firings, names: LayerNames) -> np.ndarray:
 
 
 def _by_name(firings: Firings, names: LayerNames) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether each firing meets a name [n], and by name the activation and the rows [F, m]."""
+    """The name that each firing meets, -1 or feature * m + column [n]; activation, rows [F, m]."""
     features, m = names.ids.shape
-    equal = names.ids[firings.feature] == _related_token(firings, names)[:, None]
-    named = equal.any(axis=1)
-    index = firings.feature[named].astype(np.int64) * m + equal[named].argmax(axis=1)
-    activation = np.bincount(index, firings.activation[named], features * m)
-    rows = np.bincount(index, minlength=features * m)
-    return named, activation.reshape(features, m), rows.reshape(features, m)
+    token = _related_token(firings, names)[:, None]
+    equal = (names.ids[firings.feature] == token) & (token >= 0)
+    slot = np.where(
+        equal.any(axis=1), firings.feature.astype(np.int64) * m + equal.argmax(axis=1), -1
+    )
+    met = slot >= 0
+    activation = np.bincount(slot[met], firings.activation[met], features * m)
+    rows = np.bincount(slot[met], minlength=features * m)
+    return slot, activation.reshape(features, m), rows.reshape(features, m)
 
 
-def _base_rates(names: LayerNames, tokens: RowTokens) -> np.ndarray:
-    """[F, m], the share of observed rows at (or before) each name."""
+def _text_rows(names: LayerNames, tokens: RowTokens) -> tuple[np.ndarray, np.ndarray]:
+    """The observed rows at (or before) each name, and their share of all, [F, m]."""
     columns = (tokens.token, tokens.next_token)
-    return by_relation(names, *(_rates(column[tokens.observed], names) for column in columns))
+    rows = by_relation(names, *(_counts(column[tokens.observed], names) for column in columns))
+    return rows, rows / max(int(tokens.observed.sum()), 1)
 
 
-def _rates(tokens: np.ndarray, names: LayerNames) -> np.ndarray:
-    """[F, m], the share of ``tokens`` that each name has."""
+def _counts(tokens: np.ndarray, names: LayerNames) -> np.ndarray:
+    """[F, m], how many of ``tokens`` each name is."""
     size = int(names.ids.max(initial=0)) + 1
     counts = np.bincount(tokens[(tokens >= 0) & (tokens < size)], minlength=size)
-    rates: np.ndarray = (counts / max(len(tokens), 1))[names.ids]
-    return rates
+    found: np.ndarray = np.where(names.ids == NO_NAME, 0, counts[names.ids])
+    return found
 
 
-def _occasion_rates(names: LayerNames, tokens: RowTokens) -> np.ndarray:
-    """[F], the share of the text's occasions that have one of the feature's names."""
-    rates = []
+def _text_occasions(names: LayerNames, tokens: RowTokens) -> tuple[np.ndarray, np.ndarray]:
+    """Occasions of the text at each name [F, m], and in all in the feature's relation, int [F]."""
+    found, totals = [], []
     for column in (tokens.token, tokens.next_token):
         pairs = np.stack([tokens.window, column], axis=1)[tokens.observed]
-        rates.append(_rates(np.unique(pairs, axis=0)[:, 1], names).sum(axis=1))
-    rate: np.ndarray = np.minimum(by_relation(names, *rates), 1.0)
-    return rate
+        unique = np.unique(pairs, axis=0)[:, 1]
+        found.append(_counts(unique, names))
+        totals.append(np.full(len(names.ids), len(unique)))
+    return by_relation(names, *found), by_relation(names, *totals)
 
 
 def _occasions(
-    firings: Firings, names: LayerNames, named: np.ndarray, tokens: RowTokens
+    firings: Firings, names: LayerNames, slot: np.ndarray, tokens: RowTokens
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Occasions on which each feature fires, and those with one of its names; int [F] each."""
-    features = len(names.ids)
+    """Occasions on which each feature fires [F], and those at each of its names [F, m]."""
+    features, m = names.ids.shape
     # A window's end counts as a token of its own, 0.
     token = _related_token(firings, names).astype(np.int64) + 1
     window = tokens.window[firings.row].astype(np.int64)
     key = (window * (int(token.max(initial=0)) + 1) + token) * features + firings.feature
     _, first = np.unique(key, return_index=True)
-    feature = firings.feature[first]
-    hits = np.bincount(feature[named[first]], minlength=features)
-    return np.bincount(feature, minlength=features), hits
+    met = slot[first]
+    hits = np.bincount(met[met >= 0], minlength=features * m).reshape(features, m)
+    return np.bincount(firings.feature[first], minlength=features), hits
 
 
-def verdicts(hits: np.ndarray, occasions: np.ndarray, rate: np.ndarray) -> np.ndarray:
-    """int8 [F] from hits of so many occasions, against a base rate each; all [F]."""
-    upper = binom.sf(hits - 1, occasions, np.minimum(LIFT * rate, 1.0))
-    lower = binom.cdf(hits, occasions, rate)
-    p = np.minimum(2 * np.minimum(upper, lower), 1.0)
-    tested = occasions >= MIN_OCCASIONS
-    rejected = np.zeros(len(p), bool)
-    rejected[tested] = false_discovery_control(p[tested]) <= FALSE_DISCOVERIES
-    sign = np.where(upper < lower, HOLDS, CONTRADICTED)
-    return np.where(rejected, sign, NO_EVIDENCE).astype(np.int8)
+def verdicts(
+    hits: np.ndarray, occasions: np.ndarray, text: np.ndarray, size: np.ndarray, held: np.ndarray
+) -> np.ndarray:
+    """The verdicts on names, int8 of the shape of ``hits``: [F], or [F, m].
+
+    Args:
+        hits: occasions of the feature that have the name.
+        occasions: of the feature; [F], or [F, 1].
+        text: occasions of the text that have the name.
+        size: [F], occasions of the text.
+        held: share of the feature's activation that the name holds.
+    """
+    occasions = np.broadcast_to(occasions, hits.shape)
+    rate = text / np.maximum(size, 1).reshape(-1, *[1] * (hits.ndim - 1))
+    tested = (occasions >= MIN_OCCASIONS) & (text >= MIN_OCCASIONS)
+    p = binom.sf(hits - 1, occasions, np.minimum(LIFT * rate, 1.0))
+    above = np.zeros(hits.shape, bool)
+    above[tested] = false_discovery_control(p[tested]) <= FALSE_DISCOVERIES
+    verdict = np.where(above, np.where(held >= LEAST_HELD, HOLDS, IN_PART), FAILS)
+    return np.where(tested, verdict, UNTESTED).astype(np.int8)
 
 
 # Shares over firing features, of the names as they are and of shuffled names.

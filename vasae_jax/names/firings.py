@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.dictionary.claims import NO_NAME
 from vasae_jax.stream.order import goes_on, next_tokens
 
 MAX_ROWS = 2**18
@@ -72,6 +73,8 @@ class FiringObserver:
         self._batches = 0
         self.rows = 0
         """Unmasked rows observed so far."""
+        self.documents = len(np.unique(cache.column("docs", split).read(0, rows)))
+        """Documents of the split."""
 
     def __call__(self, start: int, keep: np.ndarray, values: np.ndarray, ids: np.ndarray) -> None:
         """Keep what fires (``values`` above 0) on the rows of a batch where ``keep`` is True."""
@@ -137,7 +140,7 @@ def name_hold(firings: Firings, names: np.ndarray) -> SharesByRelation:
     total = activation_sums(firings, len(names))
 
     def hold(tokens: np.ndarray) -> np.ndarray:
-        named = (names[firings.feature] == tokens[:, None]).any(axis=1)
+        named = (names[firings.feature] == tokens[:, None]).any(axis=1) & (tokens >= 0)
         return share_of(activation_sums(firings, len(names), named), total)
 
     return SharesByRelation(hold(firings.token), hold(firings.next_token))
@@ -151,10 +154,11 @@ def shuffled_hold(firings: Firings, names: np.ndarray) -> SharesByRelation:
     fires = np.bincount(firings.feature, minlength=len(names)) > 0
     total = activation_sums(firings, len(names))
     largest = max(array.max(initial=0) for array in (names, firings.token, firings.next_token))
-    bearers = np.bincount(names[fires].reshape(-1), minlength=largest + 1)
+    of_firing = names[fires].reshape(-1)
+    bearers = np.bincount(of_firing[of_firing != NO_NAME], minlength=largest + 1)
 
     def hold(tokens: np.ndarray) -> np.ndarray:
-        named = (names[firings.feature] == tokens[:, None]).any(axis=1)
+        named = (names[firings.feature] == tokens[:, None]).any(axis=1) & (tokens >= 0)
         others = np.where(tokens >= 0, bearers[tokens], 0) - named
         sums = np.bincount(firings.feature, firings.activation * others, len(names))
         return share_of(sums, total) / max(int(fires.sum()) - 1, 1)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vasae_jax.dictionary.claims import AT, BEFORE, CONTRADICTED, HOLDS
+from vasae_jax.dictionary.claims import AT, BEFORE, HOLDS, IN_PART, UNTESTED
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, by_relation
 from vasae_jax.names.firings import Firings, activation_sums, share_of, shuffled_hold
@@ -19,15 +19,19 @@ class NameScores:
     group: str
     features: int
     hold1: float
-    """hold@1: share of a feature's activation that its first name holds."""
+    """hold@1: share of a feature's activation that its first name holds; 0 if it is untested."""
     hold10: float
     """hold@10: share that all its names hold."""
     mass10: float
     """mass@10: share of the group's activation (times decoder norm) that names hold."""
     holds: float
-    """Share of the features whose verdict is "holds"."""
-    contradicted: float
-    """Share of the features whose verdict is "contradicted"."""
+    """Share of the features whose first name holds, by its own test."""
+    in_part: float
+    """Share of the features whose first name holds in part."""
+    untested: float
+    """Share of the features of which no name is tested."""
+    holds_together: float
+    """Share of the features whose names hold if all are tested as one."""
     shuffled1: float
     """hold@1 with other firing features' first names."""
     shuffled10: float
@@ -45,17 +49,19 @@ def name_scores(
 ) -> tuple[NameScores, ...]:
     """The scores over all firing features, by relation, and by how often features fire.
 
-    ``norms`` [F] are those of the decoder rows.
+    ``names`` and ``evidence`` have tested names first; ``norms`` [F] are those of the decoder rows.
     """
     features = len(names.ids)
     mass = activation_sums(firings, features) * norms
     ceilings = [ceiling(firings, features, relation) for relation in (AT, BEFORE)]
     ceiling1, ceiling10 = (by_relation(names, *pair) for pair in zip(*ceilings, strict=True))
     per_feature = {
-        "hold1": evidence.name_hold[:, 0],
+        "hold1": np.where(evidence.verdict == UNTESTED, 0, evidence.name_hold[:, 0]),
         "hold10": evidence.hold,
         "holds": evidence.verdict == HOLDS,
-        "contradicted": evidence.verdict == CONTRADICTED,
+        "in_part": evidence.verdict == IN_PART,
+        "untested": evidence.verdict == UNTESTED,
+        "holds_together": evidence.verdict_together == HOLDS,
         "shuffled1": shuffled_scores(firings, names, 1),
         "shuffled10": shuffled_scores(firings, names),
         "ceiling1": ceiling1,
@@ -106,8 +112,10 @@ COLUMNS = (
     ("(ceiling)", "ceiling10", "{:.1%}"),
     ("mass@10", "mass10", "{:.1%}"),
     ("(ceiling)", "ceiling_mass10", "{:.1%}"),
-    ("holds", "holds", "{:.1%}"),
-    ("contradicted", "contradicted", "{:.1%}"),
+    ("first holds", "holds", "{:.1%}"),
+    ("in part", "in_part", "{:.1%}"),
+    ("untested", "untested", "{:.1%}"),
+    ("hold together", "holds_together", "{:.1%}"),
 )
 """Columns of the table: head, score, and how it is written."""
 

@@ -7,12 +7,11 @@ from importlib.resources import files
 
 import numpy as np
 
-from vasae_jax.dictionary.claims import RELATIONS
+from vasae_jax.dictionary.claims import AT, NO_NAME, RELATIONS, UNTESTED
+from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.patching.model import Model
-from vasae_jax.evaluation.run import run_names
 from vasae_jax.evaluation.sentence import Cells, Mode, sentence_cells
 from vasae_jax.report.labels import LabelledRun, RunLabel
-from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
 
 
@@ -46,21 +45,29 @@ def case_of(key: str) -> Case:
 
 
 @dataclass(frozen=True)
-class FirstNames:
-    """The first names of each of F features."""
+class CellNames:
+    """The names that a cell may show, of each of F features."""
 
     ids: np.ndarray
-    """int32 [F], by the layer"""
+    """int32 [F, n], tested names by the layer, best first, and then NO_NAME"""
     relation: np.ndarray
     """int8 [F], AT or BEFORE"""
     tokens: np.ndarray
     """int32 [F], by embedding"""
 
+    def fitting(self, feature: int, token: int, next_token: int) -> int:
+        """The name of ``feature`` on a row with these tokens: the one that fits, or the first."""
+        ids = self.ids[feature]
+        related = token if self.relation[feature] == AT else next_token
+        return related if related != NO_NAME and related in ids else int(ids[0])
 
-def first_names(run: Run) -> FirstNames:
-    """The first names of a run's features, which are computed here."""
-    names = run_names(run)
-    return FirstNames(names.layer.ids[:, 0], names.layer.relation, names.embedding.ids[:, 0])
+
+def cell_names(dictionary: Dictionary) -> CellNames:
+    """The names of a dictionary's features that a cell may show."""
+    together = dictionary.tested_together
+    tested = together | (dictionary.layer_verdict != UNTESTED)
+    ids = np.where(tested, dictionary.layer_token_ids, NO_NAME)
+    return CellNames(ids, dictionary.layer_relation, dictionary.token_ids[:, 0])
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class HeatmapLine:
 
     cells: Cells
     names: list[str]
-    """The layer name of each cell's feature, in printable form."""
+    """The layer name of each cell's feature, in printable form; empty if none is tested."""
     relations: list[str]
     """``at`` or ``before``."""
     embeddings: list[str]
@@ -90,7 +97,7 @@ class Heatmap:
 
 
 def make_heatmap(
-    runs: Sequence[LabelledRun], names: Sequence[FirstNames], model: Model, case: Case
+    runs: Sequence[LabelledRun], names: Sequence[CellNames], model: Model, case: Case
 ) -> Heatmap:
     """Run ``model`` on the sentence of ``case`` and find the most active features of each run.
 
@@ -106,13 +113,22 @@ def make_heatmap(
     vocab = runs[0].run.cache.vocab()
     tokens, cells_by_mode = sentence_cells([labelled.run for labelled in runs], model, case.text)
 
-    def line(first: FirstNames, cells: Cells) -> HeatmapLine:
+    pairs = list(zip(tokens.tolist(), [*tokens[1:].tolist(), NO_NAME], strict=True))
+
+    def line(known: CellNames, cells: Cells) -> HeatmapLine:
         features = cells.feature.tolist()
+        ids = [
+            known.fitting(feature, *pair) if feature >= 0 else NO_NAME
+            for feature, pair in zip(features, pairs, strict=True)
+        ]
         return HeatmapLine(
             cells,
-            names=[vocab.display(int(first.ids[f])) if f >= 0 else "" for f in features],
-            relations=[RELATIONS[first.relation[f]] if f >= 0 else "" for f in features],
-            embeddings=[vocab.display(int(first.tokens[f])) if f >= 0 else "" for f in features],
+            names=[vocab.display(token) if token != NO_NAME else "" for token in ids],
+            relations=[
+                RELATIONS[known.relation[f]] if token != NO_NAME else ""
+                for f, token in zip(features, ids, strict=True)
+            ],
+            embeddings=[vocab.display(int(known.tokens[f])) if f >= 0 else "" for f in features],
         )
 
     return Heatmap(

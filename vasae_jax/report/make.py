@@ -8,7 +8,7 @@ from pathlib import Path
 from vasae_jax.evaluation.patching.model import Model, check_model
 from vasae_jax.report.figures import runs as figures
 from vasae_jax.report.figures.chart import Chart
-from vasae_jax.report.heatmap import PUBLISHED, Case, FirstNames, Heatmap, make_heatmap
+from vasae_jax.report.heatmap import PUBLISHED, Case, Heatmap, cell_names, make_heatmap
 from vasae_jax.report.labels import LabelledRun
 from vasae_jax.report.page.build import build_page, check_folder
 from vasae_jax.report.run_report import Published, RunReport, make_run_report, match_features
@@ -84,10 +84,7 @@ def all_charts(reports: Sequence[RunReport]) -> list[Chart]:
 def _heatmaps(
     options: ReportOptions, runs: Sequence[LabelledRun], reports: Sequence[RunReport], model: Model
 ) -> list[Heatmap]:
-    names = [
-        FirstNames(each.layer_token_ids[:, 0], each.layer_relation, each.token_ids[:, 0])
-        for each in (report.dictionary for report in reports)
-    ]
+    names = [cell_names(report.dictionary) for report in reports]
     texts = [Case(f"own-{number}", text) for number, text in enumerate(options.texts, start=1)]
     cases = [*texts, *PUBLISHED]
     heatmaps: list[Heatmap] = []

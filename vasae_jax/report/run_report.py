@@ -52,7 +52,8 @@ class RunReport:
     scores: tuple[NameScores, ...]
     """What layer names hold, over all firing features first."""
     shuffled: np.ndarray
-    """float32 [F], what the names of other firing features hold of its activation, on average"""
+    """float32 [F], what the first names of other firing features hold of its activation, on average
+    """
     split: str
     """The split that examples are from."""
     examples: Examples
@@ -94,7 +95,7 @@ def make_run_report(
         vocab_key=run.cache.manifest.digests["tokens"][:12],
         evaluation=evaluation.to_json(),
         scores=name_scores(firings, names, evidence, norms),
-        shuffled=shuffled_scores(firings, names).astype(np.float32),
+        shuffled=shuffled_scores(firings, names, 1).astype(np.float32),
         split=split,
         examples=gathered.examples,
         histogram=gathered.histogram,
@@ -117,8 +118,12 @@ def layer_names(dictionary: Dictionary) -> tuple[LayerNames, Evidence, np.ndarra
         name_hold=dictionary.layer_hold,
         name_lift=dictionary.layer_lift,
         name_rows=dictionary.layer_rows,
+        name_text_rows=dictionary.layer_text_rows,
+        name_verdict=dictionary.layer_verdict,
         hold=dictionary.hold,
+        fired=dictionary.fired_rows,
         verdict=dictionary.verdict,
+        verdict_together=dictionary.verdict_together,
     )
     return names, evidence, np.linalg.norm(dictionary.W_dec.astype(np.float64), axis=1)
 

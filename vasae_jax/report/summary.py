@@ -6,10 +6,11 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import printable
-from vasae_jax.dictionary.card import OFTEN, aligned, best_features
+from vasae_jax.dictionary.card import OFTEN, aligned, best_features, cautions, first_cells
 from vasae_jax.dictionary.claims import LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.evaluate import Evaluation
+from vasae_jax.names.detection import detection, detection_table
 from vasae_jax.names.evidence import spread_features
 from vasae_jax.names.firings import FiringObserver, Firings, token_shares, top_tokens
 from vasae_jax.names.scores import name_scores, score_table
@@ -20,7 +21,18 @@ FEATURES = 12
 """Features in each of the two tables."""
 NAMES = 3
 """Layer names shown of each feature."""
-HEAD = ("feature", "fires", "", "name (share held)", "holds", "verdict", "most", "an example")
+HEAD = (
+    "feature",
+    "fires",
+    "",
+    "first name",
+    "holds",
+    "precision",
+    "verdict",
+    "others (share held)",
+    "most",
+    "an example",
+)
 TOKENS_BEFORE, TOKENS_AFTER = 8, 3
 """Tokens of the same window shown on either side of a row's own."""
 
@@ -30,15 +42,17 @@ def summary(
 ) -> str:
     """The evaluation, how well names hold, and two tables: the best names and typical ones."""
     firings, snippets = observer.firings(), Snippets(run.cache, evaluation.split)
+    names, evidence, norms = layer_names(dictionary)
     typical: list[int] = spread_features(dictionary.fire_rate, FEATURES).tolist()
     parts = [
         evaluation.table(),
-        score_table(name_scores(firings, *layer_names(dictionary)), observer.rows),
+        score_table(name_scores(firings, names, evidence, norms), observer.rows),
+        detection_table(detection(names, evidence, observer.rows)),
         f"Names that hold best, of features that fire on at least {OFTEN:.1%} of the rows",
         _table(best_features(dictionary, FEATURES), dictionary, firings, snippets),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
         _table(typical, dictionary, firings, snippets),
-        "\n".join(textwrap.wrap(LAYER_CLAIM, 90)),
+        *(textwrap.fill(text, 90) for text in [*cautions(dictionary), LAYER_CLAIM]),
     ]
     return "\n\n".join(["", *parts])
 
@@ -60,9 +74,8 @@ def _table(
                 str(feature),
                 f"{names.fire_rate:.2%}",
                 names.relation,
-                names.layer_text(NAMES),
-                f"{names.hold:.0%}",
-                names.verdict,
+                *first_cells(names),
+                names.layer_text(NAMES, start=1),
                 "  ".join(f"{vocab.display(token)} {share:.0%}" for token, share in most),
                 "" if strongest is None else snippets.text(int(strongest)),
             )

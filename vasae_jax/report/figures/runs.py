@@ -214,7 +214,7 @@ def _draw_boxes(axes: Axes, lines: Sequence[Sequence[Any]]) -> None:
 
 
 HOLD_LINES = (
-    ("hold10", "ten names", BLUE, "o"),
+    ("hold10", "all names", BLUE, "o"),
     ("ceiling10", "its own best ten", GREY, "_"),
     ("hold1", "first name", GREEN, "s"),
     ("ceiling1", "its own best one", GREY, "|"),
@@ -263,8 +263,8 @@ def coverage(reports: Sequence[RunReport]) -> Chart:
     return Chart(
         "coverage",
         "Tokens that are names",
-        "Different tokens among first names of features that fire: all layer names, those judged "
-        f"to hold, and names by embedding of cosine {ALIGNED} or more.",
+        "Different tokens among first names of features that fire: tested layer names, those "
+        f"that hold, and names by embedding of cosine {ALIGNED} or more.",
         ("run", "layer_names", "layer_names_that_hold", "aligned_embeddings", "vocabulary"),
         lines,
         lambda axes: _draw_coverage(axes, lines),
@@ -275,9 +275,9 @@ def coverage(reports: Sequence[RunReport]) -> Chart:
 def _covered(report: RunReport) -> tuple[int, ...]:
     dictionary = report.dictionary
     fires, first = dictionary.fire_rate > 0, dictionary.layer_token_ids[:, 0]
-    holds = fires & (dictionary.verdict == HOLDS)
+    shown, holds = fires & dictionary.shown, fires & (dictionary.verdict == HOLDS)
     aligned = fires & (dictionary.cosines[:, 0] >= ALIGNED)
-    counts = [len(np.unique(ids)) for ids in (first[fires], first[holds])]
+    counts = [len(np.unique(ids)) for ids in (first[shown], first[holds])]
     return *counts, len(np.unique(dictionary.token_ids[aligned, 0])), len(report.vocab)
 
 

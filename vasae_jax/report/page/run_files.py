@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vasae_jax.dictionary.claims import NO_NAME, UNTESTED
 from vasae_jax.evaluation.examples.collect import BEFORE, EDGES, TOP
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.report.run_report import RunReport
@@ -84,11 +85,13 @@ def _table(report: RunReport) -> dict[str, Any]:
     dictionary = report.dictionary
     first, last = used_bins(report.histogram)
     spark = sparkline(report.histogram[:, first:last])
+    tested = dictionary.layer_verdict != UNTESTED
     return {
-        "names": integers(dictionary.layer_token_ids[:, :NAMES]),
+        "names": integers(np.where(tested, dictionary.layer_token_ids, NO_NAME)[:, :NAMES]),
         "name_hold": shares(dictionary.layer_hold[:, :NAMES]),
         "relation": column(dictionary.layer_relation, "u1"),
-        "hold": column(dictionary.hold, "f4"),
+        "hold": column(np.where(dictionary.shown, dictionary.layer_hold[:, 0], 0), "f4"),
+        "hold_together": column(dictionary.hold, "f4"),
         "shuffled": column(report.shuffled, "f4"),
         "verdict": column(dictionary.verdict, "i1"),
         "rate": column(dictionary.fire_rate, "f4"),
@@ -124,7 +127,11 @@ def search_lines(report: RunReport) -> Iterator[str]:
     words = [_typed(report.vocab.display(token)) for token in range(len(report.vocab))]
     for feature in range(dictionary.d_sae):
         fires_at = examples.tokens[feature, :, BEFORE]
-        parts = [words[token] for token in dictionary.layer_token_ids[feature, NAMES:].tolist()]
+        parts = [
+            words[token]
+            for token in dictionary.layer_token_ids[feature, NAMES:].tolist()
+            if token >= 0
+        ]
         parts += [words[token] for token in dictionary.token_ids[feature, :NAMES].tolist()]
         parts += [words[token] for token in dict.fromkeys(fires_at.tolist()) if token >= 0]
         parts += [
@@ -150,6 +157,9 @@ def _features(report: RunReport, matches: dict[str, Names], part: slice) -> dict
         "name_hold": column(dictionary.layer_hold[part], "f4"),
         "name_lift": column(dictionary.layer_lift[part], "f4"),
         "name_rows": column(dictionary.layer_rows[part], "i4"),
+        "name_text_rows": column(dictionary.layer_text_rows[part], "i4"),
+        "name_verdict": column(dictionary.layer_verdict[part], "i1"),
+        "fired": column(dictionary.fired_rows[part, None], "i4"),
         "expected": column(dictionary.layer_expected[part], "f4"),
         "tokens": integers(dictionary.token_ids[part]),
         "cosines": column(dictionary.cosines[part], "f4"),

@@ -79,7 +79,7 @@
   const times = (value) => (value >= 100 ? `${count(value)}×` : `${value.toPrecision(2)}×`);
   // The numbers of a sentence with their thousands apart.
   const groupDigits = (text) => text.replace(/\d{4,}/g, (digits) => count(Number(digits)));
-  const VERDICTS = { 1: "holds", 0: "no evidence", "-1": "contradicted" };
+  const VERDICTS = { 1: "holds", 2: "in part", "-1": "does not hold", 0: "untested" };
   const RELATIONS = ["at", "before"];
 
   function bucket(cosine) {
@@ -99,6 +99,7 @@
     activation: (value) => Number(value.toPrecision(3)).toString(),
     cosine: (value) => value.toFixed(2),
     verdict: (value) => VERDICTS[value],
+    verdictClass: (value) => `verdict ${VERDICTS[value].replaceAll(" ", "-")}`,
     relation: (value) => RELATIONS[value],
   };
 

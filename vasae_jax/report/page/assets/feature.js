@@ -43,7 +43,8 @@
     const { table } = run;
     const rate = table.rate.values[number];
     const cosine = table.cosine.values[number];
-    const verdict = format.verdict(table.verdict.values[number]);
+    const verdict = table.verdict.values[number];
+    const names = runs.layerNames(run, number);
     const step = (to, text) =>
       to >= 0 && to < run.features
         ? h("a", { href: runs.link(run, to) }, text)
@@ -69,25 +70,25 @@
           "span",
           { class: "quiet" },
           `${format.capital(run.label)}, feature ${number} `,
-          verdict === "holds" ? "fires " : "should fire ",
-          format.relation(table.relation.values[number]),
-          " ",
+          !names.length ? "has no tested name" : verdict === 1 ? "fires " : "should fire ",
+          names.length ? `${format.relation(table.relation.values[number])} ` : null,
         ),
-        runs.layerNames(run, number).map(({ text }) => [tokens.chip(text), " "]),
+        names.map(({ text }, i) => [tokens.chip(text, { class: i ? "chip also" : "chip" }), " "]),
       ),
       h(
         "dl",
         { class: "facts" },
         fact(
-          "Names hold",
+          "First name holds",
           format.share(table.hold.values[number]),
-          `shuffled names ${format.share(table.shuffled.values[number])}`,
+          `all its names ${format.share(table.hold_together.values[number])}, other features' first ${format.share(table.shuffled.values[number])}`,
         ),
         fact(
           "Verdict",
-          h("span", { class: `verdict ${verdict.replace(" ", "-")}` }, verdict),
-          "by a test on held-out text",
+          h("span", { class: format.verdictClass(verdict) }, format.verdict(verdict)),
+          "on the first name, by a test on held-out text",
         ),
+        names.length ? detection(feature) : null,
         fact("Fires on", format.rate(rate), `of the ${format.groupDigits(run.fire_rate_over)}`),
         fact(
           "Nearest embedding",
@@ -95,6 +96,18 @@
           `cosine ${format.cosine(cosine)}: ${format.bucketWords(format.bucket(cosine))}`,
         ),
       ),
+    );
+  }
+
+  // Precision and recall of the first name, as one picture of the rows that it is about.
+  function detection(feature) {
+    const [rows, named] = ["name_rows", "name_text_rows"].map((name) => feature.values(name)[0]);
+    const [fired] = feature.values("fired");
+    return fact(
+      "First name detects",
+      plots.overlap(fired, rows, named),
+      `fires on ${format.share(rows / named)} of the name's ${format.count(named)} rows; ` +
+        `the name is on ${format.share(fired ? rows / fired : 0)} of the ${format.count(fired)} rows it fires on`,
     );
   }
 
@@ -136,13 +149,17 @@
 
   function layerNames(feature) {
     const { run, number } = feature;
-    const [ids, holds, lifts, rows, expected] = [
+    const [ids, holds, lifts, rows, textRows, verdicts, expected, [fired]] = [
       "names",
       "name_hold",
       "name_lift",
       "name_rows",
+      "name_text_rows",
+      "name_verdict",
       "expected",
+      "fired",
     ].map((name) => feature.values(name));
+    const named = Array.from(ids.keys()).filter((i) => ids[i] >= 0);
     const relation = format.relation(run.table.relation.values[number]);
     return h(
       "section",
@@ -154,13 +171,16 @@
         `It should fire ${relation} these tokens. Measured over the ${format.groupDigits(run.hold_over)}.`,
       ),
       grid(
-        ["Name", "Expected", "Holds", "Lift", "Rows"],
-        Array.from(ids, (id, i) => [
-          tokens.chip(run.vocab[id]),
+        ["Name", "Training", "Holds", "Precision", "Recall", "Lift", "Rows", "Verdict"],
+        named.map((i) => [
+          tokens.chip(run.vocab[ids[i]]),
           format.share(expected[i]),
           [plots.bar(holds[i]), format.share(holds[i])],
+          textRows[i] > 0 ? format.share(rows[i] / textRows[i]) : "·",
+          fired > 0 ? format.share(rows[i] / fired) : "·",
           lifts[i] > 0 ? format.times(lifts[i]) : "·",
-          format.count(rows[i]),
+          `${format.count(rows[i])} of ${format.count(textRows[i])}`,
+          h("span", { class: format.verdictClass(verdicts[i]) }, format.verdict(verdicts[i])),
         ]),
       ),
     );
@@ -298,6 +318,7 @@
         );
         return match.element;
       });
+    const same = sharing(run, feature.number);
     const box = (title, note, items) =>
       h(
         "section",
@@ -320,7 +341,35 @@
             elsewhere,
           )
         : null,
+      same.length
+        ? box(
+            "Share its first name",
+            `${format.count(same.length)} others${same.length > SHARING ? `, of which ${SHARING} are shown` : ""}, those that hold most first.`,
+            same
+              .slice(0, SHARING)
+              .map((other) =>
+                neighbour(run, other, `holds ${format.share(run.table.hold.values[other])}`),
+              ),
+          )
+        : null,
     );
+  }
+
+  const SHARING = 12;
+
+  // The other features of `run` with the same first tested name and relation, the best first.
+  function sharing(run, number) {
+    const { names, relation, hold } = run.table;
+    const first = (feature) => names.values[feature * names.width];
+    const found = [];
+    for (let other = 0; first(number) >= 0 && other < run.features; other += 1)
+      if (
+        other !== number &&
+        first(other) === first(number) &&
+        relation.values[other] === relation.values[number]
+      )
+        found.push(other);
+    return found.sort((a, b) => hold.values[b] - hold.values[a]);
   }
 
   function neighbour(run, number, note, label) {

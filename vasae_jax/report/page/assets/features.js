@@ -9,8 +9,8 @@
     "Features",
     "Variance explained",
     "First name holds",
-    "Ten names hold",
-    "Names hold by test",
+    "All names hold",
+    "First name holds by test",
   ];
 
   // The head of the page: a line of figures for each run.

@@ -32,9 +32,10 @@
         "Verdict",
         [
           ["", "any"],
-          ["holds", "names hold"],
-          ["none", "no evidence"],
-          ["contradicted", "contradicted"],
+          ["holds", "first name holds"],
+          ["part", "in part"],
+          ["fails", "does not hold"],
+          ["untested", "no tested name"],
         ],
       ],
       [
@@ -135,7 +136,7 @@
     name: (run) => {
       const places = alphabet(run);
       const { values, width } = run.table.names;
-      return (feature) => places[values[feature * width]];
+      return (feature) => places[values[feature * width]] ?? places.length; // without a name: last
     },
     hold: (run) => (feature) => run.table.hold.values[feature],
     cosine: (run) => (feature) => run.table.cosine.values[feature],
@@ -171,7 +172,7 @@
   // 1 for each row that passes the filters.
   function passing(filters) {
     const pass = new Uint8Array(runs.total);
-    const verdict = { holds: 1, none: 0, contradicted: -1 }[filters.verdict];
+    const verdict = { holds: 1, part: 2, fails: -1, untested: 0 }[filters.verdict];
     const relation = { at: 0, before: 1 }[filters.relation];
     const least = { all: 0, alive: 1e-12 }[filters.fires] ?? Number(filters.fires) / 100;
     for (const run of runs.all) {

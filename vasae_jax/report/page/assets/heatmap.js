@@ -47,7 +47,7 @@
       h(
         "p",
         { class: "wide" },
-        `A cell holds the first name (${NAMES[state.names]}) of the feature most active there, `,
+        `A cell holds the name (${NAMES[state.names]}) of the feature most active there: by the layer, the one that fits the token or else the first tested one; `,
         `${MODES[state.mode]}${state.mode === "raw" ? "" : " over the sentence"}. Colour is that activation, on a log scale. A click opens the feature.`,
       ),
       pickers(cases, state, go),
@@ -190,7 +190,7 @@
         "a",
         { href: to ? runs.link(to, feature) : null, title },
         names === "name" ? h("small", {}, line.relation[place]) : null,
-        tokens.chip(line[names][place]),
+        line[names][place] ? tokens.chip(line[names][place]) : "no tested name",
       ),
     );
   }

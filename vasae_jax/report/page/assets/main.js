@@ -87,16 +87,18 @@
   const TERMS = [
     [
       "Held",
-      "The share of a feature's activation on held-out text that is at its ten layer names, or just before them.",
+      "The share of a feature's activation on held-out text that is at a layer name, or just before it.",
     ],
     [
       "Shuffled",
-      "What the names of other firing features hold of it, on average: the share expected by chance.",
+      "What the first names of other firing features hold of it, on average: the share expected by chance.",
     ],
     [
       "Verdict",
-      "Holds: it meets its names more than twice as often as the text does, by a test over different windows, with false discoveries kept to 5%. Contradicted: less often than the text does. No evidence: neither, or fewer than five occasions.",
+      "Of each name by itself. Does not hold: by a test over different windows, with false discoveries kept to 5%, the feature does not meet the name more than twice as often as the text does. Otherwise the name holds if at least a fifth of the activation is there, and in part if less is. Untested: the held-out text has the name, or the feature fires, on fewer than five occasions; such a name stands for no feature.",
     ],
+    ["Precision", "Of the rows at (or before) a name, those on which the feature fires."],
+    ["Recall", "Of the rows on which the feature fires, those at (or before) the name."],
     ["Lift", "What a name holds over the share of rows that are there."],
     [
       "Fires",

@@ -13,6 +13,26 @@
     );
   }
 
+  // Rows on which a feature fires and rows with its name, as two bars that overlap where both are.
+  function overlap(fired, both, named) {
+    const all = Math.max(fired + named - both, 1);
+    const bar = (kind, start, width) =>
+      svg("rect", { class: kind, x: (100 * start) / all, width: (100 * width) / all, y: 0, height: 10 });
+    return svg(
+      "svg",
+      {
+        class: "overlap",
+        viewBox: "0 0 100 10",
+        preserveAspectRatio: "none",
+        role: "img",
+        "aria-label": `${format.count(fired)} rows fire, ${format.count(named)} have the name, ${format.count(both)} both`,
+      },
+      bar("fired", 0, fired - both),
+      bar("both", fired - both, both),
+      bar("named", fired, named - both),
+    );
+  }
+
   // Counts [n] from 0 to 255 as a small filled curve of steps.
   function spark(heights) {
     const n = heights.length;
@@ -95,5 +115,5 @@
     );
   }
 
-  vasae.plots = { bar, spark, histogram };
+  vasae.plots = { bar, overlap, spark, histogram };
 })((window.vasae = window.vasae || {}));

@@ -54,11 +54,13 @@
 
   const link = (run, feature) => `#/feature/${run.key}/${feature}`;
 
-  // The first layer names of a feature, as {text, hold}.
+  // The first tested layer names of a feature, as {text, hold}.
   function layerNames(run, feature) {
     const ids = store.line(run.table.names, feature);
     const holds = store.line(run.table.name_hold, feature);
-    return Array.from(ids, (id, i) => ({ text: run.vocab[id], hold: holds[i] / 255 }));
+    return Array.from(ids, (id, i) => ({ id, text: run.vocab[id], hold: holds[i] / 255 })).filter(
+      ({ id }) => id >= 0,
+    );
   }
 
   vasae.index = index;

@@ -14,7 +14,7 @@
     {
       key: "hold",
       title: "Held",
-      help: "Share of its activation that its layer names hold; the tick is what shuffled names hold",
+      help: "Share of its activation that its first name holds; the tick is what other features' hold",
     },
     {
       key: "cosine",
@@ -130,22 +130,22 @@
   }
 
   function layerNames(run, feature) {
+    const names = runs.layerNames(run, feature);
+    if (!names.length) return [h("span", { class: "quiet" }, "no tested name")];
     return [
       h("span", { class: "relation" }, format.relation(run.table.relation.values[feature])),
-      runs
-        .layerNames(run, feature)
-        .map(({ text, hold }) =>
-          h("span", { class: "named" }, tokens.chip(text), h("small", {}, format.share(hold))),
-        ),
+      names.map(({ text, hold }) =>
+        h("span", { class: "named" }, tokens.chip(text), h("small", {}, format.share(hold))),
+      ),
     ];
   }
 
   function held(table, feature) {
-    const verdict = format.verdict(table.verdict.values[feature]);
+    const verdict = table.verdict.values[feature];
     return [
       plots.bar(table.hold.values[feature], table.shuffled.values[feature]),
       h("span", { class: "number" }, format.share(table.hold.values[feature])),
-      h("small", { class: `verdict ${verdict.replace(" ", "-")}` }, verdict),
+      h("small", { class: format.verdictClass(verdict) }, format.verdict(verdict)),
     ];
   }
 
