@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vasae_jax.cache import Cache
+from vasae_jax.dictionary.claims import AT
 from vasae_jax.stream.order import next_tokens
 
 MAX_ROWS = 2**18
@@ -126,6 +127,34 @@ def top_tokens(shares: np.ndarray, count: int) -> list[tuple[int, float]]:
     """The ``count`` tokens with the largest ``shares`` [V] of one feature, those above 0 only."""
     order = np.argsort(-shares, kind="stable")[:count]
     return [(int(token), float(shares[token])) for token in order if shares[token] > 0]
+
+
+class ActiveTokens(NamedTuple):
+    """The tokens with most of each feature's activation in one relation, [F, m], best first."""
+
+    ids: np.ndarray
+    """int32; -1 where a feature has fewer"""
+    activation: np.ndarray
+    """float64, summed over the rows at (or before) each; 0 where there is none"""
+
+
+def most_active_tokens(firings: Firings, features: int, relation: int, most: int) -> ActiveTokens:
+    """At most ``most`` tokens for each of ``features``; of equal ones the lower id comes first."""
+    tokens = firings.token if relation == AT else firings.next_token
+    known = tokens >= 0
+    size = int(tokens.max(initial=0)) + 1
+    key = firings.feature[known].astype(np.int64) * size + tokens[known]
+    pairs, index = np.unique(key, return_inverse=True)
+    activation = np.bincount(index, firings.activation[known], len(pairs))
+    feature, token = np.divmod(pairs, size)
+    order = np.lexsort((-activation, feature))
+    feature, token, activation = feature[order], token[order], activation[order]
+    rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
+    best = rank < most
+    ids, sums = np.full((features, most), -1, np.int32), np.zeros((features, most))
+    ids[feature[best], rank[best]] = token[best]
+    sums[feature[best], rank[best]] = activation[best]
+    return ActiveTokens(ids, sums)
 
 
 def name_hold(firings: Firings, names: np.ndarray) -> SharesByRelation:

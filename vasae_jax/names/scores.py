@@ -9,12 +9,18 @@ import numpy as np
 from vasae_jax.dictionary.claims import AT, BEFORE, CONTRADICTED, HOLDS
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, by_relation
-from vasae_jax.names.firings import Firings, activation_sums, share_of, shuffled_hold
+from vasae_jax.names.firings import (
+    Firings,
+    activation_sums,
+    most_active_tokens,
+    share_of,
+    shuffled_hold,
+)
 
 
 @dataclass(frozen=True)
 class NameScores:
-    """What layer names hold in a group of firing features: means in which each counts once."""
+    """What layer names hold in a group of features: means in which each that fires counts once."""
 
     group: str
     features: int
@@ -22,6 +28,8 @@ class NameScores:
     """hold@1: share of a feature's activation that its first name holds."""
     hold10: float
     """hold@10: share that all its names hold."""
+    hold10_dead_as_0: float
+    """hold@10 over all features of the group, of which a dead one counts 0."""
     mass10: float
     """mass@10: share of the group's activation (times decoder norm) that names hold."""
     holds: float
@@ -62,7 +70,10 @@ def name_scores(
         "ceiling10": ceiling10,
     }
 
-    def scores(group: str, members: np.ndarray) -> NameScores:
+    fired = np.bincount(firings.feature, minlength=features)
+
+    def scores(group: str, everyone: np.ndarray) -> NameScores:
+        members = everyone & (fired > 0)
         count, total = int(members.sum()), float(mass[members].sum()) or 1.0
         means = {
             name: float(np.mean(values[members], dtype=np.float64)) if count else 0.0
@@ -71,18 +82,24 @@ def name_scores(
         mass10, ceiling_mass10 = (
             float((mass * shares)[members].sum()) / total for shares in (evidence.hold, ceiling10)
         )
-        return NameScores(group, count, mass10=mass10, ceiling_mass10=ceiling_mass10, **means)
+        return NameScores(
+            group,
+            count,
+            hold10_dead_as_0=means["hold10"] * count / max(int(everyone.sum()), 1),
+            mass10=mass10,
+            ceiling_mass10=ceiling_mass10,
+            **means,
+        )
 
-    fired = np.bincount(firings.feature, minlength=features)
     return tuple(scores(group, members) for group, members in _groups(names, fired))
 
 
 def _groups(names: LayerNames, fired: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """All firing features, those of each relation, and four equal parts by fire rate."""
+    """All features, those of each relation, and four equal parts of those that fire, by rate."""
+    yield "all", np.ones(len(fired), bool)
+    yield "at", names.relation == AT
+    yield "before", names.relation == BEFORE
     fires = fired > 0
-    yield "all", fires
-    yield "at", fires & (names.relation == AT)
-    yield "before", fires & (names.relation == BEFORE)
     order = np.flatnonzero(fires)[np.argsort(-fired[fires], kind="stable")]
     for number, part in enumerate(np.array_split(order, 4), start=1):
         yield f"fire rate, quarter {number}", np.isin(np.arange(len(fired)), part)
@@ -104,6 +121,7 @@ COLUMNS = (
     ("hold@10", "hold10", "{:.1%}"),
     ("(shuffled)", "shuffled10", "{:.2%}"),
     ("(ceiling)", "ceiling10", "{:.1%}"),
+    ("dead as 0", "hold10_dead_as_0", "{:.1%}"),
     ("mass@10", "mass10", "{:.1%}"),
     ("(ceiling)", "ceiling_mass10", "{:.1%}"),
     ("holds", "holds", "{:.1%}"),
@@ -141,16 +159,6 @@ def ceiling(firings: Firings, features: int, relation: int, most: int = 10) -> C
     They are chosen with knowledge of what they are then measured on: for a feature that fires
     on few rows that flatters, up to 1 for one that fires on at most ``most``.
     """
-    tokens = firings.token if relation == AT else firings.next_token
-    known = tokens >= 0
-    size = int(tokens.max(initial=0)) + 1
-    key = firings.feature[known].astype(np.int64) * size + tokens[known]
-    pairs, index = np.unique(key, return_inverse=True)
-    mass = np.bincount(index, firings.activation[known], len(pairs))
-    feature = pairs // size
-    order = np.lexsort((-mass, feature))
-    feature, mass = feature[order], mass[order]
-    first = np.searchsorted(feature, np.arange(features))
-    rank = np.arange(len(feature)) - first[feature]
-    shares = share_of(mass, activation_sums(firings, features)[feature])
-    return Ceiling(*(np.bincount(feature[rank < n], shares[rank < n], features) for n in (1, most)))
+    best = most_active_tokens(firings, features, relation, most).activation
+    total = activation_sums(firings, features)
+    return Ceiling(share_of(best[:, 0], total), share_of(best.sum(axis=1), total))

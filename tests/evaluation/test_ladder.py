@@ -1,0 +1,247 @@
+"""The ladder of names: its rungs against what is measured of them alone, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import lm_fixtures as fx
+import numpy as np
+import patching_fixtures as pf
+import pytest
+from cache_fixtures import make_cache
+
+import vasae_jax as vj
+from vasae_jax.cli.main import main
+from vasae_jax.config import AnchorConfig, Config, DataConfig, MeshConfig, RunConfig, SAEConfig
+from vasae_jax.dictionary.claims import AT, BEFORE
+from vasae_jax.evaluation.ladder import (
+    embedding_names,
+    observe_training,
+    observed_names,
+    open_baseline,
+)
+from vasae_jax.evaluation.run import BATCH, run_names
+from vasae_jax.names.by_embedding import Names
+from vasae_jax.names.firings import Firings
+from vasae_jax.training.run import Run, open_trained
+from vasae_jax.utils.errors import UserError
+
+F, K, V = 24, 3, 17
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A model, a cache of seven documents, and two runs: ``run`` with a pull, and ``plain``."""
+    home = pf.make_home(tmp_path_factory.mktemp("home"), fx.llama_config())
+    for name in ("run", "plain"):
+        train(home, name)
+    return home
+
+
+def train(home, name, **sae):
+    method = "plain" if name == "plain" else "soft"
+    config = Config(
+        data=DataConfig(
+            cache=home.cache.url, layer=pf.LAYER, batch=16, readers=1, shuffle_chunks=1, max_norm=0
+        ),
+        sae=SAEConfig(**{"method": method, "decoder_init": "random", "d_sae": F, "k": K, **sae}),
+        anchor=AnchorConfig(kind="embedding", pulls="decoder"),
+        mesh=MeshConfig(1, 1),
+        run=RunConfig(out=folder(home, name), steps=6, log_every=3),
+    )
+    vj.train(config)
+    return config
+
+
+def folder(home, name):
+    return str(home.directory.parent / name)
+
+
+@pytest.fixture(scope="module")
+def found(home, tmp_path_factory):
+    """The JSON of ``vasae eval RUN --ladder``."""
+    out = tmp_path_factory.mktemp("out") / "eval.json"
+    return evaluated(home, "run", out, f"--ladder={folder(home, 'plain')}")
+
+
+def evaluated(home, name, out, *more):
+    assert main(["eval", folder(home, name), f"--lm={home.directory}", f"--out={out}", *more]) == 0
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", ["run", "plain"])
+def test_a_rung_is_what_eval_says_of_its_run(home, found, tmp_path, name):
+    said = found if name == "run" else evaluated(home, name, tmp_path / "eval.json")
+    metrics, scores = said["unmasked"], said["names"]["layer"][0]
+    patched = said["lm"]["patched"]["unmasked_rows"]
+    rung = found["ladder"]["rungs"][name]
+    assert rung["run"] == folder(home, name)
+    expected = {
+        **{key: metrics[key] for key in metrics if key.startswith("variance_explained")},
+        **{key: scores[key] for key in ("hold1", "hold10", "hold10_dead_as_0", "mass10")},
+        "dead": metrics["dead_fraction"],
+        "shuffled10": scores["shuffled10"],
+        "kl": patched["sae"]["kl"],
+    }
+    assert rung.keys() == {"run", "names", *expected}
+    for key, value in expected.items():
+        assert rung[key]["value"] == pytest.approx(value, rel=1e-5, abs=1e-7), key
+
+
+def test_rungs_of_one_run_differ_in_names_alone(found):
+    rungs = found["ladder"]["rungs"]
+    assert list(rungs) == ["embedding", "plain", "run", "observer"]
+    for name in ("embedding", "observer"):
+        for key in ("variance_explained", "variance_explained_within_tokens", "kl", "dead"):
+            assert rungs[name][key] == rungs["run"][key]
+        assert rungs[name]["hold10"] != rungs["run"]["hold10"]
+
+
+def test_intervals_hold_their_figures(found):
+    for rung in found["ladder"]["rungs"].values():
+        for name, figure in rung.items():
+            if name not in ("run", "names") and figure["low"] is not None:
+                assert figure["low"] <= figure["value"] <= figure["high"], name
+    assert found["ladder"]["rungs"]["run"]["hold10"]["low"] is not None
+
+
+def test_few_documents_are_told(home, found, tmp_path, capsys):
+    ladder, out = found["ladder"], tmp_path / "eval.json"
+    assert (ladder["documents"], ladder["few_documents"]) == (7, True)
+    asked = ["eval", folder(home, "run"), f"--ladder={folder(home, 'plain')}", f"--out={out}"]
+    assert main(asked) == 0
+    assert "few documents" in capsys.readouterr().out
+    assert "kl" not in json.loads(out.read_text())["ladder"]["rungs"]["run"]
+
+
+def some_firings(rows=700, features=11, seed=0):
+    """Features that like some tokens, *at* or *before* them in turn; the last never fires."""
+    rng = np.random.default_rng(seed)
+    at = (rng.integers(0, V + 1, rows) * rng.random(rows)).astype(np.int32)
+    ends = np.arange(rows) % 10 == 9
+    before = np.where(ends, -1, np.roll(at, -1)).astype(np.int32)
+    liking = rng.random((features - 1, V + 1)) ** 6
+    liking[0, 2:] = 0  # fires at fewer tokens than there are names
+    liked = np.where((np.arange(features - 1) % 2 == 0)[:, None], at, before)
+    chosen = rng.random((features - 1, rows)) < np.take_along_axis(liking, liked, axis=1)
+    feature, row = np.nonzero(chosen & (liked >= 0))
+    activation = rng.gamma(2, size=len(row)).astype(np.float32)
+    return Firings(feature, activation, at[row], before[row], row)
+
+
+@pytest.mark.parametrize("most", [1, 4, 30])
+def test_observed_names_are_those_of_a_plain_loop(most):
+    firings, features = some_firings(), 11
+    names = observed_names(firings, features, most)
+    for f in range(features):
+        mine, best = firings.feature == f, []
+        for tokens in (firings.token, firings.next_token):
+            sums = [
+                (firings.activation[mine & (tokens == t)].sum(dtype=np.float64), -t)
+                for t in range(V + 1)
+            ]
+            best.append(sorted([pair for pair in sums if pair[0] > 0], reverse=True)[:most])
+        relation = int(sum(a for a, _ in best[1]) > sum(a for a, _ in best[0]))
+        expected = [-t for _, t in best[relation]] + [-1] * (most - len(best[relation]))
+        assert names.relation[f] == relation and names.ids[f].tolist() == expected
+        total = max(firings.activation[mine].sum(dtype=np.float64), 1e-30)
+        shares = [a / total for a, _ in best[relation]]
+        np.testing.assert_allclose(names.expected[f][: len(shares)], shares, rtol=1e-6)
+    assert (names.ids[-1] == -1).all()
+    assert most > V or set(names.relation[:-1]) == {AT, BEFORE}
+
+
+def test_no_names_of_those_rows_hold_more_than_the_observers():
+    firings = some_firings()
+    names = observed_names(firings, 11, 10)
+    for f in range(10):
+        mine = firings.feature == f
+        tokens = firings.next_token if names.relation[f] == BEFORE else firings.token
+        held = firings.activation[mine & np.isin(tokens, names.ids[f][names.ids[f] >= 0])].sum()
+        assert held / firings.activation[mine].sum() == pytest.approx(names.expected[f].sum())
+
+
+def test_names_by_embedding_take_the_relation_that_holds_more():
+    firings = Firings(*np.array([[0, 0, 1], [1.0, 2.0, 4.0], [5, 6, 7], [6, 8, 3], [0, 1, 2]]))
+    firings = firings._replace(**{name: firings._asdict()[name].astype(int) for name in INTEGERS})
+    cosines = np.zeros((2, 1), np.float32)
+    for ids, relation, word in (([[6], [3]], BEFORE, "before"), ([[6], [2]], AT, "at")):
+        names, said = embedding_names(firings, Names(np.array(ids), cosines))
+        assert said == word and names.relation.tolist() == [relation] * 2
+
+
+INTEGERS = ("feature", "token", "next_token", "row")
+
+
+def test_the_observer_sees_evenly_spaced_batches_in_their_places(tmp_path):
+    """What it keeps of every third batch equals what fires on these rows of the whole pass."""
+    rows = 5 * BATCH
+    cache = make_cache(tmp_path, rows=rows, heldout=40, chunk_rows=1024, shard_rows=4096)
+    params = pf.random_params(16, F)
+    data = DataConfig(cache=cache.url, layer=1, skip_positions=1, max_norm=0.0)
+    run = Run(replace(Config(), data=data, sae=SAEConfig(k=K, d_sae=F)), 1, params, cache)
+    names = run_names(run)
+    every, some = (observe_training(run, names, most) for most in (rows, 2 * BATCH))
+    batch = np.arange(rows) // BATCH
+    keep = every.row_tokens().observed & (batch % 3 == 0)
+    np.testing.assert_array_equal(some.row_tokens().observed, keep)
+    expected, found = every.firings(), some.firings()
+    chosen = keep[expected.row]
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one[chosen], other)
+
+
+def test_a_baseline_of_the_same_data_opens(home):
+    run = open_trained(folder(home, "run"))
+    baseline = open_baseline(folder(home, "plain"), run, folder(home, "run"))
+    assert baseline.config.sae.method == "plain"
+
+
+@pytest.mark.parametrize(
+    ("name", "sae"),
+    [
+        ("run", None),
+        ("starts_at_tokens", {"method": "plain", "decoder_init": "tokens"}),
+        ("other_k", {"method": "plain", "k": K + 1}),
+        ("other_d_sae", {"method": "plain", "d_sae": F + 8}),
+    ],
+)
+def test_another_baseline_is_refused(home, name, sae):
+    if sae is not None and not Path(folder(home, name)).exists():
+        train(home, name, **sae)
+    run = open_trained(folder(home, "run"))
+    with pytest.raises(UserError):
+        open_baseline(folder(home, name), run, folder(home, "run"))
+
+
+@pytest.mark.parametrize("key", ["layer", "skip_positions", "max_norm", "batch", "cache"])
+def test_a_baseline_of_other_data_is_refused(home, tmp_path, key):
+    """The record of the baseline says other rows, or more of them."""
+    text = json.loads((Path(folder(home, "plain")) / "config.json").read_text())
+    other = tmp_path / "other"
+    other.symlink_to(folder(home, "plain"))
+    run = open_trained(folder(home, "run"))
+    if key == "cache":
+        changed = {**text, "cache_digest": "0" * 64}
+    else:
+        data = {**text["config"]["data"], key: {"layer": 2}.get(key, 32)}
+        changed = {**text, "config": {**text["config"], "data": data}}
+    other.unlink()
+    copy_run(Path(folder(home, "plain")), other, changed)
+    with pytest.raises(UserError):
+        open_baseline(str(other), run, folder(home, "run"))
+
+
+def copy_run(source, target, record):
+    """The run in ``source`` with another config.json."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.name != "config.json":
+            (target / path.name).symlink_to(path)
+    (target / "config.json").write_text(json.dumps(record))
+
+
+def test_the_split_that_the_observer_sees_is_refused(home):
+    run = open_trained(folder(home, "run"))
+    with pytest.raises(UserError):
+        open_baseline(folder(home, "plain"), run, folder(home, "run"), "train")
