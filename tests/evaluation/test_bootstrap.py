@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vasae_jax.dictionary.claims import AT
+from vasae_jax.evaluation import bootstrap
 from vasae_jax.evaluation.bootstrap import (
     DRAWS,
     DocumentSums,
@@ -166,6 +167,21 @@ def test_the_shift_of_the_draws_is_taken_off():
     """Of as many documents as there are, a draw has 63%: their number always looks too small."""
     found = figures(lambda weights: {"seen": np.count_nonzero(weights, axis=1) / 40.0}, 40)["seen"]
     assert found.value == 1 and found.low < 1 < found.high
+
+
+def test_many_documents_are_drawn_in_groups(rows, monkeypatch):
+    """Documents 0 and 4 together, and 1 and 5: their weights are those of their group."""
+    monkeypatch.setattr(bootstrap, "GROUPS", 4)
+    firings, names = some_firings(rows[2])
+    sums = sums_of(rows, 64)
+    assert (len(sums), len(sums.documents)) == (4, DOCUMENTS)
+    grouped = np.array([[1, 1, 1, 1], [0, 2, 3, 0], [1, 0, 0, 4]], np.float64)
+    found = sums.explained(grouped) | NameSums(firings, names, np.ones(F), sums).measure(grouped)
+    monkeypatch.undo()
+    sums, weights = sums_of(rows, 64), np.concatenate([grouped, grouped[:, :2]], axis=1)
+    expected = sums.explained(weights) | NameSums(firings, names, np.ones(F), sums).measure(weights)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
 
 
 def test_one_document_has_no_interval():

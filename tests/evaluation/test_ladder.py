@@ -197,48 +197,71 @@ def test_a_baseline_of_the_same_data_opens(home):
     assert baseline.config.sae.method == "plain"
 
 
-@pytest.mark.parametrize(
-    ("name", "sae"),
-    [
-        ("run", None),
-        ("starts_at_tokens", {"method": "plain", "decoder_init": "tokens"}),
-        ("other_k", {"method": "plain", "k": K + 1}),
-        ("other_d_sae", {"method": "plain", "d_sae": F + 8}),
-    ],
-)
-def test_another_baseline_is_refused(home, name, sae):
-    if sae is not None and not Path(folder(home, name)).exists():
-        train(home, name, **sae)
-    run = open_trained(folder(home, "run"))
-    with pytest.raises(UserError):
-        open_baseline(folder(home, name), run, folder(home, "run"))
-
-
-@pytest.mark.parametrize("key", ["layer", "skip_positions", "max_norm", "batch", "cache"])
-def test_a_baseline_of_other_data_is_refused(home, tmp_path, key):
-    """The record of the baseline says other rows, or more of them."""
-    text = json.loads((Path(folder(home, "plain")) / "config.json").read_text())
-    other = tmp_path / "other"
-    other.symlink_to(folder(home, "plain"))
-    run = open_trained(folder(home, "run"))
-    if key == "cache":
-        changed = {**text, "cache_digest": "0" * 64}
-    else:
-        data = {**text["config"]["data"], key: {"layer": 2}.get(key, 32)}
-        changed = {**text, "config": {**text["config"], "data": data}}
-    other.unlink()
-    copy_run(Path(folder(home, "plain")), other, changed)
-    with pytest.raises(UserError):
-        open_baseline(str(other), run, folder(home, "run"))
-
-
-def copy_run(source, target, record):
-    """The run in ``source`` with another config.json."""
+def copy_run(source, target, changes):
+    """The run in ``source`` with another config.json: ``changes`` of its sections and fields."""
     target.mkdir()
-    for path in source.iterdir():
+    for path in Path(source).iterdir():
         if path.name != "config.json":
             (target / path.name).symlink_to(path)
+    record = json.loads((Path(source) / "config.json").read_text())
+    for section, values in changes.items():
+        if isinstance(values, dict):
+            record["config"][section] |= values
+        else:
+            record[section] = values
     (target / "config.json").write_text(json.dumps(record))
+    return str(target)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sae": {"method": "soft"}},
+        {"sae": {"decoder_init": "tokens"}},
+        {"sae": {"k": K + 1}},
+        {"sae": {"activation": "relu"}},
+    ],
+)
+def test_another_baseline_is_refused(home, tmp_path, changes):
+    run = open_trained(folder(home, "run"))
+    other = copy_run(folder(home, "plain"), tmp_path / "other", changes)
+    with pytest.raises(UserError):
+        open_baseline(other, run, folder(home, "run"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"layer": 2}},
+        {"data": {"skip_positions": 2}},
+        {"data": {"max_norm": 3.0}},
+        {"data": {"batch": 32}},
+        {"cache_digest": "0" * 64},
+    ],
+)
+def test_a_baseline_of_other_data_is_refused(home, tmp_path, changes):
+    """On a cache that is named, or else a run of another cache is refused for that alone."""
+    run = open_trained(folder(home, "run"), home.cache.url)
+    other = copy_run(folder(home, "plain"), tmp_path / "other", changes)
+    with pytest.raises(UserError, match="has "):
+        open_baseline(other, run, folder(home, "run"))
+
+
+def test_other_features_and_imports_are_refused(home):
+    run = open_trained(folder(home, "run"))
+    fewer = {**run.params, "W_dec": run.params["W_dec"][:-1]}
+    for other in (replace(run, params=fewer), replace(run, imported={"library": "sae_lens"})):
+        with pytest.raises(UserError):
+            open_baseline(folder(home, "plain"), other, folder(home, "run"))
+
+
+def test_a_refused_baseline_is_refused_before_anything_is_measured(home, tmp_path, capsys):
+    out = tmp_path / "eval.json"
+    asked = ["eval", folder(home, "run"), f"--ladder={folder(home, 'run')}", f"--out={out}"]
+    assert main(asked) == 2 and not out.exists()
+    assert "expected method plain" in capsys.readouterr().err
 
 
 def test_the_split_that_the_observer_sees_is_refused(home):

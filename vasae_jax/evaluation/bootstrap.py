@@ -1,8 +1,10 @@
 """Intervals by bootstrap over documents, from sums by document.
 
-Rows of one document are alike, so documents are what is drawn: D of D with replacement, ``DRAWS``
-times, with a fixed seed (Efron and Tibshirani 1993, chapter 6). A draw is D weights, how often it
-has each document. Figures are functions of sums by document, so that no row is read twice.
+Rows of one document are alike, so documents are what is drawn: G of G with replacement, ``DRAWS``
+times, with a fixed seed (Efron and Tibshirani 1993, chapter 6). A draw is G weights, how often it
+has each document. Figures are functions of sums by document, so that no row is read twice. More
+than ``GROUPS`` documents are put into as many groups, which are then drawn in their place: groups
+of documents are independent too, and the sums stay small.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +12,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from vasae_jax.cache import Cache
 from vasae_jax.dictionary.claims import AT
@@ -24,12 +25,14 @@ TAIL = 2.5
 """Percent of the draws below an interval, and above it."""
 FEW_DOCUMENTS = 10
 """With fewer documents than this an interval is rough, and that is said."""
+GROUPS = 200
+"""Groups at most that documents are put into: the n-th goes into group n modulo this."""
 BLOCK = 50
 """Draws that are worked on at once."""
 SEED = 0
 
 Measure = Callable[[np.ndarray], Mapping[str, np.ndarray]]
-"""From weights float64 [n, D] of the documents to figures by name, float64 [n]; NaN where a figure
+"""From weights float64 [n, G] of documents to figures by name, float64 [n]; NaN where a figure
 is undefined."""
 
 
@@ -42,22 +45,22 @@ class Figure:
     high: float | None
 
 
-def draw_weights(documents: int) -> np.ndarray:
-    """How often each of ``documents`` is drawn, float64 [DRAWS, documents]; the same every time."""
+def draw_weights(groups: int) -> np.ndarray:
+    """How often each of ``groups`` is drawn, float64 [DRAWS, groups]; the same every time."""
     rng = np.random.default_rng(SEED)
-    return rng.multinomial(documents, np.full(documents, 1 / documents), DRAWS).astype(np.float64)
+    return rng.multinomial(groups, np.full(groups, 1 / groups), DRAWS).astype(np.float64)
 
 
-def figures(measure: Measure, documents: int) -> dict[str, Figure]:
-    """Every figure of ``measure`` over ``documents``, with its interval.
+def figures(measure: Measure, groups: int) -> dict[str, Figure]:
+    """Every figure of ``measure`` over all ``groups`` of documents, with its interval.
 
     A draw has about 63% of the documents, so a feature that fires in few of them is often dead in
     it, and every figure that depends on such features is shifted. That shift is taken off:
     an interval runs between the 2.5th and the 97.5th percentile of the draws, less their mean, plus
     the figure.
     """
-    values = measure(np.ones((1, documents)))
-    weights = draw_weights(documents)
+    values = measure(np.ones((1, groups)))
+    weights = draw_weights(groups)
     blocks = [measure(weights[start : start + BLOCK]) for start in range(0, DRAWS, BLOCK)]
     return {
         name: _figure(float(value[0]), np.concatenate([block[name] for block in blocks]))
@@ -77,7 +80,7 @@ def _figure(value: float, draws: np.ndarray) -> Figure:
 
 
 class DocumentSums:
-    """Sums over a split's unmasked rows by document, added batch by batch.
+    """Sums over a split's unmasked rows by document (or group of them), added batch by batch.
 
     Squared distances are from the mean of the first batch, which is near that of all rows: sums
     lose no digits to rows that lie far from the origin.
@@ -85,7 +88,9 @@ class DocumentSums:
 
     def __init__(self, docs: np.ndarray) -> None:
         """Begin without a row; ``docs`` int [rows of the split] are the rows' documents."""
-        self.documents, self.index = np.unique(docs, return_inverse=True)
+        self.documents, index = np.unique(docs, return_inverse=True)
+        self.group = index % GROUPS
+        """int [rows of the split], the group of each row's document"""
         self._rows, self._squares, self._errors, self._token_errors = np.zeros((4, len(self)))
         self._offset: np.ndarray | None = None
         self._sums = np.zeros((len(self), 0))
@@ -96,8 +101,8 @@ class DocumentSums:
         return cls(cache.column("docs", split).read(0, cache.rows(split)))
 
     def __len__(self) -> int:
-        """How many documents the split has."""
-        return len(self.documents)
+        """How many groups there are: as many as documents, up to GROUPS."""
+        return min(len(self.documents), GROUPS)
 
     def add(
         self, batch: Batch, keep: np.ndarray, error: np.ndarray, token_error: np.ndarray | None
@@ -113,22 +118,22 @@ class DocumentSums:
             self._offset = x.mean(axis=0, dtype=np.float64).astype(np.float32)
             self._sums = np.zeros((len(self), x.shape[1]))
         x -= self._offset
-        index = np.searchsorted(self.documents, batch.docs[keep])
-        self._rows += self._by_document(index)
-        self._squares += self._by_document(index, np.einsum("nd,nd->n", x, x))
-        self._errors += self._by_document(index, error[keep])
-        left = np.full(len(index), np.nan) if token_error is None else token_error[keep]
-        self._token_errors += self._by_document(index, left)
-        order = np.argsort(index, kind="stable")
-        present, starts = np.unique(index[order], return_index=True)
+        group = np.searchsorted(self.documents, batch.docs[keep]) % GROUPS
+        self._rows += self._by_group(group)
+        self._squares += self._by_group(group, np.einsum("nd,nd->n", x, x))
+        self._errors += self._by_group(group, error[keep])
+        left = np.full(len(group), np.nan) if token_error is None else token_error[keep]
+        self._token_errors += self._by_group(group, left)
+        order = np.argsort(group, kind="stable")
+        present, starts = np.unique(group[order], return_index=True)
         self._sums[present] += np.add.reduceat(x[order], starts, axis=0, dtype=np.float64)
 
-    def _by_document(self, index: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-        sums: np.ndarray = np.bincount(index, values, len(self))
+    def _by_group(self, group: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+        sums: np.ndarray = np.bincount(group, values, len(self))
         return sums
 
     def explained(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Variance explained, and that within tokens, for each of ``weights`` [n, D]."""
+        """Variance explained, and that within tokens, for each of ``weights`` [n, G]."""
         rows, squares, errors = (
             weights @ sums for sums in (self._rows, self._squares, self._errors)
         )
@@ -161,21 +166,20 @@ class NameSums:
         is_named = is_name.any(axis=1)
         fires = np.bincount(firings.feature, minlength=features) > 0
         self._others = max(int(fires.sum()) - 1, 1)
-        document = documents.index[firings.row].astype(np.int64)
-        pairs, place = np.unique(document * features + firings.feature, return_inverse=True)
-        index, shape = np.divmod(pairs, features), (len(documents), features)
+        place = documents.group[firings.row] * features + firings.feature
+        size = len(documents) * features
 
-        def sums(share: np.ndarray) -> csr_array:
-            """Summed activation, of which ``share`` [n] counts; [D, F]."""
-            values = np.bincount(place, firings.activation * share, len(pairs))
-            return csr_array((values, index), shape=shape)
+        def sums(share: np.ndarray) -> np.ndarray:
+            """Summed activation, of which ``share`` [n] counts; [G, F]."""
+            values: np.ndarray = np.bincount(place, firings.activation * share, size)
+            return values.reshape(-1, features)
 
         self._total, self._first = sums(np.ones(len(token))), sums(is_name[:, 0])
         self._named = sums(is_named)
         self._shuffled = sums(_bearers(names.ids[fires], token) - is_named)
 
     def measure(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """The figures of names for each of ``weights`` [n, D] of the documents; [n] each.
+        """The figures of names for each of ``weights`` [n, G] of documents; [n] each.
 
         They are means over the features that fire on a document with a weight.
         """

@@ -189,7 +189,7 @@ def _trained_on(run: Run, folder: str) -> dict[str, str]:
         "data.max_norm": str(data.max_norm),
         "a number of training rows of": f"{data.batch * run.step:,}",
         "a number of features of": f"{len(run.params['W_dec']):,}",
-        "the activation": str(activation_of(run.config.sae)),
+        "the activation": repr(activation_of(run.config.sae)),
     }
 
 
@@ -240,7 +240,7 @@ def measure_ladder(
     }
     return Ladder(
         rows=this.observer.rows,
-        documents=len(this.documents),
+        documents=len(this.documents.documents),
         training_rows=training.rows,
         draws=DRAWS,
         rungs={
@@ -323,7 +323,7 @@ def _bounded(figure: Figure, least: float) -> Figure:
 
 
 def _window_sums(windows: SAEWindows, documents: DocumentSums) -> np.ndarray:
-    """Summed KL and its number of positions by document, float64 [2, D]."""
-    index, size = documents.index[windows.first_row], len(documents)
+    """Summed KL and its number of positions by group of documents, float64 [2, G]."""
+    group, size = documents.group[windows.first_row], len(documents)
     sums = (windows.kl[POLICY], windows.positions)
-    return np.stack([np.bincount(index, values, size) for values in sums])
+    return np.stack([np.bincount(group, values, size) for values in sums])
