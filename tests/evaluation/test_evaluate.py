@@ -9,7 +9,7 @@ import pytest
 
 from vasae_jax.config import SAEConfig
 from vasae_jax.evaluation.evaluate import evaluate_rows as evaluate
-from vasae_jax.evaluation.metrics import NearestAnchors
+from vasae_jax.evaluation.metrics import NearestAnchors, TokenTable
 from vasae_jax.utils.errors import UserError
 
 D, F, K, ROWS = 6, 20, 4, 101
@@ -101,6 +101,34 @@ def test_bfloat16_rows_are_measured_as_they_are_stored(case):
     stored = case[0].astype(jnp.bfloat16)
     low, full = run(case, 16, x=stored), run(case, 16, x=stored.astype(np.float32))
     assert low.to_json() == full.to_json()
+
+
+@pytest.mark.parametrize("size", [16, 101, 256])
+def test_variance_explained_within_tokens_equals_the_float64_twin(case, size):
+    """The table's means are not those of the rows that are measured."""
+    x, keep, params, near = case
+    rng = np.random.default_rng(1)
+    token = rng.integers(0, 9, ROWS).astype(np.int32)
+    rows, mean = (rng.normal(size=shape).astype(np.float32) for shape in ((9, D), D))
+    found = evaluate(
+        {name: jnp.asarray(value) for name, value in params.items()},
+        SAEConfig(k=K, pre_bias=1.0),
+        batches(x, keep, size),
+        near,
+        token_means=TokenTable(token, rows, mean),
+    )
+    for figures, chosen in ((found.unmasked, keep), (found.all_rows, np.ones(ROWS, bool))):
+        x_hat, _ = twin(x[chosen], params, 1.0)
+        wide = x[chosen].astype(np.float64)
+        left = np.sum((wide - mean.astype(np.float64) - rows[token[chosen]]) ** 2)
+        expected = 1 - np.sum((wide - x_hat) ** 2) / left
+        assert figures.variance_explained_within_tokens == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_token_means_it_is_not_measured(case):
+    found = run(case, 16)
+    assert found.unmasked.variance_explained_within_tokens is None
+    assert "within tokens" in found.table()
 
 
 def test_json_and_table_name_both_populations(case):

@@ -379,6 +379,9 @@ def test_held_equals_a_plain_loop_in_every_group(case):
         assert one.features == len(members[one.group])
         for name, value in expected.items():
             assert getattr(one, name) == pytest.approx(value, rel=1e-5, abs=1e-9), name
+        everyone = one.features + (one.group in ("all", "before"))  # the dead one is named *before*
+        with_dead = expected["hold10"] * one.features / everyone
+        assert one.hold10_dead_as_0 == pytest.approx(with_dead, rel=1e-5)
         assert one.hold1 <= one.ceiling1 + 1e-6 and one.hold10 <= one.ceiling10 + 1e-6
     table = score_table(groups, 771).splitlines()
     assert len(table) == 2 + len(groups) and "over 771 unmasked rows" in table[0]
@@ -390,4 +393,4 @@ def test_a_dictionary_of_which_nothing_fires_holds_nothing():
     found = firings_where(tokens, np.zeros((5, 100), bool))
     for one in name_scores(found, names, evidence(found, names, tokens), np.ones(5)):
         values = [value for name, value in vars(one).items() if name != "group"]
-        assert values == [0] * 13
+        assert values == [0] * 14

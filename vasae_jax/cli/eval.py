@@ -23,6 +23,13 @@ def run(arguments: Sequence[str]) -> None:
     """Measure a run on a split; print tables and write the figures as JSON."""
     args = _parser().parse_args(arguments)
 
+    from vasae_jax.evaluation.bootstrap import DocumentSums
+    from vasae_jax.evaluation.ladder import (
+        MeasuredRun,
+        measure_baseline,
+        measure_ladder,
+        open_baseline,
+    )
     from vasae_jax.evaluation.log import log_evaluation
     from vasae_jax.evaluation.names import measure_names, open_other_run
     from vasae_jax.evaluation.patching.measure import measure_lm
@@ -36,22 +43,31 @@ def run(arguments: Sequence[str]) -> None:
     refuse_existing(out, overwrite=args.overwrite)
     anchors_of = open_anchors_of(args.anchors, trained) if args.anchors else None
     other = open_other_run(args.against, trained) if args.against else None
+    baseline = open_baseline(args.ladder, trained, args.run, args.split) if args.ladder else None
     model = open_model(args.lm, args.backend, trained.cache) if args.lm else None
 
-    names, watch = (
-        run_names(trained, anchors_of, args.names_by),
-        FiringObserver(trained.cache, args.split),
-    )
-    evaluation = evaluate_run(trained, names, args.split, watch)
+    names = run_names(trained, anchors_of, args.names_by)
+    watch, documents = FiringObserver(trained.cache, args.split), None
+    if baseline is not None:
+        documents = DocumentSums.of(trained.cache, args.split)
+    evaluation = evaluate_run(trained, names, args.split, watch, documents)
     name_measures = measure_names(
         trained, names, watch, args.split, model=model, other=other, against=args.against
     )
     result, tables = evaluation.to_json(), [evaluation.table(), name_measures.table()]
     result["names"] = name_measures.to_json()
-    if model is not None:
-        patched = measure_lm(trained, model, args.split, args.lm_windows)
+    patched = measure_lm(trained, model, args.split, args.lm_windows) if model else None
+    if patched is not None:
         result["lm"] = patched.to_json()
         tables.append(patched.table())
+    if baseline is not None and documents is not None:
+        this = MeasuredRun(trained, args.run, names, watch, documents, patched)
+        below = measure_baseline(
+            baseline, args.ladder, anchors_of, args.names_by, model, args.lm_windows
+        )
+        ladder = measure_ladder(this, below, anchors_of or trained.cache)
+        result["ladder"] = ladder.to_json()
+        tables.append(ladder.table())
     write_json(out, result)
     if not (args.cache or args.anchors):  # the boards' figures are all of the run's own cache
         log_evaluation(trained, Path(args.run), result, names, watch)
@@ -80,6 +96,11 @@ def _parser() -> VerbParser:
     add("--lm-windows", type=at_least(1), default=64, metavar="N", help=windows)
     other = "another run on the same layer; compares the names of matching features"
     add("--against", metavar="RUN2", help=other)
+    ladder = (
+        "a plain run from a random start on the same data; adds a table of what names by "
+        "embedding, of that run, of this run and by an observer of training rows hold"
+    )
+    add("--ladder", metavar="BASELINE", help=ladder)
     add_names_by(parser)
     add_mesh(parser)
     add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")

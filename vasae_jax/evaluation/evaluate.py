@@ -15,7 +15,14 @@ from vasae_jax.activations import Activation, TopK, activation_of
 from vasae_jax.config import MeshConfig, SAEConfig
 from vasae_jax.dictionary.files import WEIGHT_NAMES
 from vasae_jax.distributed.mesh import DATA, MODEL, Rules, make_mesh, shardings
-from vasae_jax.evaluation.metrics import Metrics, NearestAnchors, Sums, compute_metrics
+from vasae_jax.evaluation.bootstrap import DocumentSums
+from vasae_jax.evaluation.metrics import (
+    Metrics,
+    NearestAnchors,
+    Sums,
+    TokenTable,
+    compute_metrics,
+)
 from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
 from vasae_jax.stream.source import Batch
@@ -106,14 +113,15 @@ class Evaluation:
 
 
 class Measured(NamedTuple):
-    """Sums over one batch and what fires on it; index 0 is the unmasked rows, 1 all rows."""
+    """Sums over one batch, its errors and what fires on it; index 0 of a sum is the unmasked rows,
+    1 all rows."""
 
     mean: jax.Array
     """[2, d_in]"""
     spread: jax.Array
     """[2], sum of |x - mean|^2"""
     error: jax.Array
-    """[2], sum of |x - x_hat|^2"""
+    """[B], |x - x_hat|^2 of each row"""
     values: jax.Array
     """[B, K]"""
     ids: jax.Array
@@ -128,6 +136,8 @@ def evaluate_rows(
     *,
     split: str = "heldout",
     observe: Observer | None = None,
+    token_means: TokenTable | None = None,
+    documents: DocumentSums | None = None,
     mesh: Mesh | None = None,
     screened: bool = False,
 ) -> Evaluation:
@@ -143,6 +153,8 @@ def evaluate_rows(
         nearest: each feature's nearest anchor, one entry a kind of anchor.
         split: the split's name, for the result.
         observe: called with what fires on each batch.
+        token_means: the mean row of each row's token, for the variance explained within tokens.
+        documents: to which sums over the unmasked rows are added, for intervals.
         mesh: devices that split the rows (``data``) and the features (``model``), both evenly;
             without it the first device does all.
         screened: find what fires through a bfloat16 product, see :mod:`vasae_jax.sae.screen`.
@@ -161,14 +173,14 @@ def evaluate_rows(
     )
     on_mesh = jax.device_put(params, shardings(mesh, Rules().state(params)))
     unmasked, everything, start = Sums(d_in, d_sae), Sums(d_in, d_sae), 0
-    for measured, masks in _run_batches(program, on_mesh, batches):
+    for measured, masks, batch in _run_batches(program, on_mesh, batches):
+        token_error = None if token_means is None else token_means.errors(start, batch.x)
         for index, sums in enumerate((unmasked, everything)):
-            chosen = masks[index]
-            mean, spread, error = (x[index] for x in measured[:3])
-            sums.add_rows(int(chosen.sum()), mean, float(spread), float(error))
-            sums.add_active(measured.values[chosen], measured.ids[chosen])
+            _add(sums, measured, index, masks[index], token_error)
         if observe is not None:
             observe(start, masks[0], measured.values, measured.ids)
+        if documents is not None:
+            documents.add(batch, masks[0], measured.error, token_error)
         start += masks.shape[1]
     norms = np.linalg.norm(np.asarray(params["W_dec"], np.float64), axis=1)
     return Evaluation(
@@ -179,20 +191,37 @@ def evaluate_rows(
     )
 
 
+def _add(
+    sums: Sums, measured: Any, index: int, chosen: np.ndarray, token_error: np.ndarray | None
+) -> None:
+    """Add a batch to the sums of one population, the ``index``-th, whose rows are ``chosen``."""
+    error = float(measured.error[chosen].sum(dtype=np.float64))
+    sums.add_rows(int(chosen.sum()), measured.mean[index], float(measured.spread[index]), error)
+    sums.add_active(measured.values[chosen], measured.ids[chosen])
+    if token_error is not None:
+        sums.add_token_error(float(token_error[chosen].sum(dtype=np.float64)))
+
+
 def _run_batches(
     program: GrowingProgram, params: Params, batches: Iterable[Batch]
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """Each batch's Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
-    before: tuple[Any, np.ndarray, np.ndarray] | None = None
+) -> Iterator[tuple[Any, np.ndarray, Batch]]:
+    """Each batch with its Measured, in NumPy, and row masks bool [2, B]; one is read ahead."""
+    before: tuple[Any, np.ndarray, Batch] | None = None
     for batch in batches:
         real = batch.docs >= 0
         masks = np.stack([batch.keep & real, real])
         result = program(params, batch.x, masks)
         if before is not None:
-            yield program.complete(before[0], params, *before[1:]), before[2]
-        before = (result, batch.x, masks)
+            yield _completed(program, params, *before)
+        before = (result, masks, batch)
     if before is not None:
-        yield program.complete(before[0], params, *before[1:]), before[2]
+        yield _completed(program, params, *before)
+
+
+def _completed(
+    program: GrowingProgram, params: Params, result: Any, masks: np.ndarray, batch: Batch
+) -> tuple[Any, np.ndarray, Batch]:
+    return program.complete(result, params, batch.x, masks), masks, batch
 
 
 @cache
@@ -216,7 +245,7 @@ def measure_program(
             x_hat = reconstruct(params, x, activation, pre_bias, axis=MODEL)
         return _measured(x, x_hat, masks, values, ids)
 
-    out: Any = (P(), P(), P(), P(DATA), P(DATA))
+    out: Any = (P(), P(), P(DATA), P(DATA), P(DATA))
     return over_rows(measure, mesh, activation, (P(None, DATA),), Measured(*out))
 
 
@@ -236,15 +265,11 @@ def over_rows(
 
 
 def _measured(x: jax.Array, x_hat: jax.Array, masks: jax.Array, *active: jax.Array) -> Measured:
-    """Sums over all devices' rows; ``active`` are values and ids."""
-    distance = jnp.sum(jnp.square(x - x_hat), axis=1)
+    """Sums over all devices' rows, and this device's errors; ``active`` are values and ids."""
+    error = jnp.sum(jnp.square(x - x_hat), axis=1)
     mean = jnp.stack([_mean(x, weight) for weight in masks])
     spread = [jnp.sum(jnp.square(x - m[None, :]), axis=1) for m in mean]
-    sums = (
-        jnp.sum(jnp.where(masks, jnp.stack(spread), 0), axis=1),
-        jnp.sum(jnp.where(masks, distance[None, :], 0), axis=1),
-    )
-    spread_sum, error = jax.lax.psum(sums, DATA)
+    spread_sum = jax.lax.psum(jnp.sum(jnp.where(masks, jnp.stack(spread), 0), axis=1), DATA)
     return Measured(mean, spread_sum, error, *active)
 
 
@@ -261,6 +286,8 @@ def _lines(left: Metrics, right: Metrics) -> Iterator[tuple[str, ...]]:
     yield ("rows", *(f"{f.rows}" for f in both))
     yield ("variance explained", *(f"{f.variance_explained:.4f}" for f in both))
     yield ("fraction of variance unexplained", *(f"{f.fvu:.4f}" for f in both))
+    within = (f.variance_explained_within_tokens for f in both)
+    yield ("variance explained within tokens", *("-" if v is None else f"{v:.4f}" for v in within))
     yield ("features firing on a row (l0)", *(f"{f.l0:.2f}" for f in both))
     yield ("dead: fired on no row", *(f"{f.dead} ({f.dead_fraction:.1%})" for f in both))
     for pair in zip(left.alignment, right.alignment, strict=True):

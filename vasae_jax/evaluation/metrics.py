@@ -6,7 +6,7 @@ features has earned nothing, however well its directions are aligned.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class Sums:
         """Sum of |x - mean|^2."""
         self.error = 0.0
         """Sum of |x - x_hat|^2."""
+        self.token_error: float | None = None
+        """Sum of |x - the mean row of its token|^2; None where token means are not known."""
         self.fired = np.zeros(d_sae, np.int64)
         """Rows on which each feature fired."""
         self.activation = np.zeros(d_sae)
@@ -50,12 +52,38 @@ class Sums:
         self.error += float(error)
         self.rows = total
 
+    def add_token_error(self, token_error: float) -> None:
+        """Add the sum of |x - the mean row of its token|^2 over some rows."""
+        self.token_error = (self.token_error or 0.0) + token_error
+
     def add_active(self, values: np.ndarray, ids: np.ndarray) -> None:
         """Add rows' active features: ``values`` [n, k], 0 where fewer than k fire; ``ids``."""
         values, ids = values.reshape(-1), ids.reshape(-1)
         self.fired += np.bincount(ids[values > 0], minlength=self.fired.size)
         weights = values.astype(np.float64)
         self.activation += np.bincount(ids, weights, minlength=self.activation.size)
+
+
+class TokenTable(NamedTuple):
+    """A lookup table: for each row of a split, the mean row of its token."""
+
+    token: np.ndarray
+    """int32 [rows of the split], the token of each row"""
+    rows: np.ndarray
+    """float32 [V, d], each token's mean row less ``mean``"""
+    mean: np.ndarray
+    """float32 [d]"""
+
+    def errors(self, start: int, x: np.ndarray) -> np.ndarray:
+        """|x - the mean row of its token|^2 of the rows from ``start`` on; float32 [n].
+
+        ``x`` [n, d] may go on past the split's end, with rows that do not count.
+        """
+        token = self.token[start : start + len(x)]
+        left = x.astype(np.float32) - self.mean
+        left[: len(token)] -= self.rows[token]
+        errors: np.ndarray = np.einsum("nd,nd->n", left, left)
+        return errors
 
 
 @dataclass(frozen=True)
@@ -109,6 +137,8 @@ class Metrics:
     """1 - fvu."""
     fvu: float
     """sum |x - x_hat|^2 / sum |x - mean|^2, mean over these same rows."""
+    variance_explained_within_tokens: float | None
+    """1 - sum |x - x_hat|^2 / sum |x - m|^2, m the mean of the training rows at the row's token."""
     l0: float
     """Mean number of features that fire on a row."""
     dead: int
@@ -155,6 +185,7 @@ def compute_metrics(
         rows=sums.rows,
         variance_explained=1 - fvu,
         fvu=fvu,
+        variance_explained_within_tokens=_within_tokens(sums),
         l0=float(sums.fired.sum() / sums.rows),
         dead=dead,
         dead_fraction=dead / sums.fired.size,
@@ -162,6 +193,11 @@ def compute_metrics(
         alignment=tuple(alignment(anchors, sums.fired > 0, mass) for anchors in nearest),
         fire_rate=sums.fired / sums.rows,
     )
+
+
+def _within_tokens(sums: Sums) -> float | None:
+    """Variance explained of what token means leave; None where they leave nothing."""
+    return 1 - sums.error / sums.token_error if sums.token_error else None
 
 
 def alignment(nearest: NearestAnchors, fires: np.ndarray, mass: np.ndarray) -> Alignment:

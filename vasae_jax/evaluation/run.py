@@ -8,12 +8,13 @@ import jax
 from vasae_jax.activations import activation_of
 from vasae_jax.anchor.layer_anchors import layer_anchors
 from vasae_jax.anchor.search import anchor_matrix, anchor_name
-from vasae_jax.anchor.token_means import LayerAnchors
+from vasae_jax.anchor.token_means import LayerAnchors, TokenMeans
 from vasae_jax.cache import Cache
 from vasae_jax.config import MeshConfig
 from vasae_jax.distributed.mesh import DATA, make_mesh
+from vasae_jax.evaluation.bootstrap import DocumentSums
 from vasae_jax.evaluation.evaluate import Evaluation, Observer, evaluate_rows
-from vasae_jax.evaluation.metrics import NearestAnchors
+from vasae_jax.evaluation.metrics import NearestAnchors, TokenTable
 from vasae_jax.evaluation.training_rows import count_training_rows
 from vasae_jax.names.by_embedding import Names, nearest_tokens
 from vasae_jax.names.by_evidence import names_by_evidence
@@ -49,6 +50,8 @@ class RunNames:
     """What layer names were chosen by, in words."""
     nearest: tuple[NearestAnchors, ...]
     """The nearest anchor of each kind that alignment is reported to, the run's own first."""
+    token_means: TokenMeans | None = None
+    """The layer's mean row at each token; None if names come from another cache's anchors."""
 
 
 def run_names(run: Run, anchors_of: Cache | None = None, by: NamesBy = "evidence") -> RunNames:
@@ -75,7 +78,9 @@ def run_names(run: Run, anchors_of: Cache | None = None, by: NamesBy = "evidence
     anchors = layer_anchors(source, data.input_site, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
         nearest.insert(0, _nearest_of_layer(run, anchors))
-    return RunNames(names, raw, *_layer_names(run, source, anchors, by), tuple(nearest))
+    layer = _layer_names(run, source, anchors, by)
+    token_means = anchors.at if anchors_of is None else None
+    return RunNames(names, raw, *layer, tuple(nearest), token_means)
 
 
 def _layer_names(
@@ -127,9 +132,21 @@ def _nearest(anchor: str, names: Names, size: int) -> NearestAnchors:
 
 
 def evaluate_run(
-    run: Run, names: RunNames, split: str = SPLIT, observe: Observer | None = None
+    run: Run,
+    names: RunNames,
+    split: str = SPLIT,
+    observe: Observer | None = None,
+    documents: DocumentSums | None = None,
 ) -> Evaluation:
-    """The metrics of a run over ``split``; ``observe`` is called with what fires on each batch."""
+    """The metrics of a run over ``split``.
+
+    Args:
+        run: a trained run.
+        names: of its features.
+        split: of its cache.
+        observe: called with what fires on each batch.
+        documents: to which sums over the unmasked rows are added, for intervals.
+    """
     data = run.config.data
     parts = run.mesh.shape[DATA] if run.mesh else 1
     size = -(-BATCH // parts) * parts
@@ -141,9 +158,19 @@ def evaluate_run(
         names.nearest,
         split=split,
         observe=observe,
+        token_means=_token_table(run.cache, split, names.token_means),
+        documents=documents,
         mesh=run.mesh,
         screened=screened(run),
     )
+
+
+def _token_table(cache: Cache, split: str, means: TokenMeans | None) -> TokenTable | None:
+    """The mean row of each row's token in a split."""
+    if means is None:
+        return None
+    token = cache.column("tokens", split).read(0, cache.rows(split))
+    return TokenTable(token, means.rows, means.mean)
 
 
 def screened(run: Run) -> bool:

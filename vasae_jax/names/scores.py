@@ -9,12 +9,17 @@ import numpy as np
 from vasae_jax.dictionary.claims import AT, BEFORE, HOLDS, IN_PART, UNTESTED
 from vasae_jax.names.by_layer import LayerNames
 from vasae_jax.names.evidence import Evidence, by_relation
-from vasae_jax.names.firings import Firings, activation_sums, share_of, shuffled_hold
+from vasae_jax.names.firings import (
+    Firings,
+    activation_sums,
+    share_of,
+    shuffled_hold,
+)
 
 
 @dataclass(frozen=True)
 class NameScores:
-    """What layer names hold in a group of firing features: means in which each counts once."""
+    """What layer names hold in a group of features: means in which each that fires counts once."""
 
     group: str
     features: int
@@ -22,6 +27,8 @@ class NameScores:
     """hold@1: share of a feature's activation that its first name holds; 0 if it is untested."""
     hold10: float
     """hold@10: share that all its names hold."""
+    hold10_dead_as_0: float
+    """hold@10 over all features of the group, of which a dead one counts 0."""
     mass10: float
     """mass@10: share of the group's activation (times decoder norm) that names hold."""
     holds: float
@@ -68,7 +75,10 @@ def name_scores(
         "ceiling10": ceiling10,
     }
 
-    def scores(group: str, members: np.ndarray) -> NameScores:
+    fired = np.bincount(firings.feature, minlength=features)
+
+    def scores(group: str, everyone: np.ndarray) -> NameScores:
+        members = everyone & (fired > 0)
         count, total = int(members.sum()), float(mass[members].sum()) or 1.0
         means = {
             name: float(np.mean(values[members], dtype=np.float64)) if count else 0.0
@@ -77,18 +87,24 @@ def name_scores(
         mass10, ceiling_mass10 = (
             float((mass * shares)[members].sum()) / total for shares in (evidence.hold, ceiling10)
         )
-        return NameScores(group, count, mass10=mass10, ceiling_mass10=ceiling_mass10, **means)
+        return NameScores(
+            group,
+            count,
+            hold10_dead_as_0=means["hold10"] * count / max(int(everyone.sum()), 1),
+            mass10=mass10,
+            ceiling_mass10=ceiling_mass10,
+            **means,
+        )
 
-    fired = np.bincount(firings.feature, minlength=features)
     return tuple(scores(group, members) for group, members in _groups(names, fired))
 
 
 def _groups(names: LayerNames, fired: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """All firing features, those of each relation, and four equal parts by fire rate."""
+    """All features, those of each relation, and four equal parts of those that fire, by rate."""
+    yield "all", np.ones(len(fired), bool)
+    yield "at", names.relation == AT
+    yield "before", names.relation == BEFORE
     fires = fired > 0
-    yield "all", fires
-    yield "at", fires & (names.relation == AT)
-    yield "before", fires & (names.relation == BEFORE)
     order = np.flatnonzero(fires)[np.argsort(-fired[fires], kind="stable")]
     for number, part in enumerate(np.array_split(order, 4), start=1):
         yield f"fire rate, quarter {number}", np.isin(np.arange(len(fired)), part)
@@ -110,6 +126,7 @@ COLUMNS = (
     ("hold@10", "hold10", "{:.1%}"),
     ("(shuffled)", "shuffled10", "{:.2%}"),
     ("(ceiling)", "ceiling10", "{:.1%}"),
+    ("dead as 0", "hold10_dead_as_0", "{:.1%}"),
     ("mass@10", "mass10", "{:.1%}"),
     ("(ceiling)", "ceiling_mass10", "{:.1%}"),
     ("first holds", "holds", "{:.1%}"),

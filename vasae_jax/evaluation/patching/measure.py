@@ -5,7 +5,7 @@ patches share is therefore computed once, and a patch stores nothing of that siz
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -125,6 +125,18 @@ class Lens:
 
 
 @dataclass(frozen=True)
+class SAEWindows:
+    """The effect of the SAE's x_hat on each window that ran, for intervals; arrays [S]."""
+
+    first_row: np.ndarray
+    """int64, the window's first row in the split"""
+    positions: np.ndarray
+    """int64, scored positions"""
+    kl: Mapping[str, np.ndarray]
+    """float64 by policy, KL(model || patched model) summed over these positions"""
+
+
+@dataclass(frozen=True)
 class PatchingResult:
     """The effect on a model's predictions of replacing the rows at one site."""
 
@@ -147,10 +159,14 @@ class PatchingResult:
     """By policy of which rows are replaced, then by what replaces them."""
     logit_lens: Mapping[str, Lens]
     """By population of rows."""
+    sae_windows: SAEWindows = field(repr=False, compare=False)
+    """The windows one by one."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON value."""
-        return asdict(self)
+        """A JSON value: everything but ``sae_windows``."""
+        value = asdict(self)
+        del value["sae_windows"]
+        return value
 
     def table(self) -> str:
         """A readable table, one block for each policy."""
@@ -225,7 +241,7 @@ def measure_lm(
             sums.add(table.take(numbers[first : first + size], size))
             progress.update(min(first + size, len(numbers)))
         progress.finish(len(numbers))
-    return sums.result(len(numbers))
+    return sums.result(table.first_rows(numbers))
 
 
 def windows_at_once(cache: Cache, needed: int) -> int:
@@ -240,7 +256,9 @@ class _Sums:
     def __init__(self, run: Run, model: Model, mean: jax.Array) -> None:
         self._run, self._model, self._mean = run, model, mean
         self._site = run.config.data.input_site
-        self._positions, self._ce = 0, 0.0
+        self._ce = 0.0
+        self._positions: list[np.ndarray] = []
+        self._sae_kl: dict[str, list[np.ndarray]] = {policy: [] for policy in POLICIES}
         self._rows = dict.fromkeys(POPULATIONS, 0)
         self._sums = {(policy, name): np.zeros(2) for policy in POLICIES for name in PATCHES}
         self._mean_token = self._lens(np.zeros((1, 1), np.int32), mean[None, None])[0, 0]
@@ -252,16 +270,19 @@ class _Sums:
         reference = reference_of(logits)
         sae = self._run.config.sae
         x_hat = _reconstruct(self._run.params, x, activation_of(sae), sae.pre_bias)
-        self._positions += int(windows.scored.sum())
+        self._positions.append(windows.scored.sum(axis=1))
         losses = cross_entropy(reference.logits, reference.log_sum, windows.targets)
         self._ce += float(np.asarray(losses, np.float64)[windows.scored].sum())
         mean, zero = jnp.broadcast_to(self._mean[None, None], x.shape), jnp.zeros_like(x)
         identity = self._effect(reference, x, windows)
         for policy, chosen in zip(POLICIES, (windows.real, windows.keep), strict=True):
-            self._sums[policy, "identity"] += identity
+            self._sums[policy, "identity"] += identity.sum(axis=1)
             for name, rows in (("sae", x_hat), ("mean", mean), ("zero", zero)):
                 patched = jnp.where(chosen[..., None], rows, x)
-                self._sums[policy, name] += self._effect(reference, patched, windows)
+                effect = self._effect(reference, patched, windows)
+                self._sums[policy, name] += effect.sum(axis=1)
+                if name == "sae":
+                    self._sae_kl[policy].append(effect[1])
         self._add_lens(windows, x, x_hat)
 
     def _add_lens(self, windows: Windows, x: jax.Array, x_hat: jax.Array) -> None:
@@ -279,15 +300,18 @@ class _Sums:
         return np.asarray(top_token(patched_logits(self._model, tokens, rows, last)))
 
     def _effect(self, reference: Reference, rows: jax.Array, windows: Windows) -> np.ndarray:
-        """Float64 sums of cross-entropy and KL [2] with ``rows`` [S, T, d] at the site."""
+        """Sums of cross-entropy and KL by window, float64 [2, S], with ``rows`` [S, T, d]."""
         logits = patched_logits(self._model, windows.tokens, rows, self._site)
         both = np.asarray(compare(reference, logits, windows.targets), np.float64)
-        sums: np.ndarray = both[:, windows.scored].sum(axis=1)
+        sums: np.ndarray = np.where(windows.scored[None], both, 0).sum(axis=2)
         return sums
 
-    def result(self, windows: int) -> PatchingResult:
-        """The means, over ``windows`` windows."""
-        count, rows = max(self._positions, 1), self._rows["all_rows"]
+    def result(self, first_rows: np.ndarray) -> PatchingResult:
+        """The means, over the windows that begin at ``first_rows`` [S] of the split."""
+        windows, rows = len(first_rows), self._rows["all_rows"]
+        by_window = np.concatenate([np.zeros(0, np.int64), *self._positions])[:windows]
+        positions = int(by_window.sum())
+        count = max(positions, 1)
         ce = self._ce / count
         return PatchingResult(
             model=self._model.id,
@@ -295,7 +319,7 @@ class _Sums:
             layer=self._site.layer,
             site=self._site.kind,
             windows=windows,
-            positions=self._positions,
+            positions=positions,
             rows=rows,
             masked_rows=rows - self._rows["unmasked"],
             ce=ce,
@@ -309,6 +333,14 @@ class _Sums:
                 )
                 for population, n in self._rows.items()
             },
+            sae_windows=SAEWindows(
+                first_rows,
+                by_window,
+                {
+                    policy: np.concatenate([np.zeros(0), *sums])[:windows]
+                    for policy, sums in self._sae_kl.items()
+                },
+            ),
         )
 
 

@@ -177,6 +177,11 @@ class WindowTable:
         count = min(most, len(self))
         return np.arange(count) * len(self) // max(count, 1)
 
+    def first_rows(self, numbers: np.ndarray) -> np.ndarray:
+        """The row of the split at which each of these windows begins; int64 [n]."""
+        rows: np.ndarray = self._starts[numbers]
+        return rows
+
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The window of each of ``rows`` [n] of the split, and its position in it: int [n] each."""
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
