@@ -42,7 +42,9 @@ class TwoSites:
     tokenizer = SimpleNamespace(
         add_bos=False,
         bos_id=None,
-        encode=lambda text: [ord(character) % VOCAB for character in text],
+        chat=None,
+        encode=lambda text, special=False: [ord(character) % VOCAB for character in text],
+        split_special=lambda text: [text],
         vocab=lambda: Vocab("plain", tuple(f"t{token}" for token in range(VOCAB))),
     )
 
