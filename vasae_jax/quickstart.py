@@ -29,6 +29,8 @@ from vasae_jax.utils.progress import duration
 
 HELDOUT_SHARE = 0.125
 """Share of the documents to hold out: of a short text more than a tenth, for rows to test names."""
+TEXT = "english"
+"""The text that ships with the package; see extract/english.md."""
 CONTEXT = 128
 """Tokens in a context window, if the model can take as many."""
 CHUNK_ROWS = 512
