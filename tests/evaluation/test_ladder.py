@@ -63,7 +63,7 @@ def found(home, tmp_path_factory):
 
 def evaluated(home, name, out, *more):
     assert main(["eval", folder(home, name), f"--lm={home.directory}", f"--out={out}", *more]) == 0
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["run", "plain"])
@@ -108,7 +108,7 @@ def test_few_documents_are_told(home, found, tmp_path, capsys):
     asked = ["eval", folder(home, "run"), f"--ladder={folder(home, 'plain')}", f"--out={out}"]
     assert main(asked) == 0
     assert "few documents" in capsys.readouterr().out
-    assert "kl" not in json.loads(out.read_text())["ladder"]["rungs"]["run"]
+    assert "kl" not in json.loads(out.read_text(encoding="utf-8"))["ladder"]["rungs"]["run"]
 
 
 def some_counts(rows=700, features=11, seed=0):
@@ -174,13 +174,13 @@ def copy_run(source, target, changes):
     for path in Path(source).iterdir():
         if path.name != "config.json":
             (target / path.name).symlink_to(path)
-    record = json.loads((Path(source) / "config.json").read_text())
+    record = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
     for section, values in changes.items():
         if isinstance(values, dict):
             record["config"][section] |= values
         else:
             record[section] = values
-    (target / "config.json").write_text(json.dumps(record))
+    (target / "config.json").write_text(json.dumps(record), encoding="utf-8")
     return str(target)
 
 

@@ -359,10 +359,10 @@ def test_other_names_of_arrays_are_known_and_two_for_one_refused(tmp_path, width
 def test_arrow_windows_of_other_lengths_are_refused(tmp_path, width):
     rows, tokens, _ = given(width)
     source = write_arrow(tmp_path / "rows", rows, tokens)
-    info = json.loads((source / "dataset_info.json").read_text())
+    info = json.loads((source / "dataset_info.json").read_text(encoding="utf-8"))
     for feature in info["features"].values():
         if "shape" in feature:
             feature["shape"] = [T // 2, width]
-    (source / "dataset_info.json").write_text(json.dumps(info))
+    (source / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     with pytest.raises(UserError, match="column token_ids"):
         open_rows(str(source))

@@ -101,7 +101,7 @@ def test_a_single_compressed_text_is_cut_as_a_plain_one(tmp_path):
 def test_a_few_records_without_text_are_skipped_and_counted(tmp_path, capsys, bad):
     records = [json.dumps({"text": f"number {i}"}) for i in range(299)]
     records.insert(7, bad)
-    (tmp_path / "a.jsonl").write_text("\n".join(records))
+    (tmp_path / "a.jsonl").write_text("\n".join(records), encoding="utf-8")
     assert len(read(tmp_path / "a.jsonl")) == 299
     line = capsys.readouterr().err
     assert "skipped 1 of 300" in line and "line 8" in line and line.count("\n") == 1
@@ -315,7 +315,7 @@ def test_a_stream_that_breaks_leaves_a_cache_under_way_to_be_resumed(tmp_path, m
     with pytest.raises(UserError, match=r"a.jsonl line 30"):
         attempt(model)
     (folder / "a.jsonl").write_bytes(lines(texts))
-    (folder / "b.md").write_text("one document more than before")
+    (folder / "b.md").write_text("one document more than before", encoding="utf-8")
     with pytest.raises(UserError, match=r"an unfinished cache with text"):
         attempt(model)
     assert made(out) == durable
@@ -334,7 +334,7 @@ def test_columns_of_token_ids_are_documents_without_their_padding(tmp_path):
         {"input_ids": [5, 6, 7, 0, 0], "attention_mask": [1, 1, 1, 0, 0]},
         {"input_ids": [8, 9, 10, 11, 12], "attention_mask": [1, 1, 1, 1, 1]},
     ]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
     ids = [[5, 6, 7], [8, 9, 10, 11, 12]]
     assert read(tmp_path, field="input_ids") == ids * 2
@@ -343,7 +343,7 @@ def test_columns_of_token_ids_are_documents_without_their_padding(tmp_path):
 @pytest.mark.parametrize("mask", [[1, 1], [1, 1, 2], "111"])
 def test_a_mask_that_does_not_fit_its_ids_is_refused(tmp_path, mask):
     record = {"input_ids": [5, 6, 7], "attention_mask": mask}
-    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    (tmp_path / "a.jsonl").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(UserError, match=r"line 1: attention_mask"):
         read(tmp_path / "a.jsonl", field="input_ids")
 

@@ -13,6 +13,7 @@ Better = Literal["more", "less", "neither"]
 MEASURES: dict[Better, tuple[str, ...]] = {
     "more": (
         "*.variance_explained",
+        "*.variance_explained_within_tokens",
         # alignment
         "*.firing_aligned",
         "*.mass_aligned",
@@ -23,6 +24,7 @@ MEASURES: dict[Better, tuple[str, ...]] = {
         # names
         "*.hold1",
         "*.hold10",
+        "*.hold10_dead_as_0",
         "*.mass10",
         "*.ceiling1",
         "*.ceiling10",
