@@ -193,7 +193,7 @@ def test_done_runs_of_other_settings_are_not_taken_for_those_of_a_sweep(cache, w
     record = json.loads(config.read_text(encoding="utf-8"))
     record["config"]["optim"]["b1"] /= 2
     config.write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"point {config.parent.name} .* optim.lr was "):
+    with pytest.raises(UserError, match=rf"point {config.parent.name} .* optim.b1 was "):
         run_sweep(make_sweep(cache, out), SweepOptions())
 
 
