@@ -26,6 +26,7 @@ config = Config(
 )
 """
 MEANT = {"PATH_OR_HUB_NAME": "gpt2", "MODEL": "gpt2", "CACHE": "caches/mine", "RUN": "runs/mine"}
+MEANT |= {"OTHER": "caches/mine", "OWN": "caches/mine"}
 """What the words in capitals mean."""
 QUICKSTART = (10, 15, 20)
 """The layers of the quickstart's cache."""
@@ -33,6 +34,7 @@ BEFORE = (
     "python tools/extract_flax.py --model MODEL --text my_texts/ --layers 3,9 --out caches/mine",
     "vasae train CONFIG",
     "vasae train CONFIG --run.seed=1 --run.out=RUN2",
+    "vasae train CONFIG --sae.method=plain --run.out=BASELINE",
     "vasae export RUN --layout sae_lens --out saes/layer_9",
     "vasae export RUN --out out/quickstart/dictionary.npz",
 )

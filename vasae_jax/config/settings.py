@@ -138,8 +138,8 @@ class OptimConfig:
     """Adam, its learning rates, features that start anew, and the loss."""
 
     lr: float | None = None
-    """Peak learning rate of Adam (eps 1e-8) for W_dec and b_dec. None: 8e-3 for 4096 features, and
-    with other numbers as one over the root of the number."""
+    """Peak learning rate of Adam (eps 1e-8) for W_dec and b_dec. None: 8e-3 for up to 4096
+    features, and for more as one over the root of their number."""
     encoder_lr_ratio: float = 0.25
     """Learning rate of W_enc and b_enc as a fraction of lr: fast encoders let features die, fast
     decoders reconstruct better (1 in the paper)."""

@@ -68,7 +68,7 @@ def peak_lr(optim: OptimConfig, d_sae: int) -> float:
 
     One over the root of the number of features is also how the rates of arXiv:2406.04093 scale.
     """
-    return 8e-3 * math.sqrt(4096 / d_sae) if optim.lr is None else optim.lr
+    return 8e-3 * math.sqrt(4096 / max(4096, d_sae)) if optim.lr is None else optim.lr
 
 
 def hparams_of(config: Config, d_sae: int) -> HParams:
