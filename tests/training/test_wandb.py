@@ -97,7 +97,8 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
         if "fvu" in line:
             assert last[line["step"]]["fvu"] == pytest.approx(line["fvu"])
             shown = last[line["step"]]
-            assert sum(shown["alignment/values"]) == 32 and len(shown["alignment/bins"]) == 81
+            assert 0 < sum(shown["alignment/values"]) <= 32  # of features that have fired
+            assert len(shown["alignment/bins"]) == 81
 
 
 def test_what_is_measured_is_shown_in_the_same_run(cache, tmp_path, monkeypatch):
