@@ -103,6 +103,9 @@ def test_sizes_and_embeddings(loaded):
 
 def test_no_block_runs_after_the_deepest(loaded):
     _, _, lm = loaded
+    lm.residuals(
+        random_tokens((1, 5)), (1,)
+    )  # the first batch is run twice, to see that it is causal
     _, blocks = find_blocks(lm.model, 3)
     ran = []
     handles = [
