@@ -4,7 +4,7 @@ Command:  vasae sweep configs/sweeps/recipes.py --data.cache=CACHE --out=OUT
           vasae sweep plot OUT --by anchor.weight
 Needs:    a cache with the layers of LAYERS; docs/frontier.md says how the published one was made.
 Time:     not measured as one sweep: 36 runs of 800 steps.
-Result:   docs/frontier.md and docs/names.md have what such grids gave.
+Result:   docs/names.md, and of an earlier recipe docs/frontier.md, have what such grids gave.
 
 All runs have the same rows, mask, batches, features, k and steps: what differs is how a recipe
 starts, what it minimises and how its learning rate goes.
@@ -20,8 +20,8 @@ LAMBDAS = {
     presets.plain: (0.0,),
     presets.published: (1e-4,),
     presets.embedding: (3.5,),
-    presets.default: (1.0, 2.0),
-    presets.named: (4.0,),
+    presets.default: (0.1, 0.2),
+    presets.named: (0.2,),
 }
 
 base = Config(

@@ -3,6 +3,7 @@
 Command:  vasae sweep configs/sweeps/smollm2.py
 Needs:    out/quickstart/cache, which vasae quickstart makes (layers 10, 15 and 20).
 Time:     5 min 29 s on two idle CPU cores: two packs of 12 runs, then 24 evaluations.
+          This and the result are of an earlier recipe, over CPython's topics.
 Result:   hold@10 53 to 55% at k 16 and 43 to 47% at k 32 with lambda 2 and 8; 46 to 48% and 31 to
           35% with 0.5. Variance explained .79 to .81 (layer 10) and .71 to .75 (layer 20): k 32
           gives 1.3 to 2.4 points more, and lambda 8 costs 0.7 to 1.1 points against 0.5. Two seeds

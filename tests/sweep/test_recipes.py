@@ -23,8 +23,8 @@ def test_a_point_is_a_preset_on_the_same_rows():
         (presets.plain, [0.0]),
         (presets.published, [1e-4]),
         (presets.embedding, [3.5]),
-        (presets.default, [1.0, 2.0]),
-        (presets.named, [4.0]),
+        (presets.default, [0.1, 0.2]),
+        (presets.named, [0.2]),
     ):
         recipe = preset()
         sae = replace(recipe.sae, d_sae=4096, k=32)

@@ -10,7 +10,7 @@ from cache_fixtures import make_cache
 from layer_root import root_of
 
 from vasae_jax.anchor.layer_anchors import layer_anchors
-from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows, token_start
+from vasae_jax.anchor.whitening import FEW, anchor_rows, detector_rows, token_start, within_cov_of
 from vasae_jax.cli.main import main
 from vasae_jax.config import (
     AnchorConfig,
@@ -118,6 +118,11 @@ def test_detectors_need_a_token_with_rows_and_a_known_kind(cache):
         detector_rows(anchors, "there")
 
 
+def started(cache, kind, count):
+    anchors = own_anchors(cache)
+    return token_start(anchors, kind, count, within_cov_of(anchors.at.within))
+
+
 def wide_root(anchors):
     """The symmetric root of the covariance about tokens; 16 directions are all kept."""
     within = anchors.at.within.astype(np.float64)
@@ -145,7 +150,7 @@ def test_detectors_equal_their_definition(cache):
 def test_features_that_start_at_tokens_equal_their_definition(cache):
     """In float64: the mean row's product is its length, which is twice the threshold."""
     means, root = own_anchors(cache).at, wide_root(own_anchors(cache))
-    start = token_start(own_anchors(cache), "both", V)
+    start = started(cache, "both", V)
     order = sorted(range(V), key=lambda token: (-means.count[token], token))
     assert 0 < (means.count < FEW).sum() < V
     for feature, token in enumerate(order):
@@ -156,7 +161,7 @@ def test_features_that_start_at_tokens_equal_their_definition(cache):
         detector = np.linalg.solve(root @ root, row)
         expected = detector * (length / (detector @ row)) if length else row
         np.testing.assert_allclose(start.W_enc[feature], expected, rtol=1e-3, atol=1e-4)
-    assert len(token_start(own_anchors(cache), "at", 3).threshold) == 3
+    assert len(started(cache, "at", 3).threshold) == 3
 
 
 @pytest.mark.parametrize("pre_bias", [1.0, 0.3])
@@ -172,7 +177,7 @@ def test_a_detectors_response_does_not_depend_on_pre_bias(cache, tmp_path, pre_b
     params, others = (
         jax.device_get(init_run(each, cache, mesh, 32)[1].params) for each in (config, random)
     )
-    start = token_start(own_anchors(cache), "both", 8)
+    start = started(cache, "both", 8)
     x, mean = np.random.default_rng(0).normal(size=16), others["b_dec"]
     response = params["W_enc"][:8] @ (x - pre_bias * params["b_dec"]) + params["b_enc"][:8]
     at_token = np.zeros(32, bool)

@@ -89,7 +89,9 @@ class TokenStart(NamedTuple):
     """[n] float32, half the length of the tokens' mean rows"""
 
 
-def token_start(anchors: LayerAnchors, kind: str, count: int) -> TokenStart:
+def token_start(
+    anchors: LayerAnchors, kind: str, count: int, within_cov: "WithinCov"
+) -> TokenStart:
     """Fisher's discriminant of each of the ``count`` most frequent tokens as a feature.
 
     The encoder row is the token's detector, scaled so that the mean row is reconstructed; between
@@ -100,15 +102,12 @@ def token_start(anchors: LayerAnchors, kind: str, count: int) -> TokenStart:
     means = means_of(anchors, kind)[0]
     ids = np.argsort(-means.count, kind="stable")[:count]
     rows = means.rows[ids].astype(np.float64) * (means.count[ids] >= FEW)[:, None]
-    cov = within_cov_of(anchors.at.within)
-    detectors = whiten(whiten(rows, cov), cov)
+    detectors = whiten(whiten(rows, within_cov), within_cov)
     norms, products = np.linalg.norm(rows, axis=1), np.sum(detectors * rows, axis=1)
-    W_enc = (
-        detectors
-        * np.divide(norms, products, out=np.zeros_like(norms), where=products > 0)[:, None]
-    )
+    scale = np.divide(norms, products, out=np.zeros_like(norms), where=products > 0)
     W_dec = rows / np.where(norms == 0, 1.0, norms)[:, None]
-    return TokenStart(*(x.astype(np.float32) for x in (W_enc, W_dec, norms / 2)))
+    arrays = detectors * scale[:, None], W_dec, norms / 2
+    return TokenStart(*(array.astype(np.float32) for array in arrays))
 
 
 class WithinCov(NamedTuple):

@@ -75,7 +75,8 @@ def load_inputs(
 ) -> tuple[StepInputs, InitInputs]:
     """What the steps read, and what the state at step 0 is made from, both on the mesh."""
     stats = statistics(cache, config.data.input_site, "train", config.data.mask)
-    check_deviation(config, math.sqrt(stats.variance / len(stats.mean)))
+    deviation = math.sqrt(stats.variance / len(stats.mean))
+    check_deviation(config, deviation)
     rows = starting_rows(config, cache)
     targets = target_rows(config, cache, rows, d_sae)
     on_mesh, mean = replicate(mesh, (rows, stats.mean.astype(np.float32)))
@@ -89,7 +90,7 @@ def load_inputs(
         anchors,
         frequent,
         rate,
-        replicate(mesh, np.float32(np.sqrt(stats.variance / len(stats.mean)))),
+        replicate(mesh, np.float32(deviation)),
         pre_bias,
         None if targets.start is None else replicate(mesh, targets.start),
     )

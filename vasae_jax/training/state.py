@@ -79,9 +79,10 @@ def target_rows(config: Config, cache: Cache, start: np.ndarray, d_sae: int) -> 
         lambda: layer_anchors(cache, data.input_site, data.skip_positions, data.max_norm)
     )
     targets = layer_targets(anchors, config.anchor)
-    if count := token_starts(config, d_sae, len(anchors.at.count)):
-        return targets._replace(start=token_start(anchors, config.anchor.kind, count))
-    return targets
+    count, within_cov = token_starts(config, d_sae, len(anchors.at.count)), targets.within_cov
+    if not count or within_cov is None:
+        return targets
+    return targets._replace(start=token_start(anchors, config.anchor.kind, count, within_cov))
 
 
 def layer_targets(anchors: LayerAnchors, config: AnchorConfig) -> Targets:
