@@ -1,6 +1,6 @@
 """The published recipe on GPT-2 small, layer 6: d_sae = V = 50257, k 32, lambda 1e-4.
 
-Command:  python tools/extract_torch.py --model gpt2 --layers 6
+Command:  vasae extract --model gpt2 --layers 6
               --text hf:Salesforce/wikitext/wikitext-103-raw-v1 --max-rows 1000000 --out caches/gpt2
           vasae train configs/gpt2_small.py
 Run time: estimated, not measured: 1220 steps (five passes over one million tokens) at the

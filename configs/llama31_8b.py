@@ -1,6 +1,6 @@
 """The published recipe on Llama-3.1-8B, layer 16: d_sae = V = 128256, split over 16 devices.
 
-Command:  python tools/extract_flax.py --model meta-llama/Llama-3.1-8B --text hf:Salesforce/wikitext/wikitext-103-raw-v1
+Command:  vasae extract --model meta-llama/Llama-3.1-8B --text hf:Salesforce/wikitext/wikitext-103-raw-v1
               --layers 16 --max-rows 1000000 --mesh 1,16 --compute-dtype bfloat16 --out caches/llama31-8b
           vasae train configs/llama31_8b.py
 Run time: estimated, not measured: the dense products are 10 * 4096 rows * 4096 * 128256 =

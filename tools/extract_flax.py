@@ -6,7 +6,6 @@ import sys
 
 from vasae_jax.extract.arguments import main
 from vasae_jax.extract.model import Model
-from vasae_jax.utils.errors import UserError
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -31,25 +30,10 @@ def build(arguments: argparse.Namespace) -> Model:
         from vasae_jax.extract.hf_flax import HfFlaxLM
 
         return HfFlaxLM(arguments.model, arguments.compute_dtype)
-    from vasae_jax.lm import load_lm
+    from vasae_jax.extract.backends import load_model, make_mesh
 
-    return load_lm(arguments.model, arguments.compute_dtype, make_mesh(arguments.mesh))
-
-
-def make_mesh(shape: str):
-    """A mesh of ``"DATA,MODEL"`` devices, None for one device; raises UserError."""
-    import jax
-
-    try:
-        data, model = (int(part) for part in shape.split(","))
-    except ValueError as error:
-        raise UserError(f"mesh is {shape!r}; expected two numbers as in 4,2") from error
-    if not 1 <= data * model <= jax.device_count() or data < 1:
-        raise UserError(f"mesh {shape} needs {data * model} devices; {jax.device_count()} found")
-    if data * model == 1:
-        return None
-    auto = jax.sharding.AxisType.Auto
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=(auto, auto))
+    mesh = make_mesh(arguments.mesh)
+    return load_model(arguments.model, "flax", arguments.compute_dtype, mesh=mesh)
 
 
 if __name__ == "__main__":

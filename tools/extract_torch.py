@@ -15,9 +15,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def build(arguments: argparse.Namespace) -> Model:
     """The model that the arguments name."""
-    from vasae_jax.extract.torch import TorchLM
+    from vasae_jax.extract.backends import load_model
 
-    return TorchLM(arguments.model, arguments.device, arguments.compute_dtype)
+    dtype = arguments.compute_dtype
+    return load_model(arguments.model, "torch", dtype, device=arguments.device)
 
 
 if __name__ == "__main__":

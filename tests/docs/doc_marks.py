@@ -34,7 +34,7 @@ NOT_RUN = {
     "python tools/bench/": "a bench: minutes, on an idle machine",
     "tools/bench/": "all benches: an hour, on an idle machine",
     "npm pack": "another registry's package",
-    "python tools/extract_flax.py --model MODEL.gguf": "half an hour, for published figures",
+    "vasae extract --model MODEL.gguf": "half an hour, for published figures",
     "vasae sweep configs/sweeps/recipes.py": "hours: tests/sweep/test_recipes.py",
     "vasae sweep table OUT": "of that sweep: tests/sweep/test_recipes.py",
     "vasae sweep plot OUT": "of that sweep: tests/sweep/test_recipes.py",
@@ -48,7 +48,7 @@ NOT_RUN = {
     "vasae train CONFIG.py --distributed": "needs two hosts: tests/distributed/test_distributed.py",
     "srun": "needs Slurm",
     "for i in": "needs eight GPUs, or a cloud's command: tests/sweep/test_killed_shards.py",
-    "python tools/extract_flax.py --model M ": "one job of 16: tests/cache/test_cache_parts.py",
+    "vasae extract --model M ": "one job of 16: tests/cache/test_cache_parts.py",
     "vasae cache finish": "joins these: tests/cache/test_cache_parts.py",
     "python tools/aot.py": "needs libtpu: tests/aot/",
     "vasae sweep grid.py --on ray": "needs Ray: tests/sweep/test_ray.py",
@@ -58,8 +58,7 @@ NOT_RUN = {
 TRAINED = "--sae.d-sae=128 --run.steps=6 --run.log-every=3 --data.batch=64 --data.readers=2"
 EXTRACTED = "--overwrite --chunk-rows=128 --max-rows=3000"
 SMALL = {
-    "python tools/extract_torch.py": EXTRACTED,
-    "python tools/extract_flax.py": EXTRACTED,
+    "vasae extract": EXTRACTED,
     "vasae train": f"{TRAINED} --mesh.data=1",
     "vasae train CONFIG": "--run.overwrite",
     "vasae sweep configs": f"{TRAINED} --mesh.data=1 --run.checkpoint-every=3",

@@ -31,7 +31,7 @@ MEANT |= {"OTHER": "caches/mine", "OWN": "caches/mine"}
 QUICKSTART = (10, 15, 20)
 """The layers of the quickstart's cache."""
 BEFORE = (
-    "python tools/extract_flax.py --model MODEL --text my_texts/ --layers 3,9 --out caches/mine",
+    "vasae extract --model MODEL --text my_texts/ --layers 3,9 --out caches/mine",
     "vasae train CONFIG",
     "vasae train CONFIG --run.seed=1 --run.out=RUN2",
     "vasae train CONFIG --sae.method=plain --run.out=BASELINE",

@@ -135,8 +135,9 @@ def test_json_and_table_name_both_populations(case):
     found = run(case, 16)
     value = json.loads(json.dumps(found.to_json()))
     assert value["unmasked"]["rows"] < value["all_rows"]["rows"] == ROWS
-    table = found.table()
-    assert "unmasked" in table and "all rows" in table and "input embeddings" in table
+    for table in (found.table(), found.alignment_table()):
+        assert "unmasked" in table and "all rows" in table
+    assert "input embeddings" in found.alignment_table()
 
 
 def test_a_split_that_is_masked_away_is_refused(case):

@@ -14,6 +14,7 @@ from lm_fixtures import gpt2_config, llama_config, random_model, save_model, tor
 from vasae_jax.cache import Cache, verify
 from vasae_jax.extract import Settings, extract
 from vasae_jax.extract.arguments import make_parser, run
+from vasae_jax.extract.backends import make_mesh
 from vasae_jax.extract.pipeline import shard_rows
 from vasae_jax.extract.torch import TorchLM
 from vasae_jax.lm import load_lm
@@ -290,5 +291,5 @@ def test_a_mesh_gives_the_rows_of_one_device(checkpoints, tmp_path, capsys):
         np.testing.assert_allclose(
             read(many, layer, "train"), read(one, layer, "train"), rtol=1e-4, atol=1e-4
         )
-    with pytest.raises(UserError, match="mesh 9,1 needs 9 devices; 8 found"):
-        flax_tool["make_mesh"]("9,1")
+    with pytest.raises(UserError, match="--mesh 9,1 needs 9 devices; 8 found"):
+        make_mesh("9,1")

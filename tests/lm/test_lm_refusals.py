@@ -34,7 +34,7 @@ def edit(path, **changes):
         ("BertForMaskedLM", "BertForMaskedLM"),
         ("RobertaModel", "RobertaModel"),
         ("T5ForConditionalGeneration", "T5ForConditionalGeneration"),
-        ("BloomForCausalLM", "BloomForCausalLM.*tools/extract_torch.py"),
+        ("BloomForCausalLM", "BloomForCausalLM.*--backend torch"),
         ("OddModel", "OddModel"),
     ],
 )
@@ -261,7 +261,9 @@ def test_gguf_architecture_is_refused(tmp_path, architecture):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(UserError, match=f"architecture {architecture}.*llama, gpt2.*extract_torch"):
+    with pytest.raises(
+        UserError, match=f"architecture {architecture}.*llama, gpt2.*--backend torch"
+    ):
         load_lm(path)
 
 

@@ -4,6 +4,7 @@ The main figures are over the features that fire. docs/evaluation.md defines eve
 a label, not an explanation.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.training.run import open_trained
 
     trained = open_trained(args.run, args.cache, requested_mesh(args))
-    out = Path(args.out or Path(args.run) / f"eval-{args.split}.json")
+    out = Path(args.out or Path(args.run) / _file_name(args))
     refuse_existing(out, overwrite=args.overwrite)
     anchors_of = open_anchors_of(args.anchors, trained) if args.anchors else None
     other = open_other_run(args.against, trained) if args.against else None
@@ -68,11 +69,19 @@ def run(arguments: Sequence[str]) -> None:
         ladder = measure_ladder(this, below, anchors_of or trained.cache)
         result["ladder"] = ladder.to_json()
         tables.append(ladder.table())
+    tables.append(evaluation.alignment_table())
     write_json(out, result)
     if not (args.cache or args.anchors):  # the boards' figures are all of the run's own cache
         log_evaluation(trained, Path(args.run), result, names, watch)
     print("\n\n".join(tables))
     print(f"\nwritten to {out}")
+
+
+def _file_name(args: argparse.Namespace) -> str:
+    """The default name of the file, which says what is measured beside the run by itself."""
+    more = [name for name in ("cache", "anchors", "lm", "against", "ladder") if vars(args)[name]]
+    by = [args.names_by] if args.names_by != "evidence" else []
+    return "-".join(["eval", args.split, *more, *by]) + ".json"
 
 
 def _parser() -> VerbParser:
@@ -103,6 +112,9 @@ def _parser() -> VerbParser:
     add("--ladder", metavar="BASELINE", help=ladder)
     add_names_by(parser)
     add_mesh(parser)
-    add("--out", help="JSON file (default: RUN/eval-SPLIT.json)")
+    add(
+        "--out",
+        help="JSON file (default: RUN/eval-SPLIT.json, or a longer name with other options)",
+    )
     add("--overwrite", action="store_true", help="replace that file")
     return parser

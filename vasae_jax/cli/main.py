@@ -11,6 +11,7 @@ from vasae_jax.utils.signals import Stopped, quiet_libraries
 
 VERBS = {
     "quickstart": "go from a language model to a named dictionary in one command",
+    "extract": "run text through a language model into an activation cache",
     "train": "train an SAE from a config and an activation cache, or resume it",
     "sweep": "train a grid of runs, and show its table and figures",
     "eval": "measure a run on held-out documents",
@@ -32,8 +33,7 @@ Train sparse autoencoders whose features come with names.
 
 {verbs}
 
-Run vasae VERB --help for the arguments of a verb. tools/extract_flax.py and
-tools/extract_torch.py make activation caches; vasae quickstart makes its own.
+Run vasae VERB --help for the arguments of a verb.
 A feature's name is the token at which, or just before which, it should fire, with evidence from
 held-out text. It is not an explanation of the feature, not a causal claim, and not one-to-one.
 """

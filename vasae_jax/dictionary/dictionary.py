@@ -102,7 +102,7 @@ def _float32(x: np.ndarray, width: int, what: str) -> np.ndarray:
     return array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dictionary:
     """An SAE with named features; arrays are as in the ``.npz`` file.
 
@@ -171,6 +171,15 @@ class Dictionary:
     """The content of meta.json."""
     extra_params: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Parameters that the activation adds, float32 [d_sae] each, such as JumpReLU's threshold."""
+
+    def __repr__(self) -> str:
+        """Sizes and how many features have a name that was tested, in one line."""
+        d_in, d_sae = self.W_enc.shape
+        tested = int((self.verdict != UNTESTED).sum())
+        return (
+            f"Dictionary(d_in={d_in}, d_sae={d_sae}, activation={self.activation!r}, "
+            f"features with a tested name: {tested})"
+        )
 
     @property
     def tested_together(self) -> bool:

@@ -27,6 +27,8 @@ from vasae_jax.sae import decode, encode, reconstruct
 from vasae_jax.sae.params import Params
 from vasae_jax.stream.source import Batch
 
+Line = tuple[str, ...]
+"""Of a table: what, then a figure for each population."""
 FIRST_MAX_ACTIVE = 256
 """First ``max_active`` of a program whose activation has no bound."""
 
@@ -105,9 +107,15 @@ class Evaluation:
         return vars(self) | populations
 
     def table(self) -> str:
-        """A readable table, one column for each population."""
-        header = f"{self.features} features on the {self.split} split"
-        lines = [(header, "unmasked", "all rows"), *_lines(self.unmasked, self.all_rows)]
+        """What is reconstructed and what fires, one column for each population."""
+        return self._table(f"{self.features} features on the {self.split} split", _lines)
+
+    def alignment_table(self) -> str:
+        """How near features are to their anchors, one column for each population."""
+        return self._table("alignment", _alignment_lines)
+
+    def _table(self, head: str, content: Callable[[Metrics, Metrics], Iterable[Line]]) -> str:
+        lines = [(head, "unmasked", "all rows"), *content(self.unmasked, self.all_rows)]
         width = max(len(line[0]) for line in lines)
         return "\n".join(f"{a:<{width}}  {b:>12}  {c:>12}" for a, b, c in lines)
 
@@ -281,7 +289,7 @@ def _mean(x: jax.Array, weight: jax.Array) -> jax.Array:
     return sums[0] / jnp.maximum(sums[1], 1)
 
 
-def _lines(left: Metrics, right: Metrics) -> Iterator[tuple[str, ...]]:
+def _lines(left: Metrics, right: Metrics) -> Iterator[Line]:
     both = (left, right)
     yield ("rows", *(f"{f.rows}" for f in both))
     yield ("variance explained", *(f"{f.variance_explained:.4f}" for f in both))
@@ -290,6 +298,9 @@ def _lines(left: Metrics, right: Metrics) -> Iterator[tuple[str, ...]]:
     yield ("variance explained within tokens", *("-" if v is None else f"{v:.4f}" for v in within))
     yield ("features firing on a row (l0)", *(f"{f.l0:.2f}" for f in both))
     yield ("dead: fired on no row", *(f"{f.dead} ({f.dead_fraction:.1%})" for f in both))
+
+
+def _alignment_lines(left: Metrics, right: Metrics) -> Iterator[Line]:
     for pair in zip(left.alignment, right.alignment, strict=True):
         yield f"cosine to {pair[0].anchor}", "", ""
         yield ("  firing features aligned (>= 0.8)", *(f"{f.firing_aligned:.1%}" for f in pair))

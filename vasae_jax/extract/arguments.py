@@ -1,4 +1,4 @@
-"""The command line of both extraction tools."""
+"""The arguments of an extraction: of ``vasae extract`` and of both extraction tools."""
 
 import argparse
 import dataclasses
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vasae_jax.cache import Part
+from vasae_jax.dictionary.card import FEW_DOCUMENTS
 from vasae_jax.extract.model import Model, parse_layers
 from vasae_jax.extract.pipeline import Settings, extract
 from vasae_jax.extract.special_tokens import MODES
@@ -23,9 +24,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
+def make_parser(description: str, prog: str | None = None) -> argparse.ArgumentParser:
     """A parser with every argument that does not depend on the backend."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=_Formatter)
     add = parser.add_argument
     add("--model", required=True, help="directory, .gguf file or Hugging Face name")
     add(
@@ -92,38 +93,59 @@ def parse_part(text: str | None, *, overwrite: bool) -> Part | None:
     return Part(int(index), int(count))
 
 
-def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> int:
+def store(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> None:
     """Build the model, extract, and print a summary.
+
+    Raises:
+        UserError: an argument or a file cannot be used.
+        Stopped: by a signal.
+    """
+    settings = settings_of(arguments)
+    documents = read_documents(arguments.text, arguments.text_field, arguments.text_split)
+    manifest = extract(
+        build(arguments),
+        documents,
+        arguments.out,
+        settings,
+        source=arguments.text,
+        overwrite=arguments.overwrite,
+        part=parse_part(arguments.shard, overwrite=arguments.overwrite),
+    )
+    if manifest is None:
+        print(f"{arguments.out}: part {arguments.shard} is complete; vasae cache finish joins all")
+        return
+    counts = ", ".join(
+        f"{split} {info.rows:,} rows of {info.documents:,} documents"
+        for split, info in manifest.splits.items()
+    )
+    print(f"{arguments.out}: {', '.join(map(str, manifest.sites))}; {counts}")
+    if manifest.splits["heldout"].documents < FEW_DOCUMENTS:
+        print(_few_documents(manifest.splits["heldout"].documents, arguments))
+
+
+def _few_documents(count: int, arguments: argparse.Namespace) -> str:
+    """What to do about few held-out documents."""
+    rest = "; --max-rows reads texts in their order" if arguments.max_rows else ""
+    return (
+        f"only {count} held-out documents: names are tested on these alone; give more documents, "
+        f"or a larger --heldout-share{rest}"
+    )
+
+
+def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Model]) -> int:
+    """:func:`store`, as a program of its own.
 
     Returns:
         The exit code: 0, 2 after a user's mistake, or 128 plus a signal's number.
     """
     try:
-        settings = settings_of(arguments)
-        documents = read_documents(arguments.text, arguments.text_field, arguments.text_split)
-        manifest = extract(
-            build(arguments),
-            documents,
-            arguments.out,
-            settings,
-            source=arguments.text,
-            overwrite=arguments.overwrite,
-            part=parse_part(arguments.shard, overwrite=arguments.overwrite),
-        )
+        store(arguments, build)
     except UserError as error:
         return _fail(error, 2)
     except Stopped as stopped:
         return _fail(stopped, stopped.exit_code)
     except KeyboardInterrupt:
         return _fail("stopped before any new row; rows stored earlier stay", 130)
-    if manifest is None:
-        print(f"{arguments.out}: part {arguments.shard} is complete; vasae cache finish joins all")
-        return 0
-    counts = ", ".join(
-        f"{split} {info.rows:,} rows of {info.documents:,} documents"
-        for split, info in manifest.splits.items()
-    )
-    print(f"{arguments.out}: {', '.join(map(str, manifest.sites))}; {counts}")
     return 0
 
 

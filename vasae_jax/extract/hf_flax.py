@@ -77,7 +77,7 @@ class HfFlaxLM(HfModel):
         if config.model_type not in FAMILIES:
             raise UserError(
                 f"{self.id} is of family {config.model_type}; expected {' or '.join(FAMILIES)} for "
-                "--backend hf-flax (tools/extract_torch.py runs any causal model)"
+                "--backend hf-flax (vasae extract --backend torch runs any causal model)"
             )
         return config
 

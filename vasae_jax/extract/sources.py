@@ -189,8 +189,8 @@ def _refuse_known_gguf(file: GgufFile) -> None:
     if architecture in ARCHITECTURES:
         raise UserError(
             f"{file.path} is of architecture {architecture}, of whose GGUF files transformers "
-            "leaves out rotary scaling, soft caps and scales; expected tools/extract_flax.py or "
-            "the Flax backend for it, or the model's Hugging Face directory"
+            "leaves out rotary scaling, soft caps and scales; expected "
+            "--backend flax for it, or the model's Hugging Face directory"
         )
 
 

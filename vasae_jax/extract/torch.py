@@ -26,7 +26,7 @@ try:
     from torch import nn
 except ImportError as error:
     raise UserError(
-        "torch is not installed; expected: pip install vasae-jax[torch], or tools/extract_flax.py"
+        "torch is not installed; expected: pip install vasae-jax[torch], or --backend flax"
     ) from error
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -103,8 +103,8 @@ def spec_from_gguf(file: GgufFile) -> Spec:
     if architecture not in _MAKERS:
         raise UnknownArchitecture(
             f"{file.path} has architecture {architecture}; expected one of {', '.join(_MAKERS)} "
-            "(tools/extract_torch.py runs any causal model that transformers reads: its Hugging "
-            "Face directory, or such a file)"
+            "(vasae extract --backend torch runs any causal model that transformers reads: its "
+            "Hugging Face directory, or such a file)"
         )
     reader = MetadataReader(file, architecture)
     spec = _MAKERS[architecture](reader)

@@ -170,7 +170,7 @@ def family_of(architecture: str, where: str) -> Family:
     causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     kind = "not a causal language model"
     if causal:
-        kind = "not implemented in Flax here (tools/extract_torch.py runs any causal model)"
+        kind = "not implemented in Flax here (vasae extract --backend torch runs any causal model)"
     raise UnknownArchitecture(
         f"{where} has architecture {architecture}, {kind}; expected one of {', '.join(SUPPORTED)}"
     )

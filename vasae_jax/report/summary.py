@@ -52,6 +52,7 @@ def summary(
         _table(best_features(dictionary, FEATURES), dictionary, firings, snippets),
         "Typical features: evenly spaced, from those that fire most to those that fire least",
         _table(typical, dictionary, firings, snippets),
+        evaluation.alignment_table(),
         *(textwrap.fill(text, 90) for text in [*cautions(dictionary), LAYER_CLAIM]),
     ]
     return "\n\n".join(["", *parts])

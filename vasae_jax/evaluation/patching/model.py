@@ -1,8 +1,7 @@
 """Patching: the language model that a cache was made with, and the windows that it runs on."""
 
-import importlib.util
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +9,11 @@ import numpy as np
 
 from vasae_jax.cache import Cache
 from vasae_jax.config import Mask
+from vasae_jax.extract.backends import Backend, load_model
 from vasae_jax.extract.model import Model as ExtractionModel
-from vasae_jax.lm import load_lm
-from vasae_jax.lm.spec import UnknownArchitecture
 from vasae_jax.sites import Site
 from vasae_jax.stream.source import Source
 from vasae_jax.utils.errors import UserError
-
-Backend = Literal["auto", "flax", "torch"]
 
 
 class Model(ExtractionModel, Protocol):
@@ -36,7 +32,7 @@ def open_model(source: str, backend: Backend, cache: Cache) -> Model:
         UserError: no such model, one that no backend reads, or another than the cache's.
     """
     dtype = "bfloat16" if "bfloat16" in cache.manifest.computed else "float32"
-    model = _load(source, backend, dtype)
+    model = load_model(source, backend, dtype)
     check_model(model, cache)
     return model
 
@@ -90,18 +86,6 @@ def _at(logits: jax.Array | np.ndarray, places: np.ndarray | None) -> jax.Array:
     if places is None:
         return jnp.asarray(logits)
     return jnp.asarray(logits[np.arange(len(places)), places])[:, None]
-
-
-def _load(source: str, backend: Backend, dtype: str) -> Model:
-    if backend != "torch":
-        try:
-            return load_lm(source, dtype)
-        except UnknownArchitecture:
-            if backend == "flax" or importlib.util.find_spec("torch") is None:
-                raise
-    from vasae_jax.extract.torch import TorchLM, best_device
-
-    return TorchLM(source, best_device(), dtype)
 
 
 @dataclass(frozen=True)
