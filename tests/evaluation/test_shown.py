@@ -43,3 +43,14 @@ def test_a_board_that_cannot_be_opened_loses_nothing(run, monkeypatch, capsys):
     assert main(["eval", str(run)]) == 0
     assert "the figures are not shown: --run.tensorboard needs" in capsys.readouterr().err
     assert (run / "eval-heldout.json").is_file()
+
+
+def test_files_of_two_measurements_stand_side_by_side(run, capsys):
+    """What is measured beside the run by itself is part of the default name."""
+    assert main(["eval", str(run)]) == 0
+    assert main(["eval", str(run), "--names-by=weights", "--split=train"]) == 0
+    assert main(["eval", str(run), f"--anchors={run.parent / 'cache'}"]) == 0
+    found = {path.name for path in run.glob("eval*")}
+    assert found == {"eval-heldout.json", "eval-train-weights.json", "eval-heldout-anchors.json"}
+    assert main(["eval", str(run)]) == 2
+    assert "eval-heldout.json" in capsys.readouterr().err
