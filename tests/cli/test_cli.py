@@ -87,6 +87,23 @@ def test_quickstart_leaves_everything_it_promises(home):
         assert arrays["W_dec"].dtype == np.float32
 
 
+@pytest.mark.fault
+def test_nothing_that_is_published_names_a_place(home):
+    out = home / "out"
+    own = [out / "cache", out / "run"]  # these have it: a run finds its cache by it
+    files = [
+        path
+        for path in out.rglob("*")
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in own)
+    ]
+    assert len(files) > 40
+    for path in files:
+        assert str(home).encode() not in path.read_bytes(), path
+    meta = json.loads((out / "meta.json").read_bytes())
+    assert meta["provenance"]["text"]["source"] == "texts"
+    assert (meta["config"]["data"]["cache"], meta["config"]["run"]["out"]) == ("cache", "run")
+
+
 def word(text):
     """The first word of a text without its numbers."""
     return re.sub(r"\d", "", text).split()[0]
@@ -208,6 +225,7 @@ def test_eval_with_a_model_and_another_run(home, tmp_path, capsys):
         assert patches["identity"]["kl"] == pytest.approx(0, abs=1e-5)
     names = found["names"]
     assert names["ablation"]["rows"] > 0
+    assert names["against"] == "run"  # and no directory
     assert names["stability"]["same_name"]["named"] == 1
     assert [name for name in flatten_numbers(found) if better(name) is None] == []
     said = capsys.readouterr().out
@@ -284,6 +302,12 @@ def test_a_mistake_gets_one_sentence_and_code_2(tmp_path, monkeypatch, capsys, a
     monkeypatch.chdir(tmp_path)
     assert value in refused(capsys, *arguments)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fault
+def test_a_sentence_cannot_move_the_cursor(tmp_path, capsys):
+    said = refused(capsys, "train", tmp_path / "a\x1b[2J\n\u202e\udcff.py")
+    assert r"a\x1b[2J\x0a\u202e\xff.py" in said
 
 
 def test_help_names_every_verb(capsys):

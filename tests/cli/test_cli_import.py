@@ -99,6 +99,7 @@ def test_name_eval_and_export_serve_an_import(tmp_path, cache, capsys):
     np.testing.assert_allclose(sae.encode(x), z, atol=5e-3)
     np.testing.assert_allclose(sae.decode(sae.encode(x)), x_hat, atol=5e-2, rtol=1e-3)
     assert sae.k == F
+    assert str(tmp_path) not in json.dumps(sae.meta)
     imported = sae.meta["provenance"]["imported"]
     assert (imported["library"], imported["activation"]) == ("gemma_scope", "jumprelu")
 

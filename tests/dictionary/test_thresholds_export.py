@@ -101,7 +101,7 @@ def test_the_card_states_figures_evidence_claims_and_the_citation(tmp_path):
     export_layout(dictionary(), "huggingface", tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     words = " ".join(card.split())
-    assert card.startswith("---\nlibrary_name: vasae-jax\nbase_model: test/tiny\n")
+    assert card.startswith('---\nlibrary_name: vasae-jax\nbase_model: "test/tiny"\n')
     for part in (
         CLAIM,
         LAYER_CLAIM,

@@ -72,7 +72,7 @@ def test_a_rung_is_what_eval_says_of_its_run(home, found, tmp_path, name):
     metrics, scores = said["unmasked"], said["names"]["layer"][0]
     patched = said["lm"]["patched"]["unmasked_rows"]
     rung = found["ladder"]["rungs"][name]
-    assert rung["run"] == folder(home, name)
+    assert rung["run"] == name  # and no directory
     expected = {
         **{key: metrics[key] for key in metrics if key.startswith("variance_explained")},
         **{key: scores[key] for key in ("hold10", "hold10_dead_as_0", "mass10")},

@@ -4,10 +4,15 @@ pip install playwright && apt-get install chromium
 """
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import report_fixtures as made
 
+from vasae_jax.config import Config
+from vasae_jax.report.heatmap import Case
+from vasae_jax.report.labels import Source, make_labels
 from vasae_jax.report.make import all_charts
 from vasae_jax.report.page.build import build_page
 from vasae_jax.report.run_report import match_features
@@ -323,4 +328,81 @@ def test_a_missing_file_is_said(chromium, index, tmp_path):
     page = chromium.new_page()
     page.goto((folder / "index.html").as_uri())
     page.wait_for_selector("text=data/layer-3/table.js is missing from this folder")
+    page.close()
+
+
+OVERFLOWING = """() => [...document.querySelectorAll('.scroll')]
+  .filter((box) => box.scrollWidth > box.clientWidth)
+  .map((box) => `${box.textContent.slice(0, 60)}: ${box.scrollWidth} in ${box.clientWidth}`)"""
+
+
+@pytest.mark.parametrize("width", [1280, 1024, 390])
+def test_a_features_tables_are_as_wide_as_the_page_at_most(visit, width):
+    page = visit("#/feature/layer-3/0", viewport={"width": width, "height": 860})
+    for feature in range(24):  # hostile names, words, and made-up ones
+        page.evaluate("hash => (location.hash = hash)", f"#/feature/layer-3/{feature}")
+        page.wait_for_function("n => document.title.startsWith(`Feature ${n},`)", arg=feature)
+        assert page.evaluate(OVERFLOWING) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    verdict = page.locator(".names-table .verdict").first.bounding_box()
+    assert verdict["x"] >= 0 and verdict["x"] + verdict["width"] <= width
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("address", "heading"),
+    [
+        ("#/feature/layer-3/%E0%A4%A", "No such feature"),
+        ("#/feature/%/1", "No such feature"),
+        ("#/feature/a#b%2Fc/1", "No such feature"),
+        ("#/feature/layer-3/", "No such feature"),
+        ("#/feature/layer-3/1e1", "No such feature"),
+        ("#/feature/layer%2D3/04", "feature 4 "),
+        ("#/heatmaps/%%", "What is most active"),
+        ("#/constructor", "400 features"),
+        ("#/__proto__/%", "400 features"),
+        ("#%", "400 features"),
+    ],
+)
+def test_any_address_shows_a_page(visit, address, heading):
+    page = visit(address)
+    page.wait_for_selector(f"h1:has-text('{heading}')")
+
+
+@pytest.mark.fault
+def test_an_address_with_choices_that_are_none_shows_all(visit):
+    reports = [made.report(200, 120, layer, layer) for layer in (3, 9)]
+    often = sum(int((report.dictionary.fire_rate >= 0.001).sum()) for report in reports)
+    page = visit("#/features?fires=constructor&verdict=toString&run=%23&bucket=x&sort=%&down=%00")
+    settle(page, often)
+
+
+@pytest.mark.fault
+def test_hostile_names_of_runs_and_sentences_are_text(chromium, tmp_path):
+    name = "#%2F/<b>\u202ea\x1b[2J\n\ud800"
+    runs = [Source(Path(f"r/{n}{name}"), Config(), name, name) for n in range(2)]
+    labels = make_labels(runs)
+    reports = [replace(made.report(60, 60, 3, n), label=label) for n, label in enumerate(labels)]
+    told = [
+        replace(one, case=Case("own-1", f"say {name}"), model=name)
+        for one in made.heatmaps(reports)[:1]
+    ]
+    index = build_page(tmp_path / "a#b%20c%", reports, match_features(reports), told)
+    page = chromium.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for address in ("#/features", f"#/feature/{labels[1].key}/2", "#/heatmaps", "#/about"):
+        page.goto(f"{index.as_uri()}{address}")
+        page.wait_for_selector("h1")
+        page.wait_for_timeout(200)
+        shown = page.evaluate("document.title + document.documentElement.innerText")
+        titles = page.evaluate("[...document.querySelectorAll('[title]')].map(e => e.title).join()")
+        assert not set(shown + titles) & set("\u202e\x1b\ud800\ufffd")
+        assert page.locator("main b:has-text('\\\\u202e')").count() == 0
+        if address != "#/heatmaps":
+            assert "#%2F/<b>\\u202ea\\x1b[2J\\x0a\\ud800" in shown
+    page.goto(f"{index.as_uri()}#/heatmaps")
+    page.wait_for_selector(".heatmap")
+    assert "\\u202ea\\x1b[2J" in page.locator("blockquote").inner_text()
+    assert errors == []
     page.close()

@@ -3,13 +3,25 @@
 The rows are made by hand; nothing is trained.
 """
 
+import csv
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import pytest
 
+from vasae_jax.config import Config, DataConfig, RunConfig
 from vasae_jax.evaluation.measures import MEASURES, better
 from vasae_jax.report.figures.sweep import front_of
-from vasae_jax.sweep.table import best_row, column, format_rows, select_rows, sorted_rows
+from vasae_jax.sweep.points import Member, with_names
+from vasae_jax.sweep.table import (
+    best_row,
+    column,
+    format_rows,
+    select_rows,
+    sorted_rows,
+    table,
+    write_table,
+)
 from vasae_jax.utils.errors import UserError
 
 pytestmark = pytest.mark.fault
@@ -128,3 +140,29 @@ def test_the_frontier_goes_by_the_direction_of_both_measures():
     assert front_of(points, ("unmasked.fvu", f"{SAE}.kl")) == [(0.1, 0.2), (0.2, 0.1)]
     assert front_of(points, ("unmasked.fvu", "names.layer.all.hold10")) == [(0.1, 0.4)]
     assert front_of(points, ("unmasked.l0", "unmasked.fvu")) == []
+
+
+HOSTILE = "=1+1\x1b[2J\n\u202e"
+
+
+def test_a_table_shows_text_that_moves_no_cursor_and_is_no_formula(tmp_path):
+    rows = [{"id": "a", "name": HOSTILE, "unmasked.fvu": -1.0}]
+    text = format_rows(rows, ["id", "name"], None)
+    assert text.splitlines()[1] == r"a   =1+1\x1b[2J\x0a\u202e"
+    write_table(tmp_path, rows)
+    written = list(csv.reader((tmp_path / "sweep.csv").open(encoding="utf-8", newline="")))
+    assert written[1] == ["a", r"'=1+1\x1b[2J\x0a\u202e", "-1.0"]
+
+
+def test_rows_name_no_place_and_two_caches_apart(tmp_path):
+    urls = ("/home/alice/one/cache", "/home/alice/two/cache", "gs://alice/other")
+    members = with_names(
+        [
+            Member(str(n), "", replace(Config(), data=DataConfig(cache=url), run=RunConfig("/a/b")))
+            for n, url in enumerate(urls)
+        ]
+    )
+    rows = table(members)
+    assert "alice" not in str(rows) and rows[2]["name"] == "cache=other"
+    caches = [row["data.cache"] for row in rows]
+    assert len(set(caches)) == 3 and all(name.startswith("cache-") for name in caches[:2])

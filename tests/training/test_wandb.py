@@ -83,6 +83,7 @@ def test_offline_run_and_its_resumption(cache, tmp_path, monkeypatch):
     found = offline_records(out)
     assert found["id"] == {run_id(RunDir(out))}
     assert found["config"]["sae"]["k"] == 3
+    assert str(tmp_path) not in json.dumps(found["config"]) and cache not in str(found["config"])
     assert found["config"]["config_hash"] == config_hash(read_run(out).config)  # as it was settled
     steps = [line["step"] for line in found["history"]]
     assert set(steps) == {2, 4, 6}

@@ -27,6 +27,7 @@ from vasae_jax.cache.vocab import Vocab, check_final_norm, check_tokens, digest_
 from vasae_jax.sites import SiteLike, as_site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array, sha256_bytes
+from vasae_jax.utils.shown import shown
 
 
 class PendingRows:
@@ -274,4 +275,4 @@ def info(url: str) -> str:
         lines[name] = f"{split.rows:,} rows of {split.documents:,} documents"
     lines["size"] = f"{rows * width / 1e6:,.1f} MB of rows as {manifest.dtype}"
     lines["digest"] = cache.digest
-    return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+    return "\n".join(f"{key:<12}{shown(value)}" for key, value in lines.items())

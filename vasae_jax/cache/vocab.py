@@ -12,6 +12,7 @@ from vasae_jax.cache.manifest import EMBEDDING, FINAL_NORM, TOKENS, UNEMBEDDING,
 from vasae_jax.cache.store import Store, write_all
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array, sha256_bytes
+from vasae_jax.utils.shown import escape
 
 KINDS = ("byte_level", "sentencepiece", "plain")
 NORM_KINDS = ("rmsnorm", "layernorm")
@@ -91,22 +92,15 @@ def printable(data: bytes) -> str:
     if not data:
         return r"\(empty)"
     text = data.decode("utf-8", "surrogateescape")
-    return "".join(_escaped(character) for character in text)
+    return "".join(_printable(character) for character in text)
 
 
-def _escaped(character: str) -> str:
-    code = ord(character)
+def _printable(character: str) -> str:
     if character == " ":
         return "␣"
     if character == "\\":
         return r"\\"
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, carried as a lone surrogate
-        return f"\\x{code - 0xDC00:02x}"
-    if character.isprintable() and character != "␣":
-        return character
-    if code < 0x80:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return character if character.isprintable() and character != "␣" else escape(character)
 
 
 @functools.cache

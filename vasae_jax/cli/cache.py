@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vasae_jax.cli.options import CACHE_HELP, VerbParser, add_split
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.shown import shown
 
 if TYPE_CHECKING:
     from vasae_jax.extract.model import VocabularySource
@@ -44,7 +45,7 @@ def _verify(args: argparse.Namespace) -> None:
 
     problems = cache.verify(args.url) + anchor_problems(cache.Cache.open(args.url))
     if problems:
-        print(*problems, sep="\n")
+        print(*map(shown, problems), sep="\n")
         raise UserError(f"{args.url} has {len(problems)} problem(s); expected none")
     print(f"{args.url}: every array, count and digest is correct")
     print(cache.overlap(cache.Cache.open(args.url)))

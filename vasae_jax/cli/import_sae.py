@@ -14,6 +14,7 @@ from vasae_jax.cli.options import VerbParser, add_mask
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
+from vasae_jax.utils.shown import shown
 
 if TYPE_CHECKING:
     from vasae_jax.cache import Cache
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from vasae_jax.cache import Cache
     from vasae_jax.cache.store import absolute_url
-    from vasae_jax.interop.libraries import read_foreign
+    from vasae_jax.interop.libraries import read_foreign, source_place
     from vasae_jax.interop.record import Imported, write_import
 
     cache = Cache.open(args.cache)
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
             f"the SAE has rows of width {width} and cache {cache.url} of "
             f"{cache.manifest.d_model}; expected a cache of its model"
         )
-    source = f"{args.source}/{args.folder}" if args.folder else args.source
+    source = source_place(args.source, args.folder)
     mask = (args.skip_positions, args.max_norm)
     origin = Imported(source, absolute_url(cache.url), cache.digest, site.layer, site.kind, *mask)
     write_import(out, sae, origin, args.overwrite)
@@ -68,7 +69,7 @@ def _site(args: argparse.Namespace, sae: "ForeignSAE", cache: "Cache") -> Site:
 
 
 def _warn(sentence: str) -> None:
-    print(f"vasae: note: {sentence}", file=sys.stderr)
+    print(f"vasae: note: {shown(sentence)}", file=sys.stderr)
 
 
 def _parser() -> VerbParser:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from vasae_jax.distributed.environment import cache_compiled_programs, reuse_memory, skip_absent_tpu
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.shown import shown
 from vasae_jax.utils.signals import Stopped, quiet_libraries
 
 VERBS = {
@@ -92,7 +93,7 @@ def _usage() -> str:
 
 
 def _fail(sentence: str) -> int:
-    print(f"vasae: {sentence}", file=sys.stderr)
+    print(f"vasae: {shown(sentence)}", file=sys.stderr)
     return 2
 
 

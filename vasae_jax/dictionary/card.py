@@ -1,5 +1,6 @@
 """A dictionary for readers: the table of its features and names, and its model card."""
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -17,6 +18,8 @@ from vasae_jax.dictionary.claims import (
 )
 from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.dictionary.lookup import FeatureNames
+from vasae_jax.utils.public import HUB_NAME
+from vasae_jax.utils.shown import markdown, shown
 
 Sort = Literal["hold", "fire_rate", "cosine", "feature"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -35,6 +38,8 @@ HEAD = (
     "other names (share held)",
     "by embedding",
 )
+STATED = ("fire_rate_over", "hold_over", "anchor")
+"""What meta.json says in words, of the rows and the anchors."""
 FEW_DOCUMENTS = 10
 """Documents below which it is said that evidence is weak."""
 
@@ -56,21 +61,22 @@ def name_table(
     words = VERDICTS_TOGETHER if dictionary.tested_together else VERDICTS
     verdicts = [words[number] for number in dictionary.verdict.tolist()]
     ordered = [f for f in _order(dictionary, sort) if verdict in (None, verdicts[f])]
-    shown = ordered[:features]
-    lines = [HEAD, *(_line(dictionary, feature, top) for feature in shown)]
-    meta = dictionary.meta
+    first = ordered[:features]
+    lines = [HEAD, *(_line(dictionary, feature, top) for feature in first)]
+    said = {name: shown(str(dictionary.meta[name])) for name in STATED}
     end = [
-        f"{len(shown)} of {dictionary.d_sae} features.",
-        f"Fires: over the {meta['fire_rate_over']}. Holds: over the {meta['hold_over']}.",
+        f"{len(first)} of {dictionary.d_sae} features.",
+        f"Fires: over the {said['fire_rate_over']}. Holds: over the {said['hold_over']}.",
         *(textwrap.fill(text, 90) for text in cautions(dictionary)),
         textwrap.fill(LAYER_CLAIM, 90),
-        textwrap.fill(f"By embedding ({meta['anchor']}): {CLAIM}", 90),
+        textwrap.fill(f"By embedding ({said['anchor']}): {CLAIM}", 90),
     ]
     return "\n".join([*aligned(lines), "", *end]) + "\n"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """Lines of equally many cells as text, each column but the last as wide as its widest."""
+    lines = [[shown(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
     return [
         "  ".join([*(f"{text:<{w}}" for text, w in zip(line[:-1], widths, strict=True)), line[-1]])
@@ -170,22 +176,23 @@ _CITATION = f"## Citation\n\nThe names follow VASAE:\n\n```bibtex\n{BIBTEX}\n```
 def model_card(dictionary: Dictionary) -> str:
     """README.md in Markdown, with the hub's metadata at its head."""
     origin = dictionary.meta["provenance"]
-    layer, model = origin["layer"], origin["model"]["id"]
+    layer, model = str(origin["layer"]), str(origin["model"]["id"])
     where = f"the output of block {layer} of {model}"
     parts = [
         _head(model),
-        f"# A sparse autoencoder with named features: {model}, layer {layer}",
-        _described(dictionary, where),
+        f"# A sparse autoencoder with named features: {markdown(model)}, layer {markdown(layer)}",
+        _described(dictionary, markdown(where)),
         *_measured(dictionary.meta.get("metrics")),
         *_names(dictionary),
-        _USE.format(d_in=dictionary.d_in, where=where),
+        _USE.format(d_in=dictionary.d_in, where=shown(where)),
         _CITATION,
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def _head(model: str) -> str:
-    base = [f"base_model: {model}"] if model.count("/") == 1 else []
+    """The hub's metadata, in YAML; every JSON string is one there too."""
+    base = [f"base_model: {json.dumps(model)}"] if HUB_NAME.fullmatch(model) else []
     tags = ["tags:", "- sparse-autoencoder", "- interpretability", "- vasae"]
     return "\n".join(["---", "library_name: vasae-jax", *base, *tags, "---"])
 
@@ -193,13 +200,16 @@ def _head(model: str) -> str:
 def _described(dictionary: Dictionary, where: str) -> str:
     origin = dictionary.meta["provenance"]
     imported = origin.get("imported")
-    by = f"trained with {imported['library']}" if imported else "trained with vasae_jax"
+    by = f"trained with {markdown(str(imported['library'])) if imported else 'vasae_jax'}"
+    text, context = (
+        markdown(str(each)) for each in (origin["text"]["source"], origin["context_length"])
+    )
     return "\n".join(
         [
             f"- {dictionary.d_sae} features of width {dictionary.d_in}; {_rule(dictionary)}; {by}",
             f"- rows: {where}, its residual stream before any final norm",
-            f"- text: {origin['text']['source']}; windows of {origin['context_length']} tokens",
-            f"- made by {dictionary.meta['created_by']}",
+            f"- text: {text}; windows of {context} tokens",
+            f"- made by {markdown(str(dictionary.meta['created_by']))}",
         ]
     )
 
@@ -224,7 +234,7 @@ def _measured(metrics: Mapping[str, Any] | None) -> Iterator[str]:
         ("features that fire on a row", f"{figures['l0']:.1f}"),
         ("features that fire on none", f"{figures['dead']:,} ({figures['dead_fraction']:.1%})"),
     ]
-    yield f"## Measured on the {metrics['split']} split"
+    yield f"## Measured on the {markdown(str(metrics['split']))} split"
     yield _table(("figure", "over unmasked rows"), lines)
 
 
@@ -239,7 +249,8 @@ def _names(dictionary: Dictionary) -> Iterator[str]:
     yield textwrap.fill(CLAIM, 100)
     yield from cautions(dictionary)
     of = "names" if dictionary.tested_together else "the first name"
-    yield f"Verdicts on {of} over the {dictionary.meta['hold_over']}, of features that fire:"
+    over = markdown(str(dictionary.meta["hold_over"]))
+    yield f"Verdicts on {of} over the {over}, of features that fire:"
     yield _table(("verdict", "features"), counts)
     yield f"Of those that fire on at least {OFTEN:.1%} of the rows, the ones that hold most:"
     yield _table(
@@ -254,15 +265,10 @@ def _feature(dictionary: Dictionary, feature: int) -> tuple[str, ...]:
         str(feature),
         f"{names.fire_rate:.2%}",
         names.relation,
-        _escaped(first_cells(names)[0]),
+        markdown(first_cells(names)[0]),
         *first_cells(names)[1:],
-        _escaped(names.layer_text(3, start=1)),
+        markdown(names.layer_text(3, start=1)),
     )
-
-
-def _escaped(text: str) -> str:
-    """``text`` with what Markdown would read as markup escaped."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in text)
 
 
 def _table(head: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:

@@ -10,6 +10,7 @@ from vasae_jax.activations import Activation, JumpReLU, TopK, from_json
 from vasae_jax.dictionary import lookup
 from vasae_jax.dictionary.claims import UNTESTED
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.public import public_meta
 
 ARRAYS: dict[str, tuple[str, str]] = {
     "W_enc": ("float32", "is"),
@@ -168,7 +169,7 @@ class Dictionary:
     tokens: Mapping[int, tuple[str, str]]
     """Raw and display string of every token id in token_ids and layer_token_ids."""
     meta: Mapping[str, Any]
-    """The content of meta.json."""
+    """The content of meta.json: see :func:`vasae_jax.utils.public.public_meta`."""
     extra_params: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Parameters that the activation adds, float32 [d_sae] each, such as JumpReLU's threshold."""
 
@@ -180,6 +181,10 @@ class Dictionary:
             f"Dictionary(d_in={d_in}, d_sae={d_sae}, activation={self.activation!r}, "
             f"features with a tested name: {tested})"
         )
+
+    def __post_init__(self) -> None:
+        # Whatever is written of a dictionary is for others, also where an older file named places.
+        object.__setattr__(self, "meta", public_meta(self.meta))
 
     @property
     def tested_together(self) -> bool:

@@ -29,6 +29,7 @@ from vasae_jax.dictionary.lookup import LayerName
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import (
     atomic_file,
+    json_bytes,
     json_text,
     read_json_object,
     refuse_existing,
@@ -36,6 +37,7 @@ from vasae_jax.utils.files import (
     sha256_file,
 )
 from vasae_jax.utils.hub import download
+from vasae_jax.utils.shown import shown
 
 FORMAT, VERSION = "vasae-dictionary", 5
 READABLE = (2, 3, 4, VERSION)
@@ -164,11 +166,11 @@ def _read_strings(names: Path) -> dict[int, tuple[str, str]]:
         with open(names, encoding="utf-8") as lines:
             records = [json.loads(line) for line in lines]
         return {
-            name["token_id"]: (name["raw"], name["display"])
+            name["token_id"]: (name["raw"], shown(name["display"]))
             for record in records
             for name in (*record["names"], *record["layer_names"])
         }
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{names} cannot be understood ({error}); expected the names of a dictionary"
         ) from error
@@ -282,7 +284,7 @@ def arrays_of(dictionary: Dictionary) -> dict[str, np.ndarray]:
 def meta_text(dictionary: Dictionary, digests: Mapping[str, str]) -> bytes:
     """The content of meta.json beside files of these ``digests``."""
     content = {**dictionary.meta, "activation": dictionary.activation.to_json(), "sha256": digests}
-    return (json_text(content, META, indent=2, ensure_ascii=False) + "\n").encode()
+    return json_bytes(content, META)
 
 
 def names_text(dictionary: Dictionary) -> bytes:

@@ -62,7 +62,7 @@ class Rung:
     """One way to name features, and what the names hold."""
 
     run: str
-    """Directory of the run whose features are named."""
+    """The run whose features are named: the last part of its directory."""
     names: str
     """Where the names come from, in words."""
     figures: dict[str, Figure]
@@ -250,7 +250,7 @@ def measure_ladder(this: MeasuredRun, baseline: MeasuredRun, text: Cache) -> Lad
         training_rows=seen.rows,
         draws=DRAWS,
         rungs={
-            name: Rung(of.folder, words, rung_figures(of, names))
+            name: Rung(Path(of.folder).absolute().name, words, rung_figures(of, names))
             for name, (of, names, words) in named.items()
         },
     )

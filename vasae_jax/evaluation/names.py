@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from vasae_jax.names.firings import FiringObserver
 from vasae_jax.names.scores import NameScores, name_scores, score_table
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.shown import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ class NameMetrics:
     stability: Stability | None = None
     """Needs another run."""
     against: str | None = None
-    """That other run."""
+    """That other run: the last part of its directory."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value without what was not measured."""
@@ -133,8 +135,8 @@ class NameMetrics:
         if self.ablation is not None:
             yield from _ablation_lines(self.ablation)
         if self.stability is not None:
-            same = self.stability
-            yield f"matched with {same.candidates} firing features of {self.against}", "", ""
+            same, other = self.stability, shown(self.against or "another run")
+            yield f"matched with {same.candidates} firing features of {other}", "", ""
             yield _line("  its nearest by decoder cosine has the same name", same.same_name)
             yield "  mean cosine to the nearest", f"{same.mean_max_cosine:.3f}", ""
 
@@ -180,7 +182,7 @@ def measure_names(
         model: the language model of its cache, for the ablation of features with embedding names
             and of those whose layer names say *before*.
         other: a run over the same cache and layer, for stability.
-        against: what to call it.
+        against: the directory of ``other``, whose last part is kept.
 
     Raises:
         UserError: the cache lacks the split, or a column is damaged.
@@ -211,7 +213,7 @@ def measure_names(
         ablation=ablation,
         ablation_before=ablation_before,
         stability=None if other is None else _stability(run, first, fired > 0, other, split),
-        against=against,
+        against=None if against is None else Path(against).absolute().name,
     )
 
 

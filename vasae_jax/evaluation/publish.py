@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ from vasae_jax.activations import Activation, JumpReLU, TopK, activation_of
 from vasae_jax.anchor.search import anchor_name
 from vasae_jax.cache import Cache
 from vasae_jax.cache.vocab import Vocab
-from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM, NO_NAME
 from vasae_jax.dictionary.dictionary import Dictionary as Dictionary
@@ -28,6 +26,7 @@ from vasae_jax.sites import Site
 from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.public import public_settings
 
 # One threshold in the place of TopK, for formats that have no k. BatchTopK (Bussmann, Leask and
 # Nanda 2024) trains with the k n largest activations of n rows and then applies the least of them
@@ -185,7 +184,7 @@ def name_run(
         "hold_documents": observer.documents,
         "names_by": names.by,
         "provenance": provenance(run.cache, config.data.input_site) | origin,
-        "config": _public(config),
+        "config": public_settings(to_dict(config)),
         "metrics": evaluation.to_json(),
     }
     return make_dictionary(
@@ -198,13 +197,6 @@ def name_run(
         fire_rate=evaluation.unmasked.fire_rate,
         meta=meta,
     )
-
-
-def _public(config: Config) -> dict[str, Any]:
-    """The settings as they are published: a local cache by its name, not by its path."""
-    settings, url = to_dict(config), config.data.cache
-    settings["data"]["cache"] = url if "://" in url else Path(url).name
-    return settings
 
 
 def publish(run: Run, by: NamesBy = "evidence") -> tuple[Dictionary, Evaluation, FiringObserver]:

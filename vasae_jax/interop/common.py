@@ -160,4 +160,5 @@ def layer_naming(dictionary: Dictionary) -> dict[str, Any]:
 
 def json_bytes(value: Any) -> bytes:
     """Indented JSON."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")

@@ -56,9 +56,20 @@ def read_foreign(source: str, library: str = "auto", folder: str = "") -> Foreig
     return read(place)
 
 
+def source_place(source: str, folder: str) -> str:
+    """What an import notes of its source: a path from the root, or OWNER/NAME/FOLDER of the hub."""
+    place = f"{source}/{folder}" if folder else source
+    return place if _on_hub(source) else os.path.abspath(os.path.expanduser(place))
+
+
+def _on_hub(source: str) -> bool:
+    local = source.startswith((".", "/", "~")) or Path(source).expanduser().exists()
+    return not local and source.count("/") == 1
+
+
 def _place(source: str, folder: str) -> Path:
     path = Path(source).expanduser()
-    if path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not _on_hub(source):
         return (path if path.is_dir() or not path.is_file() else path.parent) / folder
     patterns = [f"{folder.rstrip('/')}/*"] if folder else ["*"]
     return download(source, patterns) / folder

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from vasae_jax.config import Config
 from vasae_jax.training.run import Run
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.public import public_model
+from vasae_jax.utils.shown import shown
 
 SHARED = ("layer", "model", "method")
 """What is known of an SAE from another library too."""
@@ -55,7 +57,8 @@ def label_runs(runs: Sequence[tuple[str, Run]]) -> list[LabelledRun]:
     for path, run in runs:
         record = run.imported
         imported = f"{record['library']} {record['activation']}" if record else ""
-        sources.append(Source(Path(path), run.config, run.cache.manifest.model.id, imported))
+        model = public_model(run.cache.manifest.model.id)
+        sources.append(Source(Path(path), run.config, model, imported))
     resolved = [source.path.resolve() for source in sources]
     for source in sources:
         if resolved.count(source.path.resolve()) > 1:
@@ -81,13 +84,14 @@ def make_labels(runs: Sequence[Source]) -> list[RunLabel]:
         if key == "layer" or len({of[key] for of in (settings if key in SHARED else trained)}) > 1
     ]
     texts = [", ".join(of[key] for key in differing if of[key]) for of in settings]
+    texts = [shown(text) for text in texts]
     labels: list[RunLabel] = []
     for number, (run, text) in enumerate(zip(runs, texts, strict=True), start=1):
         if texts.count(text) > 1:
-            text = f"{text}, {run.path.name}"
+            text = f"{text}, {shown(run.path.name)}"
         if any(label.text == text for label in labels):
             text = f"{text} ({number})"
-        labels.append(RunLabel(_key(text, labels), text, run.model, run.config.data.layer))
+        labels.append(RunLabel(_key(text, labels), text, shown(run.model), run.config.data.layer))
     return labels
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,6 +17,8 @@ from vasae_jax.training.log import print_once
 from vasae_jax.training.run_dir import result_settings
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_error, write_json
+from vasae_jax.utils.public import base_name
+from vasae_jax.utils.shown import shown
 
 SWEEP, RUNS, LOCK = "sweep.json", "runs", "sweep.lock"
 LOCK_SECONDS = 600
@@ -130,11 +132,30 @@ def with_names(members: Sequence[Member]) -> list[Member]:
     ends = [key.split(".")[1] for key in keys]
     labels = {key: key if ends.count(end) > 1 else end for key, end in zip(keys, ends, strict=True)}
 
-    def name_of(member: Member) -> str:
-        settings = flatten(member.config)
+    def name_of(settings: Mapping[str, Any]) -> str:
         return " ".join(f"{label}={_value(settings[key])}" for key, label in labels.items())
 
-    return [replace(member, name=name_of(member) or "the base") for member in members]
+    return [
+        replace(member, name=name_of(settings) or "the base")
+        for member, settings in zip(members, shown_settings(members), strict=True)
+    ]
+
+
+def shown_settings(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """The settings of each run by name; of the place of its cache and its own, the last part.
+
+    Where two caches share it, digits of the SHA-256 of each place follow.
+    """
+    caches = {url: base_name(url) for url in {member.config.data.cache for member in members}}
+    ends = list(caches.values())
+    for url, end in caches.items():
+        if ends.count(end) > 1:
+            caches[url] = f"{end}-{sha256_bytes(url.encode('utf-8', 'surrogatepass'))[:6]}"
+    return [
+        flatten(member.config)
+        | {"data.cache": caches[member.config.data.cache], "run.out": member.path.name}
+        for member in members
+    ]
 
 
 def id_of(config: Config, cache_digest: str) -> str:
@@ -151,7 +172,7 @@ def varied(configs: Sequence[Config]) -> list[str]:
     flat = [flatten(config) for config in configs]
     return [
         name
-        for name, value in flat[0].items()
+        for name, value in (flat[0] if flat else {}).items()
         if name != "run.out" and any(other[name] != value for other in flat)
     ]
 
@@ -210,10 +231,8 @@ def read_members(out: Path) -> list[Member]:
         raise UserError(f"{out} holds no {SWEEP}; expected the directory of a sweep")
     try:
         points: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["points"]
-        return [
-            _member(point["id"], point["name"], from_dict(point["config"], str(file)), out)
-            for point in points
-        ]
+        read = [(point["id"], from_dict(point["config"], str(file))) for point in points]
+        return with_names([_member(key, "", config, out) for key, config in read])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
 
@@ -224,7 +243,7 @@ def _member(key: str, name: str, config: Config, out: Path | str) -> Member:
 
 
 def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shown(str(value))
 
 
 @dataclass(frozen=True)

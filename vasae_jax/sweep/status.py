@@ -15,6 +15,7 @@ from vasae_jax.training.run_dir import METRICS
 from vasae_jax.training.status import DIVERGED, read_early_end
 from vasae_jax.utils.lock import OWNER, TIMEOUT_SECONDS
 from vasae_jax.utils.progress import duration
+from vasae_jax.utils.shown import shown
 
 MEASURES = "eval-heldout.json"
 """What ``vasae eval`` writes, and a sweep for each of its runs."""
@@ -80,7 +81,7 @@ def status_text(members: Sequence[Member]) -> str:
         )
     lines += [
         f"  {member.id}  {run.status:<9} {run.step:>7}/{member.config.run.steps:<7} "
-        f"{member.name}{'  ' + run.why if run.why else ''}"
+        f"{member.name}{'  ' + shown(run.why) if run.why else ''}"
         for member, run in zip(members, statuses, strict=True)
     ]
     return "\n".join(lines)

@@ -3,25 +3,23 @@
 It is written as CSV and Parquet, shown in part as text, and shown by TensorBoard.
 """
 
-import csv
 import difflib
-import io
 import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vasae_jax.config.overrides import flatten
 from vasae_jax.evaluation.measures import better
 from vasae_jax.evaluation.metrics import flatten_numbers
-from vasae_jax.sweep.points import ID_DIGITS, Member, varied
+from vasae_jax.sweep.points import ID_DIGITS, Member, shown_settings, varied
 from vasae_jax.sweep.status import DONE, MEASURES, run_status, seconds_trained
 from vasae_jax.training.boards import summary_writer
 from vasae_jax.training.log import print_once
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, write_bytes
 from vasae_jax.utils.replace import check_replaceable, refuse_links, remove_entries
+from vasae_jax.utils.shown import csv_text, shown
 
 CSV, PARQUET, BOARD = "sweep.csv", "sweep.parquet", "tensorboard"
 ID_PATTERN = "[0-9a-f]" * ID_DIGITS
@@ -40,13 +38,16 @@ Row = dict[str, Any]
 
 def table(members: Sequence[Member]) -> list[Row]:
     """A row for each run; a measure that a run lacks is None."""
-    rows = [_row(member) for member in members]
+    rows = [
+        _row(member, settings)
+        for member, settings in zip(members, shown_settings(members), strict=True)
+    ]
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def _row(member: Member) -> Row:
-    status, settings = run_status(member), flatten(member.config)
+def _row(member: Member, settings: Row) -> Row:
+    status = run_status(member)
     of_run = ("run.steps", "run.seed")
     return {
         "id": member.id,
@@ -74,11 +75,9 @@ def read_measures(member: Member) -> dict[str, float]:
 
 def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
     """Write ``out``/sweep.csv, and sweep.parquet if pyarrow is installed."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(out / CSV, text.getvalue().encode())
+    names = list(rows[0])
+    text = csv_text([names, *([row[name] for name in names] for row in rows)])
+    write_bytes(out / CSV, text.encode())
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -88,7 +87,8 @@ def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:
         )
         return [out / CSV]
     with atomic_file(out / PARQUET) as file:
-        pq.write_table(pa.Table.from_pylist(list(rows)), file)
+        texts = [{k: shown(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+        pq.write_table(pa.Table.from_pylist(texts), file)
     return [out / CSV, out / PARQUET]
 
 
@@ -102,10 +102,9 @@ def write_board(out: Path, members: Sequence[Member], rows: Sequence[Row]) -> No
     refuse_links(out, [BOARD])
     check_replaceable(out / BOARD, [ID_PATTERN])
     remove_entries(out / BOARD, [ID_PATTERN])
-    for member, row in zip(members, rows, strict=True):
+    for member, row, all_settings in zip(members, rows, shown_settings(members), strict=True):
         if row["status"] == DONE:
-            flat = flatten(member.config)
-            settings = {key: flat[key] for key in keys}
+            settings = {key: all_settings[key] for key in keys}
             with summary_writer(out / BOARD / member.id) as writer:
                 writer.add_hparams(settings, read_measures(member), name=".")
 
@@ -217,4 +216,4 @@ def _holds(value: Any, sign: str, text: str) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
-    return "" if value is None else str(value)
+    return "" if value is None else shown(str(value))

@@ -13,6 +13,8 @@ from vasae_jax.distributed.hosts import is_first
 from vasae_jax.training.run_dir import CONFIG, RunDir
 from vasae_jax.utils.errors import UserError, first_line
 from vasae_jax.utils.files import sha256_bytes
+from vasae_jax.utils.public import public_settings
+from vasae_jax.utils.shown import shown
 
 COSINES, SHARES = np.linspace(-1, 1, 81), np.linspace(0, 1, 41)
 """Edges of histograms of cosines and of shares."""
@@ -75,12 +77,12 @@ class _Wandb:
                 "expected pip install 'vasae-jax[wandb]'"
             ) from None
         self._histogram = wandb.Histogram
-        settings = {**to_dict(config), "config_hash": config_hash(config)}
+        settings = {**public_settings(to_dict(config)), "config_hash": config_hash(config)}
         try:
             self._run: Any = wandb.init(
                 project=config.run.wandb,
                 id=run_id(run),
-                name=run.path.name,
+                name=shown(run.path.name),
                 dir=str(run.path),
                 config=settings,
                 resume="allow",

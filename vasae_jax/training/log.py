@@ -19,6 +19,7 @@ from vasae_jax.training.state import TrainState, uses_certificate
 from vasae_jax.training.status import LossCheck
 from vasae_jax.training.step import DEAD_STEPS, Metrics
 from vasae_jax.utils.progress import duration
+from vasae_jax.utils.shown import shown
 
 
 class Log:
@@ -104,7 +105,7 @@ class Log:
 def print_once(line: str) -> None:
     """One line for the person who watches, on stderr, from the first process."""
     if is_first():
-        print(line, file=sys.stderr, flush=True)
+        print(shown(line), file=sys.stderr, flush=True)
 
 
 def print_progress(records: Sequence[Mapping[str, Any]], runs: int, config: Config) -> None:

@@ -86,8 +86,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     Raises:
         UserError: it has a number that is not finite, or the disk is full or not writable.
     """
+    write_bytes(path, json_bytes(value, path))
+
+
+def json_bytes(value: Any, path: str | os.PathLike[str]) -> bytes:
+    """``value`` as indented UTF-8 JSON for the file ``path``; half a surrogate pair as its escape.
+
+    Raises:
+        UserError: it has a number that is not finite.
+    """
     text = json_text(value, path, indent=2, ensure_ascii=False)
-    write_bytes(path, (text + "\n").encode())
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def read_json_object(path: Path, expected: str) -> dict[str, Any]:

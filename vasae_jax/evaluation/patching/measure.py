@@ -27,6 +27,7 @@ from vasae_jax.sites import Site
 from vasae_jax.stream.statistics import statistics
 from vasae_jax.training.run import Run
 from vasae_jax.utils.progress import Progress
+from vasae_jax.utils.shown import shown
 
 
 class Reference(NamedTuple):
@@ -171,7 +172,7 @@ class PatchingResult:
     def table(self) -> str:
         """A readable table, one block for each policy."""
         lines = [
-            f"{self.model} ({self.computed}) with {Site(self.layer, self.site)} replaced: "
+            f"{shown(self.model)} ({self.computed}) with {Site(self.layer, self.site)} replaced: "
             f"{self.windows} windows, {self.positions} predictions, {self.masked_rows} of "
             f"{self.rows} rows masked",
             _line("", "CE", "KL", "recovered", "over mean"),

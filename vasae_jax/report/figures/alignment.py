@@ -13,6 +13,7 @@ from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.evaluation.metrics import buckets
 from vasae_jax.report.figures.chart import BLUE, ORANGE, save_figure, unstyled
 from vasae_jax.utils.files import refuse_existing
+from vasae_jax.utils.shown import shown
 
 LIGHT_GREY = "#b3b3b3"
 """Differs from blue in lightness too, for print and for the colour-blind."""
@@ -42,7 +43,8 @@ def _draw(dictionary: Dictionary) -> Figure:
     _histograms(axes, dictionary)
     _borders(axes, dictionary)
     figure.text(0.11, 0.935, _title(dictionary), fontsize=12.5, fontweight="bold")
-    figure.text(0.11, 0.885, f"Names refer to the {dictionary.meta['anchor']}.", fontsize=9.5)
+    anchor = shown(str(dictionary.meta["anchor"]))
+    figure.text(0.11, 0.885, f"Names refer to the {anchor}.", fontsize=9.5)
     figure.text(0.11, 0.025, textwrap.fill(CLAIM, 124), fontsize=7.5, color="#444444")
     return figure
 
@@ -107,6 +109,6 @@ def _borders(axes: Axes, dictionary: Dictionary) -> None:
 
 def _title(dictionary: Dictionary) -> str:
     origin = dictionary.meta["provenance"]
-    model = str(origin["model"]["id"])
+    model, layer = shown(str(origin["model"]["id"])), shown(str(origin["layer"]))
     short = model if len(model) <= 32 else "…" + model[-31:]
-    return f"{short}, layer {origin['layer']}: alignment of {dictionary.d_sae:,} features"
+    return f"{short}, layer {layer}: alignment of {dictionary.d_sae:,} features"

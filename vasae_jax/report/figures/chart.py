@@ -1,7 +1,5 @@
 """A chart: its drawing, title, caption and data; and the look that all figures share."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from vasae_jax.utils.files import atomic_file, write_bytes
+from vasae_jax.utils.shown import csv_text
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#9b5fa5", "#56b4e9")
 """After Okabe and Ito (2008), which the colour-blind can tell apart."""
@@ -38,8 +37,8 @@ def styled() -> AbstractContextManager[None]:
 
 def unstyled() -> AbstractContextManager[None]:
     """A context in which figures have Matplotlib's look, whatever the user's settings are."""
-    settings: Any = {**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}
-    return matplotlib.rc_context(settings)
+    settings = {**matplotlib.rcParamsDefault, "font.family": "DejaVu Sans"}
+    return matplotlib.rc_context({**settings, "text.parse_math": False})
 
 
 def save_figure(figure: Figure, path: Path, kind: str, **settings: Any) -> None:
@@ -102,7 +101,5 @@ def write_chart(chart: Chart, folder: Path) -> dict[str, str]:
         chart.draw(figure.add_subplot())
         for kind in METADATA:
             save_figure(figure, folder / f"{chart.name}.{kind}", kind)
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([chart.head, *chart.lines])
-    write_bytes(folder / f"{chart.name}.csv", table.getvalue().encode())
+    write_bytes(folder / f"{chart.name}.csv", csv_text([chart.head, *chart.lines]).encode())
     return {"name": chart.name, "title": chart.title, "caption": chart.caption}

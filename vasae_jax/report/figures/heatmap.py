@@ -9,11 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation
 
 from vasae_jax.dictionary.claims import CLAIM, LAYER_CLAIM
 from vasae_jax.evaluation.sentence import Mode
 from vasae_jax.report.figures.chart import save_figure, styled
 from vasae_jax.report.heatmap import Heatmap
+from vasae_jax.utils.shown import shown
 
 COLOURS = "Blues"
 CELL = 1.15, 0.62
@@ -49,7 +51,8 @@ def _figure(heatmap: Heatmap, mode: Mode, kind: Kind) -> Figure:
     axes = figure.add_subplot()
     axes.grid(False)
     _cells(figure, axes, heatmap, mode, kind)
-    figure.suptitle(f"{heatmap.model}: {heatmap.case.text}", fontsize=11, x=0.01, ha="left")
+    title = shown(f"{heatmap.model}: {heatmap.case.text}")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     claim = textwrap.fill(LAYER_CLAIM if kind == "layer" else CLAIM, round(width * 14))
     figure.supxlabel(claim, fontsize=7, color="#555555", x=0.01, ha="left")
     return figure
@@ -72,20 +75,23 @@ def _cells(figure: Figure, axes: Axes, heatmap: Heatmap, mode: Mode, kind: Kind)
             text = _short(line.embeddings[column])
         colour = "white" if norm(values[row, column]) > 0.55 else "#1d1c1a"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(heatmap.tokens)), [_literal(token) for token in heatmap.tokens])
+    axes.set_xticks(range(len(heatmap.tokens)), heatmap.tokens)
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(heatmap.labels)), [label.text for label in heatmap.labels])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+    bar.formatter, bar.minorformatter = _Plain(), _Plain()
     bar.set_label(COLOUR_BAR[mode], fontsize=8)
     bar.outline.set_visible(False)
 
 
+class _Plain(LogFormatterSciNotation):
+    """Labels the ticks that Matplotlib chooses, as numbers and not as mathematics."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _short(name: str) -> str:
-    return _literal(name if len(name) <= LONGEST else name[: LONGEST - 1] + "…")
-
-
-def _literal(text: str) -> str:
-    """A dollar sign is a dollar sign, not the start of a formula."""
-    return text.replace("$", r"\$")
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

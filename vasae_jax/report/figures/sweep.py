@@ -14,6 +14,7 @@ from vasae_jax.evaluation.measures import better
 from vasae_jax.report.figures.chart import BLUE, GREEN, ORANGE, save_figure, unstyled
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
+from vasae_jax.utils.shown import shown
 
 LAYER = "data.layer"
 STYLES = tuple(zip(("#555555", ORANGE, "#cc79a7", BLUE, GREEN), "XsDo^", strict=True))
@@ -159,4 +160,4 @@ def _short(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shown(str(value))

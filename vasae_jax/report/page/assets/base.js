@@ -32,17 +32,31 @@
   if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
   vasae.theme = { dark, toggle };
 
+  // Text of others with what hides as escapes: control and format characters, overrides of the
+  // direction of writing, halves of surrogate pairs. Ends of lines stay, as in the citation.
+  const HIDDEN = /(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Cn}\p{Co}\p{Zl}\p{Zp}]/gu;
+
+  function plain(text) {
+    return String(text).replace(HIDDEN, (character) => {
+      const code = character.codePointAt(0);
+      const [letter, digits] = code < 128 ? ["x", 2] : code < 65536 ? ["u", 4] : ["U", 8];
+      return `\\${letter}${code.toString(16).padStart(digits, "0")}`;
+    });
+  }
+
   // Elements. Text goes in as text nodes alone, so that no token can become markup.
   const SVG = "http://www.w3.org/2000/svg";
+  const TOLD = new Set(["title", "alt", "aria-label"]); // attributes that people read
 
   function fill(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes || {})) {
       if (value === undefined || value === null || value === false) continue;
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
       else if (name.startsWith("--")) element.style.setProperty(name, value);
-      else element.setAttribute(name, value === true ? "" : String(value));
+      else element.setAttribute(name, value === true ? "" : TOLD.has(name) ? plain(value) : value);
     }
-    element.append(...children.flat(Infinity).filter((child) => child || child === 0));
+    const parts = children.flat(Infinity).filter((child) => child || child === 0);
+    element.append(...parts.map((part) => (part instanceof Node ? part : plain(part))));
     return element;
   }
 
@@ -53,8 +67,10 @@
 
   // A table from the texts of its head and the contents of its rows; a cell may be a th or td.
   const grid = (heads, rows, kind = "grid") => {
-    const cell = (content) =>
-      content instanceof HTMLTableCellElement ? content : h("td", {}, content);
+    const cell = (content, place) =>
+      content instanceof HTMLTableCellElement
+        ? content
+        : h("td", { "data-head": heads[place] }, content);
     const head = heads.map((text) => h("th", { scope: "col" }, text));
     const body = rows.map((cells) => h("tr", {}, cells.map(cell)));
     const table = h("table", { class: kind }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body));
@@ -128,5 +144,5 @@
   // A token in a line of text.
   const inText = (text) => parts(text, " ");
 
-  Object.assign(vasae, { h, svg, grid, format, tokens: { chip, inText } });
+  Object.assign(vasae, { h, svg, grid, format, plain, tokens: { chip, inText } });
 })((window.vasae = window.vasae || {}));

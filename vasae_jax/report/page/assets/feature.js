@@ -1,23 +1,25 @@
 // The page of one feature: its head, its sections, where it fires, its neighbours.
 (function (vasae) {
   "use strict";
-  const { h, grid, runs, format, plots, tokens } = vasae;
+  const { h, grid, runs, format, plain, plots, tokens } = vasae;
 
   async function show(main, key, number) {
     const run = runs.byKey(key);
-    const id = Number(number);
-    if (!run || !(Number.isInteger(id) && id >= 0 && id < run.features)) {
+    const id = /^\d+$/.test(number) ? Number(number) : NaN;
+    if (!run || !(id < run.features)) {
       main.replaceChildren(
         h("h1", {}, "No such feature"),
         h("p", {}, h("a", { href: "#/features" }, "All features")),
       );
       return;
     }
+    const address = location.hash;
     const feature = await runs.loadFeature(run, id);
-    if (location.hash.split("?")[0] !== runs.link(run, id)) return; // the reader has left
-    document.title = `Feature ${id}, ${run.label}`;
+    if (location.hash !== address) return; // the reader has left
+    document.title = plain(`Feature ${id}, ${run.label}`);
     main.replaceChildren(
       head(feature),
+      h("div", { class: "beside" }, layerNames(feature), strength(feature)),
       h(
         "div",
         { class: "two" },
@@ -25,9 +27,7 @@
         h(
           "div",
           {},
-          layerNames(feature),
           embeddings(feature),
-          strength(feature),
           headTokens(feature),
         ),
       ),
@@ -182,6 +182,7 @@
           `${format.count(rows[i])} of ${format.count(textRows[i])}`,
           h("span", { class: format.verdictClass(verdicts[i]) }, format.verdict(verdicts[i])),
         ]),
+        "grid names-table",
       ),
     );
   }

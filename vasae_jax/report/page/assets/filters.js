@@ -59,8 +59,11 @@
     const params = new URLSearchParams(query);
     const state = { ...DEFAULTS };
     for (const name of Object.keys(DEFAULTS)) if (params.has(name)) state[name] = params.get(name);
-    const sorts = ["feature", "name", "hold", "cosine", "rate"];
-    if (!sorts.includes(state.sort)) state.sort = DEFAULTS.sort;
+    const known = choices().map(([name, , options]) => [name, options.map(([value]) => value)]);
+    known.push(["sort", Object.keys(KEYS)], ["down", ["0", "1"]]);
+    if (runs.all.length < 2) known.push(["run", ["all"]]);
+    for (const [name, values] of known)
+      if (!values.includes(state[name])) state[name] = DEFAULTS[name];
     return state;
   }
 

@@ -1,7 +1,7 @@
 // Case studies: the name most active at each token of a sentence, a line for each run.
 (function (vasae) {
   "use strict";
-  const { h, runs, format, tokens, store } = vasae;
+  const { h, runs, format, plain, tokens, store } = vasae;
   const KINDS = ["clear", "ambiguous", "boundary", ""];
   const NAMES = { name: "by the layer", embedding: "by embedding" };
   const MODES = { centred: "less its mean", raw: "as it is" };
@@ -41,7 +41,7 @@
       const to = new URLSearchParams(kept).toString();
       location.hash = `#/heatmaps/${changes.key || current.key}${to ? `?${to}` : ""}`;
     };
-    document.title = `Heatmap: ${current.text}`;
+    document.title = plain(`Heatmap: ${current.text}`);
     main.replaceChildren(
       h("h1", {}, "What is most active at each token"),
       h(

@@ -2,7 +2,7 @@
 // #/features, #/feature/RUN/ID, #/heatmaps/CASE, #/figures, #/about.
 (function (vasae) {
   "use strict";
-  const { h, grid, runs, index, format, theme } = vasae;
+  const { h, grid, runs, index, format, plain, theme } = vasae;
 
   function showFigures(main) {
     const figures = index.figures.map(({ name, title, caption }) =>
@@ -122,17 +122,17 @@
 
   function route() {
     const [path, query] = (location.hash.slice(1) || "/features").split(/\?(.*)/s);
-    const [, page, first, second] = path.split("/").map(decodeURIComponent);
+    const [, page, first, second] = path.split("/").map(decoded);
     if (last) scrolled.set(last, scrollY);
     vasae.features.leave();
     document.title = "Named features";
-    const draw =
-      {
-        feature: () => vasae.feature.show(main, first, second),
-        heatmaps: () => vasae.heatmap.show(main, first, query),
-        figures: () => showFigures(main),
-        about: () => showAbout(main),
-      }[page] || (() => vasae.features.show(main, query));
+    const pages = new Map([
+      ["feature", () => vasae.feature.show(main, first, second)],
+      ["heatmaps", () => vasae.heatmap.show(main, first, query)],
+      ["figures", () => showFigures(main)],
+      ["about", () => showAbout(main)],
+    ]);
+    const draw = pages.get(page) || (() => vasae.features.show(main, query));
     Promise.resolve(draw())
       .catch(complain)
       .then(() => arrived(location.hash || "#/features"));
@@ -142,6 +142,15 @@
         (link.dataset.page === "features" && (page === "feature" || !page));
       if (here) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
+    }
+  }
+
+  // A part of the address as it was meant; one that is no code of characters as it stands.
+  function decoded(part) {
+    try {
+      return decodeURIComponent(part);
+    } catch (error) {
+      return part;
     }
   }
 
@@ -171,7 +180,7 @@
   function begin() {
     Object.assign(vasae, { copy: copyText, complain });
     const models = [...new Set(runs.all.map((run) => run.model))];
-    document.getElementById("subject").textContent = models.join(", ");
+    document.getElementById("subject").textContent = plain(models.join(", "));
     document
       .getElementById("nav")
       .append(
