@@ -190,6 +190,22 @@ def test_eval_name_and_export_serve_a_run(home, tmp_path, capsys):
     assert main([*map(str, again), "--overwrite"]) == 0
 
 
+@pytest.mark.parametrize("layout", ["delphi", "neuronpedia", "circuit_tracer"])
+def test_layouts_of_what_features_do_are_of_a_run_and_replaced_only_when_asked(
+    home, tmp_path, capsys, layout
+):
+    out = tmp_path / layout
+    asked = ("export", home / "out" / "run", f"--out={out}", f"--layout={layout}")
+    assert main([*map(str, asked)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert json.loads((out / "meta.json").read_text(encoding="utf-8"))["features"] == 64
+    assert "--overwrite" in refused(capsys, *asked)
+    assert main([*map(str, asked), "--overwrite"]) == 0
+    of_npz = ("export", home / "out" / "dictionary.npz", f"--out={tmp_path / 'no'}", asked[-1])
+    assert "dictionary.npz" in refused(capsys, *of_npz)
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_mesh_measures_and_names_what_one_device_does(home, tmp_path, capsys):
     run, found = home / "out" / "run", []
     for number, mesh in enumerate(([], ["--mesh.data=3", "--mesh.model=2"])):

@@ -77,6 +77,9 @@ SMALL = {
 PYTHON_NOT_RUN = {
     "import json\nimport sys": "tests/cache/test_cache.py runs it",
     "import json\nfrom pathlib": "tests/dictionary/test_dictionary.py runs it",
+    "import asyncio\nimport json": "needs delphi: tests/interop/test_activity_layouts.py",
+    "import json\nfrom pathlib import Path\n\nfrom neuronpedia": "needs a server: "
+    "tests/interop/test_activity_layouts.py",
     "from sae_lens": "needs the libraries: tests/interop/test_real_libraries.py",
     "import optuna": "needs Optuna: tests/sweep/test_optuna.py",
     '"""An activation that': "tests/dev/test_extend_activation.py runs it",

@@ -180,6 +180,67 @@ def test_a_feature_opens_and_links_lead_on(visit):
     assert visit("#/feature/layer-3/9999").get_by_text("No such feature").count() == 1
 
 
+LOOK = """(element) => {
+  const style = getComputedStyle(element);
+  return [parseFloat(style.fontSize), style.color];
+}"""
+
+
+def test_the_first_tested_name_is_large_and_untested_names_are_grey(visit):
+    page = visit("#/feature/layer-3/4")
+    page.wait_for_selector(".feature-head")
+    size, ink = page.locator(".feature-head h1 .chip").first.evaluate(LOOK)
+    assert size >= 1.5 * page.locator(".feature-head h1 .also").first.evaluate(LOOK)[0]
+    names = page.locator("section:has(> h2:text-is('Layer names')) tbody tr")
+    dictionary = made.report(200, 120, 3, 3).dictionary
+    assert names.count() == 10
+    for row, verdict in zip(names.all(), dictionary.layer_verdict[4], strict=True):
+        grey = row.locator(".chip").evaluate(LOOK)[1] != ink
+        assert grey == (verdict == 0) == ("untested" in row.inner_text())
+    # Precision and recall of the first name: the rows that fire, that have it, and both.
+    fired, text, both = (
+        int(array[4].flat[0])
+        for array in (dictionary.fired_rows, dictionary.layer_text_rows, dictionary.layer_rows)
+    )
+    picture = page.locator(".facts .overlap")
+    assert picture.get_attribute("aria-label") == (
+        f"{fired} rows fire, {text} have the name, {both} both"
+    )
+    widths = [float(one.get_attribute("width")) for one in picture.locator("rect").all()]
+    every = fired + text - both
+    assert widths == pytest.approx([100 * n / every for n in (fired - both, both, text - both)])
+    # A feature whose names are all untested has none of its own.
+    page = visit("#/feature/layer-3/52")
+    assert "has no tested name" in page.locator(".feature-head h1").inner_text()
+    assert page.locator(".feature-head h1 .chip, .overlap, .alike").count() == 0
+
+
+def test_features_that_share_the_first_name_are_one_click_away(visit):
+    dictionary = made.report(200, 120, 3, 3).dictionary
+    same = (
+        (dictionary.layer_token_ids[:, 0] == dictionary.layer_token_ids[5, 0])
+        & (dictionary.layer_relation == dictionary.layer_relation[5])
+        & (dictionary.layer_verdict[:, 0] != 0)
+    )
+    assert same.sum() == 2
+    page = visit("#/feature/layer-3/5")
+    page.get_by_role("link", name="1 other feature has this first name").click()
+    page.wait_for_function("() => location.hash.includes('named=')")
+    settle(page, 2)
+    rows = page.locator(".row .c-feature a")
+    assert sorted(int(row.inner_text()) for row in rows.all()) == same.nonzero()[0].tolist()
+    shown = made.vocab(120).display(int(dictionary.layer_token_ids[5, 0]))
+    assert page.locator(".only .chip").inner_text() == shown.replace("\\\\", "\\")
+    again = visit(page.evaluate("location.hash"))
+    settle(again, 2)
+    again.get_by_role("button", name="Show all").click()
+    settle(again, 200)
+    assert again.locator(".only").is_hidden() and "named" not in again.evaluate("location.hash")
+    alone = visit("#/feature/layer-3/100")
+    assert "No other feature" in alone.locator(".alike").inner_text()
+    settle(visit("#/features?named=nonsense&fires=all"), 400)
+
+
 def test_hostile_tokens_are_text(visit):
     page = visit()
     for feature in range(len(made.HOSTILE)):

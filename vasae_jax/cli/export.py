@@ -1,6 +1,7 @@
 """Write the named dictionary of a run for NumPy, or its weights for another library.
 
-A NumPy file has weights, names, firing rates and provenance.
+A NumPy file has weights, names, firing rates and provenance. Layouts delphi, neuronpedia and
+circuit_tracer hold no weights, but where features fire on held-out text and what they are named.
 """
 
 import argparse
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from vasae_jax.dictionary.dictionary import Dictionary
 
 
-LAYOUTS = ("npz", "sae_lens", "sparsify", "dictionary_learning", "gemma_scope", "huggingface")
+LAYOUTS = (
+    "npz", "sae_lens", "sparsify", "dictionary_learning", "gemma_scope", "huggingface",
+    "delphi", "neuronpedia", "circuit_tracer",
+)  # fmt: skip
+OF_ACTIVITY = LAYOUTS[6:]
+"""Layouts that hold what features do on text, so that they are written from a run alone."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -35,6 +41,11 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError("--public was given without --push; expected both, or neither")
     if args.push and args.layout != "huggingface":
         raise UserError(f"--push goes with --layout huggingface; found --layout {args.layout}")
+    if args.layout in OF_ACTIVITY and Path(args.source).suffix == ".npz":
+        raise UserError(
+            f"--layout {args.layout} has the text on which features fire; expected a run, found "
+            f"{args.source}"
+        )
 
     from vasae_jax.dictionary.files import check_outputs, write_dictionary
     from vasae_jax.interop.libraries import export_layout
@@ -46,6 +57,9 @@ def run(arguments: Sequence[str]) -> None:
         from vasae_jax.sweep.run import find_run
 
         args.source = str(find_run(Path(args.source), args.best, args.member))
+    if args.layout in OF_ACTIVITY:
+        _write_activity(args)
+        return
     dictionary = _read_dictionary(args)
     written: tuple[Path, ...]
     if npz:
@@ -55,6 +69,18 @@ def run(arguments: Sequence[str]) -> None:
     print(*written, sep="\n")
     if args.push:
         print(upload(written, args.push, public=args.public))
+
+
+def _write_activity(args: argparse.Namespace) -> None:
+    """Write what a run's features do on held-out text, and what they are named."""
+    from vasae_jax.evaluation.activity import run_files
+    from vasae_jax.interop.folders import check_folder, write_folder
+    from vasae_jax.training.run import open_trained
+
+    check_folder(args.out, args.layout, args.overwrite)
+    run = open_trained(args.source, mesh=requested_mesh(args))
+    dictionary, content = run_files(run, args.layout, args.names_by)
+    print(write_folder(dictionary, content, args.out, args.layout, args.overwrite))
 
 
 def _read_dictionary(args: argparse.Namespace) -> "Dictionary":
@@ -85,7 +111,8 @@ def _parser() -> VerbParser:
     which.add_argument("--best", metavar="KEY", help=best)
     which.add_argument("--member", metavar="ID", help="for a sweep: the run with this id")
     add("--out", required=True, help="dictionary.npz, or a directory for another library's layout")
-    add("--layout", choices=LAYOUTS, default="npz", help="file layout")
+    layout = "file layout; the last three are written from a run, not from a dictionary.npz"
+    add("--layout", choices=LAYOUTS, default="npz", help=layout)
     push = "also upload the written files to this private Hugging Face repository (with --layout "
     add("--push", metavar="OWNER/NAME", help=f"{push}huggingface)")
     add("--public", action="store_true", help="with --push: to a repository that everyone reads")

@@ -71,6 +71,8 @@ class FiringObserver:
         self._every = max(1, -(-rows // max(1, max_rows)))
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._batches = 0
+        self.seen = np.zeros(rows, bool)
+        """bool [rows of the split], the rows of the observed batches, masked ones too."""
         self.rows = 0
         """Unmasked rows observed so far."""
         self.documents = len(np.unique(cache.column("docs", split).read(0, rows)))
@@ -82,6 +84,7 @@ class FiringObserver:
         if (self._batches - 1) % self._every:
             return
         self.rows += int(keep.sum())
+        self.seen[start : start + len(keep)] = True
         self._tokens.observed[np.flatnonzero(keep) + start] = True
         index, column = np.nonzero((values > 0) & keep[:, None])
         row, tokens = index + start, self._tokens

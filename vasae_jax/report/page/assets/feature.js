@@ -75,6 +75,7 @@
         ),
         names.map(({ text }, i) => [tokens.chip(text, { class: i ? "chip also" : "chip" }), " "]),
       ),
+      names.length ? alike(run, number) : null,
       h(
         "dl",
         { class: "facts" },
@@ -99,6 +100,15 @@
     );
   }
 
+  // How many features have this first name, one click from all of them.
+  function alike(run, number) {
+    const others = runs.sharing(run, number).length;
+    if (!others) return h("p", { class: "alike quiet" }, "No other feature has this first name.");
+    const many = others > 1 ? `${format.count(others)} other features have` : "1 other feature has";
+    const to = vasae.filters.sharedName(run, number);
+    return h("p", { class: "alike" }, h("a", { href: to }, `${many} this first name`));
+  }
+
   // Precision and recall of the first name, as one picture of the rows that it is about.
   function detection(feature) {
     const [rows, named] = ["name_rows", "name_text_rows"].map((name) => feature.values(name)[0]);
@@ -106,8 +116,8 @@
     return fact(
       "First name detects",
       plots.overlap(fired, rows, named),
-      `fires on ${format.share(rows / named)} of the name's ${format.count(named)} rows; ` +
-        `the name is on ${format.share(fired ? rows / fired : 0)} of the ${format.count(fired)} rows it fires on`,
+      `precision ${format.share(rows / named)} (${format.count(rows)} of the name's ${format.count(named)} rows), ` +
+        `recall ${format.share(fired ? rows / fired : 0)} (of the ${format.count(fired)} rows it fires on)`,
     );
   }
 
@@ -319,7 +329,7 @@
         );
         return match.element;
       });
-    const same = sharing(run, feature.number);
+    const same = runs.sharing(run, feature.number);
     const box = (title, note, items) =>
       h(
         "section",
@@ -357,21 +367,6 @@
   }
 
   const SHARING = 12;
-
-  // The other features of `run` with the same first tested name and relation, the best first.
-  function sharing(run, number) {
-    const { names, relation, hold } = run.table;
-    const first = (feature) => names.values[feature * names.width];
-    const found = [];
-    for (let other = 0; first(number) >= 0 && other < run.features; other += 1)
-      if (
-        other !== number &&
-        first(other) === first(number) &&
-        relation.values[other] === relation.values[number]
-      )
-        found.push(other);
-    return found.sort((a, b) => hold.values[b] - hold.values[a]);
-  }
 
   function neighbour(run, number, note, label) {
     return h(

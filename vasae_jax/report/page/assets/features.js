@@ -128,6 +128,7 @@
   // Draw the rows that pass and, if there is a search, were found.
   function put(parts, ranks, atLeast = "") {
     const { state } = parts;
+    filters.showOnly(parts.controls, state);
     const order = filters.sortedRows(state.sort, state.down === "1");
     const { rows, first } = filters.choose(order, parts.pass, ranks);
     table.show(parts.table, rows, state.sort, state.down === "1");

@@ -2,7 +2,7 @@
 // the address, so that it can be sent.
 (function (vasae) {
   "use strict";
-  const { h, runs, index, format } = vasae;
+  const { h, runs, index, format, tokens } = vasae;
   const DEFAULTS = {
     q: "",
     run: "all",
@@ -10,6 +10,7 @@
     verdict: "",
     bucket: "",
     fires: "0.1",
+    named: "", // the relation and the token that must be the first name, as 0:123
     sort: "hold",
     down: "1",
   };
@@ -98,6 +99,7 @@
         ),
       ),
     );
+    const only = h("p", { class: "only", hidden: true });
     const count = h("p", { class: "count", role: "status" });
     const element = h(
       "form",
@@ -109,9 +111,40 @@
         h("summary", {}, "Filters"),
         h("div", { class: "filters" }, selects),
       ),
+      only,
     );
-    return { element, search, count };
+    return { element, search, count, only, leaveName: () => onChange("named", "") };
   }
+
+  // Say which first name the features must have, once its string is known, and how to see all.
+  function showOnly({ only, leaveName }, { named }) {
+    const name = parseName(named);
+    const run = name && runs.all.find(({ vocab }) => vocab && vocab[name.token] !== undefined);
+    only.hidden = !run;
+    if (!run) return;
+    only.replaceChildren(
+      `Only features that should fire ${format.relation(name.relation)} `,
+      tokens.chip(run.vocab[name.token]),
+      " by their first name. ",
+      h("button", { type: "button", class: "plain", onclick: leaveName }, "Show all"),
+    );
+  }
+
+  // The relation and the token of `named`; null where it says none.
+  function parseName(named) {
+    if (!/^[01]:\d+$/.test(named)) return null;
+    const [relation, token] = named.split(":").map(Number);
+    return { relation, token };
+  }
+
+  // The address of the features of a run that share the first name of one of them.
+  const sharedName = (run, feature) =>
+    writeState({
+      ...DEFAULTS,
+      run: runs.all.length > 1 ? run.key : DEFAULTS.run,
+      fires: "all",
+      named: `${run.table.relation.values[feature]}:${runs.firstName(run, feature)}`,
+    });
 
   const ROWS = 2 ** 21; // more than there are rows: a key and a row share the 53 bits of a number
   const orders = new Map();
@@ -177,6 +210,7 @@
     const pass = new Uint8Array(runs.total);
     const verdict = { holds: 1, part: 2, fails: -1, untested: 0 }[filters.verdict];
     const relation = { at: 0, before: 1 }[filters.relation];
+    const name = parseName(filters.named);
     const least = { all: 0, alive: 1e-12 }[filters.fires] ?? Number(filters.fires) / 100;
     for (const run of runs.all) {
       if (!run.table || (filters.run !== "all" && filters.run !== run.key)) continue;
@@ -184,6 +218,8 @@
       for (let feature = 0; feature < run.features; feature += 1) {
         if (table.rate.values[feature] < least) continue;
         if (verdict !== undefined && table.verdict.values[feature] !== verdict) continue;
+        if (name && runs.firstName(run, feature) !== name.token) continue;
+        if (name && table.relation.values[feature] !== name.relation) continue;
         if (relation !== undefined && table.relation.values[feature] !== relation) continue;
         if (filters.bucket && format.bucket(table.cosine.values[feature]) !== filters.bucket)
           continue;
@@ -212,5 +248,6 @@
     return { rows, first: ranks ? counts[3] + counts[2] : 0 };
   }
 
-  vasae.filters = { make, readState, writeState, sortedRows, passing, choose };
+  const shown = { make, showOnly, readState, writeState, sharedName };
+  vasae.filters = { ...shown, sortedRows, passing, choose };
 })((window.vasae = window.vasae || {}));

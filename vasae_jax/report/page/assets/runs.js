@@ -63,6 +63,21 @@
     );
   }
 
+  // The token of a feature's first tested layer name, -1 if it has none.
+  const firstName = (run, feature) => run.table.names.values[feature * run.table.names.width];
+
+  // The other features of `run` with the same first name and relation, those that hold most first.
+  function sharing(run, feature) {
+    const { relation, hold } = run.table;
+    const [token, at] = [firstName(run, feature), relation.values[feature]];
+    const same = (other) => firstName(run, other) === token && relation.values[other] === at;
+    const found = [];
+    for (let other = 0; token >= 0 && other < run.features; other += 1)
+      if (other !== feature && same(other)) found.push(other);
+    return found.sort((a, b) => hold.values[b] - hold.values[a]);
+  }
+
+  const names = { layerNames, firstName, sharing };
   vasae.index = index;
-  vasae.runs = { all: runs, total: base, loadTable, loadFeature, byKey, locate, link, layerNames };
+  vasae.runs = { all: runs, total: base, loadTable, loadFeature, byKey, locate, link, ...names };
 })((window.vasae = window.vasae || {}));
