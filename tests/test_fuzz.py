@@ -11,49 +11,44 @@ from cache_fixtures import append, make_cache, make_plan, make_rows, make_vocabu
 from dictionary_fixtures import dictionary
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import DEEP, damaged, documents, few
+from mutations import (
+    arrays,
+    attack,
+    damaged,
+    documents_of,
+    few,
+    lines_of,
+    npz,
+    replaced,
+    safetensors_of,
+)
 
-from vasae_jax.cache import Cache, CacheWriter
-from vasae_jax.config import Config
+from vasae_jax.anchor.layer_anchors import layer_anchors, problems
+from vasae_jax.cache import Cache, CacheWriter, Part, PartWriter, finish, verify
+from vasae_jax.cache.manifest import checksum
+from vasae_jax.cache.reader import info
+from vasae_jax.config import Config, RunConfig
 from vasae_jax.config.overrides import flatten, parse_overrides, to_dict
-from vasae_jax.dictionary.files import read_dictionary, write_dictionary
+from vasae_jax.dictionary.card import model_card, name_table
+from vasae_jax.dictionary.files import HUB_FILES, load, read_dictionary, write_dictionary
+from vasae_jax.interop.libraries import export_layout
 from vasae_jax.sweep.points import Member, read_members, write_members
+from vasae_jax.sweep.status import status_text
+from vasae_jax.sweep.table import format_rows, table, write_table
 from vasae_jax.training.run_dir import read_run
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import sha256_file
+from vasae_jax.utils.files import sha256_file, write_json
 
 pytestmark = pytest.mark.fault
 
 
 def read_cache(url):
     cache = Cache.open(url)
+    info(url)
+    verify(url)
     cache.acts(cache.manifest.sites[0], "train").read(0, 10)
     for read in (cache.embedding, cache.final_norm, cache.vocab):
         read()
-
-
-def with_damage(file, contents, read):
-    """Read with each of Hypothesis's ``contents`` in the place of ``file``, then put it back."""
-    sound = file.read_bytes()
-
-    @few
-    @given(contents)
-    def attempt(content):
-        file.write_bytes(content)
-        with contextlib.suppress(UserError):
-            read()
-
-    try:
-        attempt()
-    finally:
-        file.write_bytes(sound)
-    read()
-
-
-def documents_of(file):
-    """Changes to the values and to the bytes of a JSON file."""
-    content = file.read_bytes()
-    return documents(json.loads(content)) | damaged(content) | DEEP
 
 
 @pytest.mark.parametrize(
@@ -62,7 +57,61 @@ def documents_of(file):
 def test_a_cache(tmp_path, name):
     cache = make_cache(tmp_path, rows=40, heldout=20, layers=(1,), vocab=5, d=4)
     file = tmp_path / "cache" / name
-    with_damage(file, documents_of(file), lambda: read_cache(cache.url))
+    attack(file, documents_of(file), lambda: read_cache(cache.url))
+
+
+def test_token_strings(tmp_path):
+    cache = make_cache(tmp_path, rows=40, heldout=20, layers=(1,), vocab=5, d=4)
+    file, manifest = tmp_path / "cache/vocab/tokens.json", tmp_path / "cache/manifest.json"
+
+    def read():
+        value = json.loads(manifest.read_bytes())
+        value["digests"]["tokens"] = sha256_file(file)
+        manifest.write_text(json.dumps(value), encoding="utf-8")
+        vocab = Cache.open(cache.url).vocab()
+        assert all(vocab.display(token) for token in range(len(vocab)))
+
+    attack(file, documents_of(file), read)
+
+
+def test_layer_anchors(tmp_path):
+    cache = make_cache(tmp_path, rows=100, heldout=20, layers=(1,), vocab=5, d=4)
+    layer_anchors(cache, 1, 1, 3.0)
+    (file,) = (tmp_path / "cache" / "anchors").rglob("anchors.json")
+
+    def read():
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(file.read_bytes())
+            if isinstance(value, dict):
+                value["checksum"] = checksum(value)
+                file.write_text(json.dumps(value), encoding="utf-8")
+        problems(cache)
+        layer_anchors(cache, 1, 1, 3.0)
+
+    listed = ("arrays", "at_count")
+    wrong = [("of",), ("arrays",), listed, (*listed, "shape"), (*listed, "sha256")]
+    found = [replaced(file, path, None) for path in wrong]
+    found += [replaced(file, path, None, "d") for path in (("of",), ("at_explained",), listed)]
+    attack(file, documents_of(file), read, found)
+
+
+def test_parts_of_a_cache(tmp_path):
+    plan, rows = make_plan(layers=(1,), vocab=5, d=4), {"train": 70, "heldout": 0}
+    place = tmp_path / "cache"
+    with PartWriter(str(place), plan, make_vocabulary(plan), rows, Part(0, 1)) as writer:
+        append(writer, "train", make_rows(plan, 70))
+        writer.finish_part()
+    sound = shutil.copytree(place, tmp_path / "sound")
+    file = sound / "parts" / "00000-of-00001.json"
+
+    def read():
+        shutil.rmtree(place)
+        shutil.copytree(sound, place)
+        finish(str(place))
+
+    keys = [("plan",), ("shards",), ("complete",), ("version",), ("rows",), ("plan", "model")]
+    found = [replaced(file, key, 3, how) for key in keys for how in "rd"]
+    attack(file, documents_of(file), read, found)
 
 
 def test_a_journal(tmp_path):
@@ -79,7 +128,7 @@ def test_a_journal(tmp_path):
         finally:
             shutil.rmtree(tmp_path / "cache")
 
-    with_damage(content, documents_of(content), resume)
+    attack(content, documents_of(content), resume, [replaced(content, ("digests",), [1])])
 
 
 def test_the_settings_of_a_run(tmp_path):
@@ -87,13 +136,40 @@ def test_the_settings_of_a_run(tmp_path):
     file.write_text(
         json.dumps({"config": to_dict(Config()), "cache_digest": "0"}), encoding="utf-8"
     )
-    with_damage(file, documents_of(file), lambda: read_run(tmp_path))
+    attack(file, documents_of(file), lambda: read_run(tmp_path))
 
 
 def test_the_runs_of_a_sweep(tmp_path):
     write_members(tmp_path, [Member("0123456789", "k=32", Config())])
     file = tmp_path / "sweep.json"
-    with_damage(file, documents_of(file), lambda: read_members(tmp_path))
+    attack(file, documents_of(file), lambda: read_members(tmp_path))
+
+
+MEASURED = {"split": "heldout", "unmasked": {"fvu": 0.1}, "names": [{"group": "all", "hold": 0.2}]}
+
+
+@pytest.mark.parametrize("name", ["eval-heldout.json", "ended.json", "metrics.jsonl"])
+def test_the_table_of_a_sweep(tmp_path, name):
+    member = Member("0123456789", "k=32", Config(run=RunConfig(out=str(tmp_path))))
+    write_json(tmp_path / "eval-heldout.json", MEASURED)
+    write_json(tmp_path / "ended.json", {"status": "diverged", "step": 3, "reason": "fvu"})
+    lines = [{"step": step, "rows": 8 * step, "fvu": 0.5, "rows_per_s": 10.0} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+    def read():
+        rows = table([member, member])
+        write_table(tmp_path / "out", rows)
+        status_text([member])
+        format_rows(rows, ["id", "fvu"], None)
+
+    file = tmp_path / name
+    found = {
+        "eval-heldout.json": b'{"names": [{"group": "a", "hold": 1}, 3]}',
+        "ended.json": b'{"status": 1, "step": "x", "reason": null}',
+        "metrics.jsonl": b'[1]\n{"step": "x"}\n{"step": 1, "rows_per_s": "fast"}\n\xff',
+    }
+    changed = lines_of(file) if name.endswith("l") else documents_of(file)
+    attack(file, changed, read, [found[name]])
 
 
 @few
@@ -110,30 +186,97 @@ def exported(tmp_path):
     return tmp_path
 
 
-def read_sealed(directory):
-    """Read a dictionary whose digests are made to fit: what they would find is not the point."""
+def seal(directory, **files):
+    """Make the digests in a meta.json fit: what they would find is not the point."""
     meta = json.loads((directory / "meta.json").read_bytes())
-    names = {"npz": "d.npz", "names": "names.jsonl"}
-    meta["sha256"] = {key: sha256_file(directory / name) for key, name in names.items()}
+    meta["sha256"] = {key: sha256_file(directory / name) for key, name in files.items()}
     (directory / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    read_dictionary(directory / "d.npz")
+
+
+def read_sealed(directory):
+    """Read a dictionary whose digests are made to fit, and use all of it."""
+    seal(directory, npz="d.npz", names="names.jsonl")
+    use(read_dictionary(directory / "d.npz"))
+
+
+def use(found):
+    """Everything that is done with a dictionary that could be read."""
+    rows = np.ones((2, found.d_in), np.float32)
+    found.decode(found.encode(rows))
+    names = [str(found.names(feature)) for feature in range(found.d_sae)]
+    assert len(names) == found.d_sae
+    found.search("w1")
+    found.explain(rows[0])
+    name_table(found)
+    model_card(found)
 
 
 def test_a_dictionarys_metadata(exported):
     file = exported / "meta.json"
-    with_damage(file, documents_of(file), lambda: read_dictionary(exported / "d.npz"))
+    attack(file, documents_of(file), lambda: use(read_dictionary(exported / "d.npz")))
 
 
 def test_a_dictionarys_names(exported):
     file = exported / "names.jsonl"
-    first, rest = file.read_bytes().split(b"\n", 1)
-    changed = documents(json.loads(first)).map(lambda line: line + b"\n" + rest)
-    with_damage(file, changed | damaged(file.read_bytes()), lambda: read_sealed(exported))
+    attack(file, lines_of(file), lambda: read_sealed(exported))
 
 
 def test_a_dictionarys_arrays(exported):
     file = exported / "d.npz"
-    with_damage(file, damaged(file.read_bytes()), lambda: read_sealed(exported))
+    sound = dict(np.load(file))
+    changed = arrays(sound).map(npz) | damaged(file.read_bytes())
+    attack(file, changed, lambda: read_sealed(exported))
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "names.safetensors", "sae_weights.safetensors"])
+def test_a_dictionary_of_the_hub(tmp_path, name):
+    export_layout(dictionary(), "huggingface", tmp_path)
+    file = tmp_path / name
+    changed = documents_of(file) if name == "cfg.json" else safetensors_of(file)
+
+    def read():
+        seal(tmp_path, **HUB_FILES)
+        use(load(tmp_path))
+
+    attack(file, changed, read)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        *(("layer_relation", (0,), 7), ("verdict", (0,), 9), ("verdict_together", (0,), 9)),
+        *(("layer_verdict", (0, 0), 9), ("k", (), 0), ("k", (), 21), ("token_ids", (0, 0), -1)),
+        *(("token_ids", (0, 0), 39_000), ("layer_token_ids", (0, 0), -1)),
+        *(("layer_token_ids", (0, 0), -2), ("layer_token_ids", (0, 0), 39_000)),
+    ],
+)
+def test_codes_and_ids_that_mean_nothing_are_refused(exported, name, place, value):
+    sound = dict(np.load(exported / "d.npz"))
+    sound[name] = sound[name].copy()
+    sound[name][place] = value
+    np.savez(exported / "d.npz", **sound)
+    if name == "k":
+        meta = json.loads((exported / "meta.json").read_bytes())
+        meta["activation"] = {"kind": "topk", "k": value}
+        (exported / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(UserError, match=r"d\.npz|names\.jsonl"):
+        read_sealed(exported)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *((("provenance",), None), (("provenance", "layer"), "3"), (("provenance", "text"), [])),
+        *((("hold_over",), 3), (("metrics",), {"unmasked": {}}), (("metrics",), {"unmasked": 1})),
+        *((("activation",), {"kind": "topk", "k": "4"}), (("activation",), {"kind": ["topk"]})),
+        *((("hold_documents",), "many"), (("created_by",), None), (("version",), "5")),
+    ],
+)
+def test_metadata_of_other_types_is_refused(exported, path, value):
+    file = exported / "meta.json"
+    file.write_bytes(replaced(file, path, value))
+    with pytest.raises(UserError, match=r"meta\.json"):
+        read_dictionary(exported / "d.npz")
 
 
 class Hostile:

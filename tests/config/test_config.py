@@ -81,7 +81,7 @@ def test_a_config_survives_json():
 def test_a_renamed_choice_is_refused_by_its_new_name(old, new):
     value = to_dict(Config())
     value["anchor"]["kind"] = old
-    with pytest.raises(UserError, match=rf"config.json has anchor.kind={old}.* {new};"):
+    with pytest.raises(UserError, match=rf"config.json has anchor.kind='{old}'.* {new};"):
         from_dict(value, "config.json")
     with pytest.raises(UserError, match=f"anchor.kind={new}"):
         parse_overrides(Config(), [f"--anchor.kind={old}"], "x")
@@ -153,3 +153,48 @@ def test_every_shipped_config_loads_and_states_its_cost(path):
     text = path.read_text(encoding="utf-8")
     for word in ("Command:", "Run time", "Result"):
         assert word in text, f"{path.name} does not state its {word}"
+
+
+WRONG = {
+    "sae.k": ["32", 3.0, True, None, [32], 2**63],
+    "optim.lr": ["fast", float("nan"), float("inf"), True],
+    "sae.pre_bias": [None, "1", [1]],
+    "data.cache": [None, 3],
+    "sae.method": ["hard", 0],
+    "sae.normalize_decoder": [1, "yes"],
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in WRONG.items() for v in values])
+def test_a_value_of_another_type_is_refused_wherever_it_comes_from(tmp_path, name, value):
+    section, field = name.split(".")
+    stored = to_dict(Config())
+    stored[section][field] = value
+    with pytest.raises(UserError, match=rf"config\.json (has|lacks) {name}"):
+        from_dict(stored, "config.json")
+    file = tmp_path / "own.py"
+    kind = type(getattr(Config(), section)).__name__
+    file.write_text(
+        f"from vasae_jax.config import Config, {kind}\nnan, inf = float('nan'), float('inf')\n"
+        f"config = Config({section}={kind}({field}={value!r}))\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match=rf"own\.py has {name}="):
+        load_config(str(file))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "argument", ["--optim.lr=nan", "--data.max-norm=inf", "--run.seed=1" + "0" * 30]
+)
+def test_a_number_that_is_none_is_refused_on_the_command_line(argument):
+    with pytest.raises(UserError, match="the command line has"):
+        parse(argument)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("value", [None, [], {"sae": []}, {"sae": None}, {"more": {}}, {3: {}}])
+def test_sections_that_are_none_are_refused(value):
+    with pytest.raises(UserError, match=r"config\.json"):
+        from_dict(value, "config.json")

@@ -9,6 +9,7 @@ from dictionary_fixtures import D, F, K, dictionary
 
 import vasae_jax as vj
 from vasae_jax.activations.topk import keep_largest
+from vasae_jax.dictionary.claims import HOLDS, IN_PART
 from vasae_jax.dictionary.files import write_dictionary
 from vasae_jax.utils.errors import UserError
 
@@ -104,6 +105,8 @@ def test_a_version_2_file_has_threshold_0(folder, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with np.load(tmp_path / "dictionary.npz") as file:
         old = {name: file[name] for name in file.files if name != "threshold"}
+    for name in ("verdict", "verdict_together"):  # there was no "in part"
+        old[name] = np.where(old[name] == IN_PART, HOLDS, old[name]).astype(np.int8)
     np.savez(tmp_path / "dictionary.npz", **old)
     meta = json.loads((tmp_path / "meta.json").read_text(encoding="utf-8"))
     meta["version"], meta["sha256"]["npz"] = 2, sha256_file(tmp_path / "dictionary.npz")

@@ -9,6 +9,7 @@ from vasae_jax.activations.jumprelu import JumpReLU as JumpReLU
 from vasae_jax.activations.jumprelu import ReLU as ReLU
 from vasae_jax.activations.topk import TopK as TopK
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.typed import check_fields
 
 ACTIVATIONS: dict[str, type[Activation]] = {"topk": TopK, "jumprelu": JumpReLU, "relu": ReLU}
 """Every activation by the name that ``--sae.activation`` takes."""
@@ -29,10 +30,13 @@ def from_json(record: Mapping[str, Any]) -> Activation:
     """The activation that :meth:`Activation.to_json` described.
 
     Raises:
-        UserError: its kind is not in ACTIVATIONS. TypeError: it has other fields.
+        UserError: its kind is not in ACTIVATIONS, or a field is of another type. TypeError: it has
+            other fields.
     """
     kind = activation_kind(record["kind"])
-    return kind(**{name: value for name, value in record.items() if name != "kind"})
+    activation = kind(**{name: value for name, value in record.items() if name != "kind"})
+    check_fields(activation, f"activation {kind.kind}")
+    return activation
 
 
 def activation_kind(name: str) -> type[Activation]:

@@ -23,10 +23,13 @@ from vasae_jax.dictionary.claims import RELATIONS
 from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array
+from vasae_jax.utils.typed import fits
 
 FORMAT = "vasae-layer-anchors"
 VERSION = 2
 MANIFEST = "anchors.json"
+_STATED = {"of": dict, "arrays": dict, "at_explained": float, "before_explained": float}
+"""What a manifest states of its anchors, with types."""
 ANEW = "(vasae anchors --overwrite makes them anew)"
 
 
@@ -89,17 +92,20 @@ def read_anchors(cache: Cache, origin: Origin) -> LayerAnchors | None:
         return None
     manifest = decode(data, store.name(file))
     _check_manifest(manifest, store.name(file), origin)
-    arrays = {
-        key: _read_array(cache, store, f"{origin.folder}/{key}", **listed)
-        for key, listed in manifest["arrays"].items()
-    }
-    means = {
-        relation: TokenMeans(
-            **{part: arrays[f"{relation}{suffix}"] for part, suffix in ARRAYS.items()},
-            explained=manifest[f"{relation}_explained"],
-        )
-        for relation in RELATIONS
-    }
+    try:
+        arrays = {
+            key: _read_array(cache, store, f"{origin.folder}/{key}", **listed)
+            for key, listed in manifest["arrays"].items()
+        }
+        means = {
+            relation: TokenMeans(
+                **{part: arrays[f"{relation}{suffix}"] for part, suffix in ARRAYS.items()},
+                explained=manifest[f"{relation}_explained"],
+            )
+            for relation in RELATIONS
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{store.name(file)} cannot be understood ({error}) {ANEW}") from error
     return LayerAnchors(origin=origin, **means)
 
 
@@ -145,6 +151,9 @@ def _check_manifest(manifest: dict[str, Any], name: str, origin: Origin) -> None
     for key, expected in (("format", FORMAT), ("version", VERSION)):
         if manifest.get(key) != expected:
             raise UserError(f"{name} has {key} {manifest.get(key)!r}; expected {expected!r} {ANEW}")
+    for key, kind in _STATED.items():
+        if not fits(manifest.get(key), kind):
+            raise UserError(f"{name} has no {key} as vasae anchors writes it {ANEW}")
     if manifest.get("checksum") != (actual := checksum(manifest)):
         raise UserError(f"{name} has content of SHA-256 {actual}; expected what it states {ANEW}")
     for key, expected in dataclasses.asdict(origin).items():

@@ -111,7 +111,7 @@ def _resume(
         stored = {"version": journal["version"], **journal["plan"], "text": text}
         stored |= journal["digests"]
         shards = shards_from_json(journal["shards"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{store.name(JOURNAL)} cannot be understood ({error}); expected what an "
             "interrupted extraction left, or --overwrite to start again"
@@ -139,7 +139,7 @@ def finalize(store: Store, plan: CachePlan, digests: Mapping[str, str], shards: 
     Raises:
         UserError: a document lies in both splits, or something cannot be read or written.
     """
-    rows = {split: sum(s.rows for s in shards[f"{split}/docs"]) for split in SPLITS}
+    rows = {split: sum(s.rows for s in shards.get(f"{split}/docs", ())) for split in SPLITS}
     documents = {split: _documents(store, plan, split, count) for split, count in rows.items()}
     both = np.intersect1d(documents["train"], documents["heldout"])
     if len(both):

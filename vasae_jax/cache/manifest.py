@@ -12,6 +12,8 @@ from vasae_jax.cache.store import array_metadata
 from vasae_jax.sites import Site, as_sites, check_supported
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes
+from vasae_jax.utils.read_json import LARGE, parse_json_object
+from vasae_jax.utils.typed import check_fields, fits
 
 FORMAT = "vasae-cache"
 VERSION = 2
@@ -213,13 +215,17 @@ class Manifest(CachePlan):
         if value.get("complete") is not True:
             raise UserError(f"{url} is an unfinished cache; expected a complete one")
         try:
-            return cls(
+            manifest = cls(
                 **_plan_fields(value),
                 splits={name: SplitInfo(**value["splits"][name]) for name in SPLITS},
                 digests=dict(value["digests"]),
                 shards=shards_from_json(value["shards"]),
                 created_by=value["created_by"],
             )
+            check_fields(manifest, "it")
+            if any(min(split.rows, split.documents) < 0 for split in manifest.splits.values()):
+                raise ValueError("a split of less than no rows or documents")
+            return manifest
         except UserError as error:
             raise UserError(f"{url}/{MANIFEST}: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -235,14 +241,13 @@ def encode(value: Any, indent: int | None = 1) -> bytes:
 
 
 def decode(data: bytes, name: str) -> dict[str, Any]:
-    """The JSON object in ``data``; raises UserError naming the file for anything else."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is not JSON ({error}); expected an object") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{name} holds a {type(value).__name__}; expected a JSON object")
-    return value
+    """The JSON object in ``data``; raises UserError naming the file for anything else.
+
+    Token strings may have half a surrogate pair.
+    """
+    if len(data) > LARGE:
+        raise UserError(f"{name} has {len(data):,} bytes; expected {LARGE:,} at most")
+    return parse_json_object(data, name, "a JSON object", half_pairs=True)
 
 
 def checksum(value: Mapping[str, Any]) -> str:
@@ -266,13 +271,28 @@ def check_version(value: Mapping[str, Any], url: str) -> None:
 
 
 def shards_from_json(value: Mapping[str, Any]) -> dict[str, tuple[ShardInfo, ...]]:
-    """Shard lists by array, as a manifest or journal holds them."""
-    return {key: tuple(ShardInfo(**shard) for shard in shards) for key, shards in value.items()}
+    """Shard lists by array, as a manifest or journal holds them.
+
+    Raises:
+        TypeError, AttributeError, ValueError: something else is there.
+    """
+    shards = {key: tuple(ShardInfo(**shard) for shard in listed) for key, listed in value.items()}
+    if not fits(shards, Mapping[str, tuple[ShardInfo, ...]]):
+        raise ValueError("a shard without a number of rows and a digest")
+    if any(shard.rows < 0 for listed in shards.values() for shard in listed):
+        raise ValueError("a shard of less than no rows")
+    return shards
 
 
 def plan_from_json(value: Mapping[str, Any]) -> CachePlan:
-    """The plan that :meth:`CachePlan.to_json` gave."""
-    return CachePlan(**_plan_fields(value))
+    """The plan that :meth:`CachePlan.to_json` gave.
+
+    Raises:
+        UserError, KeyError, TypeError, AttributeError, ValueError: something else is there.
+    """
+    plan = CachePlan(**_plan_fields(value))
+    check_fields(plan, "the plan")
+    return plan
 
 
 def _plan_fields(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ job 0 writes the vocabulary as well. On a file system a job locks its part, so t
 the same shards; a bucket has no such lock.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from vasae_jax.cache.journal import Shards, finalize, full_shards, journal_bytes
 from vasae_jax.cache.manifest import (
@@ -26,6 +27,7 @@ from vasae_jax.cache.store import Store
 from vasae_jax.cache.vocab import Vocabulary
 from vasae_jax.cache.writer import CacheWriter
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.typed import fits
 
 PARTS = "parts"
 
@@ -132,34 +134,57 @@ def finish(url: str) -> Manifest:
     keys = journals(store)
     if not keys:
         raise UserError(f"{url} has no parts; expected those of an extraction with --shard i/n")
-    count = int(keys[0].split("-of-")[1].removesuffix(".json"))
+    named = re.fullmatch(rf"{PARTS}/\d{{5}}-of-(\d{{5}})\.json", keys[0])
+    if not named or not int(named[1]):
+        raise UserError(f"{store.name(keys[0])} is no journal of a part; expected those alone")
+    count = int(named[1])
     parts = [_read_complete(store, index, count) for index in range(count)]
     shards: Shards = {}
-    for value in parts:
-        for key, more in shards_from_json(value["shards"]).items():
+    for part in parts:
+        for key, more in part.shards.items():
             shards[key] = (*shards.get(key, ()), *more)
-    plan, rows = plan_from_json(parts[0]["plan"]), parts[0]["rows"]
+    first = parts[0]
     for split in SPLITS:
-        stored = sum(shard.rows for shard in shards.get(f"{split}/docs", ()))
+        stored, rows = sum(shard.rows for shard in shards.get(f"{split}/docs", ())), first.rows
         if stored != rows[split]:
             raise UserError(f"{url} has {stored} rows of {split} in parts; expected {rows[split]}")
-    manifest = finalize(store, plan, parts[0]["digests"], shards)
+    manifest = finalize(store, first.plan, first.digests, shards)
     for key in store.keys(PARTS):
         store.delete(key)
     return manifest
 
 
-def _read_complete(store: Store, index: int, count: int) -> dict[str, Any]:
+class _Complete(NamedTuple):
+    """What the journal of a complete part says."""
+
+    plan: CachePlan
+    rows: dict[str, int]
+    digests: dict[str, str]
+    shards: Shards
+
+
+def _read_complete(store: Store, index: int, count: int) -> _Complete:
     """The journal of a part; UserError unless the part is complete, and of this version."""
     key = _key(Part(index, count))
     data = store.read(key)
     value = {} if data is None else decode(data, store.name(key))
-    if value.get("format") != FORMAT or not value["complete"]:
+    if value.get("format") != FORMAT or value.get("complete") is not True:
         state = "is missing" if data is None else "is unfinished"
         raise UserError(f"{store.url}: part {index}/{count} {state}; expected all {count} parts")
-    if value["version"] != VERSION:
-        raise UserError(f"{store.name(key)} is of version {value['version']}; expected {VERSION}")
-    return value
+    if value.get("version") != VERSION:
+        found = value.get("version")
+        raise UserError(f"{store.name(key)} is of version {found}; expected {VERSION}")
+    try:
+        rows = {split: value["rows"][split] for split in SPLITS}
+        digests = dict(value["digests"])
+        if not fits(rows, Mapping[str, int]) or not fits(digests, Mapping[str, str]):
+            raise ValueError("rows or digests of another type")
+        plan, shards = plan_from_json(value["plan"]), shards_from_json(value["shards"])
+    except (KeyError, TypeError, AttributeError, ValueError, UserError) as error:
+        raise UserError(
+            f"{store.name(key)} cannot be understood ({error}); expected the journal of a part"
+        ) from error
+    return _Complete(plan, rows, digests, shards)
 
 
 def journals(store: Store) -> list[str]:

@@ -5,14 +5,16 @@ import dataclasses
 import difflib
 import io
 import re
+import reprlib
 import runpy
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from vasae_jax.config.settings import Config
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.typed import in_words, misfits
 
 RENAMED = {
     "data.lanes": "data.readers",
@@ -76,7 +78,7 @@ def load_config_or_pack(path: str) -> Config | list[Config]:
             "vasae_jax.config.settings.Config, or a list of them to train together"
         )
     for config in configs:
-        _check_choices(config, f"config {path}")
+        check_types(config, f"config {path}")
     return value if isinstance(value, Config) else configs
 
 
@@ -123,6 +125,7 @@ def parse_overrides(default: Config, arguments: Sequence[str], program: str) -> 
         raise UserError(_unbox(stderr.getvalue())) from None
     if unknown:
         raise UserError(_unknown_setting(unknown[0]))
+    check_types(config, "the command line")
     return config
 
 
@@ -131,7 +134,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(value: dict[str, Any], origin: str) -> Config:
+def from_dict(value: Any, origin: str) -> Config:
     """The inverse of :func:`to_dict`.
 
     A setting of TRAINING_ONLY that ``value`` lacks is None: unknown, not this version's default.
@@ -145,7 +148,13 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
         UserError: a section, setting or value that this version does not have, or a setting that
             is missing and cannot be unknown.
     """
+    if not isinstance(value, dict):
+        raise UserError(f"{origin} holds a {type(value).__name__}; expected sections of settings")
     for section, fields in value.items():
+        if section not in _SECTIONS:
+            raise UserError(
+                f"{origin} has a section {section!r:.60}; expected {', '.join(_SECTIONS)}"
+            )
         for name in fields if isinstance(fields, dict) else ():
             if new := RENAMED.get(f"{section}.{name}"):
                 raise UserError(
@@ -169,7 +178,7 @@ def from_dict(value: dict[str, Any], origin: str) -> Config:
             f"{origin} lacks {', '.join(needed)}, so what it was trained with is not known; "
             "expected all settings that say what a run is"
         )
-    _check_choices(config, origin, unknown=missing)
+    check_types(config, origin, unknown=missing)
     return config
 
 
@@ -217,25 +226,14 @@ def flatten(config: Config) -> dict[str, Any]:
     }
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
-    """The values that each setting with a fixed choice may have, by its dotted name."""
-    return {
-        f"{section}.{name}": get_args(kind)
-        for section, settings in _SECTIONS.items()
-        for name, kind in get_type_hints(settings).items()
-        if get_origin(kind) is Literal
-    }
-
-
-def _check_choices(config: Config, origin: str, unknown: Sequence[str] = ()) -> None:
-    """Raise UserError for a value that is not one of its setting's choices, but for ``unknown``."""
-    values = flatten(config)
-    for name, choices in _choices().items():
-        if name not in unknown and values[name] not in choices:
-            new = RENAMED_VALUES.get(name, {}).get(str(values[name]))
+def check_types(config: Config, origin: str, unknown: Sequence[str] = ()) -> None:
+    """Raise UserError for a value that is not of its setting's type, but for ``unknown``."""
+    for name, value, hint in misfits(config):
+        if name not in unknown:
+            new = RENAMED_VALUES.get(name, {}).get(str(value))
             renamed = f", which is now called {new}" if new else ""
             raise UserError(
-                f"{origin} has {name}={values[name]}{renamed}; expected one of {', '.join(choices)}"
+                f"{origin} has {name}={reprlib.repr(value)}{renamed}; expected {in_words(hint)}"
             )
 
 
@@ -245,7 +243,7 @@ def _refuse_renamed_values(arguments: Sequence[str]) -> None:
     for option, value in pairwise(words):
         name = _to_name(option)
         new = RENAMED_VALUES.get(name, {}).get(value)
-        if new and value not in _choices()[name]:
+        if new:
             raise UserError(f"{option}={value} is now called {option}={new}")
 
 

@@ -5,8 +5,8 @@ they are read.
 """
 
 import contextlib
-import json
 import os
+import reprlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vasae_jax import __version__
+from vasae_jax.dictionary.checks import check_content, check_meta, used_tokens
 from vasae_jax.dictionary.claims import bucket_names, bucket_of
 from vasae_jax.dictionary.dictionary import (
     ARRAYS,
@@ -31,12 +32,12 @@ from vasae_jax.utils.files import (
     atomic_file,
     json_bytes,
     json_text,
-    read_json_object,
     refuse_existing,
     sha256_bytes,
     sha256_file,
 )
 from vasae_jax.utils.hub import download
+from vasae_jax.utils.read_json import parse_json_object, read_json_object
 from vasae_jax.utils.shown import shown
 
 FORMAT, VERSION = "vasae-dictionary", 5
@@ -51,7 +52,7 @@ HUB_FILES = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "
 WEIGHT_NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 """Arrays that are in SAELens' file."""
 _HUB = "hf://"
-_NO_NPZ = (ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
+_NO_NPZ = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
 """What reading a file raises that is no .npz, is damaged, or says that it is larger than it is."""
 
 
@@ -102,14 +103,10 @@ def read_dictionary(npz: str | os.PathLike[str]) -> Dictionary:
 
 def _read_folder(folder: Path) -> Dictionary:
     """A dictionary in the layout for the hub; raises as :func:`read_dictionary` does."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from vasae_jax.utils.safetensors_files import read_safetensors
 
     meta = _read_meta(folder / META, {key: folder / name for key, name in HUB_FILES.items()})
-    try:
-        arrays = {**load_file(folder / NAME_ARRAYS), **load_file(folder / WEIGHTS)}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder} is not a dictionary: {error}") from error
+    arrays = {**read_safetensors(folder / NAME_ARRAYS), **read_safetensors(folder / WEIGHTS)}
     return _dictionary(arrays, str(folder), folder / NAMES, meta)
 
 
@@ -122,7 +119,7 @@ def _dictionary(
     check_arrays(arrays, where)
     try:
         activation = read_activation(meta.get("activation"), arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{META} of {where} has activation {meta.get('activation')!r}, which cannot be "
             f"understood ({error}); expected its kind and settings"
@@ -131,14 +128,19 @@ def _dictionary(
     kept: dict[str, Any] = {
         name: arrays[name] for name in ARRAYS if name not in ("k", "pre_bias", "threshold")
     }
-    return Dictionary(
+    tokens = _Tokens(names)
+    dictionary = Dictionary(
         **kept,
         activation=activation,
         pre_bias=float(arrays["pre_bias"]),
         extra_params={name: arrays[name] for name in activation.extra_params},
-        tokens=_Tokens(names),
+        tokens=tokens,
         meta=meta,
     )
+    check_meta(meta, f"{META} of {where}")
+    check_content(dictionary, where)
+    tokens.used = used_tokens(dictionary)
+    return dictionary
 
 
 class _Tokens(Mapping[int, tuple[str, str]]):
@@ -146,10 +148,17 @@ class _Tokens(Mapping[int, tuple[str, str]]):
 
     def __init__(self, names: Path) -> None:
         self._path = names
+        self.used: set[int] = set()
+        """The ids that must have strings."""
 
     @cached_property
     def _strings(self) -> dict[int, tuple[str, str]]:
-        return _read_strings(self._path)
+        strings = _read_strings(self._path)
+        if lacking := self.used - set(strings):
+            raise UserError(
+                f"{self._path} has no token {min(lacking)}, which is a name; expected it"
+            )
+        return strings
 
     def __getitem__(self, token: int) -> tuple[str, str]:
         return self._strings[token]
@@ -163,17 +172,26 @@ class _Tokens(Mapping[int, tuple[str, str]]):
 
 def _read_strings(names: Path) -> dict[int, tuple[str, str]]:
     try:
-        with open(names, encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines]
-        return {
-            name["token_id"]: (name["raw"], shown(name["display"]))
-            for record in records
-            for name in (*record["names"], *record["layer_names"])
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        with open(names, "rb") as lines:
+            return {token: strings for line in lines for token, strings in _names_of(line, names)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{names} cannot be understood ({error}); expected the names of a dictionary"
         ) from error
+
+
+def _names_of(line: bytes, where: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    """The token ids in a line of names.jsonl with their two strings.
+
+    Raises:
+        UserError: the line is no JSON. ValueError, KeyError, TypeError: of other content.
+    """
+    record = parse_json_object(line, where, "the names of a dictionary", half_pairs=True)
+    for name in (*record["names"], *record["layer_names"]):
+        token, strings = name["token_id"], (name["raw"], name["display"])
+        if type(token) is not int or not all(isinstance(string, str) for string in strings):
+            raise ValueError(f"it has a name {reprlib.repr(name)}")
+        yield token, (strings[0], shown(strings[1]))
 
 
 def _read_meta(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:

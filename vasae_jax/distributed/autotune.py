@@ -1,7 +1,6 @@
 """Measure once which of several implementations is fastest on this machine, and remember it."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxlib import version as jaxlib_version
 from vasae_jax.distributed.environment import processor_digest
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import user_cache, write_json
+from vasae_jax.utils.read_json import read_json_object
 
 SECONDS = 0.3
 """Time spent measuring, without compilation and the repeats under way when it is over."""
@@ -46,7 +46,7 @@ def fastest(task: str, make: Callable[[], Mapping[str, Callable[[], jax.Array]]]
     key = f"{task}, jaxlib {jaxlib_version.__version__}"
     file = user_cache() / "measured" / f"{processor_digest()}.json"
     results = _read(file)
-    with contextlib.suppress(KeyError, TypeError, ValueError):
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         return _timing({str(name): float(taken) for name, taken in results[key].items()})
     seconds = _measure(make())
     with contextlib.suppress(UserError):  # if it cannot be kept it is measured again
@@ -73,7 +73,6 @@ def _measure(implementations: Mapping[str, Callable[[], jax.Array]]) -> dict[str
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:
-    with contextlib.suppress(OSError, ValueError):
-        results = json.loads(file.read_bytes())
-        return results if isinstance(results, dict) else {}
+    with contextlib.suppress(UserError):
+        return read_json_object(file, "measured times")
     return {}

@@ -248,8 +248,10 @@ def flatten_numbers(value: Mapping[str, Any], prefix: str = "") -> dict[str, flo
         name = f"{prefix}{key}"
         if isinstance(item, Mapping):
             flat |= flatten_numbers(item, f"{name}.")
-        elif isinstance(item, list | tuple) and item and isinstance(item[0], Mapping):
+        elif isinstance(item, list | tuple):
             for index, each in enumerate(item):
+                if not isinstance(each, Mapping):
+                    continue
                 title = str(each.get("group", each.get("anchor", index))).replace(" ", "_")
                 flat |= flatten_numbers(each, f"{name}.{title}.")
         elif isinstance(item, int | float) and not isinstance(item, bool):

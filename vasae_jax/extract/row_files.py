@@ -3,19 +3,21 @@
 Rows are read when they are needed.
 """
 
-import json
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # registers bfloat16 with NumPy; the safetensors package looks it up by name
+import ml_dtypes
 import numpy as np
-import safetensors
 
 from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.extract.saev_rows import METADATA, SHARDS, saev_rows
 from vasae_jax.extract.text_files import import_extra
 from vasae_jax.sites import site_of_hook
-from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.safetensors_files import SafetensorsFile
 
 ARRAYS = {
     "rows": ("rows",),
@@ -130,8 +132,8 @@ def _named(stored: set[str], path: Path) -> dict[str, str]:
 def _load(file: Path) -> np.ndarray:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{file} cannot be read as .npy ({error})") from error
+    except Exception as error:  # whatever NumPy meets in a header, which is a Python literal
+        raise UserError(f"{file} cannot be read as .npy ({first_line(error)})") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{file} holds several arrays; expected one, as in .npy")
     # NumPy does not store the name of bfloat16, the one such type of two bytes.
@@ -139,12 +141,9 @@ def _load(file: Path) -> np.ndarray:
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            names = _named({*file.keys()}, path)
-            return {name: file.get_tensor(stored) for name, stored in names.items()}
-    except (safetensors.SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error})") from error
+    file = SafetensorsFile(path)
+    names = _named({*file.types}, path)
+    return {name: file.read(stored) for name, stored in names.items()}
 
 
 def _windows(array: np.ndarray, name: str, length: int | None) -> np.ndarray:
@@ -178,10 +177,11 @@ def _sae_lens(path: Path) -> ExternalRows:
     column = table.column(hooks[0])
 
     def read(first: int, last: int) -> np.ndarray:
-        part = column.slice(first, last - first).combine_chunks()
-        values = getattr(part, "storage", part).flatten().flatten()
-        rows: np.ndarray = values.to_numpy(zero_copy_only=False).reshape(-1, length, width)
-        return rows
+        with _lists(path, hooks[0], f"[{length}, {width}]"):
+            part = column.slice(first, last - first).combine_chunks()
+            values = getattr(part, "storage", part).flatten().flatten()
+            rows: np.ndarray = values.to_numpy(zero_copy_only=False)
+            return rows.reshape(last - first, length, width)
 
     each = {name: _column(table, stored, path, length) for name, stored in others.items()}
     return ExternalRows(
@@ -198,9 +198,22 @@ def _sae_lens(path: Path) -> ExternalRows:
     )
 
 
+@contextlib.contextmanager
+def _lists(path: Path, name: str, shape: str) -> Iterator[None]:
+    """Turn what Arrow raises for a column of other values into one sentence."""
+    try:
+        yield
+    except (AttributeError, ValueError, TypeError, NotImplementedError, IndexError) as error:
+        raise UserError(
+            f"{path} has a column {name} that cannot be read ({first_line(error)}); expected lists "
+            f"of shape {shape}"
+        ) from error
+
+
 def _column(table: Any, name: str, path: Path, length: int) -> np.ndarray:
     """A column of lists of ``length`` integers as [W, T]; UserError for others."""
-    values = table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    with _lists(path, name, f"[{length}]"):
+        values = table.column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
     if len(values) != table.num_rows * length:
         raise UserError(
             f"{path} has {len(values)} values in its column {name}; expected {length} in each of "
@@ -212,21 +225,27 @@ def _column(table: Any, name: str, path: Path, length: int) -> np.ndarray:
 
 def _arrow_table(path: Path) -> Any:
     arrow = import_extra("pyarrow", path)
+    state = read_json_object(path / "state.json", "the list of its Arrow files")
     try:
-        state = json.loads((path / "state.json").read_bytes())
         files = [str(path / file["filename"]) for file in state["_data_files"]]
         tables = [arrow.ipc.open_stream(arrow.memory_map(file)).read_all() for file in files]
         # Their metadata would make pyarrow look for the column types of ``datasets``.
-        return arrow.concat_tables([table.replace_schema_metadata(None) for table in tables])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as Arrow files ({error})") from error
+        table = arrow.concat_tables([table.replace_schema_metadata(None) for table in tables])
+        table.validate(full=True)  # of the places of lists, not of all their numbers
+        return table.rename_columns(table.column_names)  # which are text, or this raises
+    except Exception as error:  # whatever Arrow raises for a damaged file
+        raise UserError(f"{path} cannot be read as Arrow files ({first_line(error)})") from error
 
 
 def _column_shape(path: Path, hook: str) -> tuple[int, int]:
     """Window length and width of a column, from dataset_info.json."""
+    info = read_json_object(path / "dataset_info.json", "the columns of its Arrow files")
     try:
-        features = json.loads((path / "dataset_info.json").read_bytes())["features"]
-        length, width = features[hook]["shape"]
-        return int(length), int(width)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        length, width = info["features"][hook]["shape"]
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} does not state the shape of {hook} ({error})") from error
+    if type(length) is not int or type(width) is not int or min(length, width) < 1:
+        raise UserError(
+            f"{path} states the shape {[length, width]!r:.80} of {hook}; expected two sizes"
+        )
+    return length, width

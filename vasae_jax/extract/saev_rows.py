@@ -4,7 +4,6 @@ A shard is float32 [examples, layers, tokens, width]. saev records images, so it
 token ids; for rows of a language model they come from a separate file.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.read_json import LARGE, read_json
 
 METADATA, SHARDS = "metadata.json", "shards.json"
 _OLD_KEYS = {
@@ -61,7 +61,7 @@ def saev_rows(path: Path, layer: int | None, tokens: np.ndarray | None) -> Exter
 
 def _read_metadata(path: Path) -> tuple[list[int], tuple[int, int, int]]:
     """The recorded layers, and the shape [examples, tokens, width] of the rows of each."""
-    file, metadata = path / METADATA, _read_json(path / METADATA)
+    file, metadata = path / METADATA, read_json(path / METADATA, "what saev writes")
     if not isinstance(metadata, dict) or metadata.get("dtype", "float32") != "float32":
         raise UserError(f"{file} is not of float32 rows; expected what saev writes")
     layers = metadata.get("layers")
@@ -87,7 +87,7 @@ def _layer_index(path: Path, layers: list[int], layer: int | None) -> int:
 
 def _open_shards(path: Path, layers: int, shape: tuple[int, int, int]) -> list[np.ndarray]:
     """The filled part of each file, float32 [examples, layers, tokens, width], memory-mapped."""
-    entries = _read_json(path / SHARDS)
+    entries = read_json(path / SHARDS, "what saev writes", limit=LARGE)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path / SHARDS} is no list of shards; expected what saev writes")
     shards = [_open_shard(path, entry, (layers, *shape[1:])) for entry in entries]
@@ -115,10 +115,3 @@ def _open_shard(path: Path, entry: dict[str, Any], shape: tuple[int, ...]) -> np
             f"{path / name} has {size:,} bytes; expected {expected:,} for {count} examples"
         )
     return np.memmap(path / name, np.float32, mode="r", shape=(count, *shape))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); expected what saev writes") from error

@@ -11,11 +11,13 @@ from gguf import Keys
 from vasae_jax.lm.gguf_config import ARCHITECTURES, MetadataReader
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
-from vasae_jax.lm.hf_config import note_auto_map
+from vasae_jax.lm.hf_config import architectures, note_auto_map
 from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
 from vasae_jax.utils.errors import UserError, first_line
-from vasae_jax.utils.files import read_json_object, sha256_bytes, sha256_file
+from vasae_jax.utils.files import sha256_bytes, sha256_file
 from vasae_jax.utils.hub import find_model
+from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.typed import check_fields
 
 SETTINGS = ["*.json", "*.model", "merges.txt", "vocab.txt"]
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -79,6 +81,7 @@ class HfModel:
             tied=bool(getattr(self.config, "tie_word_embeddings", True)),
             window=None if file is None else _check_gguf(file, self.config),
         )
+        check_fields(self.spec, self.path)
         self.tokenizer = self._read_tokenizer(file)
 
     @property
@@ -151,7 +154,7 @@ class HfModel:
             if isinstance(part, dict):
                 _refuse_bidirectional(part, str(file))
         known = classes.get(str(settings.get("model_type")))
-        names = settings.get("architectures") or [known]
+        names = architectures(settings, str(file)) or [known]
         if settings.get("auto_map") and (known is None or names[0] != known):
             raise UserError(
                 f"{file} has auto_map: {names[0] or 'the model'} is run by Python code of its own, "

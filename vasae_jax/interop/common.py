@@ -6,11 +6,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-# Registers bfloat16 with NumPy, which the safetensors package asks for by name.
-import ml_dtypes  # noqa: F401
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from vasae_jax.dictionary.claims import LAYER_CLAIM
 from vasae_jax.dictionary.dictionary import Dictionary
@@ -18,7 +14,8 @@ from vasae_jax.dictionary.lookup import LayerName
 from vasae_jax.lm.hf_weights import torch_tensors
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import read_json_object
+from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.safetensors_files import read_safetensors
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -46,19 +43,24 @@ def as_int(value: Any) -> int | None:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a ``.safetensors``, ``.npz`` or torch file, as float32.
+    """All tensors of a ``.safetensors``, ``.npz`` or torch file, floats or whole numbers.
 
     Raises:
-        UserError: the file is not there or damaged, it scales activations, or torch is needed and
-            not installed.
+        UserError: the file is not there or damaged, it has other numbers or scales activations, or
+            torch is needed and not installed.
     """
     if not path.is_file():
         raise UserError(f"{path} is not there; expected the weights of an SAE")
     try:
-        stored = _READERS[path.suffix](path)
-        tensors = {name: value.astype(np.float32, copy=False) for name, value in stored.items()}
+        tensors: dict[str, np.ndarray] = _READERS[path.suffix](path)
     except _DAMAGED as error:
         raise UserError(f"{path} cannot be read as {path.suffix} ({error})") from error
+    for name, value in tensors.items():
+        if value.dtype.name not in _FLOATS and value.dtype.kind not in "iu":
+            raise UserError(
+                f"{path} holds tensor {name} of type {value.dtype}; expected floats or whole "
+                "numbers"
+            )
     if not np.allclose(tensors.pop("scaling_factor", np.ones(1)), 1):
         raise UserError(f"{path} scales its activations; expected scaling_factor 1")
     return tensors
@@ -70,11 +72,16 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    return {name: tensor.float().numpy() for name, tensor in torch_tensors(path).items()}
+    return {
+        name: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        for name, tensor in torch_tensors(path).items()
+    }
 
 
-_READERS: dict[str, Any] = {".safetensors": load_file, ".npz": _read_npz, ".pt": _read_torch}
-_DAMAGED = (SafetensorError, BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)
+_MATRICES = ("W_enc", "W_dec")
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_READERS: dict[str, Any] = {".safetensors": read_safetensors, ".npz": _read_npz, ".pt": _read_torch}
+_DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)
 
 
 def pick(
@@ -83,20 +90,32 @@ def pick(
     where: Path,
     ignored: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
-    """The tensors that a library calls by the keys of ``names``, by our names, its values.
+    """The weights that a library calls by the keys of ``names``, by our names, as float32.
 
     Raises:
-        UserError: one is missing, or there is another that is not ``ignored``.
+        UserError: one is missing, of whole numbers, which mean something only with a scale, or
+            of another shape than a matrix has; or there is another that is not ``ignored``.
     """
     for name in names:
         if name not in tensors:
             raise UserError(f"{where} has no tensor {name}; found {', '.join(sorted(tensors))}")
+        if tensors[name].dtype.name not in _FLOATS:
+            raise UserError(
+                f"{where} holds tensor {name} of type {tensors[name].dtype}; expected one of "
+                f"{', '.join(_FLOATS)}"
+            )
+        if names[name] in _MATRICES and (tensors[name].ndim != 2 or not tensors[name].size):
+            raise UserError(
+                f"{where} holds tensor {name} of shape {tensors[name].shape}; expected two axes "
+                "of features and width"
+            )
     if unknown := sorted(set(tensors) - set(names) - set(ignored)):
         raise UserError(
             f"{where} has a tensor {unknown[0]}, which is not known here and may change what the "
             f"SAE computes; expected {', '.join(names)}"
         )
-    return {ours: tensors[theirs] for theirs, ours in names.items()}
+    with np.errstate(over="ignore"):  # what is beyond float32 is refused as not finite
+        return {ours: tensors[theirs].astype(np.float32) for theirs, ours in names.items()}
 
 
 def encoder_bias(dictionary: Dictionary, pre_bias: float) -> np.ndarray:

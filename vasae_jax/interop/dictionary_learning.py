@@ -82,7 +82,7 @@ def read(folder: Path) -> ForeignSAE:
     check_sizes(trainer, weights["W_dec"], "activation_dim", "dict_size", where)
     _check_buffers(tensors, trainer, len(weights["W_dec"]), where)
     if trainer["dict_class"] == "AutoEncoder":  # the library does so when it loads one
-        weights = by_decoder_norm(weights)
+        weights = by_decoder_norm(weights, str(stored))
     return make_foreign(
         str(folder),
         weights,
@@ -141,7 +141,9 @@ def _check_buffers(
     The library zeroes the features beyond the sum of a Matryoshka's groups.
     """
     k, groups = tensors.get("k"), tensors.get("group_sizes")
-    if k is not None and trainer.get("k") is not None and (k != trainer["k"]).any():
+    if k is not None and k.size != 1:
+        raise UserError(f"{where.parent / WEIGHTS} has k of shape {k.shape}; expected one number")
+    if k is not None and trainer.get("k") is not None and k.item() != trainer["k"]:
         raise UserError(f"{where} has k {trainer['k']} and {WEIGHTS} {k}; expected one k")
     if groups is not None and groups.sum() != d_sae:
         raise UserError(

@@ -8,8 +8,9 @@ from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop import dictionary_learning, gemma_scope, huggingface, sae_lens, sparsify
 from vasae_jax.interop.record import ForeignSAE
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, read_json_object, refuse_existing
+from vasae_jax.utils.files import atomic_file, refuse_existing
 from vasae_jax.utils.hub import download
+from vasae_jax.utils.read_json import read_json_object
 
 LIBRARIES = {
     "sae_lens": (sae_lens.read, [sae_lens.WEIGHTS]),

@@ -1,7 +1,6 @@
 """An SAE of another library, checked, and an import of one on disk."""
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from vasae_jax.activations import Activation, JumpReLU, ReLU, TopK
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file
+from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.replace import check_replaceable, entries_of
+from vasae_jax.utils.typed import check_fields
 
 ARCHITECTURES = {"topk": TopK, "batchtopk": JumpReLU, "jumprelu": JumpReLU, "relu": ReLU}
 """What other libraries train, and the activation that it is here: a trained BatchTopK applies one
@@ -117,11 +118,13 @@ def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]
     return {name: np.ascontiguousarray(arrays[name], np.float32) for name in shapes}
 
 
-def by_decoder_norm(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def by_decoder_norm(weights: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """The same SAE with decoder rows of norm 1: z_i |W_dec[i]| becomes the activation.
 
-    Rows of norm 0 stay as they are.
+    Rows of norm 0 stay as they are. Raises UserError, which names ``where``, for shapes that do not
+    fit.
     """
+    weights = weights | _checked(weights, where)
     norm = np.linalg.norm(weights["W_dec"].astype(np.float64), axis=1)
     norm = np.where(norm == 0, 1.0, norm)
     return {
@@ -201,16 +204,16 @@ def check_import_place(folder: Path, source: str, overwrite: bool) -> None:
 def _is_ours(meta: Path) -> bool:
     """Whether a file is the record of an import, of this or an earlier version."""
     try:
-        return bool(json.loads(meta.read_bytes())["format"] == FORMAT)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return bool(read_json_object(meta, "an import's record").get("format") == FORMAT)
+    except UserError:
         return False
 
 
 def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
     """What :func:`write_import` wrote; UserError where it is damaged or of another version."""
     meta, weights = folder / META, folder / WEIGHTS
+    record = read_json_object(meta, "what vasae import wrote")
     try:
-        record: dict[str, Any] = json.loads(meta.read_bytes())
         if (record["format"], record["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {record['format']}, version {record['version']}")
         if record["sha256"] != sha256_file(weights):
@@ -223,6 +226,10 @@ def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
         architecture = record["activation"]
         sae = make_foreign(str(weights), arrays, architecture=architecture, **settings)
         origin = Imported(**{name: record[name] for name in Imported.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        check_fields(origin, meta)
+        check_fields(sae, meta)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes NumPy raise
         raise UserError(f"{meta} is damaged ({error}); expected what vasae import wrote") from error
     return sae, origin

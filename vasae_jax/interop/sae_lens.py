@@ -155,7 +155,7 @@ def _weights(config: dict[str, Any], architecture: str, where: Path) -> dict[str
             f"{where.parent / CONFIG} has rescale_acts_by_decoder_norm true, which SAELens has "
             f"only for topk; expected false for {architecture}"
         )
-    return by_decoder_norm(weights)
+    return by_decoder_norm(weights, str(where))
 
 
 def _architecture(config: dict[str, Any], where: Path) -> str:

@@ -10,6 +10,7 @@ from gguf import Keys
 
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.read_json import MAX_BYTES, read_bounded
 
 FILE = "chat_template.jinja"
 DATE = "26 Jul 2024"
@@ -80,13 +81,21 @@ def template_from_directory(
         directory: a Hugging Face directory.
         settings: its ``tokenizer_config.json``.
         tokens: the BOS and EOS tokens, which count more than those of the settings.
+
+    Raises:
+        UserError: the file is no text, or larger than templates are.
     """
     file, source = directory / FILE, settings.get("chat_template")
     if file.is_file():
-        source = file.read_text(encoding="utf-8")
+        try:
+            source = read_bounded(file, "a chat template", MAX_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file} is not UTF-8 (byte {error.start}); expected a chat template"
+            ) from error
     if isinstance(source, list):  # several, of which one has this name
-        named = {item.get("name"): item.get("template") for item in source}
-        source = named.get("default")
+        items = [item for item in source if isinstance(item, dict)]
+        source = next((i.get("template") for i in items if i.get("name") == "default"), None)
     if not isinstance(source, str):
         return None
     contents = {

@@ -25,9 +25,7 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
             unusable value; before any weight is read.
     """
     architecture, _ = MODEL_TYPES.get(str(config.get("model_type")), (None, None))
-    names = config.get("architectures") or [architecture]
-    if not isinstance(names, list):
-        raise UserError(f"{where} has architectures {names!r}; expected a list of names")
+    names = architectures(config, where) or [architecture]
     architecture = str(names[0] or config.get("model_type"))
     family = family_of(architecture, where)
     if config.get("quantization_config"):
@@ -41,10 +39,18 @@ def spec_from_config(config: Mapping[str, Any], where: str) -> Spec:
     return spec
 
 
+def architectures(config: Mapping[str, Any], where: str) -> list[Any]:
+    """The names of a model's classes, which may be none; raises UserError for another value."""
+    names = config.get("architectures") or []
+    if not isinstance(names, list):
+        raise UserError(f"{where} has architectures {names!r:.60}; expected a list of names")
+    return names
+
+
 def note_auto_map(config: Mapping[str, Any], where: str) -> None:
     """Say on stderr if a model has Python code of its own, which is never run."""
     if config.get("auto_map"):
-        name = (config.get("architectures") or [config.get("model_type")])[0]
+        name = (architectures(config, where) or [config.get("model_type")])[0]
         print(
             f"{where} has auto_map: its own code is not run, and {name} is computed as published",
             file=sys.stderr,

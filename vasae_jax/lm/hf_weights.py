@@ -1,25 +1,28 @@
 """Tensors of a Hugging Face directory, in safetensors or in torch's format, whole or in shards."""
 
-import json
 import pickle
+import re
+import reprlib
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Registers bfloat16 with NumPy, which the safetensors package asks for by name.
-import ml_dtypes  # noqa: F401
 import numpy as np
-import safetensors
 
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.read_json import LARGE, read_json_object
+from vasae_jax.utils.safetensors_files import FLOATS, SafetensorsFile
 
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+_TORCH_TYPES = (
+    *("float64", "float32", "float16", "bfloat16"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
 PREFIXES = ("", "transformer.", "model.", "gpt_neox.")
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class _Entry(NamedTuple):
@@ -89,23 +92,10 @@ def _without_prefix(name: str) -> str:
 
 
 def _safetensors_entries(path: Path) -> dict[str, _Entry]:
-    def read(name: str) -> np.ndarray:
-        kind = file.get_slice(name).get_dtype()
-        if kind not in _FLOATS:
-            expected = ", ".join(_FLOATS)
-            raise UserError(f"{path} holds tensor {name} of type {kind}; expected {expected}")
-        tensor: np.ndarray = file.get_tensor(name)
-        return tensor
-
-    try:
-        file: Any = safetensors.safe_open(path, framework="np")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read as safetensors ({error}); is it complete?"
-        ) from error
+    file = SafetensorsFile(path)
     return {
-        name: _Entry(path, tuple(file.get_slice(name).get_shape()), partial(read, name))
-        for name in list(file.keys())
+        name: _Entry(path, shape, partial(file.read, name, FLOATS))
+        for name, shape in file.shapes.items()
     }
 
 
@@ -135,10 +125,10 @@ def _weight_files(directory: Path, name: str) -> tuple[Path, ...]:
         raise UserError(
             f"{directory} holds {content}; expected {name} or {index.name} with its shards"
         )
-    try:
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is not an index of shards; expected a weight_map") from error
+    stored = read_json_object(index, "an index of shards", limit=LARGE).get("weight_map")
+    if not isinstance(stored, dict) or not all(isinstance(each, str) for each in stored.values()):
+        raise UserError(f"{index} is not an index of shards; expected a weight_map of file names")
+    shards = sorted(set(stored.values()))
     for shard in shards:
         if not (directory / shard).is_file():
             raise UserError(
@@ -150,7 +140,8 @@ def _weight_files(directory: Path, name: str) -> tuple[Path, ...]:
 def torch_tensors(path: Path) -> dict[str, Any]:
     """The tensors of one file in torch's format, on the CPU and mapped into memory.
 
-    Only weights are unpickled: no other object that the file holds is constructed.
+    Only weights are unpickled: no other object that the file holds is constructed. They are plain
+    tensors of _TORCH_TYPES.
 
     Raises:
         UserError: torch is not installed, or the file is damaged or holds more than weights.
@@ -163,9 +154,44 @@ def torch_tensors(path: Path) -> dict[str, Any]:
             "pip install 'vasae-jax[torch]', or the weights as safetensors"
         ) from error
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return {name: tensor for name, tensor in state.items() if torch.is_tensor(tensor)}
-    except (RuntimeError, EOFError, AttributeError, OSError, pickle.UnpicklingError) as error:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds more than weights, or is damaged ({_refused(error)}), and none of it "
+            "was run; expected the tensors of a state dict alone"
+        ) from error
+    except Exception as error:  # whatever the unpickler meets in a damaged file
         raise UserError(
             f"{path} cannot be read as torch's weights ({first_line(error)})"
         ) from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict of tensors")
+    return {name: _plain(name, tensor, path) for name, tensor in state.items()}
+
+
+def _refused(error: Exception) -> str:
+    """What torch's reader of weights met, without its advice to read the file all the same."""
+    match = re.search(r"GLOBAL ([\w.]+)|Unsupported \w+ \w+", str(error))
+    return match[1] or match[0] if match else "its pickle is not of tensors"
+
+
+def _plain(name: Any, tensor: Any, path: Path) -> Any:
+    """A tensor of real numbers, each stored by itself, without a gradient.
+
+    A parameter (``torch.nn.Parameter``) is its tensor.
+
+    Raises:
+        UserError: something else, such as a sparse, quantised, complex or 8-bit tensor.
+    """
+    import torch
+
+    what = ""
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        what = f"a {type(tensor).__name__} called {reprlib.repr(name)}"
+    elif tensor.is_nested or tensor.layout != torch.strided:
+        what = f"tensor {name} of layout {'nested' if tensor.is_nested else tensor.layout}"
+    elif tensor.is_meta or str(tensor.dtype).removeprefix("torch.") not in _TORCH_TYPES:
+        what = f"tensor {name} of type {tensor.dtype}{' without its numbers' * tensor.is_meta}"
+    if what:
+        raise UserError(f"{path} holds {what}; expected plain tensors of {', '.join(_TORCH_TYPES)}")
+    return tensor.detach().resolve_neg()

@@ -23,8 +23,8 @@ from vasae_jax.lm.weights import (
     load_model,
 )
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import read_json_object
 from vasae_jax.utils.hub import find_model
+from vasae_jax.utils.read_json import read_json_object
 
 _HUB_PATTERNS = ["*.json", "model*.safetensors", "*.model", "merges.txt", "vocab.txt"]
 

@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.lm.chat import ChatTemplate, template_from_directory
 from vasae_jax.utils.errors import UserError, first_line
-from vasae_jax.utils.files import read_json_object
+from vasae_jax.utils.read_json import read_json_object
 
 FILE = "tokenizer.json"
 

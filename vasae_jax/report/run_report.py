@@ -1,6 +1,5 @@
 """Everything that a report shows of one run, measured once."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from vasae_jax.names.evidence import Evidence
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.names.scores import NameScores, name_scores, shuffled_scores
 from vasae_jax.report.labels import LabelledRun, RunLabel
-from vasae_jax.training.run_dir import METRICS
+from vasae_jax.training.run_dir import metrics_of
 
 NEIGHBOURS = 8
 """Near features, features that fire together, and tokens raised and lowered, shown of each."""
@@ -150,8 +149,5 @@ def match_features(reports: Sequence[RunReport]) -> dict[str, dict[str, Names]]:
 
 
 def _curves(path: Path) -> list[dict[str, float]]:
-    """The metrics of a run that were written while it trained; whole lines only."""
-    file = path / METRICS
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [record for record in records if "fvu" in record]
+    """The metrics of a run that were written while it trained."""
+    return [record for record in metrics_of(path) if "fvu" in record]

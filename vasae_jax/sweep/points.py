@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import filelock
 
@@ -18,13 +20,17 @@ from vasae_jax.training.run_dir import result_settings
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_error, write_json
 from vasae_jax.utils.public import base_name
+from vasae_jax.utils.read_json import LARGE, read_json_object
 from vasae_jax.utils.shown import shown
+from vasae_jax.utils.typed import fits, in_words
 
 SWEEP, RUNS, LOCK = "sweep.json", "runs", "sweep.lock"
 LOCK_SECONDS = 600
 """How long another process may take to write the table of a sweep."""
 ID_DIGITS = 10
 """Hexadecimal digits of an id."""
+ID_PATTERN = "[0-9a-f]" * ID_DIGITS
+"""What every id matches, as a glob and as a regular expression."""
 REFUSED = ("run.out", "run.overwrite", "run.skip_damaged")
 """Settings that a sweep sets itself, or that are no part of a run."""
 
@@ -40,7 +46,7 @@ def apply_point(base: Config, point: Point, number: int) -> Config:
         if not fits(value, hint):
             raise UserError(
                 f"point {number} sets {name} to {value!r} ({type(value).__name__}); "
-                f"expected {_expected(hint)}"
+                f"expected {in_words(hint)}"
             )
         section, field = name.split(".")
         base = replace(base, **{section: replace(getattr(base, section), **{field: value})})
@@ -65,17 +71,6 @@ def _with_floats(section: Any) -> Any:
     return replace(section, **floats)
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether ``value`` is of the type ``hint``; an integer also serves as a float."""
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(option) and value == option for option in get_args(hint))
-    if get_args(hint):  # a union
-        return any(fits(value, option) for option in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is hint
-
-
 def _hint(name: str, number: int) -> Any:
     if name in REFUSED:
         raise UserError(f"point {number} sets {name}; expected a setting that shapes its run")
@@ -85,14 +80,6 @@ def _hint(name: str, number: int) -> Any:
         raise UserError(f"point {number} sets {name}, which is no setting; {hint}")
     section, field = name.split(".")
     return get_type_hints(type(getattr(Config(), section)))[field]
-
-
-def _expected(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    if get_args(hint):
-        return " or ".join(_expected(option) for option in get_args(hint))
-    return "None" if hint is type(None) else str(hint.__name__)
 
 
 @dataclass(frozen=True)
@@ -229,12 +216,26 @@ def read_members(out: Path) -> list[Member]:
     file = out / SWEEP
     if not file.is_file():
         raise UserError(f"{out} holds no {SWEEP}; expected the directory of a sweep")
-    try:
-        points: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["points"]
-        read = [(point["id"], from_dict(point["config"], str(file))) for point in points]
-        return with_names([_member(key, "", config, out) for key, config in read])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
+    points = read_json_object(file, "the runs of a sweep", limit=LARGE).get("points")
+    if not isinstance(points, list):
+        raise UserError(f"{file} is damaged: it has no list of points; expected that of a sweep")
+    return with_names([_stored_member(point, file, out) for point in points])
+
+
+def _stored_member(point: Any, file: Path, out: Path) -> Member:
+    """The run that an entry of sweep.json describes; UserError for anything else."""
+    if not isinstance(point, dict) or set(point) != {"id", "name", "config"}:
+        raise UserError(
+            f"{file} is damaged: a point is {reprlib.repr(point)}; expected its id, name and config"
+        )
+    key, name = point["id"], point["name"]
+    # The id names the folder of the run.
+    if not (isinstance(key, str) and re.fullmatch(ID_PATTERN, key) and isinstance(name, str)):
+        raise UserError(
+            f"{file} is damaged: a point has id {reprlib.repr(key)} and name {reprlib.repr(name)}; "
+            f"expected {ID_DIGITS} hexadecimal digits and a text"
+        )
+    return _member(key, name, from_dict(point["config"], str(file)), out)
 
 
 def _member(key: str, name: str, config: Config, out: Path | str) -> Member:

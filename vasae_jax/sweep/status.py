@@ -1,17 +1,15 @@
 """The status of a sweep's runs, read from their directories without writing anything."""
 
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vasae_jax.sweep.points import Member
 from vasae_jax.training.digests import kept_steps
-from vasae_jax.training.run_dir import METRICS
+from vasae_jax.training.run_dir import metrics_of
 from vasae_jax.training.status import DIVERGED, read_early_end
 from vasae_jax.utils.lock import OWNER, TIMEOUT_SECONDS
 from vasae_jax.utils.progress import duration
@@ -54,9 +52,9 @@ def run_status(member: Member) -> RunStatus:
 
 def seconds_trained(run: Path) -> float:
     """Wall time of the steps that a run has logged, the first with its compilation."""
-    seconds, rows = 0.0, 0
-    for record in _logged(run):
-        if record.get("rows_per_s"):
+    seconds, rows = 0.0, 0.0
+    for record in metrics_of(run):
+        if record.get("rows_per_s") and "rows" in record:
             seconds += (record["rows"] - rows) / record["rows_per_s"]
             rows = record["rows"]
     return seconds
@@ -87,17 +85,8 @@ def status_text(members: Sequence[Member]) -> str:
     return "\n".join(lines)
 
 
-def _last_logged(run: Path) -> dict[str, Any]:
-    return next((record for record in reversed(_logged(run)) if "rows_per_s" in record), {})
-
-
-def _logged(run: Path) -> list[dict[str, Any]]:
-    records = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # the last one may be half written
-                records.append(json.loads(line))
-    return records
+def _last_logged(run: Path) -> dict[str, float]:
+    return next((record for record in reversed(metrics_of(run)) if "rows_per_s" in record), {})
 
 
 def _owned(run: Path) -> bool:

@@ -4,7 +4,6 @@ It is written as CSV and Parquet, shown in part as text, and shown by TensorBoar
 """
 
 import difflib
-import json
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,17 +11,17 @@ from typing import Any
 
 from vasae_jax.evaluation.measures import better
 from vasae_jax.evaluation.metrics import flatten_numbers
-from vasae_jax.sweep.points import ID_DIGITS, Member, shown_settings, varied
+from vasae_jax.sweep.points import ID_PATTERN, Member, shown_settings, varied
 from vasae_jax.sweep.status import DONE, MEASURES, run_status, seconds_trained
 from vasae_jax.training.boards import summary_writer
 from vasae_jax.training.log import print_once
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, write_bytes
+from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.replace import check_replaceable, refuse_links, remove_entries
 from vasae_jax.utils.shown import csv_text, shown
 
 CSV, PARQUET, BOARD = "sweep.csv", "sweep.parquet", "tensorboard"
-ID_PATTERN = "[0-9a-f]" * ID_DIGITS
 MOST_CANDIDATES = 8
 """Columns that an error names at most."""
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -67,10 +66,7 @@ def read_measures(member: Member) -> dict[str, float]:
     file = member.path / MEASURES
     if not file.is_file():
         return {}
-    try:
-        return flatten_numbers(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}); expected what vasae sweep wrote") from error
+    return flatten_numbers(read_json_object(file, "what vasae sweep wrote"))
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> list[Path]:

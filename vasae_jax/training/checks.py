@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from vasae_jax.activations import ACTIVATIONS
 from vasae_jax.cache import Cache
 from vasae_jax.config import Config, OptimConfig
-from vasae_jax.config.overrides import flatten
+from vasae_jax.config.overrides import check_types, flatten
 from vasae_jax.sites import check_supported
 from vasae_jax.training.autotune import may_screen
 from vasae_jax.training.hparams import SETTINGS, peak_lr
@@ -39,6 +39,7 @@ def check_single(config: Config) -> None:
 
 def check_settings(config: Config) -> None:
     """Raise UserError for settings that are wrong whatever the cache is."""
+    check_types(config, "the config")
     _require(bool(config.data.cache), "--data.cache is empty; expected an activation cache")
     _require(bool(config.run.out), "--run.out is empty; expected a directory for the run")
     for name, value, least in _least(config):

@@ -8,7 +8,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, sha256_file, write_json
+from vasae_jax.utils.read_json import LARGE, read_json_object
 
 ITEMS = ("params", "rest")
 """What a step consists of: parameters, and all else of the train state."""
@@ -63,12 +65,11 @@ def _missing_digests(step: Path) -> str | None:
 
 def _damage_of_item(step: Path, item: str) -> str | None:
     try:
-        record = json.loads((step / item / DIGESTS).read_bytes())
-        digests: dict[str, str] = record["files"]
-        intact = _checksum(digests) == record["checksum"]
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
+        record = read_json_object(step / item / DIGESTS, "digests", limit=LARGE)
+    except UserError:
+        record = {}
+    digests = record.get("files")
+    if not isinstance(digests, dict) or _checksum(digests) != record.get("checksum"):
         return f"{item}/{DIGESTS} is not what was written"
     for name, digest in digests.items():
         if not (step / item / name).is_file():

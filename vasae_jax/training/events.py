@@ -23,6 +23,7 @@ from vasae_jax.config.overrides import to_dict
 from vasae_jax.distributed.hosts import host_names, is_first
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_bytes
+from vasae_jax.utils.read_json import read_json_lines
 from vasae_jax.utils.signals import Stopped
 
 EVENTS = "events.jsonl"
@@ -107,13 +108,7 @@ def _reason(error: BaseException | None) -> str:
 
 def _lines(file: Path) -> list[dict[str, Any]]:
     """The records of a file; lines that are no record, as in a damaged file, are left out."""
-    records = []
-    for line in file.read_bytes().splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                records.append(value)
-    return records
+    return list(read_json_lines(file, "the events of a run"))
 
 
 def _write(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vasae_jax.activations import activation_of
 from vasae_jax.cache import Cache
 from vasae_jax.cache.store import absolute_url
 from vasae_jax.config import AnchorConfig, Config, DataConfig, RunConfig, SAEConfig
@@ -16,7 +17,7 @@ from vasae_jax.interop.record import ForeignSAE, Imported, holds_import, read_im
 from vasae_jax.sae import Params
 from vasae_jax.sites import Kind
 from vasae_jax.training.checkpoint import load_params
-from vasae_jax.training.run_dir import read_run
+from vasae_jax.training.run_dir import CONFIG, read_run
 from vasae_jax.utils.errors import UserError
 
 
@@ -60,6 +61,7 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
         record = read_run(folder)
         config, (step, params) = record.config, load_params(run)
         cache_digest, expected = record.cache_digest, record.vocabulary_digest
+        _check_params(params, config, folder)
     cache = Cache.open(cache_url) if cache_url else _open_named(config.data.cache, folder)
     d_sae, width = params["W_dec"].shape
     if cache.manifest.d_model != width:
@@ -84,6 +86,30 @@ def open_trained(run: str, cache_url: str | None = None, mesh: Mesh | None = Non
             "expected --mesh.model to divide them"
         )
     return Run(config, step, params, cache, mesh, imported)
+
+
+def _check_params(params: Params, config: Config, run: Path) -> None:
+    """Raise UserError unless a checkpoint's parameters are those of the settings beside it."""
+    site = config.data.input_site  # UserError for one that cannot be
+    shape = params["W_dec"].shape if "W_dec" in params else ()
+    d_sae, width = shape if len(shape) == 2 else (0, 0)
+    expected: dict[str, tuple[int, ...]] = {"W_enc": (d_sae, width), "W_dec": (d_sae, width)}
+    expected |= {"b_enc": (d_sae,), "b_dec": (width,)}
+    activation = activation_of(config.sae)
+    expected |= dict.fromkeys(activation.extra_params, (d_sae,))
+    found = {name: tuple(value.shape) for name, value in params.items()}
+    if found != expected or 0 in shape or config.sae.d_sae not in (0, d_sae):
+        raise UserError(
+            f"the checkpoint of run {run} has parameters {found}; expected those of "
+            f"{config.sae.d_sae} features with activation {activation.kind} at {site}"
+        )
+    most = activation.max_active(d_sae)
+    if most is not None and not 1 <= most <= d_sae:
+        raise UserError(
+            f"{run / CONFIG} has sae.k {config.sae.k}; expected 1 to the {d_sae} features"
+        )
+    if any(value.dtype != jnp.float32 for value in params.values()):
+        raise UserError(f"the checkpoint of run {run} has parameters that are not float32")
 
 
 def _open_named(url: str, run: Path) -> Cache:

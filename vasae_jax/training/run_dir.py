@@ -1,7 +1,6 @@
 """A run's directory: its settings, its metrics, and whether it may be resumed."""
 
 import contextlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,15 @@ from vasae_jax.stream.order import VERSION, unchanged_since
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import json_text, write_bytes, write_error, write_json
 from vasae_jax.utils.lock import OWNER, FolderLock
+from vasae_jax.utils.read_json import (
+    LARGE,
+    parse_json,
+    read_bounded,
+    read_json_lines,
+    read_json_object,
+)
 from vasae_jax.utils.replace import check_replaceable, remove_entries
+from vasae_jax.utils.typed import check_fields
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 WRITTEN = (
@@ -54,22 +61,15 @@ class RunDir:
         """Drop lines after ``step`` and a half-written last line, before resuming there."""
         file = self.path / METRICS
         if is_first() and file.exists():
-            kept = [
-                line
-                for line in file.read_text(encoding="utf-8").splitlines()
-                if _step_of(line) <= step
-            ]
-            write_bytes(file, "".join(line + "\n" for line in kept).encode())
+            lines = read_bounded(file, "the metrics of a run", LARGE).splitlines()
+            write_bytes(file, b"".join(line + b"\n" for line in lines if _step_of(line) <= step))
 
     def best_fvu(self) -> float:
         """The lowest fvu in metrics.jsonl as the first process has it, infinite if none."""
         return float(broadcast_from_first(lambda: repr(min(self._fvus(), default=math.inf))))
 
     def _fvus(self) -> list[float]:
-        file = self.path / METRICS
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        fvus = (json.loads(line).get("fvu") for line in lines)
-        return [fvu for fvu in fvus if isinstance(fvu, float)]
+        return [float(record["fvu"]) for record in metrics_of(self.path) if "fvu" in record]
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl, on the first process.
@@ -176,18 +176,44 @@ def read_run(path: Path) -> RunRecord:
     file = path / CONFIG
     if not file.is_file():
         raise UserError(f"{path} holds no {CONFIG}; expected the directory of a run of vasae train")
+    stored = read_json_object(file, "what vasae train wrote")
+    record = RunRecord(
+        from_dict(stored.get("config"), str(file)),
+        stored.get("cache_digest"),  # type: ignore[arg-type]  # checked below
+        stored.get("vocabulary_digest"),
+        row_order=stored.get("row_order", 1),
+        created_by=stored.get("created_by", "an earlier version"),
+    )
+    check_fields(replace(record, config=Config()), file)  # of which from_dict has checked its own
+    return record
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    """The records of metrics.jsonl of a run, in order; [] where it has none.
+
+    Left out is what is no number, and lines that are no record, such as one that a killed process
+    left half written.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    records = read_json_lines(run / METRICS, "the metrics of a run")
+    numbers = ({key: value for key, value in each.items() if _number(value)} for each in records)
+    return [record for record in numbers if "step" in record]
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of metrics.jsonl; infinite for one that is no record."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        config = from_dict(record["config"], str(file))
-        return RunRecord(
-            config,
-            record["cache_digest"],
-            record.get("vocabulary_digest"),
-            row_order=int(record.get("row_order", 1)),
-            created_by=str(record.get("created_by", "an earlier version")),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}); expected what vasae train wrote") from error
+        record = parse_json(line, METRICS, "a record", nan=True)
+    except UserError:
+        return math.inf
+    step: Any = record.get("step") if isinstance(record, dict) else None
+    return float(step) if _number(step) else math.inf
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _write_config(path: Path, config: Config, cache: Cache) -> None:
@@ -225,19 +251,13 @@ def _check_deletable(path: Path, cache: str) -> None:
 def _is_ours(file: Path) -> bool:
     """Whether a config.json is that of a run, of this or an earlier version."""
     try:
-        record = json.loads(file.read_bytes())
-        return bool(record["created_by"].startswith("vasae_jax ") and record["cache_digest"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        record = read_json_object(file, "the record of a run")
+    except UserError:
         return False
+    made_here = str(record.get("created_by")).startswith("vasae_jax ")
+    return made_here and bool(record.get("cache_digest"))
 
 
 def _vacant(path: Path) -> bool:
     """Whether a directory is empty, except for the lock of an owner that was killed early."""
     return path.is_dir() and set(os.listdir(path)) <= {OWNER}
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

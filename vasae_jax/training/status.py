@@ -4,7 +4,6 @@ A state that is judged bad is not saved, so the last checkpoint is of a step tha
 run of a pack ended while the others went on is kept beside its checkpoints, in ended.json.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from vasae_jax.sae import Params
 from vasae_jax.training.step import Metrics
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_json
+from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.typed import check_fields
 
 ENDED = "ended.json"
 DIVERGED = "diverged"
@@ -58,13 +59,15 @@ def read_early_end(run: Path) -> EarlyEnd | None:
         UserError: the file is not what was written.
     """
     file = run / ENDED
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        return EarlyEnd(**{_OLD_NAMES.get(name, name): value for name, value in record.items()})
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except (ValueError, TypeError, AttributeError) as error:
+    record = read_json_object(file, "how a run ended")
+    try:
+        end = EarlyEnd(**{_OLD_NAMES.get(name, name): value for name, value in record.items()})
+    except TypeError as error:
         raise UserError(f"{file} is damaged ({error}); expected what vasae wrote") from error
+    check_fields(end, file)
+    return end
 
 
 class Diverged(UserError):

@@ -99,24 +99,6 @@ def json_bytes(value: Any, path: str | os.PathLike[str]) -> bytes:
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 
-def read_json_object(path: Path, expected: str) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: the file is not there or holds something else; it says what was
-            ``expected``.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is not there; expected {expected}")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); expected {expected}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; expected {expected}")
-    return value
-
-
 def write_error(path: str | os.PathLike[str], error: OSError) -> UserError:
     """The UserError for a ``path`` that could not be written."""
     return UserError(

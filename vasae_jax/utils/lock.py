@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_error
+from vasae_jax.utils.read_json import read_json_object
 
 OWNER = "owner.json"
 HEARTBEAT_SECONDS = 10.0
@@ -139,10 +140,9 @@ def _write_owner(handle: int) -> None:
 def _read_owner(file: Path) -> dict[str, Any]:
     """The owner that the file names; empty if the file is new or incomplete."""
     try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        return read_json_object(file, "the owner of a folder")
+    except UserError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _is_same_file(handle: int, file: Path) -> bool:
