@@ -31,6 +31,7 @@ NOT_RUN = {
     "pipx run pip-audit": "needs a database of vulnerabilities",
     ".ci/run": "it runs this test",
     "python tools/soak.py": "ten minutes: tests/test_soak.py is a short one",
+    "python tools/planted/planted.py": "minutes: tests/test_planted.py is a small one",
     "python tools/bench/": "a bench: minutes, on an idle machine",
     "tools/bench/": "all benches: an hour, on an idle machine",
     "npm pack": "another registry's package",

@@ -46,14 +46,18 @@ def plain_counts(text, vocab_size):
     return pairs, rows
 
 
-def plain_f1(text, relation, feature, names):
-    """F1 of "the row's token in the relation is among ``names``", row by row."""
+def plain_f1(text, relation, feature, names, fewer=0):
+    """F1 of "the row's token in the relation is among ``names``", row by row.
+
+    Each name has ``fewer`` hits less; one that is chosen has one hit at least.
+    """
     hits = named = fired = 0
     for row, token in enumerate(text.related(relation).tolist()):
         fires = text.activation[row, feature] > 0
         hits += fires and token in names
         named += token in names
         fired += fires
+    hits -= fewer * len(names)
     return 2 * hits / (named + fired) if named + fired else 0.0
 
 
@@ -70,6 +74,6 @@ def plain_names(text, feature, vocab_size, m, gain):
                 break
             names.append(free[found.index(top)])
             f1 = top
-        best.append((f1, names))
-    relation = int(best[1][0] > best[0][0])
-    return relation, best[relation][1]
+        best.append((plain_f1(text, relation, feature, names, fewer=1), f1, names))
+    relation = int(best[1][:2] > best[0][:2])
+    return relation, best[relation][2]

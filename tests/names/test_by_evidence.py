@@ -109,6 +109,16 @@ def test_a_name_equal_in_both_relations_is_taken_in_the_one_that_tells_more():
     assert (found.relation[0], names_of(found, 0)) == (BEFORE, [5])
 
 
+def test_many_tokens_met_once_do_not_outdo_one_that_is_always_there():
+    """A pair of tokens: at 0 on 6 of 100 rows, and never elsewhere. What follows is chance."""
+    token, following = np.zeros(100, int), np.full(100, 1)
+    following[:6] = np.arange(2, 8)
+    fires = np.arange(100) < 6
+    text, found = one_feature(token, following, fires)
+    assert plain_f1(text, BEFORE, 0, [2, 3, 4, 5]) > plain_f1(text, AT, 0, [0])
+    assert (found.relation[0], names_of(found, 0)) == (AT, [0])
+
+
 def test_a_token_at_one_row_only_may_be_a_name_and_no_more_follow():
     _, found = one_feature([4, 0, 1, 2], [-1, -1, -1, -1], [1, 0, 0, 0])
     assert (found.relation[0], names_of(found, 0)) == (AT, [4])

@@ -10,6 +10,10 @@ with ``fired`` the rows on which the feature fires, ``named`` the rows that have
 as pay. Rows of one token are no rows of another, so sums over names are all that is needed. Other
 features have no say: several may share a name.
 
+This is done at and before. To choose between the two, each name counts one hit fewer: of many
+tokens some are met by chance when the feature fires, each once, and ten of these would outdo one
+token that is always there but often without the feature.
+
 A token at which the feature never fires adds nothing, so the candidates are the tokens at which it
 does. Held-out rows have no part in any of it: they test the names.
 """
@@ -51,7 +55,7 @@ class Chosen(NamedTuple):
 
 
 def names_by_evidence(counts: FiringCounts, m: int) -> LayerNames:
-    """At most ``m`` names of each feature, in the relation whose names have the larger F1.
+    """At most ``m`` names of each feature, in the relation whose names tell more.
 
     Args:
         counts: of where features fire on training rows.
@@ -60,9 +64,16 @@ def names_by_evidence(counts: FiringCounts, m: int) -> LayerNames:
     Returns:
         The names, in the order of what each adds. ``expected`` is the share of the feature's
         activation on the counted rows. A feature that does not fire there has no names.
+
+    The relation is that of the larger F1 with one hit fewer for each name, then of the larger F1.
     """
     at, before = (_relation_names(counts, relation, m) for relation in (AT, BEFORE))
-    chosen = before.f1 > at.f1
+    surer_at, surer_before = (
+        surer_f1(counts.relations[relation], names.ids, counts.fired)
+        for relation, names in ((AT, at), (BEFORE, before))
+    )
+    equal = surer_before == surer_at
+    chosen = (surer_before > surer_at) | (equal & (before.f1 > at.f1))
     ids = np.where(chosen[:, None], before.ids, at.ids)
     shares = np.where(chosen[:, None], *(counts.shares(relation, ids) for relation in (BEFORE, AT)))
     return LayerNames(ids.astype(np.int32), chosen.astype(np.int8), shares.astype(np.float32))
@@ -81,6 +92,17 @@ def _relation_names(counts: FiringCounts, relation: int, m: int) -> Chosen:
         for block in blocks
     ]
     return Chosen(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def surer_f1(counts: RelationCounts, ids: np.ndarray, fired: np.ndarray) -> np.ndarray:
+    """F1 of the names ``ids`` [F, m] with one hit fewer for each, float64 [F].
+
+    ``fired`` [F] are the rows on which each feature fires.
+    """
+    hits, _ = counts.of(ids)
+    named = np.where(ids == NO_NAME, 0, counts.rows[ids]).sum(axis=1)
+    f1: np.ndarray = 2 * np.maximum(hits - 1, 0).sum(axis=1) / np.maximum(named + fired, 1)
+    return f1
 
 
 def most_telling(counts: RelationCounts, fired: np.ndarray, most: int) -> np.ndarray:
