@@ -12,7 +12,8 @@ from vasae_jax.interop import circuit_tracer, delphi, neuronpedia
 from vasae_jax.interop.common import json_bytes
 from vasae_jax.interop.labels import claimed
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import read_json_object, write_error
+from vasae_jax.utils.files import write_error
+from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.replace import check_replaceable, replace_entries
 
 META = "meta.json"
