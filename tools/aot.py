@@ -43,27 +43,29 @@ from vasae_jax.aot.programs import CONTEXT, WINDOWS
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import load_config, parse_overrides
 from vasae_jax.distributed.mesh import DATA, MODEL
-from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.ending import command_words, exit_code
+from vasae_jax.utils.streams import protect_streams
 
 
 def main() -> int:
     """Compile and print; returns the exit code."""
-    args, overrides = _parser().parse_known_args()
-    try:
-        config = parse_overrides(load_config(args.config), overrides, "tools/aot.py")
-        tpu = open_slice(args.topology)
-        rows = args.rows or config.data.batch
-        shapes = Shapes(args.d, args.vocab, args.features or args.vocab, rows)
-        records = [record_of(name, config, shapes, tpu, args.model) for name in args.programs]
-        least = least_slice(config, shapes, tpu) if args.least else None
-    except UserError as error:
-        print(f"aot: {error}", file=sys.stderr)
-        return 2
+    protect_streams()
+    args, overrides = _parser().parse_known_args(command_words())
+    return exit_code(lambda: estimate(args, overrides), "aot")
+
+
+def estimate(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Compile the programs that the arguments name, and print what they cost."""
+    config = parse_overrides(load_config(args.config), overrides, "tools/aot.py")
+    tpu = open_slice(args.topology)
+    rows = args.rows or config.data.batch
+    shapes = Shapes(args.d, args.vocab, args.features or args.vocab, rows)
+    records = [record_of(name, config, shapes, tpu, args.model) for name in args.programs]
+    least = least_slice(config, shapes, tpu) if args.least else None
     for record in records:
         print(json.dumps(record) if args.json else table(record, tpu))
     if least is not None:
         print(json.dumps({"least": least}) if args.json else f"least mesh that fits: {least}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,7 +25,8 @@ from vasae_jax.names.firings import (
 )
 from vasae_jax.names.scores import name_scores
 from vasae_jax.training.run import Run, open_trained
-from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.ending import command_words, exit_code
+from vasae_jax.utils.streams import note, protect_streams
 
 COLUMNS = (
     "hold1",
@@ -42,22 +43,25 @@ BLOCK = 256
 """Features worked on at once: two arrays of BLOCK x V float64 are held."""
 
 
-def main() -> None:
-    """Measure every text by every names, and print a table."""
+def main() -> int:
+    """Parse the command line and measure; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", help="directory of a run of vasae train")
     parser.add_argument("--other", metavar="CACHE", help="a cache of the same model, other text")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
-    args = parser.parse_args()
-    try:
-        run = open_trained(args.run)
-        runs = {"own": run}
-        if args.other:
-            open_anchors_of(args.other, run)
-            runs["other"] = open_trained(args.run, args.other)
-        rows = list(measure(runs))
-    except UserError as error:
-        parser.exit(2, f"ceiling: {error}\n")
+    protect_streams()
+    args = parser.parse_args(command_words())
+    return exit_code(lambda: print_table(args), "ceiling")
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """Measure every text by every names, and print a table."""
+    run = open_trained(args.run)
+    runs = {"own": run}
+    if args.other:
+        open_anchors_of(args.other, run)
+        runs["other"] = open_trained(args.run, args.other)
+    rows = list(measure(runs))
     print("\n".join(map(json.dumps, rows)) if args.json else table(rows))
 
 
@@ -85,7 +89,7 @@ def measure(runs: dict[str, Run]) -> list[dict[str, Any]]:
 
 def observe(run: Run, names: RunNames, split: str) -> tuple[Firings, RowTokens, float]:
     """The firings over a split of the run's cache, and the variance explained there."""
-    print(f"{run.cache.url}: {split}", file=sys.stderr)
+    note(f"{run.cache.url}: {split}")
     observer = FiringObserver(run.cache, split)
     evaluation = evaluate_run(run, names, split, observer)
     return observer.firings(), observer.row_tokens(), evaluation.unmasked.variance_explained
@@ -158,4 +162,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

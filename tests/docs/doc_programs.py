@@ -10,13 +10,10 @@ from doc_pages import ROOT
 from vasae_jax.cli.main import main
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten, parse_overrides
+from vasae_jax.utils.ending import TRACEBACK
 
 CONFIGURED = ("vasae train", "vasae sweep", "vasae quickstart", "tools/aot.py")
 """What takes the settings of a run besides its own options."""
-
-
-class _Reached(Exception):
-    """A program has parsed its arguments and goes no further; the argument is what it left."""
 
 
 def start(words: list[str]) -> int:
@@ -45,7 +42,7 @@ def check_arguments(words: list[str]) -> None:
 def options(words: list[str]) -> set[str]:
     """The options of a program or of a verb, such as ``["vasae", "eval"]``."""
     parser, _ = _parse(words)
-    found = set(parser._option_string_actions)
+    found = {*parser._option_string_actions, TRACEBACK}
     return found | settings() if " ".join(words).startswith(CONFIGURED) else found
 
 
@@ -56,16 +53,16 @@ def settings() -> set[str]:
 
 def _parse(words: list[str]) -> tuple[argparse.ArgumentParser, list[str] | None]:
     """The parser, of a verb's part where there is one, and what it leaves; None: refused."""
-    own, parsers = argparse.ArgumentParser.parse_known_args, []
+    own, reached = argparse.ArgumentParser.parse_known_args, []
 
     def stop(self, args=None, namespace=None):
-        parsers.append(self)
-        raise _Reached(own(self, args, namespace)[1])
+        """Parse, note what is left, and end the program: it goes no further."""
+        reached.append([self, None])
+        reached[-1][1] = own(self, args, namespace)[1]
+        raise SystemExit
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
-        try:
-            start(words)
-        except _Reached as reached:
-            return parsers[-1], reached.args[0]
-    return parsers[-1], None
+        start(words)
+    parser, rest = reached[-1]
+    return parser, rest

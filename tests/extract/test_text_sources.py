@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import os
 import types
 
 import numpy as np
@@ -182,6 +183,13 @@ def test_a_column_that_is_gone_in_a_later_file_is_named(tmp_path):
     pq.write_table(pa.table({"body": ["b"]}), tmp_path / "b.parquet")
     documents, error = until_it_breaks(tmp_path)
     assert documents == ["a"] and "b.parquet" in error
+
+
+@pytest.mark.hostile
+def test_parquet_is_read_from_a_path_that_is_not_utf8(tmp_path):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a.parquet")
+    odd = (tmp_path / "a.parquet").rename(tmp_path / os.fsdecode(b"\xe9.parquet"))
+    assert read(odd) == ["a", "b"]
 
 
 # Datasets that are streamed.

@@ -1,6 +1,7 @@
 """Tokenizers from both kinds of file: the same ids as the source, specials as text."""
 
 import json
+import os
 from pydoc_data.topics import topics
 
 import lm_fixtures as fx
@@ -219,6 +220,24 @@ def test_an_added_token_that_merges_make_too_stands_for_their_bytes(directory):
     backend.save(str(directory / "tokenizer.json"))
     tokenizer = tokenizer_from_directory(directory, {}, fx.VOCAB)
     assert tokenizer.vocab().token_bytes(tokenizer.encode(" a")[0]) == b" a"
+
+
+@pytest.mark.fault
+@pytest.mark.hostile
+def test_a_tokenizer_is_read_from_a_path_that_is_not_utf8(directory):
+    odd = directory / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (directory / "tokenizer.json").rename(odd / "tokenizer.json")
+    tokenizer = tokenizer_from_directory(odd, {}, fx.VOCAB)
+    assert tokenizer.encode("a") == tokenizers.Tokenizer.from_str(fx.trained_bpe()).encode("a").ids
+
+
+@pytest.mark.fault
+@pytest.mark.hostile
+def test_half_a_surrogate_pair_is_no_text(directory):
+    tokenizer = tokenizer_from_directory(directory, {}, fx.VOCAB)
+    with pytest.raises(UserError, match=r"caf\\udce9.* surrogate"):
+        tokenizer.encode("caf\udce9")
 
 
 def test_a_token_without_a_row_is_named_with_its_text(directory):

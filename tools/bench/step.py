@@ -222,7 +222,7 @@ def shape_of(text: str) -> tuple[int, int, int]:
     if text in SHAPES:
         return SHAPES[text]
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no shape; expected one of {', '.join(SHAPES)} or d_in,d_sae,vocabulary"
         )

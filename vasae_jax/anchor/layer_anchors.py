@@ -6,7 +6,6 @@ the same anchors at once never overwrite one another's arrays.
 """
 
 import dataclasses
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from vasae_jax.dictionary.claims import RELATIONS
 from vasae_jax.sites import SiteLike
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_array
+from vasae_jax.utils.streams import note
 from vasae_jax.utils.typed import fits
 
 FORMAT = "vasae-layer-anchors"
@@ -50,7 +50,7 @@ def layer_anchors(
     try:
         write_anchors(cache, made)
     except UserError as error:
-        print(f"the anchors of {origin.site} are used but not kept: {error}", file=sys.stderr)
+        note(f"the anchors of {origin.site} are used but not kept: {error}")
     return made
 
 

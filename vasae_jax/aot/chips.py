@@ -75,7 +75,7 @@ def open_slice(name: str) -> Slice:
     """
     kind, _, grid = name.partition(":")
     sizes = grid.split("x")
-    if kind not in CHIPS or not all(size.isdigit() for size in sizes):
+    if kind not in CHIPS or not all(size.isdecimal() for size in sizes):
         raise UserError(
             f"--topology is {name!r}; expected one of {', '.join(CHIPS)} and a grid, as in v5e:4x4"
         )

@@ -7,7 +7,6 @@ Reads end after PATIENCE seconds, and requests that a bucket did not answer are 
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -19,8 +18,9 @@ import numpy as np
 import tensorstore as ts
 
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import sha256_bytes, sha256_file, write_bytes
+from vasae_jax.utils.files import require_utf8, sha256_bytes, sha256_file, write_bytes
 from vasae_jax.utils.lock import OWNER, FolderLock
+from vasae_jax.utils.streams import note
 
 T = TypeVar("T")
 BUCKETS = {"gs": "gcs", "s3": "s3"}
@@ -67,7 +67,7 @@ def _report_retries() -> None:
         new, _reported_retries = retries - _reported_retries, retries
     if new > 0:
         sentence = f"the bucket failed for a moment: {new} request(s) made again"
-        print(sentence, file=sys.stderr, flush=True)
+        note(sentence)
 
 
 def absolute_url(url: str) -> str:
@@ -97,6 +97,8 @@ class Store:
 
     def read(self, key: str) -> bytes | None:
         """The content of a file, or None where there is none; raises UserError."""
+        if self.local and not self._path(key).is_file():  # a named pipe would be waited for
+            return None
         with self.errors(f"cannot read {self.name(key)}", "a readable cache"):
             result = wait(self._open().read(key))
         return result.value if result.state == "value" else None
@@ -262,6 +264,7 @@ def reason(error: Exception) -> str:
 def _base_spec(url: str) -> tuple[bool, dict[str, Any]]:
     scheme, separator, rest = url.partition("://")
     if not separator:
+        require_utf8(url)
         return True, {"driver": "file", "path": os.path.join(os.path.abspath(url), "")}
     bucket, _, prefix = rest.partition("/")
     if scheme not in BUCKETS or not bucket:

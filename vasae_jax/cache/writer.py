@@ -91,14 +91,18 @@ class SplitBuffer:
 
 
 def row_norms(rows: np.ndarray) -> np.ndarray:
-    """L2 norm of each row: float32 [n], not finite exactly where a row is not."""
+    """L2 norm of each row: float32 [n], not finite exactly where a row is not.
+
+    A norm that float32 cannot hold is its largest number.
+    """
     norms = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK].astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             norms[start : start + BLOCK] = np.sqrt(np.einsum("ij,ij->i", block, block))
     for row in np.flatnonzero(~np.isfinite(norms)):  # finite numbers whose squares are not
-        norms[row] = np.sqrt(np.square(rows[row].astype(np.float64)).sum())
+        norm = np.sqrt(np.square(rows[row].astype(np.float64)).sum())
+        norms[row] = min(norm, np.finfo(np.float32).max) if np.isfinite(norm) else norm
     return norms
 
 

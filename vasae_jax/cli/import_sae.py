@@ -5,7 +5,6 @@ SAE's model and layer. docs/import.md has what can be read.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 from vasae_jax.utils.shown import shown
+from vasae_jax.utils.streams import note
 
 if TYPE_CHECKING:
     from vasae_jax.cache import Cache
@@ -45,8 +45,8 @@ def run(arguments: Sequence[str]) -> None:
     mask = (args.skip_positions, args.max_norm)
     origin = Imported(source, absolute_url(cache.url), cache.digest, site.layer, site.kind, *mask)
     write_import(out, sae, origin, args.overwrite)
-    for note in sae.notes:
-        _warn(f"{args.source}: {note}")
+    for sentence in sae.notes:
+        _warn(f"{args.source}: {sentence}")
     k = f", k {sae.k}" if sae.architecture == "topk" else ""
     features = f"{sae.W_dec.shape[0]} features of width {width}"
     print(f"{sae.library}, {sae.architecture}{k}: {features} at {site}")
@@ -69,7 +69,7 @@ def _site(args: argparse.Namespace, sae: "ForeignSAE", cache: "Cache") -> Site:
 
 
 def _warn(sentence: str) -> None:
-    print(f"vasae: note: {shown(sentence)}", file=sys.stderr)
+    note(f"vasae: note: {shown(sentence)}")
 
 
 def _parser() -> VerbParser:

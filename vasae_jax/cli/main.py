@@ -1,14 +1,14 @@
 """``vasae VERB``: run a verb, and turn errors into one sentence and an exit code."""
 
 import importlib
-import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vasae_jax.distributed.environment import cache_compiled_programs, reuse_memory, skip_absent_tpu
+from vasae_jax.utils.ending import command_words, exit_code
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.shown import shown
-from vasae_jax.utils.signals import Stopped, quiet_libraries
+from vasae_jax.utils.signals import quiet_libraries
+from vasae_jax.utils.streams import protect_streams
 
 VERBS = {
     "quickstart": "go from a language model to a named dictionary in one command",
@@ -34,7 +34,8 @@ Train sparse autoencoders whose features come with names.
 
 {verbs}
 
-Run vasae VERB --help for the arguments of a verb.
+Run vasae VERB --help for the arguments of a verb; with --traceback each also prints the Python
+traceback of an error.
 A feature's name is the token at which, or just before which, it should fire, with evidence from
 held-out text. It is not an explanation of the feature, not a causal claim, and not one-to-one.
 """
@@ -43,58 +44,40 @@ held-out text. It is not an explanation of the feature, not a causal claim, and 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code.
 
-    0: done. 2: an argument, setting or file cannot be used (one sentence on stderr). 130 and 143:
-    stopped by SIGINT and SIGTERM; progress is saved.
+    0: done. 2: an argument, setting or file cannot be used (one sentence on stderr). 1: an error
+    that was not foreseen (one sentence, and a log file). 130 and 143: stopped by SIGINT and
+    SIGTERM; progress is saved.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = command_words(argv)
+    protect_streams()
+    code = exit_code(lambda: _run(arguments))
+    return code if arguments else 2
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Run the verb that the first argument names, with the others."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if arguments else 2
+        return
     verb = arguments[0]
     if verb == "--version":
         from vasae_jax import __version__
 
         print(f"vasae-jax {__version__}")
-        return 0
+        return
     if verb not in VERBS:
-        return _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # token strings, where a locale lacks a character
-        sys.stdout.reconfigure(errors="backslashreplace")
+        raise UserError(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)}")
     reuse_memory()
     skip_absent_tpu()
     cache_compiled_programs()
     quiet_libraries()
-    module = f"vasae_jax.cli.{MODULES.get(verb, verb)}"
-    return exit_code(lambda: importlib.import_module(module).run(arguments[1:]))
-
-
-def exit_code(run: Callable[[], None]) -> int:
-    """Call ``run`` and return the exit code; print errors that a user can fix in one sentence."""
-    try:
-        run()
-    except UserError as error:
-        return _fail(str(error))
-    except Stopped as stopped:
-        print(f"vasae: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        print("vasae: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader, such as head, has ended
-        return 0
-    return 0
+    importlib.import_module(f"vasae_jax.cli.{MODULES.get(verb, verb)}").run(arguments[1:])
 
 
 def _usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
     return USAGE.format(verbs=verbs)
-
-
-def _fail(sentence: str) -> int:
-    print(f"vasae: {shown(sentence)}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vasae_jax.cli.main import exit_code
 from vasae_jax.config import DataConfig, MeshConfig
+from vasae_jax.utils.ending import exit_code
 from vasae_jax.utils.errors import UserError, first_line
 
 if TYPE_CHECKING:

@@ -44,14 +44,20 @@ def fastest(task: str, make: Callable[[], Mapping[str, Callable[[], jax.Array]]]
         make: returns the implementations by name; called only if they must be measured.
     """
     key = f"{task}, jaxlib {jaxlib_version.__version__}"
-    file = user_cache() / "measured" / f"{processor_digest()}.json"
-    results = _read(file)
+    results = _read(file) if (file := _results_file()) else {}
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         return _timing({str(name): float(taken) for name, taken in results[key].items()})
     seconds = _measure(make())
     with contextlib.suppress(UserError):  # if it cannot be kept it is measured again
-        write_json(file, results | {key: seconds})
+        if file:
+            write_json(file, results | {key: seconds})
     return _timing(seconds)
+
+
+def _results_file() -> Path | None:
+    with contextlib.suppress(UserError):
+        return user_cache() / "measured" / f"{processor_digest()}.json"
+    return None
 
 
 def _timing(seconds: dict[str, float]) -> Timing:

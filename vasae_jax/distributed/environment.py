@@ -10,6 +10,7 @@ import platform
 import sys
 from pathlib import Path
 
+from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import user_cache
 
 CACHE_DIR = "JAX_COMPILATION_CACHE_DIR"
@@ -44,15 +45,15 @@ def cache_compiled_programs() -> None:
     number of cores that a program for CPUs is divided over.
 
     Does nothing if JAX is already loaded, if the user has set CACHE_DIR or CACHE_SWITCH, or if the
-    directory cannot be written.
+    directory is not known or cannot be written.
     """
     if "jax" in sys.modules or CACHE_DIR in os.environ or CACHE_SWITCH in os.environ:
         return
-    directory = user_cache() / "programs" / processor_digest()
     try:
+        directory = user_cache() / "programs" / processor_digest()
         directory.mkdir(parents=True, exist_ok=True)
         _delete_unfinished(directory)
-    except OSError:
+    except (UserError, OSError):
         return
     for name, value in {CACHE_DIR: str(directory), **_CACHE_OPTIONS}.items():
         os.environ.setdefault(name, value)

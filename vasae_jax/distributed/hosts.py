@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from vasae_jax.config import Config
 from vasae_jax.config.overrides import flatten
 from vasae_jax.utils.errors import UserError, first_line
 from vasae_jax.utils.signals import SIGNALS, StopRequest
+from vasae_jax.utils.streams import note
 
 T = TypeVar("T")
 PREEMPTION = 15
@@ -59,7 +59,7 @@ class Hosts:
                 )
             return
         host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdecimal():
             raise UserError(
                 f"--distributed is {self.coordinator!r}; expected auto or HOST:PORT of process 0"
             )
@@ -247,7 +247,7 @@ def _gather(text: str) -> list[str]:
 
 def _exit_unconnected(hosts: Hosts) -> None:
     reason = f"not all processes were there after {hosts.connect_seconds} s"
-    print(f"vasae: {_not_connected(hosts, reason)}", file=sys.stderr, flush=True)
+    note(f"vasae: {_not_connected(hosts, reason)}")
     os._exit(2)  # the main thread is inside the runtime and cannot be interrupted
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 
 from vasae_jax.cache import Part
@@ -11,8 +10,9 @@ from vasae_jax.extract.model import Model, parse_layers
 from vasae_jax.extract.pipeline import Settings, extract
 from vasae_jax.extract.special_tokens import MODES
 from vasae_jax.extract.text import read_documents
+from vasae_jax.utils.ending import command_words, exit_code
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.signals import Stopped
+from vasae_jax.utils.streams import protect_streams
 
 BOS = {"auto": None, "yes": True, "no": False}
 
@@ -86,7 +86,7 @@ def parse_part(text: str | None, *, overwrite: bool) -> Part | None:
     if text is None:
         return None
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N-1, as in 0/16")
     if overwrite:
         raise UserError("--overwrite is set with --shard; expected a new place for the parts")
@@ -136,17 +136,13 @@ def run(arguments: argparse.Namespace, build: Callable[[argparse.Namespace], Mod
     """:func:`store`, as a program of its own.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, or 128 plus a signal's number.
+        The exit code, as :func:`vasae_jax.utils.ending.exit_code` has it.
     """
-    try:
-        store(arguments, build)
-    except UserError as error:
-        return _fail(error, 2)
-    except Stopped as stopped:
-        return _fail(stopped, stopped.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped before any new row; rows stored earlier stay", 130)
-    return 0
+    return exit_code(
+        lambda: store(arguments, build),
+        "extract",
+        interrupted="stopped before any new row; rows stored earlier stay",
+    )
 
 
 def main(
@@ -156,11 +152,7 @@ def main(
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse ``argv`` with the shared options and the backend's, and run."""
+    protect_streams()
     parser = make_parser(description)
     options(parser)
-    return run(parser.parse_args(argv), build)
-
-
-def _fail(sentence: object, code: int) -> int:
-    print(f"extract: {sentence}", file=sys.stderr)
-    return code
+    return run(parser.parse_args(command_words(argv)), build)

@@ -1,7 +1,6 @@
 """Extraction: a model and documents in, a finished activation cache of all sites out."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from vasae_jax.extract.windows import Windows, batch_size, make_windows, pack, u
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.progress import Progress
+from vasae_jax.utils.streams import note
 
 SHARD_BYTES = 512 * 2**20
 SHARD_ROWS = 32768
@@ -141,7 +141,7 @@ def _read(documents: Iterable[Document], model: Model, settings: Settings) -> Wi
         )
         progress.finish(len(windows.tokens))
     if summary := reader.summary():
-        print(summary, file=sys.stderr)
+        note(summary)
     return windows
 
 

@@ -1,6 +1,5 @@
 """Held-out windows that repeat training: found in the tokens, and left out before any is run."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import numpy as np
 from vasae_jax.cache.overlap import RUN, Text, repeated
 from vasae_jax.extract.windows import Windows
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.streams import note
 
 STEP = 2**13
 """Windows of training that are compared at once."""
@@ -40,7 +40,7 @@ def without_repeats(windows: Windows) -> Windows:
             f"the text repeats itself: all held-out rows would be left out ({what}); expected "
             "documents that differ"
         )
-    print(f"left out: {what}", file=sys.stderr)
+    note(f"left out: {what}")
     return _chosen(windows, np.setdiff1d(np.arange(len(windows.docs)), left_out))
 
 

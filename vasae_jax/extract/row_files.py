@@ -16,6 +16,7 @@ from vasae_jax.extract.saev_rows import METADATA, SHARDS, saev_rows
 from vasae_jax.extract.text_files import import_extra
 from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import expand_user
 from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.safetensors_files import SafetensorsFile
 
@@ -59,9 +60,9 @@ def open_rows(
     Raises:
         UserError: no such source, a missing array, counts that do not agree, tokens twice.
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     kind = _kind_of(path) if kind == "auto" else kind
-    token_ids = None if tokens is None else _load(Path(tokens).expanduser())
+    token_ids = None if tokens is None else _load(expand_user(tokens))
     if kind == "saev":
         return saev_rows(path, layer, token_ids)
     arrays = {} if kind == "sae_lens" else _npy(path) if kind == "npy" else _safetensors(path)

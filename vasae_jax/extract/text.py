@@ -16,7 +16,6 @@ dropped and its lines end in ``\\n``, whatever the source.
 """
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from vasae_jax.extract.text_files import MASK, Record, ending, is_plain, reader_
 from vasae_jax.extract.text_stream import dataset_records
 from vasae_jax.lm.chat import Message, is_conversation
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.streams import note
 
 PIECE_CHARACTERS = 2000
 LONGEST = 2**24
@@ -125,7 +125,7 @@ def _files(folder: Path) -> list[Path]:
         holding = f" (it holds {others})" if others else ""
         raise UserError(f"text directory {folder} holds no {KINDS} file{holding}")
     if others:
-        print(f"text {folder}: {len(files)} files; skipped {others}", file=sys.stderr, flush=True)
+        note(f"text {folder}: {len(files)} files; skipped {others}")
     return files
 
 
@@ -210,11 +210,9 @@ class _Skipped:
     def report(self) -> None:
         """Say how many were skipped, if any were."""
         if self.count:
-            print(
+            note(
                 f"text {self._source}: skipped {self.count:,} of {self.read:,} records (the "
-                f"first: {self._first})",
-                file=sys.stderr,
-                flush=True,
+                f"first: {self._first})"
             )
 
 

@@ -121,7 +121,8 @@ def _parquet(path: Path, field: str) -> Iterator[Record]:
     parquet, arrow = (import_extra(name, path) for name in ("pyarrow.parquet", "pyarrow"))
     first = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        # Opened here, since its paths are UTF-8 alone.
+        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
             names = file.schema_arrow.names
             if field not in names:
                 raise UserError(

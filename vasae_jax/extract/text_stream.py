@@ -1,7 +1,6 @@
 """Records that the ``datasets`` package streams, asked for again when the network fails."""
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
@@ -10,6 +9,7 @@ from typing import Any
 
 from vasae_jax.extract.text_files import Record, import_extra
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.streams import note
 
 DELAYS = (1, 2, 4, 8, 16, 32)
 """Seconds before each new try at a record that the network did not give."""
@@ -80,11 +80,9 @@ def _from(load: Callable[[], Any], number: int) -> Iterator[Any]:
 
 
 def _wait(place: str, error: BaseException, seconds: float) -> None:
-    print(
+    note(
         f"{place} did not come ({type(error).__name__}: {first_line(error)}); trying again in "
-        f"{seconds} s",
-        file=sys.stderr,
-        flush=True,
+        f"{seconds} s"
     )
     time.sleep(seconds)
 

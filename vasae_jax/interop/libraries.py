@@ -8,7 +8,7 @@ from vasae_jax.dictionary.dictionary import Dictionary
 from vasae_jax.interop import dictionary_learning, gemma_scope, huggingface, sae_lens, sparsify
 from vasae_jax.interop.record import ForeignSAE
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import atomic_file, refuse_existing
+from vasae_jax.utils.files import atomic_file, expand_user, refuse_existing
 from vasae_jax.utils.hub import download
 from vasae_jax.utils.read_json import read_json_object
 
@@ -60,16 +60,16 @@ def read_foreign(source: str, library: str = "auto", folder: str = "") -> Foreig
 def source_place(source: str, folder: str) -> str:
     """What an import notes of its source: a path from the root, or OWNER/NAME/FOLDER of the hub."""
     place = f"{source}/{folder}" if folder else source
-    return place if _on_hub(source) else os.path.abspath(os.path.expanduser(place))
+    return place if _on_hub(source) else os.path.abspath(expand_user(place))
 
 
 def _on_hub(source: str) -> bool:
-    local = source.startswith((".", "/", "~")) or Path(source).expanduser().exists()
+    local = source.startswith((".", "/", "~")) or expand_user(source).exists()
     return not local and source.count("/") == 1
 
 
 def _place(source: str, folder: str) -> Path:
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if not _on_hub(source):
         return (path if path.is_dir() or not path.is_file() else path.parent) / folder
     patterns = [f"{folder.rstrip('/')}/*"] if folder else ["*"]

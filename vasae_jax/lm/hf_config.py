@@ -1,6 +1,5 @@
 """The :class:`~vasae_jax.lm.spec.Spec` of a Hugging Face ``config.json``."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from vasae_jax.lm.layers import ACTIVATIONS
 from vasae_jax.lm.rope import inverse_frequencies
 from vasae_jax.lm.spec import MODEL_TYPES, Spec, family_of
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.streams import note
 
 MAX_HEAD_DIM = 2**16
 """Larger than any real head: bounds the arrays that a corrupt file can ask for."""
@@ -51,10 +51,7 @@ def note_auto_map(config: Mapping[str, Any], where: str) -> None:
     """Say on stderr if a model has Python code of its own, which is never run."""
     if config.get("auto_map"):
         name = (architectures(config, where) or [config.get("model_type")])[0]
-        print(
-            f"{where} has auto_map: its own code is not run, and {name} is computed as published",
-            file=sys.stderr,
-        )
+        note(f"{where} has auto_map: its own code is not run, and {name} is computed as published")
 
 
 def check_heads(spec: Spec, where: str) -> None:

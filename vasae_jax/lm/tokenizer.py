@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,11 @@ from vasae_jax.cache.vocab import Vocab
 from vasae_jax.lm.chat import ChatTemplate, template_from_directory
 from vasae_jax.utils.errors import UserError, first_line
 from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.streams import note
 
 FILE = "tokenizer.json"
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which UTF-8 has no bytes for."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,14 @@ class Tokenizer:
                 otherwise they are plain text.
 
         Raises:
-            UserError: a token without a row in the embedding, such as an added token.
+            UserError: half of a surrogate pair, which is no text; or a token without a row in the
+                embedding, such as an added token.
         """
+        if _HALF.search(text):
+            raise UserError(
+                f"the text {text[:60]!a} has half of a surrogate pair, as an argument has that "
+                "is not UTF-8; expected UTF-8"
+            )
         parts = self.split_special(text) if special else [text]
         parts[::2] = [self.prefix * bool(part) + part for part in parts[::2]]
         self.backend.encode_special_tokens = not special
@@ -191,10 +199,9 @@ def tokenizer_from_directory(
     add_bos, where = template_bos is not None, str(path if path.is_file() else directory)
     if settings.get("add_bos_token", add_bos) is not add_bos:
         adds = "adds a BOS token" if add_bos else "adds no BOS token"
-        print(
+        note(
             f"{where}: its template {adds}, which is followed, and add_bos_token in "
-            f"tokenizer_config.json is {settings['add_bos_token']}",
-            file=sys.stderr,
+            f"tokenizer_config.json is {settings['add_bos_token']}"
         )
     bos = bos if template_bos is None else template_bos
     ids = {"bos_token": bos, "eos_token": eos}
@@ -206,7 +213,7 @@ def tokenizer_from_directory(
 
 def _read(path: Path) -> tokenizers.Tokenizer:
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_buffer(path.read_bytes())  # its paths are UTF-8 alone
     except Exception as error:  # the library raises Exception itself
         raise UserError(f"{path} is not a tokenizer ({error}); expected a {FILE}") from error
 

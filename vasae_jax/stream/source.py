@@ -50,15 +50,15 @@ class Tally:
     def __init__(self, name: str, rows: int) -> None:
         self._name, self._rows = name, rows
         self._lock = threading.Lock()
-        self._read = self._dropped = 0
+        self._read = self._dropped = self._large = 0
 
     @property
     def dropped(self) -> int:
         """Unusable rows so far; a row that is read again counts again."""
         return self._dropped
 
-    def add(self, read: int, dropped: int) -> None:
-        """Count rows that were read.
+    def add(self, read: int, dropped: int, large: int = 0) -> None:
+        """Count rows that were read, dropped, and of these dropped for a ``large`` finite number.
 
         Raises:
             UserError: more than MOST of the rows are unusable.
@@ -66,12 +66,16 @@ class Tally:
         with self._lock:
             self._read += read
             self._dropped += dropped
+            self._large += large
             unusable, most = self._dropped, MOST * max(self._read, self._rows)
         if unusable > most:
+            what, remedy = "a number of 2^40 or more", "multiply the rows by a constant"
+            if self._large < unusable:
+                what = f"numbers that are not finite, {what}, or one number throughout"
+                remedy = "extract the cache again"
             raise UserError(
-                f"{self._name} has {unusable:,} rows that are not finite, have a number of 2^40 or "
-                f"more, or are one number throughout, among {self._read:,} read; expected at most "
-                f"{MOST:.0%} of its rows (extract the cache again)"
+                f"{self._name} has {unusable:,} rows that are not usable, with {what}, among "
+                f"{self._read:,} read; expected at most {MOST:.0%} of its rows ({remedy})"
             )
 
 
@@ -154,7 +158,8 @@ class Source:
         x = columns["acts"]
         huge, constant = unusable(x)
         dropped = huge | constant
-        self.tally.add(len(x), int(dropped.sum()))
+        finite = np.isfinite(x[huge].astype(np.float32)).all(axis=1)
+        self.tally.add(len(x), int(dropped.sum()), int(finite.sum()))
         if huge.any():
             x[huge] = 0
         return Batch(x, self._kept(columns) & ~dropped, columns["docs"])

@@ -65,7 +65,7 @@ def most_members(config: Config, manifest: Manifest, platform: str, layers: int)
 def parse_shard(text: str) -> tuple[int, int]:
     """Read ``I/N`` as two numbers, I from 0; raises UserError for any other text."""
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise UserError(f"--shard is {text!r}; expected I/N with I from 0 to N - 1, as in 0/4")
     return int(index), int(count)
 

@@ -1,7 +1,5 @@
 """The status of a sweep's runs, read from their directories without writing anything."""
 
-import contextlib
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from vasae_jax.sweep.points import Member
 from vasae_jax.training.digests import kept_steps
 from vasae_jax.training.run_dir import metrics_of
 from vasae_jax.training.status import DIVERGED, read_early_end
-from vasae_jax.utils.lock import OWNER, TIMEOUT_SECONDS
+from vasae_jax.utils.lock import is_held
 from vasae_jax.utils.progress import duration
 from vasae_jax.utils.shown import shown
 
@@ -47,7 +45,7 @@ def run_status(member: Member) -> RunStatus:
     if ended is not None:
         return RunStatus(ended.status, max([0, *kept]), f"{ended.reason}, at step {ended.step}")
     step = max([int(last.get("step", 0)), *kept])
-    return RunStatus(RUNNING if _owned(path) else WAITING, step, rate=rate)
+    return RunStatus(RUNNING if is_held(path) else WAITING, step, rate=rate)
 
 
 def seconds_trained(run: Path) -> float:
@@ -87,10 +85,3 @@ def status_text(members: Sequence[Member]) -> str:
 
 def _last_logged(run: Path) -> dict[str, float]:
     return next((record for record in reversed(metrics_of(run)) if "rows_per_s" in record), {})
-
-
-def _owned(run: Path) -> bool:
-    """Whether the owner of a run has shown signs of life lately."""
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - (run / OWNER).stat().st_mtime < TIMEOUT_SECONDS
-    return False

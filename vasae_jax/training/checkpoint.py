@@ -25,13 +25,20 @@ from vasae_jax.cache.store import reason
 from vasae_jax.config import RunConfig
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.sae import Params
-from vasae_jax.training.digests import CHECKPOINTS, ITEMS, damage_of, write_digests
+from vasae_jax.training.digests import (
+    CHECKPOINTS,
+    ITEMS,
+    damage_of,
+    saved_steps,
+    write_digests,
+)
 from vasae_jax.training.log import print_once
 from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import WeightCheck
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import require_space, sha256_bytes, write_error
+from vasae_jax.utils.files import require_space, require_utf8, sha256_bytes, write_error
 from vasae_jax.utils.signals import quiet_orbax
+from vasae_jax.utils.streams import note
 
 _DELETED = "deleted"
 quiet_orbax()
@@ -69,8 +76,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             keep_every: also kept are steps that are a multiple of this.
 
         Raises:
-            UserError: it cannot be created.
+            UserError: it cannot be created, or its path is not UTF-8.
         """
+        require_utf8(run)
         self.run = Path(run)
         directory = self.run.absolute() / CHECKPOINTS
         try:
@@ -213,25 +221,38 @@ def open_checkpoints(run: RunConfig) -> Checkpoints:
 def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
     """The last step of a run and its parameters on one device, whatever mesh trained it.
 
+    The run may be training meanwhile: where it deletes the step that is being read, the one that
+    is the last by then is read instead.
+
     Raises:
         UserError: ``run`` has no checkpoint, or one that is damaged or cannot be read.
     """
+    require_utf8(run)
     directory = Path(run).absolute() / CHECKPOINTS
     if not directory.is_dir():
         raise UserError(f"{run} has no checkpoints; expected the directory of a run of vasae train")
-    # Read-only: the run may be training, and what it is saving now is not ours to clean up.
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory, options=options) as manager:
-        step = manager.latest_step()
-    if step is None:
-        raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
-    item = directory / str(step) / "params"
-    if damage := damage_of(item.parent, ["params"]):
+    while steps := saved_steps(directory):
+        place = directory / str(steps[-1])
+        try:
+            return steps[-1], _read_params(place)
+        except UserError:
+            if place.is_dir():
+                raise
+        except OSError as error:
+            if place.is_dir():
+                raise _unreadable(place, error) from error
+        note(f"step {steps[-1]} of {run} was deleted as it was read: reading the last one left")
+    raise UserError(f"{run} has no finished checkpoint yet; expected at least one")
+
+
+def _read_params(step: Path) -> Params:
+    """The parameters of a checkpoint; raises UserError or OSError."""
+    if damage := damage_of(step, ["params"]):
         raise UserError(
             f"{damage}; expected the files that this run's vasae train wrote, whole (vasae train "
             "with --run.skip-damaged goes on from the step before)"
         )
-    device = SingleDeviceSharding(jax.devices()[0])
+    item, device = step / "params", SingleDeviceSharding(jax.devices()[0])
     try:
         with ocp.StandardCheckpointer() as reader:
             metadata = reader.metadata(item).item_metadata
@@ -242,7 +263,7 @@ def load_params(run: str | os.PathLike[str]) -> tuple[int, Params]:
                 for name, leaf in metadata.tree.items()
             }
             params: Params = reader.restore(item, like)
-            return step, params
+            return params
     except Exception as error:  # Orbax raises Exception itself
         raise _unreadable(item, error) from error
 

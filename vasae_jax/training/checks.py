@@ -14,6 +14,8 @@ from vasae_jax.utils.errors import UserError
 
 SMALLEST = 1e-12
 """Least deviation of a row's entries that is trained on, so that squares are normal float32."""
+MOST_FLOAT = 3.4e38
+"""Numbers of this size and more are infinite in float32; no NaN is below it either."""
 MOST_LR = 0.2
 """Learning rate, in units of the entries' deviation, above which a run begins with a warning."""
 
@@ -42,6 +44,7 @@ def check_settings(config: Config) -> None:
     check_types(config, "the config")
     _require(bool(config.data.cache), "--data.cache is empty; expected an activation cache")
     _require(bool(config.run.out), "--run.out is empty; expected a directory for the run")
+    _check_size(config)
     for name, value, least in _least(config):
         _require(value >= least, f"--{name} is {value}; expected at least {least}")
     _check_activation(config.sae.activation)
@@ -62,6 +65,17 @@ def check_settings(config: Config) -> None:
         f"({config.data.readers})",
     )
     check_supported(config.data.input_site, "the site of --data.layer and --data.site")
+
+
+def _check_size(config: Config) -> None:
+    """Raise UserError for numbers that a step's types cannot hold: infinite, or as good as that."""
+    for name, value in flatten(config).items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, float):
+            _require(abs(value) < MOST_FLOAT, f"{option} is {value}; expected a finite number")
+        elif isinstance(value, int) and not name.endswith("layer"):
+            bits = 32 if name.endswith("seed") else 31
+            _require(value < 2**bits, f"{option} is {value}; expected less than 2^{bits}")
 
 
 def _check_activation(name: str) -> None:

@@ -5,6 +5,7 @@ would be read as another number.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,10 +39,18 @@ def kept_steps(run: Path) -> list[int]:
 
     Digests are written last, so a folder without those of every item is none.
     """
-    folders = (run / CHECKPOINTS).glob("*")
-    return sorted(
-        int(path.name) for path in folders if path.name.isdigit() and not _missing_digests(path)
-    )
+    folder = run / CHECKPOINTS
+    return [step for step in saved_steps(folder) if not _missing_digests(folder / str(step))]
+
+
+def saved_steps(checkpoints: Path) -> list[int]:
+    """The steps in a folder of checkpoints, in order, whole or damaged.
+
+    One that is being saved has another name than its number. Names that are not written here are
+    no steps, were they digits of another script.
+    """
+    names = (path.name for path in checkpoints.glob("*"))
+    return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
 def damage_of(step: Path, read: Sequence[str] = ITEMS) -> str | None:

@@ -10,7 +10,6 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +20,7 @@ from vasae_jax.cache import Cache
 from vasae_jax.config import Config
 from vasae_jax.config.overrides import to_dict
 from vasae_jax.distributed.hosts import host_names, is_first
+from vasae_jax.utils.ending import LIBRARIES, versions
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_bytes
 from vasae_jax.utils.read_json import read_json_lines
@@ -28,7 +28,6 @@ from vasae_jax.utils.signals import Stopped
 
 EVENTS = "events.jsonl"
 NO_WORD = "killed, or its machine was lost: it left no word"
-LIBRARIES = ("jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint", "tensorstore")
 
 
 class Events:
@@ -82,7 +81,7 @@ def describe(config: Config, cache: Cache, mesh: Mesh) -> dict[str, Any]:
         "versions": {
             "vasae_jax": __version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
+            **versions(*LIBRARIES),
         },
         "cache_digest": cache.digest,
         "config_sha256": sha256_bytes(json.dumps(settings, sort_keys=True).encode()),

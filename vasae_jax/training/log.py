@@ -1,6 +1,5 @@
 """The log of a run: a line on stderr, a record in metrics.jsonl, boards."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from vasae_jax.training.status import LossCheck
 from vasae_jax.training.step import DEAD_STEPS, Metrics
 from vasae_jax.utils.progress import duration
 from vasae_jax.utils.shown import shown
+from vasae_jax.utils.streams import note
 
 
 class Log:
@@ -105,7 +105,7 @@ class Log:
 def print_once(line: str) -> None:
     """One line for the person who watches, on stderr, from the first process."""
     if is_first():
-        print(shown(line), file=sys.stderr, flush=True)
+        note(shown(line))
 
 
 def print_progress(records: Sequence[Mapping[str, Any]], runs: int, config: Config) -> None:

@@ -16,7 +16,14 @@ from vasae_jax.config.overrides import difference, from_dict, missing_settings, 
 from vasae_jax.distributed.hosts import broadcast_from_first, is_first
 from vasae_jax.stream.order import VERSION, unchanged_since
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import json_text, write_bytes, write_error, write_json
+from vasae_jax.utils.files import (
+    json_text,
+    refuse_url,
+    require_utf8,
+    write_bytes,
+    write_error,
+    write_json,
+)
 from vasae_jax.utils.lock import OWNER, FolderLock
 from vasae_jax.utils.read_json import (
     LARGE,
@@ -125,6 +132,8 @@ def open_run(config: Config, cache: Cache) -> RunDir:
 def check_run(config: Config, cache: Cache) -> None:
     """Raise the UserError of :func:`open_run`, but for a disk's; nothing is written."""
     path = Path(config.run.out)
+    refuse_url(config.run.out)
+    require_utf8(path)
     if config.run.overwrite:
         _check_deletable(path, config.data.cache)
     elif (path / CONFIG).exists():
@@ -250,6 +259,8 @@ def _check_deletable(path: Path, cache: str) -> None:
 
 def _is_ours(file: Path) -> bool:
     """Whether a config.json is that of a run, of this or an earlier version."""
+    if not file.is_file():  # a named pipe would be waited for
+        return False
     try:
         record = read_json_object(file, "the record of a run")
     except UserError:

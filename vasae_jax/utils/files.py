@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -63,7 +64,12 @@ def json_text(value: Any, path: str | os.PathLike[str], **options: Any) -> str:
         UserError: it has a number that is not finite, for which JSON has no word.
     """
     try:
-        return json.dumps(value, allow_nan=False, **options)
+        text = json.dumps(value, allow_nan=False, **options)
+        if not _is_utf8(
+            text
+        ):  # a path may have bytes that are not: \udc80 and so on stand for them
+            text = json.dumps(value, allow_nan=False, **options | {"ensure_ascii": True})
+        return text
     except ValueError as error:
         name = _not_finite(value) or str(error)
         raise UserError(f"{path} cannot be written: {name}; expected finite numbers") from error
@@ -106,8 +112,15 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> UserError:
     )
 
 
+def refuse_url(path: str | os.PathLike[str]) -> None:
+    """Raise UserError if ``path`` is a URL, which would be taken for a folder of such a name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)):
+        raise UserError(f"{path} is a URL; expected a path on this machine")
+
+
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raise UserError if ``path`` exists, unless ``overwrite`` is set."""
+    """Raise UserError if ``path`` exists, unless ``overwrite`` is set, or is a URL."""
+    refuse_url(path)
     if Path(path).exists() and not overwrite:
         raise UserError(f"{path} exists already; expected a new path, or --overwrite to replace it")
 
@@ -120,6 +133,28 @@ def require_space(directory: str | os.PathLike[str], nbytes: int) -> None:
             f"{directory} has {free / 2**20:,.1f} MiB free; expected {nbytes / 2**20:,.1f} MiB "
             "for what is to be written next; what is there already is kept"
         )
+
+
+def require_utf8(path: str | os.PathLike[str]) -> None:
+    """Raise UserError where the system's name of ``path`` is other than UTF-8.
+
+    TensorStore, which reads and writes arrays, takes every path for UTF-8: it would look elsewhere.
+    """
+    full = os.path.abspath(path)
+    if not _is_utf8(full) or os.fsencode(full) != full.encode():
+        raise UserError(
+            f"{full!a} is not a path in UTF-8, or the locale is not; expected such a path, and "
+            "a locale such as LC_ALL=C.UTF-8 (see also PYTHONUTF8)"
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -144,11 +179,23 @@ def user_cache() -> Path:
     """The user's directory for downloads, compiled programs and measurements.
 
     ``$VASAE_CACHE``, or else ``vasae_jax`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        UserError: none of these is known: there is no HOME, and the system knows no such user.
     """
-    if directory := os.environ.get("VASAE_CACHE"):
-        return Path(directory).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "vasae_jax"
+    directory = expand_user(os.environ.get("VASAE_CACHE") or f"{base}/vasae_jax")
+    if directory.parts[0].startswith("~"):
+        raise UserError(
+            f"{directory} is not known, since this user has no home directory; expected HOME, "
+            "XDG_CACHE_HOME or VASAE_CACHE to be set"
+        )
+    return directory
+
+
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """``path`` with ``~`` as the home directory; as it is where no such directory is known."""
+    return Path(os.path.expanduser(path))
 
 
 def _umask() -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import expand_user
 
 
 def find_model(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | None]:
@@ -18,7 +19,7 @@ def find_model(source: str, patterns: Sequence[str]) -> tuple[Path, str, str | N
     """
     if not source:
         raise UserError("the model's name is empty; expected a path or a Hugging Face name")
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if path.is_dir():
         return path, path.resolve().name, None
     if path.is_file():

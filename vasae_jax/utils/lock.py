@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import Any, Self
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_error
 from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.streams import note
 
 OWNER = "owner.json"
 HEARTBEAT_SECONDS = 10.0
@@ -95,26 +95,45 @@ def _acquire(file: Path) -> int:
         os.close(handle)  # the owner removed the file after it was opened
 
 
-def _flock(handle: int) -> bool | None:
-    """Whether the lock was free; None if the file system has no locks."""
+def is_held(folder: str | os.PathLike[str], name: str = OWNER) -> bool:
+    """Whether the owner of a folder's lock seems to be alive; nothing is written or awaited.
+
+    On this host the lock itself says so. Of an owner on another host the last touch must be less
+    than TIMEOUT_SECONDS away from this host's clock.
+    """
+    file = Path(folder) / name
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # some file systems raise the second
-        return False
+        handle = os.open(file, os.O_RDONLY)
     except OSError:
-        return None
-    return True
+        return False
+    try:
+        free = _flock(handle, fcntl.LOCK_SH)
+        owner, age = _read_owner(file), abs(time.time() - os.fstat(handle).st_mtime)
+    finally:
+        os.close(handle)
+    if free and owner.get("host") == socket.gethostname():
+        return False
+    return free is False or age < TIMEOUT_SECONDS
+
+
+def _flock(handle: int, kind: int = fcntl.LOCK_EX) -> bool | None:
+    """Whether the lock was free, for longer than one who asks holds it; None if there are none."""
+    for pause in (0.05, 0.05, 0.0):
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return True
+        except (BlockingIOError, PermissionError):  # some file systems raise the second
+            time.sleep(pause)
+        except OSError:
+            return None
+    return False
 
 
 def _is_dead(file: Path, owner: dict[str, Any], locked: bool | None) -> bool:
     """Whether the owner has ended; may wait TIMEOUT_SECONDS for a sign of life."""
     if locked and owner.get("host") == socket.gethostname():
         return True
-    print(
-        f"{file} was left by {_describe(owner)}: waiting {TIMEOUT_SECONDS:.0f} s for a sign of it",
-        file=sys.stderr,
-        flush=True,
-    )
+    note(f"{file} was left by {_describe(owner)}: waiting {TIMEOUT_SECONDS:.0f} s for a sign of it")
     touched, end = _last_touched(file), time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         time.sleep(min(TIMEOUT_SECONDS / 20, 1.0))

@@ -1,5 +1,7 @@
 """A progress line for long jobs: done, rate and time left."""
 
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -38,7 +40,8 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.unit = total, unit
-        self._stream = sys.stderr if stream is None else stream
+        # A program without a stderr has None there.
+        self._stream = stream or sys.stderr or io.StringIO()
         self._clock = clock
         self._tty = self._stream.isatty()
         self._first, self._began = done, clock()
@@ -63,7 +66,7 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         if self._open:
-            print(file=self._stream, flush=True)
+            self._print("", end="\n")
 
     def line(self, done: int, now: float) -> str:
         """The text of the line at time ``now`` (seconds of the clock)."""
@@ -79,4 +82,8 @@ class Progress:
 
     def _show(self, line: str, end: str) -> None:
         clear = "\r\x1b[K" if self._tty else ""
-        print(f"{clear}{line}", end=end, file=self._stream, flush=True)
+        self._print(f"{clear}{line}", end)
+
+    def _print(self, text: str, end: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a stream that is gone
+            print(text, end=end, file=self._stream, flush=True)

@@ -15,7 +15,7 @@ from vasae_jax.report.heatmap import Heatmap, HeatmapLine
 from vasae_jax.report.page.run_files import index_entry, write_run, write_shard
 from vasae_jax.report.run_report import RunReport
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import write_error
+from vasae_jax.utils.files import refuse_url, write_error
 from vasae_jax.utils.replace import check_replaceable, replace_entries
 
 INDEX = "index.html"
@@ -30,6 +30,7 @@ def check_folder(out: str | os.PathLike[str], overwrite: bool) -> None:
     Only a folder that holds a report, or nothing, is replaced, and of it what we wrote.
     """
     path = Path(out)
+    refuse_url(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
