@@ -56,9 +56,9 @@ def folder(home, name):
 
 @pytest.fixture(scope="module")
 def found(home, tmp_path_factory):
-    """The JSON of ``vasae eval RUN --ladder``."""
+    """The JSON of ``vasae eval RUN --ladder --scores``."""
     out = tmp_path_factory.mktemp("out") / "eval.json"
-    return evaluated(home, "run", out, f"--ladder={folder(home, 'plain')}")
+    return evaluated(home, "run", out, f"--ladder={folder(home, 'plain')}", "--scores")
 
 
 def evaluated(home, name, out, *more):
@@ -92,6 +92,14 @@ def test_rungs_of_one_run_differ_in_names_alone(found):
         for key in ("variance_explained", "variance_explained_within_tokens", "kl", "dead"):
             assert rungs[name][key] == rungs["run"][key]
         assert rungs[name]["hold10"] != rungs["run"]["hold10"]
+
+
+def test_scores_stand_beside_the_ladder(home, found, capsys):
+    scores = found["scores"]
+    assert scores["names_by"] == found["names"]["names_by"]
+    assert set(scores) >= {"input", "output", "matching"}
+    asked = ["eval", folder(home, "run"), "--scores", "--split=train", "--overwrite"]
+    assert main(asked) == 2 and "heldout" in capsys.readouterr().err
 
 
 def test_intervals_hold_their_figures(found):

@@ -36,12 +36,15 @@ def run(arguments: Sequence[str]) -> None:
     from vasae_jax.evaluation.patching.measure import measure_lm
     from vasae_jax.evaluation.patching.model import open_model
     from vasae_jax.evaluation.run import evaluate_run, open_anchors_of, run_names
+    from vasae_jax.evaluation.scores.measure import check_split, measure_scores
     from vasae_jax.names.firings import FiringObserver
     from vasae_jax.training.run import open_trained
 
     trained = open_trained(args.run, args.cache, requested_mesh(args))
     out = Path(args.out or Path(args.run) / _file_name(args))
     refuse_existing(out, overwrite=args.overwrite)
+    if args.scores:
+        check_split(args.split)
     anchors_of = open_anchors_of(args.anchors, trained) if args.anchors else None
     other = open_other_run(args.against, trained) if args.against else None
     baseline = open_baseline(args.ladder, trained, args.run, args.split) if args.ladder else None
@@ -69,6 +72,12 @@ def run(arguments: Sequence[str]) -> None:
         ladder = measure_ladder(this, below, anchors_of or trained.cache)
         result["ladder"] = ladder.to_json()
         tables.append(ladder.table())
+    if args.scores:
+        scores = measure_scores(
+            trained, names, args.names_by, watch, Path(args.run), anchors_of=anchors_of, model=model
+        )
+        result["scores"] = scores.to_json()
+        tables.append(scores.table())
     tables.append(evaluation.alignment_table())
     write_json(out, result)
     if not (args.cache or args.anchors):  # the boards' figures are all of the run's own cache
@@ -79,7 +88,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _file_name(args: argparse.Namespace) -> str:
     """The default name of the file, which says what is measured beside the run by itself."""
-    more = [name for name in ("cache", "anchors", "lm", "against", "ladder") if vars(args)[name]]
+    more = [name for name in ("cache", "anchors", "lm", "against", "ladder", "scores") if vars(args)[name]]
     by = [args.names_by] if args.names_by != "evidence" else []
     return "-".join(["eval", args.split, *more, *by]) + ".json"
 
@@ -110,6 +119,12 @@ def _parser() -> VerbParser:
         "embedding, of that run, of this run and by an observer of training rows hold"
     )
     add("--ladder", metavar="BASELINE", help=ladder)
+    scores = (
+        "adds scores of names that others use: input score and a matching game (seconds), and with "
+        "--lm the output score, which runs the model about 600 times on 256 tokens (minutes); "
+        "stopped there, it goes on from RUN/steering-ID.jsonl"
+    )
+    add("--scores", action="store_true", help=scores)
     add_names_by(parser)
     add_mesh(parser)
     add(

@@ -8,7 +8,7 @@ of documents are independent too, and the sums stay small.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -75,6 +75,11 @@ def _figure(value: float, draws: np.ndarray) -> Figure:
         return Figure(value, None, None)
     low, high = np.percentile(draws, (TAIL, 100 - TAIL)) - draws.mean() + value
     return Figure(value, float(low), float(high))
+
+
+def bounded(figure: Figure, least: float = 0.0) -> Figure:
+    """``figure`` with an interval that begins at ``least`` or above: no share is below 0."""
+    return figure if figure.low is None else replace(figure, low=max(figure.low, least))
 
 
 class DocumentSums:

@@ -7,7 +7,7 @@ tokens with most of a feature's activation there.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 from vasae_jax.activations import activation_of
 from vasae_jax.cache import Cache
 from vasae_jax.dictionary.card import FEW_DOCUMENTS
-from vasae_jax.dictionary.claims import AT, BEFORE, NO_NAME, RELATIONS
+from vasae_jax.dictionary.claims import AT, BEFORE, RELATIONS
 from vasae_jax.evaluation.bootstrap import (
     DRAWS,
     DocumentSums,
     Figure,
     NameSums,
+    bounded,
     figures,
     ratio,
 )
@@ -31,7 +32,7 @@ from vasae_jax.evaluation.run import NAMES, NamesBy, RunNames, evaluate_run, run
 from vasae_jax.evaluation.training_rows import count_training_rows
 from vasae_jax.names.by_embedding import Names
 from vasae_jax.names.by_layer import LayerNames
-from vasae_jax.names.counts import FiringCounts, RelationCounts
+from vasae_jax.names.counts import FiringCounts
 from vasae_jax.names.firings import FiringObserver
 from vasae_jax.training.run import Run, open_trained
 from vasae_jax.training.run_dir import read_run
@@ -270,27 +271,15 @@ def observed_names(seen: FiringCounts, most: int = NAMES) -> LayerNames:
     Frequent tokens count as any other. A feature takes the relation in which its tokens hold more
     together; ``expected`` are their shares.
     """
-    ids = [_most_active(relation, len(seen.fired), most) for relation in seen.relations]
+    ids = [
+        relation.best(relation.activation, len(seen.fired), most).astype(np.int32)
+        for relation in seen.relations
+    ]
     shares = [seen.shares(relation, ids[relation]) for relation in (AT, BEFORE)]
     before = (shares[BEFORE].sum(axis=1) > shares[AT].sum(axis=1))[:, None]
     chosen_ids, chosen_shares = (np.where(before, pair[BEFORE], pair[AT]) for pair in (ids, shares))
     relation = before[:, 0].astype(np.int8)
     return LayerNames(chosen_ids, relation, chosen_shares.astype(np.float32))
-
-
-def _most_active(seen: RelationCounts, features: int, most: int) -> np.ndarray:
-    """The tokens with most of each feature's activation, int32 [F, most]; then NO_NAME.
-
-    Of equal tokens the lower one comes first.
-    """
-    feature, token = np.divmod(seen.pairs, len(seen.rows))
-    order = np.lexsort((-seen.activation, feature))
-    feature, token = feature[order], token[order]
-    rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-    best = rank < most
-    ids = np.full((features, most), NO_NAME, np.int32)
-    ids[feature[best], rank[best]] = token[best]
-    return ids
 
 
 def rung_figures(of: MeasuredRun, names: LayerNames) -> dict[str, Figure]:
@@ -309,14 +298,9 @@ def rung_figures(of: MeasuredRun, names: LayerNames) -> dict[str, Figure]:
 
     least = {name: low for _, name, _, low in COLUMNS}
     return {
-        name: _bounded(figure, least[name])
+        name: bounded(figure, least[name])
         for name, figure in figures(measure, len(documents)).items()
     }
-
-
-def _bounded(figure: Figure, least: float) -> Figure:
-    """``figure`` with an interval that begins at ``least`` or above: no share is below 0."""
-    return figure if figure.low is None else replace(figure, low=max(figure.low, least))
 
 
 def _window_sums(windows: SAEWindows, documents: DocumentSums) -> np.ndarray:

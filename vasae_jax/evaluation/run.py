@@ -19,6 +19,7 @@ from vasae_jax.evaluation.training_rows import count_training_rows
 from vasae_jax.names.by_embedding import Names, nearest_tokens
 from vasae_jax.names.by_evidence import names_by_evidence
 from vasae_jax.names.by_layer import LayerNames, layer_names
+from vasae_jax.names.counts import FiringCounts
 from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.autotune import autotuned
 from vasae_jax.training.run import Run
@@ -52,6 +53,8 @@ class RunNames:
     """The nearest anchor of each kind that alignment is reported to, the run's own first."""
     token_means: TokenMeans | None = None
     """The layer's mean row at each token; None if names come from another cache's anchors."""
+    counts: FiringCounts | None = None
+    """Of the training rows that layer names were chosen on; None if by weights."""
 
 
 def run_names(run: Run, anchors_of: Cache | None = None, by: NamesBy = "evidence") -> RunNames:
@@ -78,21 +81,22 @@ def run_names(run: Run, anchors_of: Cache | None = None, by: NamesBy = "evidence
     anchors = layer_anchors(source, data.input_site, data.skip_positions, data.max_norm)
     if config.anchor.kind != "embedding":
         nearest.insert(0, _nearest_of_layer(run, anchors))
-    layer = _layer_names(run, source, anchors, by)
+    layer, words, counts = _layer_names(run, source, anchors, by)
     token_means = anchors.at if anchors_of is None else None
-    return RunNames(names, raw, *layer, tuple(nearest), token_means)
+    return RunNames(names, raw, layer, words, tuple(nearest), token_means, counts)
 
 
 def _layer_names(
     run: Run, source: Cache, anchors: LayerAnchors, by: NamesBy
-) -> tuple[LayerNames, str]:
-    """Layer names, and what they were chosen by."""
+) -> tuple[LayerNames, str, FiringCounts | None]:
+    """Layer names, what they were chosen by, and counts of the rows that were read for them."""
     sae = run.config.sae
     if by == "weights":
         names = layer_names(run.params, activation_of(sae), sae.pre_bias, anchors, NAMES)
-        return names, "weights alone"
+        return names, "weights alone", None
     counts = count_training_rows(run, source, screened=screened(run))
-    return names_by_evidence(counts, NAMES), f"evidence on {counts.rows} unmasked training rows"
+    words = f"evidence on {counts.rows} unmasked training rows"
+    return names_by_evidence(counts, NAMES), words, counts
 
 
 def open_anchors_of(url: str, run: Run) -> Cache:

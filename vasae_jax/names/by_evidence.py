@@ -79,6 +79,21 @@ def names_by_evidence(counts: FiringCounts, m: int) -> LayerNames:
     return LayerNames(ids.astype(np.int32), chosen.astype(np.int8), shares.astype(np.float32))
 
 
+def listed_by_evidence(counts: FiringCounts, relation: int, m: int) -> np.ndarray:
+    """``m`` tokens of each feature in one relation, int64 [F, m]: its names, then the next best.
+
+    The names are as many as pay. They are filled up with those of the remaining candidates whose
+    F1 is largest by itself; a feature that fires at fewer than ``m`` tokens gets fewer, then
+    NO_NAME.
+    """
+    names = _relation_names(counts, relation, m).ids
+    others = most_telling(counts.relations[relation], counts.fired, 2 * m)
+    known = (others[:, :, None] == names[:, None, :]).any(axis=2)
+    both = np.concatenate([names, np.where(known, NO_NAME, others)], axis=1)
+    order = np.argsort(both == NO_NAME, axis=1, kind="stable")[:, :m]
+    return np.take_along_axis(both, order, axis=1)
+
+
 def _relation_names(counts: FiringCounts, relation: int, m: int) -> Chosen:
     """The names of all features in one relation."""
     of_relation = counts.relations[relation]
@@ -110,16 +125,9 @@ def most_telling(counts: RelationCounts, fired: np.ndarray, most: int) -> np.nda
 
     ``fired`` [F] are the rows on which each feature fires. Equal ones go by the lower token id.
     """
-    vocab_size = len(counts.rows)
-    feature, token = np.divmod(counts.pairs, vocab_size)
+    feature, token = np.divmod(counts.pairs, len(counts.rows))
     f1 = 2 * counts.fired / (counts.rows[token] + fired[feature])
-    order = np.lexsort((token, -f1, feature))
-    feature, token = feature[order], token[order]
-    rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
-    ids = np.full((len(fired), most), NO_NAME, np.int64)
-    kept = rank < most
-    ids[feature[kept], rank[kept]] = token[kept]
-    return ids
+    return counts.best(f1, len(fired), most)
 
 
 def choose(candidates: Candidates, fired: np.ndarray, m: int) -> Chosen:

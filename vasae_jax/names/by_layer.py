@@ -32,6 +32,7 @@ from jax.scipy.stats import norm
 
 from vasae_jax.activations import Activation
 from vasae_jax.anchor.token_means import LayerAnchors, TokenMeans
+from vasae_jax.dictionary.claims import NO_NAME
 
 LIFT = 3.0
 """How many times its own share of the text a token must hold to count as a name."""
@@ -89,11 +90,31 @@ def layer_names(
 
     A relation without rows gives no names: where no token follows another, all fire at theirs.
     """
-    weights = {name: np.asarray(value, np.float64) for name, value in params.items()}
+    weights = _float64(params)
     relations = [means for means in (anchors.at, anchors.before) if means.count.any()]
     m = min(m, *(int(np.count_nonzero(means.count)) for means in relations))
     names = [_relation_names(weights, activation, pre_bias, means, m) for means in relations]
     return better_relation(names[0], names[-1])
+
+
+def listed_by_layer(
+    params: Any, activation: Activation, pre_bias: float, means: TokenMeans, m: int
+) -> np.ndarray:
+    """The ``m`` best tokens of each feature in the relation of ``means``, int64 [F, m].
+
+    Arguments as :func:`layer_names` takes them. Where fewer tokens occur, NO_NAME stands after the
+    last.
+    """
+    occurring = int(np.count_nonzero(means.count))
+    if not occurring:
+        return np.full((len(params["W_enc"]), m), NO_NAME)
+    best = min(m, occurring)
+    ids, *_ = _relation_names(_float64(params), activation, pre_bias, means, best)
+    return np.pad(ids, ((0, 0), (0, m - best)), constant_values=NO_NAME)
+
+
+def _float64(params: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value, np.float64) for name, value in params.items()}
 
 
 RelationNames = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vasae_jax.dictionary.claims import NO_NAME
 from vasae_jax.names.firings import share_of
 
 PENDING = 2**22
@@ -23,17 +24,46 @@ class RelationCounts(NamedTuple):
     """int64 [n], rows at (or before) the token on which the feature fires"""
     activation: np.ndarray
     """float64 [n], the sum of its activation there"""
+    strongest: np.ndarray
+    """float64 [n], its largest activation there"""
     rows: np.ndarray
     """int64 [V], rows at (or before) each token in all"""
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``fired`` and ``activation`` of each feature at its tokens ``ids`` [F, n]; 0 unmet."""
+        place, met = self._find(np.arange(len(ids))[:, None], ids)
+        fired, activation = np.zeros(ids.shape, np.int64), np.zeros(ids.shape)
+        fired[met], activation[met] = self.fired[place[met]], self.activation[place[met]]
+        return fired, activation
+
+    def fired_at(self, feature: np.ndarray, token: np.ndarray) -> np.ndarray:
+        """``fired`` of each ``feature`` at ``token``, as the two broadcast; 0 unmet."""
+        place, met = self._find(feature, token)
+        fired = np.zeros(met.shape, np.int64)
+        fired[met] = self.fired[place[met]]
+        return fired
+
+    def _find(self, feature: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each pair stands in ``pairs``, and whether it was met."""
+        key = feature.astype(np.int64) * len(self.rows) + token
+        place = np.minimum(np.searchsorted(self.pairs, key), max(len(self.pairs) - 1, 0))
         if not len(self.pairs):
-            return np.zeros(ids.shape, np.int64), np.zeros(ids.shape)
-        key = np.arange(len(ids))[:, None] * np.int64(len(self.rows)) + ids
-        place = np.minimum(np.searchsorted(self.pairs, key), len(self.pairs) - 1)
-        met = (self.pairs[place] == key) & (ids >= 0)
-        return np.where(met, self.fired[place], 0), np.where(met, self.activation[place], 0.0)
+            return place, np.zeros(key.shape, bool)
+        return place, (self.pairs[place] == key) & (token >= 0)
+
+    def best(self, score: np.ndarray, features: int, most: int) -> np.ndarray:
+        """The ``most`` tokens of largest ``score`` of each feature; int64 [F, most], then NO_NAME.
+
+        ``score`` [n] is one of every pair. Of equal tokens the lower one comes first.
+        """
+        feature, token = np.divmod(self.pairs, len(self.rows))
+        order = np.lexsort((token, -score, feature))
+        feature, token = feature[order], token[order]
+        rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
+        ids = np.full((features, most), NO_NAME, np.int64)
+        kept = rank < most
+        ids[feature[kept], rank[kept]] = token[kept]
+        return ids
 
 
 class FiringCounts(NamedTuple):
@@ -95,31 +125,34 @@ class _PairCounter:
 
     def __init__(self, vocab_size: int) -> None:
         self.rows = np.zeros(vocab_size, np.int64)
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._parts: list[tuple[np.ndarray, ...]] = []
         self._pending = 0
 
     def add(self, feature: np.ndarray, activation: np.ndarray, token: np.ndarray) -> None:
         """Count firings at tokens, arrays [n]; those whose token is -1 have none."""
         known = token >= 0
         key = feature[known].astype(np.int64) * len(self.rows) + token[known]
-        self._parts.append((key, np.ones(len(key), np.int64), activation[known]))
+        value = activation[known]
+        self._parts.append((key, np.ones(len(key), np.int64), value, value))
         self._pending += len(key)
         if self._pending > PENDING:
             self._merge()
 
     def counts(self) -> RelationCounts:
         self._merge()
-        return RelationCounts(*self._parts[0], self.rows)
+        pairs, fired, activation, strongest = self._parts[0]
+        return RelationCounts(pairs, fired, activation, strongest, self.rows)
 
     def _merge(self) -> None:
         """Make one part of all, in which each pair comes once."""
-        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-        keys, fired, activation = (
+        empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        keys, fired, activation, largest = (
             np.concatenate(part) for part in zip(empty, *self._parts, strict=True)
         )
         pairs, index = np.unique(keys, return_inverse=True)
         # Counts are whole numbers below 2^53: float64 adds them exactly.
-        sums = (np.bincount(index, weight, len(pairs)) for weight in (fired, activation))
-        total, mass = sums
-        self._parts = [(pairs, total.astype(np.int64), mass)]
+        total, mass = (np.bincount(index, weight, len(pairs)) for weight in (fired, activation))
+        strongest = np.zeros(len(pairs))
+        np.maximum.at(strongest, index, largest)
+        self._parts = [(pairs, total.astype(np.int64), mass, strongest)]
         self._pending = 0

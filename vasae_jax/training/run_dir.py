@@ -38,7 +38,7 @@ from vasae_jax.utils.typed import check_fields
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 WRITTEN = (
     *(METRICS, "events.jsonl", "ended.json", "checkpoints", "tensorboard", "wandb"),
-    *("eval-*.json", "names-by-*.txt"),
+    *("eval-*.json", "names-by-*.txt", "steering-*.jsonl"),
 )
 """What is written in a run's directory beside its settings, by training and about the run."""
 

@@ -156,10 +156,14 @@ class WindowTable:
         """How many windows there are."""
         return len(self._starts)
 
-    def sample(self, most: int) -> np.ndarray:
-        """Numbers of at most ``most`` windows, evenly spaced from the first; int64 [n]."""
-        count = min(most, len(self))
-        return np.arange(count) * len(self) // max(count, 1)
+    def sample(self, most: int, length: int = 0) -> np.ndarray:
+        """Numbers of at most ``most`` windows, evenly spaced from the first; int64 [n].
+
+        Windows of fewer than ``length`` tokens are passed over.
+        """
+        numbers = np.flatnonzero(self._lengths >= length)
+        count = min(most, len(numbers))
+        return numbers[np.arange(count) * len(numbers) // max(count, 1)]
 
     def first_rows(self, numbers: np.ndarray) -> np.ndarray:
         """The row of the split at which each of these windows begins; int64 [n]."""
