@@ -26,6 +26,7 @@ from vasae_jax.training.run import open_trained
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import refuse_existing
 from vasae_jax.utils.progress import duration
+from vasae_jax.utils.replace import refuse_links
 
 HELDOUT_SHARE = 0.125
 """Share of the documents to hold out: of a short text more than a tenth, for rows to test names."""
@@ -71,6 +72,7 @@ def run_quickstart(args: Quickstart, override: Callable[[Config], Config]) -> No
         Stopped: a signal stopped it; progress is saved.
     """
     out = Path(args.out)
+    refuse_links(out, ("cache", "run", "report"))
     npz, figure = out / "dictionary.npz", out / "alignment.png"
     report = ReportOptions(str(out / "report"), overwrite=args.overwrite)
     check_outputs(npz, args.overwrite)

@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(tmp_path, mode
     assert "has tokens of shape (29, 8)" in said(ids="few.npy")
     assert "the vocabulary" in said(ids="large.npy")
     assert "acts000001.bin has 100 bytes; expected" in said(damage=cut)
-    assert "expected a file's name and a count" in said(damage=elsewhere)
+    assert "names a file '../x'" in said(damage=elsewhere)
     assert "has 30 examples in all; expected the 31" in said(n_examples=31)
     assert "has d_model 'wide'; expected an integer" in said(d_model="wide")
     assert "is not of float32 rows" in said(dtype="float16")

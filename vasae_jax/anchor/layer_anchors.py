@@ -6,6 +6,8 @@ the same anchors at once never overwrite one another's arrays.
 """
 
 import dataclasses
+import itertools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -93,10 +95,7 @@ def read_anchors(cache: Cache, origin: Origin) -> LayerAnchors | None:
     manifest = decode(data, store.name(file))
     _check_manifest(manifest, store.name(file), origin)
     try:
-        arrays = {
-            key: _read_array(cache, store, f"{origin.folder}/{key}", **listed)
-            for key, listed in manifest["arrays"].items()
-        }
+        arrays = _read_arrays(cache, store, origin.folder, manifest["arrays"])
         means = {
             relation: TokenMeans(
                 **{part: arrays[f"{relation}{suffix}"] for part, suffix in ARRAYS.items()},
@@ -161,11 +160,30 @@ def _check_manifest(manifest: dict[str, Any], name: str, origin: Origin) -> None
             raise UserError(f"{name} is of {key} {stated}; expected {expected} {ANEW}")
 
 
+def _read_arrays(
+    cache: Cache, store: Store, folder: str, listed: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays that a manifest lists; UserError unless they are those of a cache's anchors."""
+    vocab, width = cache.manifest.vocab_size, cache.manifest.d_model
+    shapes = {"rows": [vocab, width], "count": [vocab], "mean": [width], "within": [width, width]}
+    arrays = {}
+    for relation, (part, shape) in itertools.product(RELATIONS, shapes.items()):
+        name, dtype = f"{relation}{ARRAYS[part]}", "int64" if part == "count" else "float32"
+        stated, expected = listed.get(name), {"dtype": dtype, "shape": shape}
+        digest = stated.get("sha256") if isinstance(stated, dict) else None
+        if not isinstance(digest, str) or stated != expected | {"sha256": digest}:
+            raise UserError(f"{store.name(folder)} lists {name} {stated}; expected {expected}")
+        arrays[name] = _read_array(cache, store, f"{folder}/{name}", dtype, tuple(shape), digest)
+    return arrays
+
+
 def _read_array(
-    cache: Cache, store: Store, key: str, dtype: str, shape: list[int], sha256: str
+    cache: Cache, store: Store, key: str, dtype: str, shape: tuple[int, ...], sha256: str
 ) -> np.ndarray:
+    if not re.fullmatch("[0-9a-f]{64}", sha256):  # of which a part is in the name of a folder
+        raise UserError(f"{store.name(key)} has the digest {sha256!r:.80}; expected a SHA-256")
     key = f"{key}-{sha256[:16]}"
-    metadata = _metadata(cache, dtype, tuple(shape))
+    metadata = _metadata(cache, dtype, shape)
     array = RowArray(store, key, metadata, cache.manifest.chunk_rows).read(0, shape[0])
     if (actual := sha256_array(array)) != sha256:
         raise UserError(

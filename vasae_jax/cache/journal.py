@@ -28,7 +28,8 @@ from vasae_jax.cache.store import Store, wait
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.replace import check_replaceable, refuse_links
 
-WRITTEN = (MANIFEST, JOURNAL, "vocab", *SPLITS, ANCHORS)
+PARTS = "parts"
+WRITTEN = (MANIFEST, JOURNAL, "vocab", *SPLITS, ANCHORS, PARTS)
 """What is written in a cache's folder."""
 Shards = dict[str, tuple[ShardInfo, ...]]
 """The durable shards of each array, in order, by the array's key."""
@@ -51,8 +52,9 @@ def begin(store: Store, plan: CachePlan, digests: Mapping[str, str], overwrite: 
             f"{store.url} is a complete cache; expected a new place, or --overwrite to replace it"
         )
     if store.local and (manifest or journal):
-        check = check_replaceable if overwrite else refuse_links
-        check(Path(store.url), WRITTEN)
+        refuse_links(Path(store.url), WRITTEN, deep=True)
+        if overwrite:
+            check_replaceable(Path(store.url), WRITTEN)
     if journal is not None and manifest is None and not overwrite:
         return _resume(store, journal, plan, digests)
     # From here on the place is an unfinished cache, whatever happens next.

@@ -8,9 +8,17 @@ the same shards; a bucket has no such lock.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from vasae_jax.cache.journal import Shards, finalize, full_shards, journal_bytes
+from vasae_jax.cache.journal import (
+    PARTS,
+    WRITTEN,
+    Shards,
+    finalize,
+    full_shards,
+    journal_bytes,
+)
 from vasae_jax.cache.manifest import (
     FORMAT,
     JOURNAL,
@@ -27,9 +35,8 @@ from vasae_jax.cache.store import Store
 from vasae_jax.cache.vocab import Vocabulary
 from vasae_jax.cache.writer import CacheWriter
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.replace import refuse_links
 from vasae_jax.utils.typed import fits
-
-PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class PartWriter(CacheWriter):
         self._prepare(url, plan, vocabulary)
         self._rows, self._key, self._done = dict(rows), _key(part), False
         self._ranges = {split: part_range(rows[split], plan, part) for split in SPLITS}
+        _refuse_links(self._store)
         with self._locked(self._key.replace(".json", ".lock")):
             self._shards = self._begin()
             if part.index == 0 and not self._shards:
@@ -131,6 +139,7 @@ def finish(url: str) -> Manifest:
         UserError: there are none, one is missing or incomplete, or they do not fit.
     """
     store = Store(url)
+    _refuse_links(store)
     keys = journals(store)
     if not keys:
         raise UserError(f"{url} has no parts; expected those of an extraction with --shard i/n")
@@ -152,6 +161,12 @@ def finish(url: str) -> Manifest:
     for key in store.keys(PARTS):
         store.delete(key)
     return manifest
+
+
+def _refuse_links(store: Store) -> None:
+    """Raise UserError if anything that is written of the cache is a link."""
+    if store.local:
+        refuse_links(Path(store.url), WRITTEN, deep=True)
 
 
 class _Complete(NamedTuple):

@@ -1,6 +1,7 @@
 """Reading a finished cache."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from typing import Any, Self
@@ -65,14 +66,22 @@ class RowArray:
         self.shape: tuple[int, ...] = tuple(self.tensorstore.shape)
         self.dtype: np.dtype = np.dtype(metadata["data_type"])
         self.chunk_rows = chunk_rows
+        self._key = key
+        self._shard_rows: int = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
 
     def read_async(self, start: int, stop: int) -> PendingRows:
-        """Begin to read rows ``start`` to ``stop`` (exclusive)."""
+        """Begin to read rows ``start`` to ``stop`` (exclusive).
+
+        Raises:
+            UserError: a file has not so many bytes.
+        """
+        self._check_sizes(start, stop)
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        return self.read_into(start, stop, out)
+        return PendingRows(self, start, stop, out)
 
     def read_into(self, start: int, stop: int, out: np.ndarray) -> PendingRows:
         """Like :meth:`read_async`, into ``out`` of the right type, [n, d_model] or [n]."""
+        self._check_sizes(start, stop)
         return PendingRows(self, start, stop, out)
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -82,6 +91,21 @@ class RowArray:
             UserError: a chunk is missing or damaged.
         """
         return self.read_async(start, stop).result()
+
+    def _check_sizes(self, start: int, stop: int) -> None:
+        """Compare rows ``start`` to ``stop``, which are not compressed, with their files' sizes."""
+        row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        for shard in range(start // self._shard_rows, -(-stop // self._shard_rows)):
+            key = f"{self._key}/c/{shard}" + "/0" * (len(self.shape) - 1)
+            first = shard * self._shard_rows
+            rows = min(first + self._shard_rows, stop) - first
+            size = self.store.size(key)
+            if size is not None and size < rows * row_bytes:
+                raise UserError(
+                    f"cannot read rows {start} to {stop} of {self.name}: {self.store.name(key)} "
+                    f"has {size:,} bytes; expected at least {rows * row_bytes:,} (see vasae cache "
+                    "verify)"
+                )
 
 
 class Cache:

@@ -7,6 +7,7 @@ Reads end after PATIENCE seconds, and requests that a bucket did not answer are 
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ import tensorstore as ts
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import require_utf8, sha256_bytes, sha256_file, write_bytes
 from vasae_jax.utils.lock import OWNER, FolderLock
+from vasae_jax.utils.replace import link_error
 from vasae_jax.utils.streams import note
 
 T = TypeVar("T")
@@ -105,6 +107,7 @@ class Store:
 
     def write(self, key: str, data: bytes) -> None:
         """Store a file atomically and durably; raises UserError where that is impossible."""
+        self._refuse_links(key)
         if self.local:
             write_bytes(self._path(key), data)
             return
@@ -113,6 +116,7 @@ class Store:
 
     def delete(self, key: str) -> None:
         """Remove a file, if there is one, and the folders that it leaves empty."""
+        self._refuse_links(key)
         with self.errors(f"cannot delete {self.name(key)}", "a writable place"):
             if not self.local:
                 self._open().write(key, None).result()
@@ -161,6 +165,16 @@ class Store:
         with self.errors(f"cannot read {self.name(key)}", "a readable file"):
             return sha256_file(self._path(key))
 
+    def size(self, key: str) -> int | None:
+        """Bytes of a local file, 0 where there is none; None in a bucket and of a device."""
+        if not self.local:
+            return None
+        try:
+            found = self._path(key).stat()
+        except OSError:
+            return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
     def digests(self, keys: Iterable[str]) -> Iterator[str | None]:
         """:meth:`sha256` of each file, several at once."""
         with ThreadPoolExecutor(DIGEST_THREADS) as pool:
@@ -173,6 +187,7 @@ class Store:
 
         A ``shared`` array is created by whichever writer comes first and opened by the others.
         """
+        self._refuse_links(f"{key}/zarr.json")
         if not shared:
             self.delete(f"{key}/zarr.json")
         with self.errors(f"cannot create {self.name(key)}", "a writable place with free space"):
@@ -203,6 +218,14 @@ class Store:
 
     def _path(self, key: str) -> Path:
         return Path(self.url) / key
+
+    def _refuse_links(self, key: str) -> None:
+        """Raise UserError where a local file, or a folder on the way to it, is a link."""
+        path = Path(self.url)
+        for part in key.split("/") if self.local else ():
+            path /= part
+            if path.is_symlink():
+                raise link_error(path)
 
     def _open(self) -> ts.KvStore:
         if self._kv is None:

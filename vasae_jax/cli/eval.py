@@ -88,7 +88,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def _file_name(args: argparse.Namespace) -> str:
     """The default name of the file, which says what is measured beside the run by itself."""
-    more = [name for name in ("cache", "anchors", "lm", "against", "ladder", "scores") if vars(args)[name]]
+    options = ("cache", "anchors", "lm", "against", "ladder", "scores")
+    more = [name for name in options if vars(args)[name]]
     by = [args.names_by] if args.names_by != "evidence" else []
     return "-".join(["eval", args.split, *more, *by]) + ".json"
 

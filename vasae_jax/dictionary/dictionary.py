@@ -54,7 +54,7 @@ def fill_old(arrays: dict[str, np.ndarray]) -> None:
     arrays.setdefault("threshold", np.zeros_like(arrays["b_enc"]))
     arrays.setdefault("layer_text_rows", np.full_like(arrays["layer_rows"], UNKNOWN))
     arrays.setdefault("layer_verdict", np.zeros(arrays["layer_rows"].shape, np.int8))
-    arrays.setdefault("fired_rows", np.full(len(arrays["verdict"]), UNKNOWN, np.int32))
+    arrays.setdefault("fired_rows", np.full(arrays["verdict"].shape, UNKNOWN, np.int32))
     arrays.setdefault("verdict_together", arrays["verdict"])
 
 

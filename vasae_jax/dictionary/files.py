@@ -7,8 +7,6 @@ they are read.
 import contextlib
 import os
 import reprlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +37,7 @@ from vasae_jax.utils.files import (
 from vasae_jax.utils.hub import download
 from vasae_jax.utils.read_json import parse_json_object, read_json_object
 from vasae_jax.utils.shown import shown
+from vasae_jax.utils.sizes import read_npz
 
 FORMAT, VERSION = "vasae-dictionary", 5
 READABLE = (2, 3, 4, VERSION)
@@ -52,8 +51,6 @@ HUB_FILES = {"weights": WEIGHTS, "config": CONFIG, "name_arrays": NAME_ARRAYS, "
 WEIGHT_NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 """Arrays that are in SAELens' file."""
 _HUB = "hf://"
-_NO_NPZ = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zlib.error)
-"""What reading a file raises that is no .npz, is damaged, or says that it is larger than it is."""
 
 
 def load(path: str | os.PathLike[str]) -> Dictionary:
@@ -224,20 +221,9 @@ def _read_meta(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        _refuse_inflated(path)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (*_NO_NPZ, zipfile.BadZipFile) as error:
+        return read_npz(path)
+    except ValueError as error:
         raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
-    return arrays
-
-
-def _refuse_inflated(path: Path) -> None:
-    """Raise ValueError for an archive that grows when it is read: arrays are stored as they are."""
-    with zipfile.ZipFile(path) as archive:
-        inflated = sum(entry.file_size for entry in archive.infolist())
-    if inflated > path.stat().st_size:
-        raise ValueError(f"it holds {inflated} bytes in {path.stat().st_size}")
 
 
 def check_outputs(out_npz: str | os.PathLike[str], overwrite: bool) -> tuple[Path, Path, Path]:

@@ -11,12 +11,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from vasae_jax.extract.arrow_files import mapped_table
 from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.extract.saev_rows import METADATA, SHARDS, saev_rows
 from vasae_jax.extract.text_files import import_extra
 from vasae_jax.sites import site_of_hook
 from vasae_jax.utils.errors import UserError, first_line
-from vasae_jax.utils.files import expand_user
+from vasae_jax.utils.files import expand_user, path_inside
 from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.safetensors_files import SafetensorsFile
 
@@ -176,15 +177,20 @@ def _sae_lens(path: Path) -> ExternalRows:
         )
     length, width = _column_shape(path, hooks[0])
     column = table.column(hooks[0])
+    each = {name: _column(table, stored, path, length) for name, stored in others.items()}
+    count = sum(len(_values(chunk)) for chunk in column.chunks)
+    if count != table.num_rows * length * width:
+        raise UserError(
+            f"{path} has {count:,} values in {hooks[0]}; expected {table.num_rows:,} windows of "
+            f"{length} by {width}"
+        )
 
     def read(first: int, last: int) -> np.ndarray:
         with _lists(path, hooks[0], f"[{length}, {width}]"):
-            part = column.slice(first, last - first).combine_chunks()
-            values = getattr(part, "storage", part).flatten().flatten()
-            rows: np.ndarray = values.to_numpy(zero_copy_only=False)
+            part = _values(column.slice(first, last - first).combine_chunks())
+            rows: np.ndarray = part.to_numpy(zero_copy_only=False)
             return rows.reshape(last - first, length, width)
 
-    each = {name: _column(table, stored, path, length) for name, stored in others.items()}
     return ExternalRows(
         str(path),
         (table.num_rows, length, width),
@@ -211,6 +217,14 @@ def _lists(path: Path, name: str, shape: str) -> Iterator[None]:
         ) from error
 
 
+def _values(part: Any) -> Any:
+    """All numbers of a column of matrices; none of another column."""
+    for _ in range(2):
+        part = getattr(part, "storage", part)
+        part = part.flatten() if hasattr(part.type, "value_type") else part.slice(0, 0)
+    return part
+
+
 def _column(table: Any, name: str, path: Path, length: int) -> np.ndarray:
     """A column of lists of ``length`` integers as [W, T]; UserError for others."""
     with _lists(path, name, f"[{length}]"):
@@ -225,15 +239,16 @@ def _column(table: Any, name: str, path: Path, length: int) -> np.ndarray:
 
 
 def _arrow_table(path: Path) -> Any:
-    arrow = import_extra("pyarrow", path)
-    state = read_json_object(path / "state.json", "the list of its Arrow files")
+    arrow, state = import_extra("pyarrow", path), path / "state.json"
+    record = read_json_object(state, "the list of its Arrow files")
     try:
-        files = [str(path / file["filename"]) for file in state["_data_files"]]
-        tables = [arrow.ipc.open_stream(arrow.memory_map(file)).read_all() for file in files]
+        names = [file["filename"] for file in record["_data_files"]]
+        tables = [mapped_table(path_inside(path, name, state)) for name in names]
         # Their metadata would make pyarrow look for the column types of ``datasets``.
         table = arrow.concat_tables([table.replace_schema_metadata(None) for table in tables])
-        table.validate(full=True)  # of the places of lists, not of all their numbers
         return table.rename_columns(table.column_names)  # which are text, or this raises
+    except UserError:
+        raise
     except Exception as error:  # whatever Arrow raises for a damaged file
         raise UserError(f"{path} cannot be read as Arrow files ({first_line(error)})") from error
 

@@ -13,6 +13,7 @@ import numpy as np
 from vasae_jax.extract.external_rows import ExternalRows
 from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
+from vasae_jax.utils.files import path_inside
 from vasae_jax.utils.read_json import LARGE, read_json
 
 METADATA, SHARDS = "metadata.json", "shards.json"
@@ -102,16 +103,13 @@ def _open_shards(path: Path, layers: int, shape: tuple[int, int, int]) -> list[n
 def _open_shard(path: Path, entry: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
     """The examples of one file, each of ``shape``; the file may be larger than they need."""
     name, count = entry.get("name"), entry.get("n_examples", entry.get("n_imgs"))
-    if not isinstance(name, str) or Path(name).name != name or type(count) is not int or count < 0:
-        raise UserError(
-            f"{path / SHARDS} has an entry {entry!r:.80}; expected a file's name and a count"
-        )
+    if type(count) is not int or count < 0:
+        raise UserError(f"{path / SHARDS} has an entry {entry!r:.80}; expected a count of examples")
+    file = path_inside(path, name, path / SHARDS)
     if not count:  # a file that was opened and not filled
         return np.zeros((0, *shape), np.float32)
     expected = 4 * count * math.prod(shape)
-    size = (path / name).stat().st_size if (path / name).is_file() else 0
+    size = file.stat().st_size if file.is_file() else 0
     if size < expected:
-        raise UserError(
-            f"{path / name} has {size:,} bytes; expected {expected:,} for {count} examples"
-        )
-    return np.memmap(path / name, np.float32, mode="r", shape=(count, *shape))
+        raise UserError(f"{file} has {size:,} bytes; expected {expected:,} for {count} examples")
+    return np.memmap(file, np.float32, mode="r", shape=(count, *shape))

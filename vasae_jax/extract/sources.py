@@ -12,14 +12,17 @@ from vasae_jax.lm.gguf_config import ARCHITECTURES, MetadataReader
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.gguf_tokenizer import tokenizer_from_gguf
 from vasae_jax.lm.hf_config import architectures, note_auto_map
+from vasae_jax.lm.hf_weights import INDEX_SUFFIX, indexed_files
+from vasae_jax.lm.spec import check_layers
 from vasae_jax.lm.tokenizer import Tokenizer, tokenizer_from_directory
 from vasae_jax.utils.errors import UserError, first_line
-from vasae_jax.utils.files import sha256_bytes, sha256_file
+from vasae_jax.utils.files import path_inside, sha256_bytes, sha256_file
 from vasae_jax.utils.hub import find_model
 from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.typed import check_fields
 
 SETTINGS = ["*.json", "*.model", "merges.txt", "vocab.txt"]
+ADAPTER = "adapter_config.json"
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -74,7 +77,7 @@ class HfModel:
         limits = (getattr(sizes, name, None) for name in ("max_position_embeddings", "max_seq_len"))
         self.spec = Spec(
             family=sizes.model_type,
-            n_layers=sizes.num_hidden_layers,
+            n_layers=check_layers(sizes.num_hidden_layers, str(self.path)),
             d_model=sizes.hidden_size,
             vocab_size=sizes.vocab_size,
             context_length=next((length for length in limits if length), None),
@@ -115,6 +118,8 @@ class HfModel:
         from transformers.models.auto import modeling_auto
 
         place, options = self.arguments()
+        if not self.gguf:
+            _refuse_other_files(self.path)
         if not self.gguf and (self.path / "config.json").is_file():
             self._check_settings(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         try:
@@ -150,6 +155,8 @@ class HfModel:
         """
         file = self.path / "config.json"
         settings = read_json_object(file, "a model's settings")
+        if (name := settings.get("transformers_weights")) is not None:
+            path_inside(self.path, name, file)
         for part in (settings, settings.get("text_config")):
             if isinstance(part, dict):
                 _refuse_bidirectional(part, str(file))
@@ -167,6 +174,17 @@ class HfModel:
         if file is not None:
             return tokenizer_from_gguf(file, self.spec.vocab_size)
         return tokenizer_from_directory(self.path, self.config.to_dict(), self.spec.vocab_size)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Raise UserError where transformers would read weights of another model than the folder's."""
+    for index in folder.glob(f"*{INDEX_SUFFIX}"):
+        indexed_files(index)
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder} holds {ADAPTER}, which names another model that it adapts; expected a model "
+            "with all of its weights (peft's merge_and_unload makes one)"
+        )
 
 
 _CAUSAL = {"is_causal": (None, True), "use_bidirectional_attention": (None, False, "vision")}

@@ -20,6 +20,7 @@ from vasae_jax.lm.lm import check_causal, check_ids
 from vasae_jax.lm.weights import BUFFERS
 from vasae_jax.sites import Site, SiteLike, as_site, as_sites
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.sizes import FREE, GROWTH, check_stored
 
 try:
     import torch
@@ -129,6 +130,7 @@ class TorchLM(HfModel):
             options = {**options, "attn_implementation": "eager"}
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         try:
+            self._check_size()
             model, report = load(
                 place,
                 **options,
@@ -137,6 +139,8 @@ class TorchLM(HfModel):
                 ignore_mismatched_sizes=True,  # they are named below
             )
             model = model.to(self._device).eval()
+        except UserError:
+            raise
         except Exception as error:  # corrupt files, sizes, memory: the library raises many kinds
             raise UserError(
                 f"{self.id} cannot be loaded by transformers {transformers.__version__}: "
@@ -249,6 +253,30 @@ class TorchLM(HfModel):
                 handle.remove()
         missing = ", ".join(str(site) for site in sites if site not in rows)
         raise UserError(f"{self.id} did not run {missing}; expected one run of each a forward pass")
+
+    def _check_size(self) -> None:
+        """Compare the size of the model, for which transformers makes room, with its files.
+
+        Raises:
+            UserError: the settings are of a much larger model.
+            ValueError: a file of torch's would grow when it is read.
+        """
+        import transformers
+
+        make: Any = transformers.AutoModelForCausalLM.from_config
+        with torch.device("meta"):  # where arrays have shapes and no memory
+            model = make(self.config)
+        stated = 4 * sum(array.numel() for array in (*model.parameters(), *model.buffers()))
+        files = self.weight_files()
+        for file in files:
+            if file.suffix == ".bin":
+                check_stored(file)
+        stored = sum(file.stat().st_size for file in files)
+        if stated > max(FREE, GROWTH * stored):
+            raise UserError(
+                f"{self.id} states a model of {stated:,} bytes in its settings and has weights of "
+                f"{stored:,}; expected the settings of these files"
+            )
 
     def _check(self, model: Any) -> None:
         """Check the loaded model against its settings, and record whether it is in fact tied."""

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from vasae_jax.sites import Site
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.safetensors_files import read_safetensors
+from vasae_jax.utils.sizes import read_npz
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -67,8 +67,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    return read_npz(path, compressed=True)
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -81,7 +80,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 _MATRICES = ("W_enc", "W_dec")
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _READERS: dict[str, Any] = {".safetensors": read_safetensors, ".npz": _read_npz, ".pt": _read_torch}
-_DAMAGED = (BadZipFile, EOFError, KeyError, OSError, TypeError, ValueError)
+_DAMAGED = (EOFError, KeyError, OSError, TypeError, ValueError)
 
 
 def pick(

@@ -14,6 +14,7 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import atomic_file, refuse_existing, sha256_file
 from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.replace import check_replaceable, entries_of
+from vasae_jax.utils.sizes import read_npz
 from vasae_jax.utils.typed import check_fields
 
 ARCHITECTURES = {"topk": TopK, "batchtopk": JumpReLU, "jumprelu": JumpReLU, "relu": ReLU}
@@ -98,8 +99,10 @@ def make_foreign(
 
 def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """The five arrays, contiguous; UserError for shapes that do not fit and what is not finite."""
-    if arrays["W_dec"].ndim != 2:
-        raise UserError(f"{where} has W_dec of shape {arrays['W_dec'].shape}; expected two axes")
+    if arrays["W_dec"].ndim != 2 or not arrays["W_dec"].size:
+        raise UserError(
+            f"{where} has W_dec of shape {arrays['W_dec'].shape}; expected [features, width]"
+        )
     d_sae, d_in = arrays["W_dec"].shape
     threshold = arrays.get("threshold", np.zeros((), np.float32))
     if threshold.ndim == 0:
@@ -218,8 +221,8 @@ def read_import(folder: Path) -> tuple[ForeignSAE, Imported]:
             raise ValueError(f"format {record['format']}, version {record['version']}")
         if record["sha256"] != sha256_file(weights):
             raise ValueError(f"{weights} is another file")
-        with np.load(weights, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS}
+        stored = read_npz(weights)
+        arrays = {name: stored[name] for name in ARRAYS}
         record = {"site": "resid_post", **record}  # which older imports do not say
         settings = {key: record[key] for key in ("library", "k", "pre_bias", "model")}
         settings["site"] = Site(record["layer"], record["site"])

@@ -8,7 +8,7 @@ from gguf import Keys
 from vasae_jax.lm.gguf_reader import GgufFile
 from vasae_jax.lm.hf_config import MAX_HEAD_DIM, ConfigReader, check_heads
 from vasae_jax.lm.rope import inverse_frequencies
-from vasae_jax.lm.spec import Spec, UnknownArchitecture
+from vasae_jax.lm.spec import Spec, UnknownArchitecture, check_layers
 from vasae_jax.utils.errors import UserError
 
 # llama.cpp knows these settings of Gemma by architecture and number of layers.
@@ -260,7 +260,8 @@ def _local_layers(reader: MetadataReader, n_layers: int) -> tuple[bool, ...]:
     pattern = reader.get(key, _GLOBAL_EVERY)
     if not isinstance(pattern, list):
         every = reader.count(key, _GLOBAL_EVERY)
-        return tuple(bool((layer + 1) % every) for layer in range(n_layers))
+        count = check_layers(n_layers, reader.where)
+        return tuple(bool((layer + 1) % every) for layer in range(count))
     if len(pattern) != n_layers:
         raise reader.error(key, pattern[:8], f"{n_layers} layers, not {len(pattern)}")
     return tuple(bool(local) for local in pattern)

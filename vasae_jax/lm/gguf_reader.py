@@ -1,5 +1,6 @@
 """Tensors and metadata of a GGUF file, read through the ``gguf`` package."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from gguf import Keys
 from gguf.quants import dequantize
 
+from vasae_jax.lm.gguf_header import check_header
 from vasae_jax.utils.errors import UserError
 
 
@@ -18,13 +20,15 @@ class GgufFile:
         """Read the metadata and the table of tensors.
 
         Raises:
-            UserError: not a GGUF file, cut short, or one part of a split model.
+            UserError: not a GGUF file, cut short, one that states more than it holds, or one part
+                of a split model.
         """
         self.path = path
         self.files: tuple[Path, ...] = (path,)
         try:
+            check_header(path)
             self._reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError) as error:
+        except (ValueError, KeyError, IndexError, OSError, struct.error) as error:
             raise UserError(f"{path} cannot be read as GGUF ({error}); is it complete?") from error
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         if (self.get(Keys.Split.LLM_KV_SPLIT_COUNT) or 1) > 1:

@@ -5,7 +5,7 @@ from typing import Any
 
 from vasae_jax.lm.layers import ACTIVATIONS
 from vasae_jax.lm.rope import inverse_frequencies
-from vasae_jax.lm.spec import MODEL_TYPES, Spec, family_of
+from vasae_jax.lm.spec import MODEL_TYPES, Spec, check_layers, family_of
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.streams import note
 
@@ -279,7 +279,8 @@ def _local_layers(reader: ConfigReader, n_layers: int) -> tuple[bool, ...]:
     kinds = reader.get("layer_types")
     if kinds is None:
         every = reader.count("sliding_window_pattern", 6)
-        return tuple(bool((layer + 1) % every) for layer in range(n_layers))
+        count = check_layers(n_layers, reader.where)
+        return tuple(bool((layer + 1) % every) for layer in range(count))
     known = {"sliding_attention", "full_attention"}
     if not isinstance(kinds, list) or len(kinds) != n_layers or not known >= set(map(str, kinds)):
         expected = f"{n_layers} of sliding_attention and full_attention"

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import path_inside
 from vasae_jax.utils.read_json import LARGE, read_json_object
 from vasae_jax.utils.safetensors_files import FLOATS, SafetensorsFile
+from vasae_jax.utils.sizes import check_stored
 
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
@@ -125,16 +127,38 @@ def _weight_files(directory: Path, name: str) -> tuple[Path, ...]:
         raise UserError(
             f"{directory} holds {content}; expected {name} or {index.name} with its shards"
         )
+    shards = indexed_files(index)
+    for shard in shards:
+        if not shard.is_file():
+            raise UserError(
+                f"{directory} lacks {shard.name}; expected all {len(shards)} shards of {index.name}"
+            )
+    return shards
+
+
+def indexed_files(index: Path) -> tuple[Path, ...]:
+    """The files that an index of shards lists, all of them to be in its folder.
+
+    Raises:
+        UserError: it is no such index, or names a file elsewhere.
+    """
     stored = read_json_object(index, "an index of shards", limit=LARGE).get("weight_map")
     if not isinstance(stored, dict) or not all(isinstance(each, str) for each in stored.values()):
         raise UserError(f"{index} is not an index of shards; expected a weight_map of file names")
-    shards = sorted(set(stored.values()))
-    for shard in shards:
-        if not (directory / shard).is_file():
-            raise UserError(
-                f"{directory} lacks {shard}; expected all {len(shards)} shards of {index.name}"
-            )
-    return tuple(directory / shard for shard in shards)
+    return tuple(sorted(path_inside(index.parent, name, index) for name in set(stored.values())))
+
+
+def _check_bytes(tensors: dict[str, Any], path: Path) -> None:
+    """Raise UserError for tensors that repeat what is stored, but for a tied weight, stored once.
+
+    Tensors of strides 0 would be of any size.
+    """
+    stated = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if stated > 2 * path.stat().st_size:
+        raise UserError(
+            f"{path} cannot be read as torch's weights: its tensors state {stated:,} bytes in a "
+            f"file of {path.stat().st_size:,}"
+        )
 
 
 def torch_tensors(path: Path) -> dict[str, Any]:
@@ -154,6 +178,7 @@ def torch_tensors(path: Path) -> dict[str, Any]:
             "pip install 'vasae-jax[torch]', or the weights as safetensors"
         ) from error
     try:
+        check_stored(path)  # torch compresses nothing
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
@@ -166,7 +191,9 @@ def torch_tensors(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}; expected a state dict of tensors")
-    return {name: _plain(name, tensor, path) for name, tensor in state.items()}
+    tensors = {name: _plain(name, tensor, path) for name, tensor in state.items()}
+    _check_bytes(tensors, path)
+    return tensors
 
 
 def _refused(error: Exception) -> str:

@@ -7,6 +7,14 @@ from typing import Literal
 from vasae_jax.utils.errors import UserError
 
 Family = Literal["gpt2", "llama", "neox", "gemma"]
+MOST_LAYERS = 10_000
+
+
+def check_layers(count: int, where: str) -> int:
+    """The number of layers that ``where`` states; UserError for more than any model has."""
+    if count > MOST_LAYERS:
+        raise UserError(f"{where} states {count:,} layers; expected at most {MOST_LAYERS:,}")
+    return count
 
 
 @dataclass(frozen=True)

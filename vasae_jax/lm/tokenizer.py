@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tokenizers import pre_tokenizers
 from vasae_jax.cache.vocab import Vocab
 from vasae_jax.lm.chat import ChatTemplate, template_from_directory
 from vasae_jax.utils.errors import UserError, first_line
+from vasae_jax.utils.files import path_inside
 from vasae_jax.utils.read_json import read_json_object
 from vasae_jax.utils.streams import note
 
@@ -221,6 +223,7 @@ def _read(path: Path) -> tokenizers.Tokenizer:
 def _convert(directory: Path) -> tokenizers.Tokenizer:
     from transformers import AutoTokenizer
 
+    _refuse_other_files(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
@@ -234,6 +237,16 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
     if not isinstance(backend, tokenizers.Tokenizer):
         raise UserError(f"{directory} has only a slow tokenizer; expected {FILE}")
     return backend
+
+
+def _refuse_other_files(directory: Path) -> None:
+    """Raise UserError where the settings name a file elsewhere, which transformers would read."""
+    file = directory / "tokenizer_config.json"
+    settings = read_json_object(file, "tokenizer settings") if file.is_file() else {}
+    for key, name in settings.items():
+        # Many have left behind paths of the machine that they were made on.
+        if key.endswith("_file") and isinstance(name, str) and os.path.isfile(name):
+            path_inside(directory, name, file)
 
 
 def _special_token(

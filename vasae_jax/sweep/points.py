@@ -21,6 +21,7 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_bytes, write_error, write_json
 from vasae_jax.utils.public import base_name
 from vasae_jax.utils.read_json import LARGE, read_json_object
+from vasae_jax.utils.replace import refuse_links
 from vasae_jax.utils.shown import shown
 from vasae_jax.utils.typed import fits, in_words
 
@@ -169,8 +170,11 @@ def sweep_lock(out: Path) -> Iterator[None]:
     """Wait until no other process changes the list or the table of the sweep in ``out``.
 
     Raises:
-        UserError: one still does after LOCK_SECONDS, or ``out`` cannot be written.
+        UserError: one still does after LOCK_SECONDS, ``out`` cannot be written, or something
+            that is written there is a link.
     """
+    refuse_links(out, (LOCK, SWEEP, RUNS))
+    refuse_links(out / RUNS, ["*"])
     lock = filelock.FileLock(out / LOCK, timeout=LOCK_SECONDS)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -239,7 +243,9 @@ def _stored_member(point: Any, file: Path, out: Path) -> Member:
 
 
 def _member(key: str, name: str, config: Config, out: Path | str) -> Member:
-    """A run of the sweep in ``out``."""
+    """A run of the sweep in ``out``; ValueError for an id that is none, since it names a folder."""
+    if not (isinstance(key, str) and len(key) == ID_DIGITS and set(key) <= set("0123456789abcdef")):
+        raise ValueError(f"id {key!r:.40}")
     return Member(key, name, replace(config, run=replace(config.run, out=f"{out}/{RUNS}/{key}")))
 
 

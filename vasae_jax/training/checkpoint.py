@@ -8,6 +8,7 @@ Before that, each item gets the digests of its files; they are compared before i
 
 import contextlib
 import itertools
+import math
 import os
 import shutil
 import sys
@@ -37,7 +38,9 @@ from vasae_jax.training.state import TrainState
 from vasae_jax.training.status import WeightCheck
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import require_space, require_utf8, sha256_bytes, write_error
+from vasae_jax.utils.replace import refuse_links
 from vasae_jax.utils.signals import quiet_orbax
+from vasae_jax.utils.sizes import FREE, GROWTH
 from vasae_jax.utils.streams import note
 
 _DELETED = "deleted"
@@ -76,11 +79,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             keep_every: also kept are steps that are a multiple of this.
 
         Raises:
-            UserError: it cannot be created, or its path is not UTF-8.
+            UserError: it cannot be created, its path is not UTF-8, or it or something in it is a
+                link.
         """
         require_utf8(run)
         self.run = Path(run)
         directory = self.run.absolute() / CHECKPOINTS
+        refuse_links(self.run, [CHECKPOINTS])
+        refuse_links(directory, ["*"])
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -262,10 +268,19 @@ def _read_params(step: Path) -> Params:
                 name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
                 for name, leaf in metadata.tree.items()
             }
+            _check_growth(item, like)
             params: Params = reader.restore(item, like)
             return params
     except Exception as error:  # Orbax raises Exception itself
         raise _unreadable(item, error) from error
+
+
+def _check_growth(item: Path, like: dict[str, jax.ShapeDtypeStruct]) -> None:
+    """Raise ValueError for arrays that are much larger than their files, which are compressed."""
+    stated = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in like.values())
+    stored = sum(path.stat().st_size for path in item.rglob("*") if path.is_file())
+    if stated > max(FREE, GROWTH * stored):
+        raise ValueError(f"arrays of {stated:,} bytes in {stored:,}")
 
 
 def _all_but_late_writes(

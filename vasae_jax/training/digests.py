@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vasae_jax.utils.errors import UserError
-from vasae_jax.utils.files import sha256_bytes, sha256_file, write_json
+from vasae_jax.utils.files import path_inside, sha256_bytes, sha256_file, write_json
 from vasae_jax.utils.read_json import LARGE, read_json_object
 
 ITEMS = ("params", "rest")
@@ -75,15 +76,17 @@ def _missing_digests(step: Path) -> str | None:
 def _damage_of_item(step: Path, item: str) -> str | None:
     try:
         record = read_json_object(step / item / DIGESTS, "digests", limit=LARGE)
-    except UserError:
-        record = {}
-    digests = record.get("files")
-    if not isinstance(digests, dict) or _checksum(digests) != record.get("checksum"):
+        digests: Any = record.get("files")
+        intact = isinstance(digests, dict) and _checksum(digests) == record.get("checksum")
+        files = {name: path_inside(step / item, name, DIGESTS) for name in digests}
+    except (TypeError, UserError):
+        intact = False
+    if not intact:
         return f"{item}/{DIGESTS} is not what was written"
     for name, digest in digests.items():
-        if not (step / item / name).is_file():
+        if not files[name].is_file():
             return f"{item}/{name} is missing"
-        if sha256_file(step / item / name) != digest:
+        if sha256_file(files[name]) != digest:
             return f"{item}/{name} is not what was written"
     return None
 

@@ -32,7 +32,7 @@ from vasae_jax.utils.read_json import (
     read_json_lines,
     read_json_object,
 )
-from vasae_jax.utils.replace import check_replaceable, remove_entries
+from vasae_jax.utils.replace import check_replaceable, refuse_links, remove_entries
 from vasae_jax.utils.typed import check_fields
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
@@ -134,6 +134,7 @@ def check_run(config: Config, cache: Cache) -> None:
     path = Path(config.run.out)
     refuse_url(config.run.out)
     require_utf8(path)
+    refuse_links(path, (CONFIG, *WRITTEN))
     if config.run.overwrite:
         _check_deletable(path, config.data.cache)
     elif (path / CONFIG).exists():

@@ -1,4 +1,4 @@
-"""Atomic writes, checks before writing, and SHA-256 digests."""
+"""Atomic writes, checks before writing, names of files in files, and SHA-256 digests."""
 
 import contextlib
 import hashlib
@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
@@ -103,6 +103,21 @@ def json_bytes(value: Any, path: str | os.PathLike[str]) -> bytes:
     """
     text = json_text(value, path, indent=2, ensure_ascii=False)
     return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+def path_inside(folder: Path, name: Any, named_by: str | os.PathLike[str]) -> Path:
+    """The path in ``folder`` of a file that the file ``named_by`` names, which need not be there.
+
+    Raises:
+        UserError: it is no relative path, or leads out of the folder.
+    """
+    if isinstance(name, str) and name and "\0" not in name:
+        pure = PurePosixPath(name)
+        if not pure.is_absolute() and ".." not in pure.parts and pure.parts:
+            return folder / pure
+    raise UserError(
+        f"{os.fspath(named_by)} names a file {name!r:.80}; expected the name of one in {folder}"
+    )
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> UserError:

@@ -6,10 +6,12 @@ the file every HEARTBEAT_SECONDS, and counts as dead after TIMEOUT_SECONDS witho
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import stat
 import threading
 import time
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from typing import Any, Self
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import write_error
 from vasae_jax.utils.read_json import read_json_object
+from vasae_jax.utils.replace import link_error
 from vasae_jax.utils.streams import note
 
 OWNER = "owner.json"
@@ -34,7 +37,7 @@ class FolderLock:
         name: the lock file in it, which is removed on release.
 
     Raises:
-        UserError: another process holds the lock, or the file cannot be written.
+        UserError: another process holds the lock, or the file cannot be written or is a link.
     """
 
     def __init__(self, folder: str | os.PathLike[str], name: str = OWNER) -> None:
@@ -78,7 +81,7 @@ class FolderLock:
 def _acquire(file: Path) -> int:
     """Open and lock the file; its descriptor. Raises UserError if its owner is alive."""
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _open(file)
         try:
             locked = _flock(handle)
             owner = _read_owner(file)
@@ -93,6 +96,19 @@ def _acquire(file: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)  # the owner removed the file after it was opened
+
+
+def _open(file: Path) -> int:
+    """Open the file, which is written in place and so must have no other name."""
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise link_error(file) if error.errno == errno.ELOOP else error from error
+    found = os.fstat(handle)
+    if found.st_nlink > 1 or not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise link_error(file)
+    return handle
 
 
 def is_held(folder: str | os.PathLike[str], name: str = OWNER) -> bool:

@@ -44,14 +44,26 @@ def check_replaceable(
             raise UserError(f"{folder} is read by this command; expected another to overwrite")
 
 
-def refuse_links(folder: Path, names: Names) -> None:
-    """Raise UserError if one of the entries ``names`` of ``folder`` is a link."""
+def refuse_links(folder: Path, names: Names, *, deep: bool = False) -> None:
+    """Raise UserError if one of the entries ``names`` of ``folder`` is a link.
+
+    With ``deep`` also if anything in these entries is one.
+    """
     for entry in entries_of(folder, names):
         if entry.is_symlink():
-            raise UserError(
-                f"{entry} is a link, which is not followed to delete or overwrite anything; "
-                "expected a file or folder, or nothing"
-            )
+            raise link_error(entry)
+        for place, folders, files in os.walk(entry) if deep else ():
+            for name in (*folders, *files):
+                if os.path.islink(path := os.path.join(place, name)):
+                    raise link_error(path)
+
+
+def link_error(path: str | os.PathLike[str]) -> UserError:
+    """The UserError for a link where something would be written or deleted."""
+    return UserError(
+        f"{os.fspath(path)} is a link, which is not followed to write, overwrite or delete "
+        "anything; expected a file or folder, or nothing"
+    )
 
 
 def _kept_places() -> Iterator[tuple[str, Path]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from vasae_jax.stream.source import rows_in_order
 from vasae_jax.training.run import Run
 from vasae_jax.utils.files import atomic_file, sha256_array
 from vasae_jax.utils.progress import Progress
+from vasae_jax.utils.sizes import read_npz
 
 BATCH = 4096
 """Rows encoded at once, at least; the examples do not depend on it."""
@@ -132,9 +132,8 @@ class _Pass:
 
     def load(self, path: Path) -> None:
         """Continue from ``path`` if it was saved by the same pass, else start at the first row."""
-        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
-            with np.load(path, allow_pickle=False) as file:
-                state = dict(file)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            state = read_npz(path)
             if str(state["identity"]) != self._identity:
                 return
             self.positions = ByPosition(*(state[f"positions_{n}"] for n in ByPosition._fields))
