@@ -11,6 +11,7 @@ from step_fixtures import D, F, K, make_config, make_rows, start
 
 from vasae_jax.activations import TopK
 from vasae_jax.anchor.certificate import full_search
+from vasae_jax.anchor.turns import TURNS, turn_at
 from vasae_jax.anchor.whitening import whitened_anchors, within_cov_of
 from vasae_jax.sae import ForwardConfig, decode, encode, forward, unit_rows
 from vasae_jax.training.hparams import hparams_of, learning_rate
@@ -35,18 +36,23 @@ def scrambled(state, seed=3):
     return {n: jnp.asarray(np.asarray(v) + noise[n], jnp.float32) for n, v in state.params.items()}
 
 
-def local_loss(config, mesh, params, batch, context, *, nearest, rate, execution):
+def local_loss(
+    config, mesh, params, batch, context, *, nearest, rate, execution, turn_of_step=None
+):
     specs = jax.sharding.PartitionSpec()
     settings = step_settings(config, F, execution)
-    run = jax.shard_map(
-        lambda p: loss_and_grads(
-            p, batch, context, hparams_of(config, F), settings, nearest=nearest, firing_rate=rate
-        ),
-        mesh=mesh,
-        in_specs=specs,
-        out_specs=specs,
-        check_vma=False,
-    )
+
+    def local(params):
+        turn = None
+        if turn_of_step is not None:
+            turn = turn_at(jnp.int32(turn_of_step), F, whole=execution == "dense")
+        hparams = hparams_of(config, F)
+        return loss_and_grads(
+            params, batch, context, hparams, settings,
+            nearest=nearest, firing_rate=rate, turn=turn,
+        )  # fmt: skip
+
+    run = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False)
     stats, grads = jax.jit(run)(params)
     return float(stats.loss), grads
 
@@ -120,8 +126,14 @@ def test_loss_and_every_gradient_equal_reference(
         np.testing.assert_allclose(grads[name], grad, rtol=2e-4, atol=2e-6, err_msg=name)
 
 
-def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
-    """Cosines of W_enc R with unit rows, R written out, and their gradient in float64."""
+@pytest.mark.parametrize(
+    ("execution", "step"), [("sparse", None), ("sparse", 0), ("sparse", 13), ("dense", 13)]
+)
+def test_the_pull_in_the_measure_of_scatter_equals_its_definition(execution, step):
+    """Cosines of W_enc R with unit rows, R written out, and their gradient in float64.
+
+    Of all features, or of those alone whose turn it is at ``step``.
+    """
     rng = np.random.default_rng(6)
     half = rng.normal(size=(D, D))
     within_cov = within_cov_of(half @ half.T)
@@ -143,14 +155,15 @@ def test_the_pull_in_the_measure_of_scatter_equals_its_definition():
             config, mesh, params, Batch(jnp.asarray(x[0]), jnp.asarray(keep[0])),
             context._replace(whitened=whitened_anchors(anchors, within_cov)),
             nearest=full_search(params["W_enc"], context.anchors),
-            rate=jnp.ones(F), execution="sparse",
+            rate=jnp.ones(F), execution=execution, turn_of_step=step,
         )  # fmt: skip
     best = np.sum(rows / norms * near, axis=1)
-    assert 0 < (best < 0.6).sum() < F
-    pull = (near / norms - (best[:, None] / norms**2) * rows) @ root / F
-    pull[best >= 0.6] = 0
+    turn = np.ones(F, bool) if step is None else np.arange(F) % TURNS == step % TURNS
+    assert 0 < (best[turn] < 0.6).sum() < turn.sum()
+    pull = (near / norms - (best[:, None] / norms**2) * rows) @ root / turn.sum()
+    pull[(best >= 0.6) | ~turn] = 0
     (with_pull, grads), (without, others) = found[0.4], found[0.0]
-    expected = -0.4 * np.minimum(best, 0.6).mean()
+    expected = -0.4 * np.minimum(best[turn], 0.6).mean()
     assert with_pull - without == pytest.approx(expected, abs=2e-5)
     np.testing.assert_allclose(grads["W_enc"] - others["W_enc"], -0.4 * pull, atol=2e-6)
     np.testing.assert_array_equal(grads["W_dec"], others["W_dec"])

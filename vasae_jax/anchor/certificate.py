@@ -7,12 +7,13 @@ last measured, let every anchor outside its candidate list be at least ``outside
 away. So while ``angle(w, nearest) <= runner - delta`` its nearest anchor is certainly still
 nearest, and no search is needed.
 
-Each step tests all features (one pass over their rows, memory-bound as Adam is). Those that fail
-are renewed, those that turned furthest first: from their candidate list, which is cheap, and by a
-search of all anchors where even the list no longer covers them. Both go on, up to a budget, while
-they gain enough cosine: in the first steps, when everything turns, much is searched, and later
-next to nothing. A feature left over keeps an anchor that may no longer be the nearest, which is
-harmless: its gradient still pulls towards a near one.
+Each step tests all features, or those whose turn it is (:mod:`vasae_jax.anchor.turns`): one pass
+over their rows, memory-bound as Adam is. Those that fail are renewed, those that turned furthest
+first: from their candidate list, which is cheap, and by a search of all anchors where even the list
+no longer covers them. Both go on, up to a budget, while they gain enough cosine: in the first
+steps, when everything turns, much is searched, and later next to nothing. A feature left over keeps
+an anchor that may no longer be the nearest, which is harmless: its gradient still pulls towards a
+near one.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vasae_jax.anchor.search import cosine_topm
+from vasae_jax.anchor.turns import Turn
 from vasae_jax.distributed.mesh import DATA, MODEL
 from vasae_jax.sae.params import row_dots, unit_rows
 
@@ -122,33 +124,41 @@ def update(
     state: AnchorState,
     budget: Budget,
     unit: bool = False,
+    turn: Turn | None = None,
 ) -> tuple[AnchorState, jax.Array]:
-    """One step of upkeep: the new state, and which features are still uncertified [F] bool.
+    """One step of upkeep: the new state, and which features are still uncertified [N] bool.
 
     ``budget.search`` = F is exact: every feature is searched, none is uncertified. ``unit``: the
-    rows are known to have norm 1.
+    rows are known to have norm 1. ``turn``: the N features to look after; None: all of them.
     """
-    if budget.search >= rows_FD.shape[0]:
-        return full_search(rows_FD, anchors_AD), jnp.zeros(rows_FD.shape[0], bool)
-    gap_F, gap_outside_F, turned_F = gaps(rows_FD, state, unit)
+    features = rows_FD.shape[0]
+    if budget.search >= features:
+        count = features if turn is None else turn.ids.shape[0]
+        return full_search(rows_FD, anchors_AD), jnp.zeros(count, bool)
+    rows_ND, some = rows_FD, state
+    if turn is None:
+        turn = Turn(jnp.arange(features), jnp.ones(features, bool))
+    else:
+        rows_ND, some = jax.tree.map(lambda leaf: leaf[turn.ids], (rows_FD, state))
+    gap_N, gap_outside_N, turned_N = gaps(rows_ND, some, unit)
+    ids_N, none = turn.ids, jnp.zeros_like(gap_N)
 
-    def refresh(ids: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
-        return _refresh(rows_FD[ids], anchors_AD, old, turned_F[ids])
+    def refresh(at: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
+        return _refresh(rows_FD[ids_N[at]], anchors_AD, old, turned_N[at])
 
-    def search(ids: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
-        new = full_search(rows_FD[ids], anchors_AD)
-        return new, jnp.full(ids.shape, -jnp.inf, jnp.float32)
+    def search(at: jax.Array, old: AnchorState) -> tuple[AnchorState, jax.Array]:
+        new = full_search(rows_FD[ids_N[at]], anchors_AD)
+        return new, jnp.full(at.shape, -jnp.inf, jnp.float32)
 
     # Those that turned furthest since they were last measured come first: ordered by gap,
     # features between two equally near anchors would be renewed forever and keep out others.
-    none = jnp.zeros_like(gap_F)
-    unlisted_F = jnp.where(gap_outside_F > 0, state.anchor_slip + turned_F, none)
-    unsure_F = jnp.where(gap_F > 0, turned_F, none)
-    state, gap_F = _worst_first(refresh, rows_FD, unsure_F, gap_F, state, budget.refresh)
-    least = max(1, min(TILE, rows_FD.shape[0] // WAITING))
-    unlisted_F = jnp.where((unlisted_F > 0).sum() >= least, unlisted_F, none)
-    state, gap_F = _worst_first(search, rows_FD, unlisted_F, gap_F, state, budget.search)
-    return state, gap_F > 0
+    unlisted_N = jnp.where(turn.has & (gap_outside_N > 0), some.anchor_slip + turned_N, none)
+    unsure_N = jnp.where(turn.has & (gap_N > 0), turned_N, none)
+    state, gap_N = _worst_first(refresh, rows_FD, ids_N, unsure_N, gap_N, state, budget.refresh)
+    least = max(1, min(TILE, features // WAITING))
+    unlisted_N = jnp.where((unlisted_N > 0).sum() >= least, unlisted_N, none)
+    state, gap_N = _worst_first(search, rows_FD, ids_N, unlisted_N, gap_N, state, budget.search)
+    return state, turn.has & (gap_N > 0)
 
 
 class Staleness(NamedTuple):
@@ -173,18 +183,19 @@ def staleness(rows_FD: jax.Array, anchors_AD: jax.Array, state: AnchorState) -> 
 def _worst_first(
     renew: Callable[[jax.Array, AnchorState], tuple[AnchorState, jax.Array]],
     rows_FD: jax.Array,
-    need_F: jax.Array,
-    gap_F: jax.Array,
+    ids_N: jax.Array,
+    need_N: jax.Array,
+    gap_N: jax.Array,
     state: AnchorState,
     most: int,
 ) -> tuple[AnchorState, jax.Array]:
-    """Renew the features with the largest ``need_F`` above 0, tile by tile.
+    """Renew the features with the largest ``need_N`` above 0, tile by tile.
 
     It ends at ``most`` features, at the first tile without need, or after a tile that gained next
-    to nothing. ``renew`` gives the new state and gap of some features.
+    to nothing. ``renew`` gives the new state and gap of some of the features ``ids_N``.
     """
-    tile = min(most, TILE)
-    tiles = min(-(-most // tile), need_F.shape[0] // tile)
+    tile = min(most, TILE, need_N.shape[0])
+    tiles = min(-(-most // tile), need_N.shape[0] // tile)
 
     def worthwhile(carry: _Carry) -> jax.Array:
         number, gain, need, _, _ = carry
@@ -192,21 +203,22 @@ def _worst_first(
 
     def renew_tile(carry: _Carry) -> _Carry:
         number, gain, need, state, gap = carry
-        worst, ids = jax.lax.top_k(need, tile)
+        worst, at = jax.lax.top_k(need, tile)
+        ids = ids_N[at]
         old: AnchorState = jax.tree.map(lambda leaf: leaf[ids], state)
-        new, new_gap = renew(ids, old)
+        new, new_gap = renew(at, old)
         # A feature that needs nothing would lose part of its bound.
         new = jax.tree.map(lambda a, b: jnp.where(_column(worst > 0, a.ndim), a, b), new, old)
-        gap = gap.at[ids].set(jnp.where(worst > 0, new_gap, gap[ids]))
+        gap = gap.at[at].set(jnp.where(worst > 0, new_gap, gap[at]))
         gained = jnp.sum(unit_rows(rows_FD[ids]) * (new.anchor_rows - old.anchor_rows), axis=1)
-        need = need.at[ids].set(jnp.zeros_like(worst))
+        need = need.at[at].set(jnp.zeros_like(worst))
         state = jax.tree.map(lambda leaf, rows: leaf.at[ids].set(rows), state, new)
         return number + 1, (gain + gained.mean()) / 2, need, state, gap
 
-    # A first gain of four times the least lets two barren tiles pass before giving up.
-    start = (jnp.int32(0), jnp.float32(4 * MIN_GAIN), need_F, state, gap_F)
-    _, _, _, state, gap_F = jax.lax.while_loop(worthwhile, renew_tile, start)
-    return state, gap_F
+    # A first gain of twice the least lets one barren tile pass before giving up.
+    start = (jnp.int32(0), jnp.float32(2 * MIN_GAIN), need_N, state, gap_N)
+    _, _, _, state, gap_N = jax.lax.while_loop(worthwhile, renew_tile, start)
+    return state, gap_N
 
 
 _Carry = tuple[jax.Array, jax.Array, jax.Array, AnchorState, jax.Array]

@@ -7,7 +7,8 @@ reconstruction is sum |x - x_hat|^2 over kept rows, divided by (kept rows * vari
 where the encoder is pulled, with its nearest anchor: the one of the largest plain cosine. With
 layer anchors and the encoder, s_i is the cosine with that anchor after whitening by the layer's
 within-token covariance (:mod:`vasae_jax.anchor.whitening`). The weights w_i sum to 1 over all
-features (arXiv:2606.27941 has them equal). pull is lambda (as there), or lambda times the batch's
+features (arXiv:2606.27941 has them equal), or over those whose turn it is where features are pulled
+in turns (:mod:`vasae_jax.anchor.turns`). pull is lambda (as there), or lambda times the batch's
 reconstruction where lambda is relative: the gradient is then that of
 log(reconstruction) - lambda * sum_i ..., up to a factor that Adam ignores.
 """
@@ -22,6 +23,7 @@ from vasae_jax.activations import activation_of
 from vasae_jax.anchor.certificate import AnchorState
 from vasae_jax.anchor.layer_anchors import AnchorTokens
 from vasae_jax.anchor.loss import NearestDetectors, alignment_and_grad, whitened_alignment_and_grad
+from vasae_jax.anchor.turns import Turn
 from vasae_jax.anchor.whitening import WhitenedAnchors
 from vasae_jax.config import AnchorConfig, OptimConfig, SAEConfig
 from vasae_jax.distributed.mesh import DATA, MODEL
@@ -30,7 +32,7 @@ from vasae_jax.sae.collectives import local_rows, sum_parts
 from vasae_jax.sae.config import Execution
 from vasae_jax.training.hparams import HParams, Number, Traced
 from vasae_jax.training.resample import Resampling, first_rows
-from vasae_jax.training.state import pulled_name, pulled_rows
+from vasae_jax.training.state import pulled_name
 
 
 class Batch(NamedTuple):
@@ -83,6 +85,13 @@ class StepSettings:
         """Whether the rows that are pulled have norm 1 at every step."""
         return self.unit_decoder and self.anchor.pulls == "decoder"
 
+    @property
+    def in_turns(self) -> bool:
+        """Whether features are pulled in turns: where cosines are taken after whitening."""
+        anchor = self.anchor
+        layer = anchor.kind != "embedding" and anchor.pulls == "encoder"
+        return self.sae.method == "soft" and anchor.mode == "nearest" and layer
+
 
 class BatchStats(NamedTuple):
     """Sums over the rows of a batch on all devices; equal on every device except ``fired``."""
@@ -113,6 +122,7 @@ def loss_and_grads(
     *,
     nearest: AnchorState | None,
     firing_rate: jax.Array,
+    turn: Turn | None = None,
 ) -> tuple[BatchStats, Params]:
     """The loss and its gradient in this device's part of the parameters; inside shard_map.
 
@@ -122,6 +132,7 @@ def loss_and_grads(
         settings: what is compiled in.
         nearest: of this part's features, None where all are searched or none is pulled.
         firing_rate: [F part], recent firing rates.
+        turn: of the features that are pulled in this step; None: all are.
     """
     kept = jnp.maximum(jax.lax.psum(batch.keep.astype(jnp.float32).sum(), DATA), 1.0)
     unit = inputs.variance if settings.optim.loss == "variance" else jnp.float32(batch.x.shape[1])
@@ -137,14 +148,19 @@ def loss_and_grads(
     weight = hparams.anchor_weight * (error if relative else jnp.ones_like(error))
     if settings.sae.method == "soft":
         # Every device along data holds the same features: this comes after their sum.
-        feature_weight = _feature_weight(firing_rate, hparams.sqrt_rate)
-        rows_FD = pulled_rows(params, settings.anchor)
-        aligned, pull_FD = _pull(
-            rows_FD, inputs, nearest, feature_weight, hparams.target_cosine, settings
-        )
-        aligned = jax.lax.psum(aligned, MODEL)
         name = pulled_name(settings.anchor)
-        grads[name] = grads[name] - weight * pull_FD
+        weight_F = _feature_weight(firing_rate, hparams.sqrt_rate, turn)
+        if turn is None or settings.execution == "dense":
+            aligned, pull = _pull(params[name], inputs, nearest, weight_F, hparams, settings)
+            grads[name] = grads[name] - weight * pull
+        else:
+            rows_ND, some, weight_N = jax.tree.map(
+                lambda leaf: leaf[turn.ids], (params[name], nearest, weight_F)
+            )
+            weight_N = jnp.where(turn.has, weight_N, jnp.zeros_like(weight_N))
+            aligned, pull = _pull(rows_ND, inputs, some, weight_N, hparams, settings)
+            grads[name] = grads[name].at[turn.ids].add(-weight * pull)  # drops ids beyond the part
+        aligned = jax.lax.psum(aligned, MODEL)
     loss = error - weight * aligned
     loss = loss if extra is None else loss + extra
     squared_error = error * kept * unit
@@ -156,10 +172,11 @@ def _pull(
     inputs: StepInputs,
     nearest: AnchorState | None,
     feature_weight: jax.Array,
-    target_cosine: Number,
+    hparams: HParams,
     settings: StepSettings,
 ) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of capped cosines [] of this device's pulled rows, and its gradient."""
+    """The weighted sum of capped cosines [] of some pulled rows, and its gradient in them."""
+    target_cosine = hparams.target_cosine
     if nearest is not None and inputs.whitened is not None:
         anchors = NearestDetectors(nearest.anchor_rows, nearest.anchor_near)
         return whitened_alignment_and_grad(
@@ -227,8 +244,14 @@ def _if_traced(value: Number) -> jax.Array | None:
     return value if isinstance(value, jax.Array) else None
 
 
-def _feature_weight(firing_rate: jax.Array, sqrt_rate: Number) -> jax.Array:
-    """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all."""
+def _feature_weight(firing_rate: jax.Array, sqrt_rate: Number, turn: Turn | None) -> jax.Array:
+    """w_i [F part], the weight of each feature in the anchor loss; they sum to 1 over all.
+
+    It is 0 for those whose turn it is not.
+    """
     weight = jnp.where(sqrt_rate, jnp.sqrt(firing_rate), jnp.ones_like(firing_rate))
+    if turn is not None:
+        has_F = jnp.zeros(weight.shape, bool).at[turn.ids].set(turn.has)
+        weight = jnp.where(has_F, weight, jnp.zeros_like(weight))
     total: jax.Array = jax.lax.psum(weight.sum(), MODEL)
     return weight / total

@@ -16,7 +16,8 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vasae_jax.anchor.certificate import Budget, update
+from vasae_jax.anchor.certificate import AnchorState, Budget, update
+from vasae_jax.anchor.turns import Turn, turn_at
 from vasae_jax.config import Config
 from vasae_jax.distributed.mesh import MEMBER, MODEL, Rules, compiler_options
 from vasae_jax.sae import Params, unit_rows
@@ -50,11 +51,11 @@ class Metrics(NamedTuple):
     l0: jax.Array
     """features that fire on a kept row, mean"""
     mean_cosine: jax.Array
-    """sum_i w_i min(s_i, target_cosine), as in the loss; 0 before the pull starts"""
+    """sum_i w_i min(s_i, target_cosine), as in the loss of the step; 0 before the pull starts"""
     dead_fraction: jax.Array
     """share of features that have not fired in the last DEAD_STEPS steps, or in all if fewer"""
     uncertified: jax.Array
-    """share of features whose cached nearest anchor is not certified"""
+    """share of the features whose turn is next, or of all, whose nearest anchor is not certified"""
 
 
 Step = Callable[[TrainState, Batch, StepInputs], tuple[TrainState, Metrics]]
@@ -149,6 +150,7 @@ def local_step(
         inputs,
         hparams._replace(anchor_weight=weight),
         settings,
+        turn=_turn(state.step, state.counters.idle.shape[0], settings),
         nearest=state.anchor,
         firing_rate=state.counters.rate,
     )
@@ -162,13 +164,35 @@ def local_step(
         counters = counters._replace(idle=idle)
     if settings.execution == "dense":
         params, moments = jax.lax.optimization_barrier((params, moments))
-    anchor, uncertified = state.anchor, jnp.zeros(state.counters.idle.shape, bool)
+    anchor, uncertified = state.anchor, jnp.zeros((), jnp.float32)
     if anchor is not None and settings.sae.method == "soft":
-        rows_FD = pulled_rows(params, settings.anchor)
-        budget = _search_budget(settings, uncertified.shape[0])
-        anchor, uncertified = update(rows_FD, inputs.anchors, anchor, budget, settings.unit_pulled)
+        anchor, uncertified = _look_after(anchor, params, inputs, state.step + 1, settings)
     metrics = _metrics(stats, dead(counters, state.step + 1), uncertified)
     return TrainState(state.step + 1, params, moments, anchor, counters), metrics
+
+
+def _turn(step: jax.Array, features: int, settings: StepSettings) -> Turn | None:
+    """Which features' turn it is, of ``features`` on this device; None: all have theirs."""
+    if not settings.in_turns:
+        return None
+    return turn_at(step, features, whole=settings.execution == "dense")
+
+
+def _look_after(
+    anchor: AnchorState, params: Params, inputs: StepInputs, step: jax.Array, settings: StepSettings
+) -> tuple[AnchorState, jax.Array]:
+    """The nearest anchors before ``step``, and the share [] of uncertified features.
+
+    Looked after are the features that the step will pull; the share is of these.
+    """
+    rows_FD = pulled_rows(params, settings.anchor)
+    features = rows_FD.shape[0]
+    turn, budget = _turn(step, features, settings), _search_budget(settings, features)
+    anchor, open_N = update(rows_FD, inputs.anchors, anchor, budget, settings.unit_pulled, turn)
+    has_N = jnp.ones_like(open_N) if turn is None else turn.has
+    counts = (open_N.astype(jnp.float32).sum(), has_N.astype(jnp.float32).sum())
+    count, total = jax.lax.psum(counts, MODEL)
+    return anchor, count / jnp.maximum(total, 1.0)
 
 
 def _search_budget(settings: StepSettings, features: int) -> Budget:
@@ -222,5 +246,5 @@ def _metrics(stats: BatchStats, dead: jax.Array, uncertified: jax.Array) -> Metr
         l0=jax.lax.psum(stats.fired.sum(), MODEL) / stats.rows,
         mean_cosine=stats.aligned,
         dead_fraction=jax.lax.pmean(dead.astype(jnp.float32).mean(), MODEL),
-        uncertified=jax.lax.pmean(uncertified.astype(jnp.float32).mean(), MODEL),
+        uncertified=uncertified,
     )
