@@ -199,7 +199,7 @@ def _read_meta(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
             raise UserError(
                 f"{file} is not there; expected a dictionary's {names} and {META} in one directory"
             )
-    meta = read_json_object(path, "the meta.json of a dictionary")
+    meta = read_json_object(path, "the meta.json of a dictionary", half_pairs=True)
     if meta.get("format") != FORMAT:
         raise UserError(f'{path} lacks "format": "{FORMAT}"; expected a dictionary\'s meta.json')
     if meta.get("version") not in READABLE:
@@ -222,7 +222,7 @@ def _read_meta(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         return read_npz(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a dictionary: {error}; expected an .npz file") from error
 
 

@@ -83,9 +83,12 @@ def read_json(path: Path, expected: str, *, limit: int = MAX_BYTES) -> Any:
     return parse_json(read_bounded(path, expected, limit), path, expected)
 
 
-def read_json_object(path: Path, expected: str, *, limit: int = MAX_BYTES) -> dict[str, Any]:
+def read_json_object(
+    path: Path, expected: str, *, limit: int = MAX_BYTES, half_pairs: bool = False
+) -> dict[str, Any]:
     """The JSON object in a file; raises UserError as :func:`read_json`, and for another value."""
-    return parse_json_object(read_bounded(path, expected, limit), path, expected)
+    data = read_bounded(path, expected, limit)
+    return parse_json_object(data, path, expected, half_pairs=half_pairs)
 
 
 def read_json_lines(path: Path, expected: str) -> Iterator[dict[str, Any]]:
