@@ -16,7 +16,7 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.lock import OWNER, FolderLock
 from vasae_jax.utils.replace import refuse_links
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.hostile]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import sha256_file
 from vasae_jax.utils.sizes import FREE, read_npz
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.hostile]
 HUGE, SMALL = 10**12, 2**20
 
 

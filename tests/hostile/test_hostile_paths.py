@@ -19,7 +19,7 @@ from vasae_jax.training.digests import damage_of, write_digests
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.files import path_inside, sha256_bytes
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.hostile]
 OUTSIDE = ["../secret", "deep/../../secret", "/etc/passwd", "..", "", ".", 7, None, ["a"], "a\0b"]
 
 
