@@ -36,6 +36,8 @@ NOT_RUN = {
     "python tools/bench/": "a bench: minutes, on an idle machine",
     "tools/bench/": "all benches: an hour, on an idle machine",
     "npm pack": "another registry's package",
+    "python tools/texts/mixed.py": "packages of three registries: tests/dev/test_texts.py",
+    "python tools/kinds.py": "of a run on that text: tests/test_kinds.py",
     "vasae extract --model MODEL.gguf": "half an hour, for published figures",
     "vasae sweep configs/sweeps/recipes.py": "hours: tests/sweep/test_recipes.py",
     "vasae sweep table OUT": "of that sweep: tests/sweep/test_recipes.py",

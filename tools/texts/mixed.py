@@ -143,13 +143,16 @@ KINDS: dict[str, Callable[[Path], Iterator[Record]]] = {
 }
 
 
-def documents(records: Iterable[Record], kind: str, seen: set[str]) -> list[Record]:
-    """The documents of a kind: without repeats, cut, and no more than CHARACTERS.
+def documents(
+    records: Iterable[Record], kind: str, seen: set[str], most: int | None = None
+) -> list[Record]:
+    """The documents of a kind: without repeats, cut, and no more than ``most`` characters.
 
     Args:
         records: the kind's sources.
         kind: its name.
         seen: digests of the paragraphs so far, over all kinds; grows.
+        most: characters; None: CHARACTERS.
     """
     found = []
     for record in sorted(records, key=lambda record: record["title"]):
@@ -161,7 +164,7 @@ def documents(records: Iterable[Record], kind: str, seen: set[str]) -> list[Reco
     total, kept = 0, []
     for record in found:
         total += len(record["text"])
-        if total > CHARACTERS:
+        if total > (most or CHARACTERS):
             break
         kept.append(record)
     return kept
@@ -184,15 +187,17 @@ def main() -> int:
     """Make the text; the exit code is 1 if a kind is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
-    out, seen, missing = parser.parse_args().out, set[str](), []
+    most = f"characters of a kind, at most (default: {CHARACTERS:,})"
+    parser.add_argument("--characters", type=int, default=CHARACTERS, help=most)
+    args, seen, missing = parser.parse_args(), set[str](), []
     for kind, read in KINDS.items():
         try:
-            found = documents(read(user_cache() / "texts"), kind, seen)
+            found = documents(read(user_cache() / "texts"), kind, seen, args.characters)
         except UserError as error:
             missing.append(f"{kind} is missing: {error}")
             continue
         data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in found).encode()
-        write_bytes(out / f"{kind}.jsonl", data)
+        write_bytes(args.out / f"{kind}.jsonl", data)
         length = sum(len(record["text"]) for record in found)
         print(f"{kind}: {len(found)} documents, {length:,} characters, {sha256_bytes(data)[:16]}")
     print(*missing, sep="\n", end="\n" if missing else "", file=sys.stderr)
