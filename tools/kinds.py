@@ -32,6 +32,7 @@ from vasae_jax.utils.ending import command_words, exit_code
 from vasae_jax.utils.errors import UserError
 from vasae_jax.utils.streams import protect_streams
 
+SPLITS = ("train", "heldout")
 EVERY = "all kinds"
 
 
@@ -99,7 +100,8 @@ def lines(run: Run, folder: Path) -> Iterator[str]:
     features, vocab_size = len(run.params["W_dec"]), cache.manifest.vocab_size
     docs = {split: cache.column("docs", split).read(0, cache.rows(split)) for split in SPLITS}
     kinds, kind = kinds_of(folder, 1 + max(int(each.max()) for each in docs.values()))
-    seen = {split: observe(run, split) for split in SPLITS}
+    observers = {split: observe(run, split) for split in SPLITS}
+    seen = {split: (each.firings(), each.row_tokens()) for split, each in observers.items()}
     rows = {
         split: {EVERY: np.ones(len(docs[split]), bool)}
         | {name: kind[docs[split]] == index for index, name in enumerate(kinds)}
@@ -107,20 +109,16 @@ def lines(run: Run, folder: Path) -> Iterator[str]:
     }
     yield "names from     measured on    rows     hold@1  hold@10  shuffled     F1"
     for source in (EVERY, *kinds):
-        part = of_kind(seen["train"].firings(), seen["train"].row_tokens(), rows["train"][source])
+        part = of_kind(*seen["train"], rows["train"][source])
         names = names_of(*part, features, vocab_size)
         for target in (EVERY, *kinds):
-            held = seen["heldout"]
-            firings, tokens = of_kind(held.firings(), held.row_tokens(), rows["heldout"][target])
+            firings, tokens = of_kind(*seen["heldout"], rows["heldout"][target])
             one, ten, shuffled, f1 = figures(run, names, firings, tokens)
             count = int(tokens.observed.sum())
             yield (
                 f"{source:<14} {target:<14} {count:>7,}  {one:>6.1%}  {ten:>6.1%}  {shuffled:>7.2%}"
                 f"  {f1:>6.3f}"
             )
-
-
-SPLITS = ("train", "heldout")
 
 
 def main() -> int:
